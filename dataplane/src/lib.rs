@@ -1,0 +1,1 @@
+//! Encryption and decryption of file bytes: pure, without I/O.

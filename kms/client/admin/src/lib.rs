@@ -1,0 +1,1 @@
+//! Client of the key service for key administrators.

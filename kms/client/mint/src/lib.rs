@@ -1,0 +1,1 @@
+//! Client of the key service for the metadata service: mint and re-wrap.

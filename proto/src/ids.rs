@@ -1,0 +1,274 @@
+//! Typed ids and names. Wire fields become these at the edge and stay these inside.
+
+use std::{fmt, str::FromStr};
+
+use uuid::Uuid;
+
+/// A wire or command-line value that is not what it should be; says what, and what is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {value:?} is not valid: {rule}")]
+pub struct ParseError {
+    what: &'static str,
+    value: String,
+    rule: &'static str,
+}
+
+impl ParseError {
+    /// Values longer than 64 characters are cut, so that an error stays a line.
+    pub(crate) fn new(what: &'static str, value: &str, rule: &'static str) -> Self {
+        let value = match value.char_indices().nth(64) {
+            Some((cut, _)) => format!("{}…", &value[..cut]),
+            None => value.to_owned(),
+        };
+        Self { what, value, rule }
+    }
+}
+
+/// The name of an EZ key: 1 to 128 characters of `A-Z a-z 0-9 . _ -`, starting with a letter or digit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyName(String);
+
+impl KeyName {
+    const RULE: &'static str = "1 to 128 characters of A-Z a-z 0-9 . _ -, starting with a letter or digit";
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for KeyName {
+    type Err = ParseError;
+
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        if is_name(s, 128) {
+            Ok(Self(s.to_owned()))
+        } else {
+            Err(ParseError::new("key name", s, Self::RULE))
+        }
+    }
+}
+
+impl fmt::Display for KeyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The id of a block node: 1 to 64 characters of `A-Z a-z 0-9 . _ -`, starting with a letter or digit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(String);
+
+impl NodeId {
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for NodeId {
+    type Err = ParseError;
+
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        const RULE: &str = "1 to 64 characters of A-Z a-z 0-9 . _ -, starting with a letter or digit";
+        if is_name(s, 64) {
+            Ok(Self(s.to_owned()))
+        } else {
+            Err(ParseError::new("node id", s, RULE))
+        }
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+pub(crate) fn is_name(s: &str, bytes_max: usize) -> bool {
+    s.len() <= bytes_max
+        && s.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && s.chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+}
+
+/// The version of an EZ key, from 0, written `name@version`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyVersion(pub u32);
+
+impl KeyVersion {
+    /// The version a roll makes.
+    #[must_use]
+    pub fn next(self) -> Option<Self> {
+        self.0.checked_add(1).map(Self)
+    }
+}
+
+impl fmt::Display for KeyVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+macro_rules! id128 {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $make:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name([u8; 16]);
+
+        impl $name {
+            /// A new id.
+            #[must_use]
+            pub fn generate() -> Self {
+                let make: fn() -> Uuid = $make;
+                Self(*make().as_bytes())
+            }
+
+            /// The id whose bytes these are.
+            #[must_use]
+            pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(bytes)
+            }
+
+            /// The 16 bytes of the id.
+            #[must_use]
+            pub const fn as_bytes(&self) -> &[u8; 16] {
+                &self.0
+            }
+        }
+
+        impl TryFrom<&[u8]> for $name {
+            type Error = ParseError;
+
+            fn try_from(bytes: &[u8]) -> Result<Self, ParseError> {
+                bytes
+                    .try_into()
+                    .map(Self)
+                    .map_err(|_| ParseError::new($what, &hex::encode(bytes), "16 bytes"))
+            }
+        }
+
+        impl From<$name> for bytes::Bytes {
+            fn from(id: $name) -> Self {
+                Self::copy_from_slice(&id.0)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&hex::encode(self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self)
+            }
+        }
+    };
+}
+
+id128! {
+    /// A zone, for ever: it keeps its id through renames. Random, because EDEKs are bound to it.
+    ZoneId, "zone id", Uuid::new_v4
+}
+id128! {
+    /// A file or directory (an inode), through renames. Time-ordered, so that new ones sit together in the store.
+    FileId, "file id", Uuid::now_v7
+}
+id128! {
+    /// An extent: what one client writes in one go.
+    ExtentId, "extent id", Uuid::now_v7
+}
+id128! {
+    /// A caller's own id of a request, by which a repeat is known.
+    RequestId, "request id", Uuid::new_v4
+}
+
+/// A block: one piece of an extent's ciphertext. Never written twice with different bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlockId {
+    /// The extent that the block is part of.
+    pub extent: ExtentId,
+    /// Position in the extent, from 0.
+    pub index: u32,
+}
+
+impl fmt::Display for BlockId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.extent, self.index)
+    }
+}
+
+/// How an EDEK is wrapped. Fixed per key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum EdekSuite {
+    /// Strict: AES key wrap (RFC 3394) under a wrapping key that the token derives per zone from the EZ
+    /// key; a DEK is minted and re-wrapped without leaving the token in the clear.
+    #[default]
+    Kw,
+}
+
+impl EdekSuite {
+    /// The suite's name on the wire, in the token and on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Kw => "kw",
+        }
+    }
+}
+
+impl FromStr for EdekSuite {
+    type Err = ParseError;
+
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        match s {
+            "kw" => Ok(Self::Kw),
+            _ => Err(ParseError::new("EDEK suite", s, "known suites: kw")),
+        }
+    }
+}
+
+impl fmt::Display for EdekSuite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How file bytes are encrypted. Fixed per zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum DataSuite {
+    /// Authenticated: AES-256-GCM in frames, tags bound to file, extent and position.
+    #[default]
+    Gcm,
+}
+
+impl DataSuite {
+    /// The suite's name on the wire and on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gcm => "gcm",
+        }
+    }
+}
+
+impl FromStr for DataSuite {
+    type Err = ParseError;
+
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        match s {
+            "gcm" => Ok(Self::Gcm),
+            _ => Err(ParseError::new("data suite", s, "known suites: gcm")),
+        }
+    }
+}
+
+impl fmt::Display for DataSuite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,33 @@
+//! Bounds that both ends of a call agree on. Each is enforced by the receiver, whatever the sender does.
+
+use std::time::Duration;
+
+/// EDEKs in one mint, unwrap or re-wrap call.
+pub const EDEKS_PER_CALL_MAX: usize = 1000;
+
+/// Blocks in one `AddBlocks`, `CommitFile` or `ListBlocks` message.
+pub const BLOCKS_PER_CALL_MAX: usize = 1024;
+
+/// Extents of one file.
+pub const EXTENTS_PER_FILE_MAX: usize = 1024;
+
+/// Ciphertext bytes of one block: 4 MiB of plaintext and room for the tags of its frames, down to 4 KiB frames.
+pub const BLOCK_BYTES_MAX: usize = (4 << 20) + (32 << 10);
+
+/// Bytes of one gRPC message, either direction: a block and its envelope.
+pub const MESSAGE_BYTES_MAX: usize = BLOCK_BYTES_MAX + (64 << 10);
+
+/// Bytes of one file or directory name (POSIX `NAME_MAX`).
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// Bytes of a whole path (POSIX `PATH_MAX` less its NUL).
+pub const PATH_BYTES_MAX: usize = 4095;
+
+/// Entries in one page of a listing.
+pub const PAGE_ENTRIES_MAX: usize = 1000;
+
+/// How long a client waits for a connection with its TLS handshake.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long any unary call may take unless its caller says less.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,0 +1,248 @@
+use std::{error::Error, fmt, str::FromStr};
+
+use tonic::{Code, Status, metadata::MetadataValue};
+
+use crate::ParseError;
+
+/// The response header that carries a [`Reason`].
+pub const REASON_HEADER: &str = "strongroom-reason";
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $word:literal => $code:ident,)*) => {
+        /// Why a call failed, in one word that programs can match on. The gRPC status follows from it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Reason {
+            /// Every reason there is.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The reason's word on the wire and in `--json`.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)*
+                }
+            }
+
+            /// The gRPC status that carries this reason.
+            #[must_use]
+            pub const fn code(self) -> Code {
+                match self {
+                    $(Self::$variant => Code::$code,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// A field, name or path that breaks its rule.
+    InvalidArgument = "invalid-argument" => InvalidArgument,
+    /// The peer has no identity that can be used.
+    Unauthenticated = "unauthenticated" => Unauthenticated,
+    /// Policy or role does not allow the call.
+    PermissionDenied = "permission-denied" => PermissionDenied,
+
+    /// No such EZ key.
+    KeyNotFound = "key-not-found" => NotFound,
+    /// An EZ key of that name exists.
+    KeyExists = "key-exists" => AlreadyExists,
+    /// The key version is not one that exists, or not one that may do this.
+    KeyVersionUnusable = "key-version-unusable" => FailedPrecondition,
+    /// The EDEK does not open under its key, version and zone.
+    EdekInvalid = "edek-invalid" => InvalidArgument,
+    /// The token cannot be reached now; a retry may succeed.
+    TokenUnavailable = "token-unavailable" => Unavailable,
+    /// The token refused the PIN; nobody tries again until its source changes.
+    PinRejected = "pin-rejected" => FailedPrecondition,
+    /// The token refused the operation itself.
+    TokenRefused = "token-refused" => FailedPrecondition,
+
+    /// Nothing at that path.
+    NotFound = "not-found" => NotFound,
+    /// Something is at that path.
+    AlreadyExists = "already-exists" => AlreadyExists,
+    /// A directory was needed.
+    NotADirectory = "not-a-directory" => FailedPrecondition,
+    /// A file was needed.
+    IsADirectory = "is-a-directory" => FailedPrecondition,
+    /// The directory holds something.
+    NotEmpty = "not-empty" => FailedPrecondition,
+    /// The path is in no encryption zone.
+    NotInZone = "not-in-zone" => FailedPrecondition,
+    /// The directory is a zone already.
+    AlreadyZone = "already-zone" => AlreadyExists,
+    /// Source and destination are in different zones.
+    CrossZone = "cross-zone" => FailedPrecondition,
+    /// A move that would put a directory below itself, or the like.
+    InvalidMove = "invalid-move" => FailedPrecondition,
+    /// The file is not being written by this client any more.
+    LeaseLost = "lease-lost" => FailedPrecondition,
+    /// The file's blocks or EDEK are not what the client proved them to be.
+    ManifestInvalid = "manifest-invalid" => DataLoss,
+
+    /// Not enough healthy block nodes to store a block.
+    TooFewNodes = "too-few-nodes" => Unavailable,
+    /// No room left.
+    NoSpace = "no-space" => ResourceExhausted,
+    /// No such block on that node.
+    BlockNotFound = "block-not-found" => NotFound,
+    /// The block's bytes are not what was written.
+    BlockCorrupt = "block-corrupt" => DataLoss,
+    /// Another block has that id.
+    BlockExists = "block-exists" => AlreadyExists,
+    /// The capability does not allow the call, or is out of date.
+    CapabilityRefused = "capability-refused" => PermissionDenied,
+
+    /// A queue is full; a retry after a pause may succeed.
+    Overloaded = "overloaded" => ResourceExhausted,
+    /// The service cannot be reached.
+    Unavailable = "unavailable" => Unavailable,
+    /// The call took longer than its deadline.
+    DeadlineExceeded = "deadline-exceeded" => DeadlineExceeded,
+    /// TLS or identity of the other end is not what it must be.
+    UntrustedPeer = "untrusted-peer" => Unavailable,
+    /// The service's own store failed.
+    StoreFailed = "store-failed" => Internal,
+    /// A defect.
+    Internal = "internal" => Internal,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Reason {
+    type Err = ParseError;
+
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|reason| reason.as_str() == s)
+            .ok_or_else(|| ParseError::new("reason", s, "one of the words of this version"))
+    }
+}
+
+/// A refusal that crosses a process boundary: the word for programs, the sentence for people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What kind of failure it is.
+    pub reason: Reason,
+    /// Names the thing and the way out.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure with its sentence.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+        }
+    }
+
+    /// Whether the same call may succeed a little later without anybody's help.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        matches!(
+            self.reason,
+            Reason::Overloaded | Reason::Unavailable | Reason::TokenUnavailable | Reason::DeadlineExceeded
+        )
+    }
+}
+
+impl From<ParseError> for Failure {
+    fn from(error: ParseError) -> Self {
+        Self::new(Reason::InvalidArgument, error.to_string())
+    }
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        let mut status = Self::new(failure.reason.code(), failure.message);
+        status
+            .metadata_mut()
+            .insert(REASON_HEADER, MetadataValue::from_static(failure.reason.as_str()));
+        status
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        let word = status.metadata().get(REASON_HEADER).and_then(|word| word.to_str().ok());
+        match word.and_then(|word| word.parse().ok()) {
+            Some(reason) => Self::new(reason, status.message()),
+            None => Self::new(transport_reason(&status), chain_text(&status)),
+        }
+    }
+}
+
+/// The reason of a status that none of our services made: the transport's own.
+fn transport_reason(status: &Status) -> Reason {
+    if is_tls_failure(status) {
+        return Reason::UntrustedPeer;
+    }
+    match status.code() {
+        Code::Unavailable | Code::Unknown | Code::Cancelled => Reason::Unavailable,
+        Code::DeadlineExceeded => Reason::DeadlineExceeded,
+        Code::ResourceExhausted => Reason::Overloaded,
+        Code::InvalidArgument | Code::OutOfRange => Reason::InvalidArgument,
+        Code::PermissionDenied => Reason::PermissionDenied,
+        Code::Unauthenticated => Reason::Unauthenticated,
+        _ => Reason::Internal,
+    }
+}
+
+/// Looks for a TLS failure down the chain, also where hyper boxed it into an I/O error.
+fn is_tls_failure(status: &Status) -> bool {
+    let mut next: Option<&(dyn Error + 'static)> = status.source();
+    while let Some(error) = next {
+        if error.is::<rustls::Error>() || error.is::<crate::transport::TlsError>() {
+            return true;
+        }
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if inner.is_some_and(|inner| inner.is::<rustls::Error>() || inner.is::<crate::transport::TlsError>()) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// The status' message and what its sources add to it, each said once.
+fn chain_text(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut next = status.source();
+    while let Some(error) = next {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        next = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_survives_the_wire() {
+        for &reason in Reason::ALL {
+            let failure = Failure::new(reason, "why");
+            let status = Status::from(failure.clone());
+            assert_eq!(status.code(), reason.code());
+            assert_eq!(Failure::from(status), failure);
+            assert_eq!(reason.as_str().parse(), Ok(reason));
+        }
+    }
+}

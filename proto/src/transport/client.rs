@@ -1,0 +1,113 @@
+use std::{fmt, io, str::FromStr, sync::Arc};
+
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+
+use super::{
+    TlsError, TlsIdentity,
+    identity::{Role, of_certificate},
+};
+use crate::{
+    ParseError,
+    limits::{CALL_TIMEOUT, CONNECT_TIMEOUT},
+};
+
+/// Where a service is: `host:port`, the host being a name or address in its certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Remote {
+    host: String,
+    port: u16,
+}
+
+impl FromStr for Remote {
+    type Err = ParseError;
+
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        let bad = || ParseError::new("address", s, "host:port, for example kms.example.org:7600");
+        let (host, port) = s.rsplit_once(':').ok_or_else(bad)?;
+        let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+        ServerName::try_from(bare.to_owned()).map_err(|_| bad())?;
+        Ok(Self {
+            host: bare.to_owned(),
+            port: port.parse().map_err(|_| bad())?,
+        })
+    }
+}
+
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Remote {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+impl serde::Serialize for Remote {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A channel to the `expected` service at `remote`. It connects at the first call and again after a loss; every
+/// call has a deadline of [`CALL_TIMEOUT`] unless the caller sets less.
+#[must_use]
+pub fn connect(remote: &Remote, tls: &TlsIdentity, expected: Role) -> Channel {
+    // The scheme only satisfies the HTTP/2 layer: bytes go through `dial`, which knows nothing but TLS.
+    let endpoint = Endpoint::try_from(format!("http://{remote}"))
+        .expect("a parsed remote is a valid authority")
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(CALL_TIMEOUT)
+        .http2_keep_alive_interval(std::time::Duration::from_secs(20))
+        .keep_alive_timeout(std::time::Duration::from_secs(10))
+        .initial_stream_window_size(4 << 20)
+        .initial_connection_window_size(16 << 20);
+    let connector = TlsConnector::from(tls.client_config());
+    let remote = Arc::new(remote.clone());
+    endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
+        let (connector, remote) = (connector.clone(), Arc::clone(&remote));
+        async move { dial(&connector, &remote, expected).await.map(TokioIo::new) }
+    }))
+}
+
+async fn dial(connector: &TlsConnector, remote: &Remote, expected: Role) -> io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect((remote.host.as_str(), remote.port))
+        .await
+        .map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("cannot reach the {expected} service at {remote}: {error}"),
+            )
+        })?;
+    stream.set_nodelay(true)?;
+    let name = ServerName::try_from(remote.host.clone()).map_err(io::Error::other)?;
+    let stream = connector.connect(name, stream).await?;
+    let certificate = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(<[_]>::first)
+        .ok_or_else(|| io::Error::other("the server sent no certificate"))?;
+    let found = of_certificate(certificate).map_err(|error| io::Error::other(TlsError::from(error)))?;
+    if found.role() == Some(expected) {
+        Ok(stream)
+    } else {
+        Err(io::Error::other(TlsError::WrongRole {
+            expected,
+            found: found.short(),
+        }))
+    }
+}

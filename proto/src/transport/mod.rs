@@ -1,0 +1,15 @@
+//! Mutual TLS 1.3, peer identity and deadlines for every service and client.
+//!
+//! There is no plaintext mode. Who a peer is comes from one URI in its certificate ([`PeerIdentity`]); a
+//! client names the role that it expects to reach, so that one service's certificate cannot stand in for
+//! another's.
+
+mod client;
+mod identity;
+mod server;
+mod tls;
+
+pub use client::{Remote, connect};
+pub use identity::{PeerIdentity, Role, UserName, peer};
+pub use server::{ServeError, bind, serve};
+pub use tls::{TlsError, TlsFiles, TlsIdentity};

@@ -1,0 +1,1 @@
+//! The block node: immutable ciphertext blocks on local disks.
