@@ -200,10 +200,15 @@ fn transport_reason(status: &Status) -> Reason {
     }
 }
 
-/// Looks for a TLS failure down the chain, also where hyper boxed it into an I/O error.
+/// Looks for a TLS failure down the chain, also where hyper boxed it into an I/O error. A server refuses a
+/// client's certificate only after the handshake (RFC 8446, 4.4.2.4): that alert reaches us inside an HTTP/2
+/// error that hides its cause, so there it is known by rustls' words.
 fn is_tls_failure(status: &Status) -> bool {
     let mut next: Option<&(dyn Error + 'static)> = status.source();
     while let Some(error) = next {
+        if error.to_string().contains("received fatal alert") {
+            return true;
+        }
         if error.is::<rustls::Error>() || error.is::<crate::transport::TlsError>() {
             return true;
         }

@@ -1,0 +1,254 @@
+//! The transport refuses everybody that it should, and says why: over real sockets and real certificates.
+
+use std::{
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use strongroom_proto::{
+    Failure, Reason,
+    block::v1::{
+        GetBlockRequest, GetBlockResponse, PutBlockRequest, PutBlockResponse,
+        blocks_client::BlocksClient,
+        blocks_server::{Blocks, BlocksServer},
+    },
+    transport::{self, PeerIdentity, Role, TlsError, TlsFiles, TlsIdentity},
+};
+use tempfile::TempDir;
+use time::OffsetDateTime;
+use tokio::sync::oneshot;
+use tonic::{Request, Response, Status, service::Routes};
+
+/// Answers a read with the identity that the transport established.
+struct WhoAmI;
+
+#[tonic::async_trait]
+impl Blocks for WhoAmI {
+    async fn put_block(&self, _: Request<PutBlockRequest>) -> Result<Response<PutBlockResponse>, Status> {
+        Err(Failure::new(Reason::NoSpace, "full").into())
+    }
+
+    async fn get_block(&self, request: Request<GetBlockRequest>) -> Result<Response<GetBlockResponse>, Status> {
+        let (identity, _) = transport::peer(&request)?;
+        Ok(Response::new(GetBlockResponse {
+            data: identity.to_string().into(),
+            block_length: 0,
+        }))
+    }
+}
+
+/// A certificate authority and the directory of what it issued.
+struct Pki {
+    dir: TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Pki {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "test CA");
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("a certificate");
+        std::fs::write(dir.path().join("ca.pem"), certificate.pem()).expect("written");
+        Self {
+            dir,
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    /// Files of a leaf certificate for `uri`, valid for the given days around now.
+    fn issue(&self, name: &str, uri: Option<&str>, from_days: i64, to_days: i64) -> TlsFiles {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+        params.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
+        if let Some(uri) = uri {
+            params
+                .subject_alt_names
+                .push(SanType::URI(uri.try_into().expect("ASCII")));
+        }
+        params.not_before = OffsetDateTime::now_utc() + time::Duration::days(from_days);
+        params.not_after = OffsetDateTime::now_utc() + time::Duration::days(to_days);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        let files = TlsFiles {
+            ca: self.path("ca.pem"),
+            certificate: self.path(&format!("{name}.pem")),
+            key: self.path(&format!("{name}.key")),
+        };
+        std::fs::write(&files.certificate, certificate.pem()).expect("written");
+        write_key(&files.key, &key.serialize_pem());
+        files
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+fn write_key(path: &Path, pem: &str) {
+    std::fs::write(path, pem).expect("written");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("mode");
+}
+
+fn load(files: &TlsFiles) -> TlsIdentity {
+    TlsIdentity::load(files, SystemTime::now()).expect("usable TLS files")
+}
+
+/// A server of [`WhoAmI`] until it is dropped.
+struct Server {
+    address: SocketAddr,
+    _stop: oneshot::Sender<()>,
+}
+
+async fn start(tls: TlsIdentity) -> Server {
+    let listener = transport::bind(([127, 0, 0, 1], 0).into()).await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (stop, stopped) = oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let routes = Routes::new(BlocksServer::new(WhoAmI));
+        transport::serve(listener, &tls, routes, async { _ = stopped.await }).await
+    });
+    Server { address, _stop: stop }
+}
+
+async fn who_am_i(server: &Server, tls: &TlsIdentity, expected: Role) -> Result<String, Failure> {
+    let remote = server.address.to_string().parse().expect("an address");
+    let mut client = BlocksClient::new(transport::connect(&remote, tls, expected));
+    let call = client.get_block(GetBlockRequest::default());
+    let answer = tokio::time::timeout(Duration::from_secs(10), call)
+        .await
+        .expect("no call hangs")?;
+    Ok(String::from_utf8(answer.into_inner().data.to_vec()).expect("an identity"))
+}
+
+const BLOCK_1: &str = "spiffe://strongroom/service/block/node-1";
+const ALICE: &str = "spiffe://strongroom/user/alice";
+
+#[tokio::test]
+async fn a_peer_is_who_its_certificate_says() {
+    let pki = Pki::new();
+    let server = start(load(&pki.issue("node", Some(BLOCK_1), -1, 1))).await;
+    let alice = load(&pki.issue("alice", Some(ALICE), -1, 1));
+    assert_eq!(who_am_i(&server, &alice, Role::Block).await, Ok(ALICE.to_owned()));
+}
+
+#[tokio::test]
+async fn one_service_cannot_stand_in_for_another() {
+    let pki = Pki::new();
+    let server = start(load(&pki.issue("node", Some(BLOCK_1), -1, 1))).await;
+    let alice = load(&pki.issue("alice", Some(ALICE), -1, 1));
+    let failure = who_am_i(&server, &alice, Role::Kms).await.expect_err("must be refused");
+    assert_eq!(failure.reason, Reason::UntrustedPeer);
+    assert!(failure.message.contains("expected the kms service"), "{failure}");
+    assert!(failure.message.contains("service block/node-1"), "{failure}");
+}
+
+#[tokio::test]
+async fn foreign_and_nameless_certificates_are_refused() {
+    let (pki, foreign) = (Pki::new(), Pki::new());
+    let server = start(load(&pki.issue("node", Some(BLOCK_1), -1, 1))).await;
+
+    // The client trusts the server, but another CA issued its own certificate.
+    let mut files = foreign.issue("mallory", Some(ALICE), -1, 1);
+    files.ca = pki.path("ca.pem");
+    let failure = who_am_i(&server, &load(&files), Role::Block)
+        .await
+        .expect_err("foreign client");
+    assert_eq!(failure.reason, Reason::UntrustedPeer, "{failure}");
+
+    // The server's CA is not the client's.
+    let files = foreign.issue("alice", Some(ALICE), -1, 1);
+    let failure = who_am_i(&server, &load(&files), Role::Block)
+        .await
+        .expect_err("foreign server");
+    assert_eq!(failure.reason, Reason::UntrustedPeer, "{failure}");
+
+    let nameless = pki.issue("nameless", None, -1, 1);
+    let error = TlsIdentity::load(&nameless, SystemTime::now()).expect_err("no identity");
+    assert!(matches!(error, TlsError::Identity(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn certificates_out_of_date_are_refused_at_both_ends() {
+    let pki = Pki::new();
+    let server = start(load(&pki.issue("node", Some(BLOCK_1), -1, 1))).await;
+    let expired = pki.issue("expired", Some(ALICE), -3, -2);
+    let error = TlsIdentity::load(&expired, SystemTime::now())
+        .expect_err("expired")
+        .to_string();
+    assert!(error.contains("expired") && error.contains("replace it"), "{error}");
+    let early = pki.issue("early", Some(ALICE), 2, 3);
+    let error = TlsIdentity::load(&early, SystemTime::now())
+        .expect_err("not valid yet")
+        .to_string();
+    assert!(error.contains("not valid yet") && error.contains("clock"), "{error}");
+
+    // A client whose clock is wrong does not notice; the server does.
+    let when_valid = SystemTime::now() - Duration::from_secs(60 * 60 * 60);
+    let sleepy = TlsIdentity::load(&expired, when_valid).expect("valid then");
+    let failure = who_am_i(&server, &sleepy, Role::Block)
+        .await
+        .expect_err("expired client");
+    assert_eq!(failure.reason, Reason::UntrustedPeer, "{failure}");
+}
+
+#[tokio::test]
+async fn a_plaintext_client_gets_nothing() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let pki = Pki::new();
+    let server = start(load(&pki.issue("node", Some(BLOCK_1), -1, 1))).await;
+    let mut stream = tokio::net::TcpStream::connect(server.address).await.expect("connected");
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .await
+        .expect("sent");
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
+    read.expect("the server hangs up").ok();
+    // At most a TLS alert (record type 21), never an HTTP/2 frame.
+    assert!(answer.is_empty() || answer[0] == 21, "{answer:?}");
+}
+
+#[tokio::test]
+async fn an_open_key_file_and_a_taken_port_are_refused() {
+    let pki = Pki::new();
+    let files = pki.issue("alice", Some(ALICE), -1, 1);
+    std::fs::set_permissions(&files.key, std::fs::Permissions::from_mode(0o640)).expect("mode");
+    let error = TlsIdentity::load(&files, SystemTime::now())
+        .expect_err("readable key")
+        .to_string();
+    assert!(error.contains("chmod 600"), "{error}");
+
+    let taken = transport::bind(([127, 0, 0, 1], 0).into()).await.expect("a port");
+    let address = taken.local_addr().expect("an address");
+    let error = transport::bind(address).await.expect_err("taken").to_string();
+    assert!(error.contains(&address.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn a_reason_crosses_the_wire_and_an_absent_service_is_named() {
+    let pki = Pki::new();
+    let server = start(load(&pki.issue("node", Some(BLOCK_1), -1, 1))).await;
+    let alice = Arc::new(load(&pki.issue("alice", Some(ALICE), -1, 1)));
+    assert_eq!(*alice.identity(), ALICE.parse::<PeerIdentity>().expect("valid"));
+    let remote = server.address.to_string().parse().expect("an address");
+    let mut client = BlocksClient::new(transport::connect(&remote, &alice, Role::Block));
+    let failure = Failure::from(client.put_block(PutBlockRequest::default()).await.expect_err("full"));
+    assert_eq!(failure, Failure::new(Reason::NoSpace, "full"));
+
+    let nobody = "127.0.0.1:1".parse().expect("an address");
+    let mut client = BlocksClient::new(transport::connect(&nobody, &alice, Role::Block));
+    let failure = Failure::from(
+        client
+            .get_block(GetBlockRequest::default())
+            .await
+            .expect_err("nobody there"),
+    );
+    assert_eq!(failure.reason, Reason::Unavailable);
+    assert!(failure.message.contains("block service at 127.0.0.1:1"), "{failure}");
+}
