@@ -179,7 +179,10 @@ impl From<Status> for Failure {
         let word = status.metadata().get(REASON_HEADER).and_then(|word| word.to_str().ok());
         match word.and_then(|word| word.parse().ok()) {
             Some(reason) => Self::new(reason, status.message()),
-            None => Self::new(transport_reason(&status), chain_text(&status)),
+            None => match transport_reason(&status) {
+                Reason::UntrustedPeer => Self::new(Reason::UntrustedPeer, untrusted_text(&status)),
+                reason => Self::new(reason, chain_text(&status)),
+            },
         }
     }
 }
@@ -219,6 +222,16 @@ fn is_tls_failure(status: &Status) -> bool {
         next = error.source();
     }
     false
+}
+
+fn untrusted_text(status: &Status) -> String {
+    let text = chain_text(status);
+    match text.split_once("received fatal alert: ") {
+        Some((_, alert)) => format!(
+            "the service refused this client's certificate ({alert}); it must be within its dates and issued by the service's CA"
+        ),
+        None => text,
+    }
 }
 
 /// The status' message and what its sources add to it, each said once.

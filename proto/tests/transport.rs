@@ -195,6 +195,12 @@ async fn certificates_out_of_date_are_refused_at_both_ends() {
         .await
         .expect_err("expired client");
     assert_eq!(failure.reason, Reason::UntrustedPeer, "{failure}");
+    assert!(
+        failure
+            .message
+            .contains("refused this client's certificate (CertificateExpired)"),
+        "{failure}"
+    );
 }
 
 #[tokio::test]
