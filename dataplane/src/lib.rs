@@ -1,1 +1,21 @@
-//! Encryption and decryption of file bytes: pure, without I/O.
+//! Encryption and decryption of file bytes in data suite `gcm`: pure, without I/O, clock or randomness.
+//!
+//! A file is a list of extents; each is encrypted under its own [`ExtentKey`] in frames that are sealed
+//! one by one, so that any frame can be read alone and none can be changed, moved, dropped or repeated
+//! unnoticed. Frames are grouped in blocks, the unit that block nodes store ([`Geometry`]). The
+//! [`Manifest`] binds the extents of a file together. `docs/formats/data-gcm.md` gives every byte, test
+//! vectors, and what the format does and does not promise.
+//!
+//! The caller draws the salts: an extent's key is only as unique as its salt.
+
+mod extent;
+mod geometry;
+mod key;
+mod manifest;
+
+pub use extent::{ExtentKey, OpenError, SealError};
+pub use geometry::{
+    BLOCK_BYTES_MAX, EXTENT_FRAMES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MIN, FrameRun, Geometry, GeometryError, TAG_BYTES,
+};
+pub use key::DataKey;
+pub use manifest::{Manifest, ManifestError, ManifestExtent};

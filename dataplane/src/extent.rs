@@ -1,0 +1,210 @@
+use std::fmt;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use crc_fast::{CrcAlgorithm, Digest};
+use zeroize::Zeroize;
+
+use crate::{DataKey, Geometry, GeometryError, geometry::TAG_BYTES};
+
+const TAG: usize = TAG_BYTES as usize;
+const CONTEXT: &[u8; 24] = b"strongroom/extent/gcm/v1";
+/// Data suite `gcm` in additional data and manifests.
+pub(crate) const SUITE: u8 = 1;
+const AAD_BYTES: usize = 1 + 16 + 16 + 4 + 1;
+
+/// Why a block was not sealed. Its buffer is as it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SealError {
+    /// The buffer is not a block: a full one, or for the last 17 bytes up to a full one, with a byte of
+    /// plaintext in every frame.
+    #[error("a buffer of {sealed_bytes} bytes is not a sealed block of this geometry")]
+    BlockBytes {
+        /// Bytes of the buffer.
+        sealed_bytes: usize,
+    },
+    /// The block's frames would be numbered beyond 2^32.
+    #[error("the extent is full")]
+    Full(#[from] GeometryError),
+}
+
+/// Why frames were not opened. The output holds zeros.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The input or the output does not have the length of the run of frames.
+    #[error("{given} bytes were given where the frames have {expected}")]
+    Length {
+        /// Bytes given.
+        given: usize,
+        /// Bytes that the run has.
+        expected: usize,
+    },
+    /// A frame is not the one that was sealed at this place of this extent.
+    #[error("frame {frame} is not what was written")]
+    Tampered {
+        /// The frame's index in its extent.
+        frame: u32,
+    },
+    /// The extent has no such frames.
+    #[error("the extent has no such frames")]
+    Range(#[from] GeometryError),
+}
+
+/// The key of one extent: seals its blocks and opens its frames. The engine wipes the key when dropped.
+pub struct ExtentKey {
+    engine: LessSafeKey,
+    file: [u8; 16],
+    salt: [u8; 16],
+    geometry: Geometry,
+}
+
+impl fmt::Debug for ExtentKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ExtentKey(withheld)")
+    }
+}
+
+impl ExtentKey {
+    /// The key of the extent that was (or will be) written under `salt`: 16 random bytes, never used for
+    /// another extent of the file.
+    #[must_use]
+    pub fn derive(dek: &DataKey<'_>, file: &[u8; 16], salt: &[u8; 16], geometry: Geometry) -> Self {
+        let key = dek.derive(salt, CONTEXT, file);
+        let key = UnboundKey::new(&AES_256_GCM, key.expose()).expect("an AES-256 key has 32 bytes");
+        Self {
+            engine: LessSafeKey::new(key),
+            file: *file,
+            salt: *salt,
+            geometry,
+        }
+    }
+
+    /// How the extent is cut.
+    #[must_use]
+    pub const fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// Seals a block in place and returns the CRC-32C (RFC 3720, B.4) of the sealed bytes, computed frame by
+    /// frame while they are in the cache. `block` holds each frame's plaintext followed by 16 bytes to fill
+    /// ([`Geometry::sealed_offset`]); `last` says that no block follows in the extent.
+    ///
+    /// A block of the same index must never be sealed twice with different plaintext.
+    ///
+    /// # Errors
+    /// [`SealError`], before anything is sealed.
+    pub fn seal_block(&self, index: u32, last: bool, block: &mut [u8]) -> Result<u32, SealError> {
+        let first = self.check_seal(index, last, block.len())?;
+        let mut crc = Digest::new(CrcAlgorithm::Crc32Iscsi);
+        let sealed_frame = self.geometry.sealed_frame_bytes() as usize;
+        let frames = block.len().div_ceil(sealed_frame);
+        for (i, frame) in block.chunks_mut(sealed_frame).enumerate() {
+            let number = first + i as u32;
+            self.seal_frame(number, last && i + 1 == frames, frame);
+            crc.update(frame);
+        }
+        Ok(crc.finalize() as u32)
+    }
+
+    /// Opens whole frames from `first_frame` on into `out`, which takes exactly their plaintext. The extent's
+    /// plaintext length says which frame is its last; it must come from a verified manifest.
+    ///
+    /// # Errors
+    /// [`OpenError`]; `out` then holds zeros, so that no byte of a run with a bad frame gets out.
+    pub fn open_frames(
+        &self,
+        extent_length: u64,
+        first_frame: u32,
+        sealed: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), OpenError> {
+        let opened = self
+            .check_open(extent_length, first_frame, sealed.len(), out.len())
+            .and_then(|last_frame| self.open_all(last_frame, first_frame, sealed, out));
+        if opened.is_err() {
+            out.zeroize();
+        }
+        opened
+    }
+
+    /// The number of the block's first frame, once all is known to fit.
+    fn check_seal(&self, index: u32, last: bool, sealed_bytes: usize) -> Result<u32, SealError> {
+        let geometry = self.geometry;
+        let full = geometry.sealed_bytes(geometry.block_bytes()) as usize;
+        let rest = sealed_bytes % geometry.sealed_frame_bytes() as usize;
+        let shape = sealed_bytes == full || (last && sealed_bytes > 0 && sealed_bytes < full);
+        if !shape || (1..=TAG).contains(&rest) {
+            return Err(SealError::BlockBytes { sealed_bytes });
+        }
+        let frames = sealed_bytes.div_ceil(geometry.sealed_frame_bytes() as usize) as u64;
+        let end = (u64::from(index) * u64::from(geometry.block_frames()) + frames) * u64::from(geometry.frame_bytes());
+        geometry.blocks(end)?;
+        Ok(index * geometry.block_frames())
+    }
+
+    /// The number of the extent's last frame, once the lengths are known to be those of a run in the extent.
+    fn check_open(&self, length: u64, first: u32, sealed: usize, out: usize) -> Result<u32, OpenError> {
+        let frame = u64::from(self.geometry.frame_bytes());
+        self.geometry.blocks(length)?;
+        let start = u64::from(first) * frame;
+        let end = start + out as u64;
+        if out == 0 || end > length {
+            return Err(GeometryError::OutOfRange {
+                position: end,
+                end: length,
+            }
+            .into());
+        }
+        // A run that stops inside a frame would leave that frame's end unread.
+        let whole = end == length || end.is_multiple_of(frame);
+        let expected = out + out.div_ceil(self.geometry.frame_bytes() as usize) * TAG;
+        if !whole || sealed != expected {
+            return Err(OpenError::Length {
+                given: sealed,
+                expected,
+            });
+        }
+        Ok(u32::try_from(length.div_ceil(frame) - 1).expect("checked by Geometry::blocks"))
+    }
+
+    fn open_all(&self, last_frame: u32, first: u32, sealed: &[u8], out: &mut [u8]) -> Result<(), OpenError> {
+        let sealed_frames = sealed.chunks(self.geometry.sealed_frame_bytes() as usize);
+        let plain_frames = out.chunks_mut(self.geometry.frame_bytes() as usize);
+        for (i, (sealed, plain)) in sealed_frames.zip(plain_frames).enumerate() {
+            let number = first + i as u32;
+            let (text, tag) = sealed.split_at(sealed.len() - TAG);
+            let aad = Aad::from(self.additional_data(number, number == last_frame));
+            self.engine
+                .open_separate_gather(nonce(number), aad, text, tag, plain)
+                .map_err(|_| OpenError::Tampered { frame: number })?;
+        }
+        Ok(())
+    }
+
+    fn seal_frame(&self, number: u32, last: bool, frame: &mut [u8]) {
+        let (text, tag) = frame.split_at_mut(frame.len() - TAG);
+        let aad = Aad::from(self.additional_data(number, last));
+        let made = self
+            .engine
+            .seal_in_place_separate_tag(nonce(number), aad, text)
+            .expect("a frame is far below GCM's 64 GiB");
+        tag.copy_from_slice(made.as_ref());
+    }
+
+    fn additional_data(&self, number: u32, last: bool) -> [u8; AAD_BYTES] {
+        let mut aad = [0; AAD_BYTES];
+        aad[0] = SUITE;
+        aad[1..17].copy_from_slice(&self.file);
+        aad[17..33].copy_from_slice(&self.salt);
+        aad[33..37].copy_from_slice(&number.to_be_bytes());
+        aad[37] = last.into();
+        aad
+    }
+}
+
+/// NIST SP 800-38D, 8.2.1: a fixed field of 64 zero bits, since each extent has its own key, and the frame's
+/// index as the invocation field.
+fn nonce(number: u32) -> Nonce {
+    let mut bytes = [0; 12];
+    bytes[8..].copy_from_slice(&number.to_be_bytes());
+    Nonce::assume_unique_for_key(bytes)
+}

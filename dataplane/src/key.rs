@@ -1,0 +1,67 @@
+use std::fmt;
+
+use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
+use zeroize::Zeroizing;
+
+/// A file's data encryption key, borrowed from its owner for as long as keys are derived from it. This
+/// type never holds a copy; the owner wipes the bytes.
+pub struct DataKey<'k>(&'k [u8; 32]);
+
+impl<'k> DataKey<'k> {
+    /// The DEK whose bytes these are.
+    #[must_use]
+    pub const fn new(bytes: &'k [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// HKDF-SHA-256 (RFC 5869): 32 bytes for one purpose. `context` has a fixed length per purpose, so that
+    /// two pairs of context and file never give the same `info`.
+    pub(crate) fn derive(&self, salt: &[u8], context: &[u8], file: &[u8; 16]) -> Derived {
+        let mut derived = Derived(Zeroizing::new([0; 32]));
+        Salt::new(HKDF_SHA256, salt)
+            .extract(self.0)
+            .expand(&[context, file], DerivedLength)
+            .and_then(|okm| okm.fill(derived.0.as_mut_slice()))
+            .expect("HKDF-SHA-256 gives 32 bytes for any input");
+        derived
+    }
+}
+
+impl fmt::Debug for DataKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DataKey(withheld)")
+    }
+}
+
+/// A derived key on its way into an engine; wiped when dropped.
+pub(crate) struct Derived(Zeroizing<[u8; 32]>);
+
+impl Derived {
+    pub(crate) fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+struct DerivedLength;
+
+impl KeyType for DerivedLength {
+    fn len(&self) -> usize {
+        32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zeroize::ZeroizeOnDrop;
+
+    use super::*;
+
+    #[test]
+    fn derived_bytes_are_wiped_by_their_type_and_debug_shows_nothing() {
+        fn wiped_on_drop<T: ZeroizeOnDrop>(_: &T) {}
+        let dek = [0x5a; 32];
+        let derived = DataKey::new(&dek).derive(b"salt", b"context", &[1; 16]);
+        wiped_on_drop(&derived.0);
+        assert_eq!(format!("{:?}", DataKey::new(&dek)), "DataKey(withheld)");
+    }
+}

@@ -1,0 +1,261 @@
+use aws_lc_rs::{constant_time, hmac};
+
+use crate::{DataKey, Geometry, GeometryError, extent::SUITE};
+
+const CONTEXT: &[u8; 22] = b"strongroom/manifest/v1";
+const FORMAT: u8 = 1;
+/// Extents of one file.
+const EXTENTS_MAX: usize = 1024;
+
+/// Why a list of extents is not a file's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// More than 1024 extents.
+    #[error("a file has at most 1024 extents, not {count}")]
+    TooManyExtents {
+        /// How many there are.
+        count: usize,
+    },
+    /// An extent without a byte, or whose blocks do not follow from its length.
+    #[error("extent {position} has {blocks} blocks for {length} bytes")]
+    Extent {
+        /// The extent's position in the file.
+        position: usize,
+        /// Plaintext bytes.
+        length: u64,
+        /// Blocks claimed.
+        blocks: u32,
+    },
+    /// Two extents share a salt, so they would share a key.
+    #[error("extent {position} has another extent's salt")]
+    SaltRepeated {
+        /// The later extent's position in the file.
+        position: usize,
+    },
+    /// An extent cannot be that long.
+    #[error("an extent is too long")]
+    TooLong(#[from] GeometryError),
+    /// The authentication code is another's: the list is not what the file's writer made.
+    #[error("the file's list of extents is not what its writer made")]
+    Forged,
+}
+
+/// One extent as its file's manifest lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManifestExtent {
+    /// The extent's id.
+    pub id: [u8; 16],
+    /// What its writer drew.
+    pub salt: [u8; 16],
+    /// Plaintext bytes; not 0.
+    pub length: u64,
+    /// Blocks.
+    pub blocks: u32,
+}
+
+/// All extents of a file in order, with how they are cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manifest {
+    geometry: Geometry,
+    extents: Vec<ManifestExtent>,
+    length: u64,
+}
+
+impl Manifest {
+    /// A manifest whose numbers agree with each other.
+    ///
+    /// # Errors
+    /// All of [`ManifestError`] but [`ManifestError::Forged`].
+    pub fn new(geometry: Geometry, extents: Vec<ManifestExtent>) -> Result<Self, ManifestError> {
+        if extents.len() > EXTENTS_MAX {
+            return Err(ManifestError::TooManyExtents { count: extents.len() });
+        }
+        let mut length = 0_u64;
+        for (position, extent) in extents.iter().enumerate() {
+            if extent.length == 0 || geometry.blocks(extent.length)? != extent.blocks {
+                return Err(ManifestError::Extent {
+                    position,
+                    length: extent.length,
+                    blocks: extent.blocks,
+                });
+            }
+            if extents[..position].iter().any(|earlier| earlier.salt == extent.salt) {
+                return Err(ManifestError::SaltRepeated { position });
+            }
+            // 1024 extents of at most 2^52 bytes each cannot overflow.
+            length += extent.length;
+        }
+        Ok(Self {
+            geometry,
+            extents,
+            length,
+        })
+    }
+
+    /// The extents in the file's order.
+    #[must_use]
+    pub fn extents(&self) -> &[ManifestExtent] {
+        &self.extents
+    }
+
+    /// Plaintext bytes of the whole file.
+    #[must_use]
+    pub const fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// How the file's extents are cut.
+    #[must_use]
+    pub const fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// The code that proves that a holder of the DEK made this manifest for this file: HMAC-SHA-256 (RFC 2104).
+    #[must_use]
+    pub fn authenticate(&self, dek: &DataKey<'_>, file: &[u8; 16]) -> [u8; 32] {
+        let key = dek.derive(&[], CONTEXT, file);
+        let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose());
+        let mut code = [0; 32];
+        code.copy_from_slice(hmac::sign(&key, &self.encode()).as_ref());
+        code
+    }
+
+    /// Checks a code in constant time.
+    ///
+    /// # Errors
+    /// [`ManifestError::Forged`].
+    pub fn verify(&self, dek: &DataKey<'_>, file: &[u8; 16], code: &[u8]) -> Result<(), ManifestError> {
+        constant_time::verify_slices_are_equal(&self.authenticate(dek, file), code).map_err(|_| ManifestError::Forged)
+    }
+
+    /// The canonical bytes that the code is over. Fixed lengths throughout, so there is one reading only.
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(14 + self.extents.len() * 44);
+        bytes.extend_from_slice(&[FORMAT, SUITE]);
+        bytes.extend_from_slice(&self.geometry.frame_bytes().to_be_bytes());
+        bytes.extend_from_slice(&self.geometry.block_bytes().to_be_bytes());
+        bytes.extend_from_slice(&(self.extents.len() as u32).to_be_bytes());
+        for extent in &self.extents {
+            bytes.extend_from_slice(&extent.id);
+            bytes.extend_from_slice(&extent.salt);
+            bytes.extend_from_slice(&extent.length.to_be_bytes());
+            bytes.extend_from_slice(&extent.blocks.to_be_bytes());
+        }
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEK: [u8; 32] = [7; 32];
+    const FILE: [u8; 16] = [9; 16];
+
+    fn geometry() -> Geometry {
+        Geometry::new(4096, 8192).expect("valid")
+    }
+
+    fn extents() -> Vec<ManifestExtent> {
+        [(1, 8192, 1), (2, 8193, 2), (3, 1, 1)]
+            .map(|(n, length, blocks)| ManifestExtent {
+                id: [n; 16],
+                salt: [n + 100; 16],
+                length,
+                blocks,
+            })
+            .to_vec()
+    }
+
+    fn manifest(extents: Vec<ManifestExtent>) -> Manifest {
+        Manifest::new(geometry(), extents).expect("consistent")
+    }
+
+    #[test]
+    fn only_the_list_that_was_authenticated_verifies() {
+        let dek = DataKey::new(&DEK);
+        let code = manifest(extents()).authenticate(&dek, &FILE);
+        assert_eq!(manifest(extents()).verify(&dek, &FILE, &code), Ok(()));
+        let changes: [(&str, fn(&mut Vec<ManifestExtent>)); 9] = [
+            ("dropped first", |list| drop(list.remove(0))),
+            ("dropped last", |list| drop(list.pop())),
+            ("swapped", |list| list.swap(0, 1)),
+            ("emptied", Vec::clear),
+            ("other id", |list| list[1].id[15] ^= 1),
+            ("other salt", |list| list[1].salt[0] ^= 1),
+            ("shorter", |list| list[0].length -= 1),
+            ("longer", |list| list[1].length += 1),
+            ("one more", |list| {
+                list.push(ManifestExtent {
+                    id: [8; 16],
+                    salt: [8; 16],
+                    length: 1,
+                    blocks: 1,
+                });
+            }),
+        ];
+        for (what, change) in changes {
+            let mut changed = extents();
+            change(&mut changed);
+            let verdict = manifest(changed).verify(&dek, &FILE, &code);
+            assert_eq!(verdict, Err(ManifestError::Forged), "{what}");
+        }
+    }
+
+    #[test]
+    fn key_file_geometry_and_every_bit_of_the_code_count() {
+        let dek = DataKey::new(&DEK);
+        let made = manifest(extents());
+        let code = made.authenticate(&dek, &FILE);
+        let forged = Err(ManifestError::Forged);
+        assert_eq!(made.verify(&DataKey::new(&[8; 32]), &FILE, &code), forged);
+        assert_eq!(made.verify(&dek, &[8; 16], &code), forged);
+        assert_eq!(made.verify(&dek, &FILE, &code[..31]), forged);
+        assert_eq!(made.verify(&dek, &FILE, &[]), forged);
+        for bit in 0..256 {
+            let mut flipped = code;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(made.verify(&dek, &FILE, &flipped), forged, "bit {bit}");
+        }
+        let one = |block| {
+            let extent = ManifestExtent {
+                id: [1; 16],
+                salt: [2; 16],
+                length: 5,
+                blocks: 1,
+            };
+            Manifest::new(Geometry::new(4096, block).expect("valid"), vec![extent]).expect("consistent")
+        };
+        let code = one(8192).authenticate(&dek, &FILE);
+        assert_eq!(one(4096).verify(&dek, &FILE, &code), forged);
+    }
+
+    #[test]
+    fn numbers_that_disagree_make_no_manifest() {
+        let refused = |change: fn(&mut Vec<ManifestExtent>)| {
+            let mut list = extents();
+            change(&mut list);
+            Manifest::new(geometry(), list).expect_err("must be refused")
+        };
+        assert!(matches!(
+            refused(|list| list[0].blocks = 2),
+            ManifestError::Extent { position: 0, .. }
+        ));
+        assert!(matches!(
+            refused(|list| list[2].length = 0),
+            ManifestError::Extent { position: 2, .. }
+        ));
+        assert!(matches!(
+            refused(|list| list[2].salt = list[0].salt),
+            ManifestError::SaltRepeated { position: 2 }
+        ));
+        assert!(matches!(
+            refused(|list| list[2].length = u64::MAX),
+            ManifestError::TooLong(_)
+        ));
+        let many = |list: &mut Vec<ManifestExtent>| *list = vec![list[0].clone(); 1025];
+        assert!(matches!(refused(many), ManifestError::TooManyExtents { count: 1025 }));
+        assert_eq!(manifest(Vec::new()).length(), 0);
+        assert_eq!(manifest(extents()).length(), 8192 + 8193 + 1);
+    }
+}
