@@ -1,0 +1,77 @@
+use std::{error::Error, path::PathBuf, sync::Arc};
+
+use crate::limits::{KEY_BYTES_MAX, READS_MAX, VALUE_BYTES_MAX, WRITE_BYTES_MAX, WRITES_MAX};
+
+/// Why a store cannot do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// A key over its bound.
+    #[error("a key of {bytes} bytes is over the bound of {KEY_BYTES_MAX}")]
+    KeyTooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// A value over its bound.
+    #[error("a value of {bytes} bytes is over the bound of {VALUE_BYTES_MAX}")]
+    ValueTooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// Too many puts and deletes.
+    #[error("a transaction has at most {WRITES_MAX} writes; split it")]
+    TooManyWrites,
+    /// Too many bytes in puts and deletes.
+    #[error("a transaction writes at most {WRITE_BYTES_MAX} bytes; split it")]
+    TooManyBytes,
+    /// Too many different keys and ranges read.
+    #[error("a transaction reads at most {READS_MAX} keys and ranges; split it")]
+    TooManyReads,
+    /// The disk has no room. Reads go on; commits succeed again when there is room.
+    #[error("the disk of {} is full ({free_bytes} bytes free); make room there, nothing else needs doing", path.display())]
+    Full {
+        /// The store's file.
+        path: PathBuf,
+        /// What the file system has left for this process.
+        free_bytes: u64,
+    },
+    /// The queue of commits stayed full.
+    #[error("the store is overloaded: no room in its commit queue for {waited_ms} ms; try again later")]
+    Overloaded {
+        /// How long the commit waited.
+        waited_ms: u64,
+    },
+    /// A transaction lost against others at every try.
+    #[error("gave up after {attempts} conflicts with other transactions; try again later")]
+    Contended {
+        /// Times it was run.
+        attempts: u32,
+    },
+    /// The engine failed.
+    #[error("the store {} failed to {what}", path.display())]
+    Failed {
+        /// The store's file.
+        path: PathBuf,
+        /// What was being done.
+        what: &'static str,
+        /// What the engine said.
+        #[source]
+        source: Arc<dyn Error + Send + Sync>,
+    },
+    /// The engine's commit thread is gone.
+    #[error("the store {} has stopped; restart the service", path.display())]
+    Stopped {
+        /// The store's file.
+        path: PathBuf,
+    },
+}
+
+/// Why a transaction was not committed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CommitError {
+    /// Others wrote what this transaction read, or it took so long that nobody can tell. Run it again.
+    #[error("the transaction conflicts with another")]
+    Conflict,
+    /// The store refused or failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
