@@ -15,7 +15,8 @@ mod manifest;
 
 pub use extent::{ExtentKey, OpenError, SealError};
 pub use geometry::{
-    BLOCK_BYTES_MAX, EXTENT_FRAMES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MIN, FrameRun, Geometry, GeometryError, TAG_BYTES,
+    BLOCK_BYTES_MAX, EXTENT_FRAMES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MIN, FrameRun, Geometry, GeometryError, Runs,
+    TAG_BYTES,
 };
 pub use key::DataKey;
-pub use manifest::{Manifest, ManifestError, ManifestExtent};
+pub use manifest::{Manifest, ManifestError, ManifestExtent, ManifestKey};

@@ -1,3 +1,5 @@
+use std::fmt;
+
 use aws_lc_rs::{constant_time, hmac};
 
 use crate::{DataKey, Geometry, GeometryError, extent::SUITE};
@@ -110,24 +112,6 @@ impl Manifest {
         self.geometry
     }
 
-    /// The code that proves that a holder of the DEK made this manifest for this file: HMAC-SHA-256 (RFC 2104).
-    #[must_use]
-    pub fn authenticate(&self, dek: &DataKey<'_>, file: &[u8; 16]) -> [u8; 32] {
-        let key = dek.derive(&[], CONTEXT, file);
-        let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose());
-        let mut code = [0; 32];
-        code.copy_from_slice(hmac::sign(&key, &self.encode()).as_ref());
-        code
-    }
-
-    /// Checks a code in constant time.
-    ///
-    /// # Errors
-    /// [`ManifestError::Forged`].
-    pub fn verify(&self, dek: &DataKey<'_>, file: &[u8; 16], code: &[u8]) -> Result<(), ManifestError> {
-        constant_time::verify_slices_are_equal(&self.authenticate(dek, file), code).map_err(|_| ManifestError::Forged)
-    }
-
     /// The canonical bytes that the code is over. Fixed lengths throughout, so there is one reading only.
     fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(14 + self.extents.len() * 44);
@@ -145,12 +129,49 @@ impl Manifest {
     }
 }
 
+/// The key under which a file's manifest is authenticated: all that a writer needs of the DEK at the end of a
+/// file, so that the DEK itself can go at its start. The engine wipes the key when dropped.
+pub struct ManifestKey(hmac::Key);
+
+impl fmt::Debug for ManifestKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ManifestKey(withheld)")
+    }
+}
+
+impl ManifestKey {
+    /// The manifest key of a file.
+    #[must_use]
+    pub fn derive(dek: &DataKey<'_>, file: &[u8; 16]) -> Self {
+        let key = dek.derive(&[], CONTEXT, file);
+        Self(hmac::Key::new(hmac::HMAC_SHA256, key.expose()))
+    }
+
+    /// The code that proves that a holder of the DEK made this manifest for this file: HMAC-SHA-256 (RFC 2104).
+    #[must_use]
+    pub fn authenticate(&self, manifest: &Manifest) -> [u8; 32] {
+        let mut code = [0; 32];
+        code.copy_from_slice(hmac::sign(&self.0, &manifest.encode()).as_ref());
+        code
+    }
+
+    /// Checks a code in constant time.
+    ///
+    /// # Errors
+    /// [`ManifestError::Forged`].
+    pub fn verify(&self, manifest: &Manifest, code: &[u8]) -> Result<(), ManifestError> {
+        constant_time::verify_slices_are_equal(&self.authenticate(manifest), code).map_err(|_| ManifestError::Forged)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const DEK: [u8; 32] = [7; 32];
     const FILE: [u8; 16] = [9; 16];
+
+    struct Change(&'static str, fn(&mut Vec<ManifestExtent>));
 
     fn geometry() -> Geometry {
         Geometry::new(4096, 8192).expect("valid")
@@ -167,25 +188,33 @@ mod tests {
             .to_vec()
     }
 
+    fn key(dek: [u8; 32], file: [u8; 16]) -> ManifestKey {
+        ManifestKey::derive(&DataKey::new(&dek), &file)
+    }
+
     fn manifest(extents: Vec<ManifestExtent>) -> Manifest {
         Manifest::new(geometry(), extents).expect("consistent")
     }
 
     #[test]
     fn only_the_list_that_was_authenticated_verifies() {
-        let dek = DataKey::new(&DEK);
-        let code = manifest(extents()).authenticate(&dek, &FILE);
-        assert_eq!(manifest(extents()).verify(&dek, &FILE, &code), Ok(()));
-        let changes: [(&str, fn(&mut Vec<ManifestExtent>)); 9] = [
-            ("dropped first", |list| drop(list.remove(0))),
-            ("dropped last", |list| drop(list.pop())),
-            ("swapped", |list| list.swap(0, 1)),
-            ("emptied", Vec::clear),
-            ("other id", |list| list[1].id[15] ^= 1),
-            ("other salt", |list| list[1].salt[0] ^= 1),
-            ("shorter", |list| list[0].length -= 1),
-            ("longer", |list| list[1].length += 1),
-            ("one more", |list| {
+        let key = key(DEK, FILE);
+        let code = key.authenticate(&manifest(extents()));
+        assert_eq!(key.verify(&manifest(extents()), &code), Ok(()));
+        let changes = [
+            Change("dropped first", |list| {
+                list.remove(0);
+            }),
+            Change("dropped last", |list| {
+                list.pop();
+            }),
+            Change("swapped", |list| list.swap(0, 1)),
+            Change("emptied", Vec::clear),
+            Change("other id", |list| list[1].id[15] ^= 1),
+            Change("other salt", |list| list[1].salt[0] ^= 1),
+            Change("shorter", |list| list[0].length -= 1),
+            Change("longer", |list| list[1].length += 1),
+            Change("one more", |list| {
                 list.push(ManifestExtent {
                     id: [8; 16],
                     salt: [8; 16],
@@ -194,28 +223,28 @@ mod tests {
                 });
             }),
         ];
-        for (what, change) in changes {
+        for Change(what, change) in changes {
             let mut changed = extents();
             change(&mut changed);
-            let verdict = manifest(changed).verify(&dek, &FILE, &code);
+            let verdict = key.verify(&manifest(changed), &code);
             assert_eq!(verdict, Err(ManifestError::Forged), "{what}");
         }
     }
 
     #[test]
     fn key_file_geometry_and_every_bit_of_the_code_count() {
-        let dek = DataKey::new(&DEK);
+        let own = key(DEK, FILE);
         let made = manifest(extents());
-        let code = made.authenticate(&dek, &FILE);
+        let code = own.authenticate(&made);
         let forged = Err(ManifestError::Forged);
-        assert_eq!(made.verify(&DataKey::new(&[8; 32]), &FILE, &code), forged);
-        assert_eq!(made.verify(&dek, &[8; 16], &code), forged);
-        assert_eq!(made.verify(&dek, &FILE, &code[..31]), forged);
-        assert_eq!(made.verify(&dek, &FILE, &[]), forged);
+        assert_eq!(key([8; 32], FILE).verify(&made, &code), forged);
+        assert_eq!(key(DEK, [8; 16]).verify(&made, &code), forged);
+        assert_eq!(own.verify(&made, &code[..31]), forged);
+        assert_eq!(own.verify(&made, &[]), forged);
         for bit in 0..256 {
             let mut flipped = code;
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(made.verify(&dek, &FILE, &flipped), forged, "bit {bit}");
+            assert_eq!(own.verify(&made, &flipped), forged, "bit {bit}");
         }
         let one = |block| {
             let extent = ManifestExtent {
@@ -226,8 +255,9 @@ mod tests {
             };
             Manifest::new(Geometry::new(4096, block).expect("valid"), vec![extent]).expect("consistent")
         };
-        let code = one(8192).authenticate(&dek, &FILE);
-        assert_eq!(one(4096).verify(&dek, &FILE, &code), forged);
+        let code = own.authenticate(&one(8192));
+        assert_eq!(own.verify(&one(4096), &code), forged);
+        assert_eq!(format!("{own:?}"), "ManifestKey(withheld)");
     }
 
     #[test]
