@@ -6,8 +6,8 @@ use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use strongroom_kv::{CommitError, Store, StoreError, Txn, limits, transact};
 
-/// Runs a check of the contract on a store.
-pub async fn check_all<S: Store>(fresh: impl Fn() -> S) {
+/// Checks the whole contract, each part on a store of its own.
+pub(crate) async fn check_all<S: Store>(fresh: impl Fn() -> S) {
     values_read_back(fresh()).await;
     ranges_are_ordered_and_half_open(fresh()).await;
     own_writes_are_visible(fresh()).await;
@@ -276,13 +276,15 @@ async fn endless_conflicts_end<S: Store>(store: S) {
     );
 }
 
+type Pairs = Vec<(Bytes, Bytes)>;
+
 /// What one committed transaction saw and wrote.
 #[derive(Debug, Clone, Default)]
 struct Record {
     /// Place in the order of commits, drawn inside the transaction from a counter that all read and write.
     place: u64,
     got: Vec<(u8, Option<Bytes>)>,
-    ranged: Vec<(u8, u8, Vec<(Bytes, Bytes)>)>,
+    ranged: Vec<(std::ops::Range<u8>, Pairs)>,
     wrote: Vec<(u8, Option<Bytes>)>,
 }
 
@@ -306,9 +308,9 @@ async fn random_histories_are_serializable<S: Store>(store: S, seed: u64) {
         for (key, seen) in &record.got {
             assert_eq!(seen.as_ref(), oracle.get(key), "seed {seed}: get {key} in {record:?}");
         }
-        for (start, end, seen) in &record.ranged {
+        for (range, seen) in &record.ranged {
             let expected: Vec<_> = oracle
-                .range(start..end)
+                .range(range.clone())
                 .map(|(k, v)| (Bytes::from(vec![*k]), v.clone()))
                 .collect();
             assert_eq!(seen, &expected, "seed {seed}: range in {record:?}");
@@ -340,9 +342,11 @@ async fn step<T: Txn>(txn: &mut T, plan: Vec<(u8, u8, u8)>) -> Result<Record, St
     for &(kind, key, other) in &plan {
         match kind {
             0 => record.got.push((key, txn.get(&[key]).await?)),
-            1 => record
-                .ranged
-                .push((key, key + other % 6, txn.range(&[key], &[key + other % 6], 100).await?)),
+            1 => {
+                let end = key + other % 6;
+                let seen = txn.range(&[key], &[end], 100).await?;
+                record.ranged.push((key..end, seen));
+            }
             _ => {}
         }
     }
