@@ -1,1 +1,35 @@
-fn main() {}
+//! The `strongroom` executable: it parses the command line, wires the packages together and turns errors into exit
+//! codes. What a service or the filesystem does is in their own packages.
+
+mod cli;
+mod commands;
+mod dev;
+mod error;
+mod output;
+mod profile;
+mod signals;
+mod transfer;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::{
+    cli::Cli,
+    error::{Error, Exit},
+    output::Output,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(cli.global.json);
+    match commands::run(cli, output) {
+        Ok(()) => Exit::Done.into(),
+        // Whoever read our output has seen enough, as `head` has.
+        Err(error) if error.is_broken_pipe() => Exit::Done.into(),
+        Err(error) => {
+            output.error(&error);
+            Error::exit(&error).into()
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! The command line: what can be asked for and how it is explained. No logic.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use strongroom_proto::{EdekSuite, KeyName};
+
+use crate::{error::EXIT_CODES_HELP, profile::PROFILE_VARIABLE};
+
+/// Hardware-backed keys and encrypted zones.
+#[derive(Debug, Parser)]
+#[command(
+    name = "strongroom",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true,
+    after_help = "Start with: strongroom dev\nExit codes: strongroom --help",
+    after_long_help = format!("{EXIT_CODES_HELP}\n\nStart with:\n  strongroom dev")
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// The client profile [default: ~/.config/strongroom/profile.toml]
+    #[arg(long, global = true, value_name = "FILE", env = PROFILE_VARIABLE, hide_env_values = true)]
+    pub(crate) profile: Option<PathBuf>,
+    /// The identity to use, one of the profile
+    #[arg(long = "as", global = true, value_name = "NAME")]
+    pub(crate) identity: Option<String>,
+    /// Print JSON: one document, or one line for each entry of a list
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say more on standard error; twice for debugging
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a whole Strongroom on this machine, for trying and for development
+    #[command(after_help = "Example:\n  strongroom dev --data-dir /tmp/room --port-base 7600")]
+    Dev(DevArgs),
+    /// Run the key service
+    #[command(after_help = "Example:\n  strongroom kms --config /etc/strongroom/kms.toml")]
+    Kms(RoleArgs),
+    /// Run the metadata service
+    #[command(after_help = "Example:\n  strongroom metadata --config /etc/strongroom/metadata.toml")]
+    Metadata(RoleArgs),
+    /// Run a block node
+    #[command(after_help = "Example:\n  strongroom block --config /etc/strongroom/block.toml")]
+    Block(RoleArgs),
+    /// The process that holds the PKCS#11 library; started by the key service
+    #[command(hide = true)]
+    TokenWorker(TokenWorkerArgs),
+    /// Prepare PKCS#11 tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Manage EZ keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Manage encryption zones
+    #[command(subcommand)]
+    Zone(ZoneCommand),
+    /// Work with files and directories
+    #[command(subcommand)]
+    Fs(FsCommand),
+    /// Show block nodes, missing replicas and queues
+    #[command(after_help = "Example:\n  strongroom status")]
+    Status,
+    /// Print a completion script for a shell
+    #[command(
+        after_help = "Example:\n  strongroom completions bash > ~/.local/share/bash-completion/completions/strongroom"
+    )]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DevArgs {
+    /// Where everything is kept [default: ~/.local/share/strongroom-dev]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The first of five consecutive ports [default: free ones, kept for later starts]
+    #[arg(long, value_name = "N")]
+    pub(crate) port_base: Option<u16>,
+    /// Write the client profile here instead of its default path
+    #[arg(long, value_name = "FILE")]
+    pub(crate) profile_out: Option<PathBuf>,
+    /// The PKCS#11 library [default: SoftHSM2 where distributions put it]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pkcs11_module: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RoleArgs {
+    /// The role's configuration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Stop when standard input ends
+    #[arg(long, hide = true)]
+    pub(crate) stop_on_stdin_eof: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenWorkerArgs {
+    /// The PKCS#11 library
+    #[arg(long, value_name = "FILE")]
+    pub(crate) module: PathBuf,
+    /// The token's label
+    #[arg(long, value_name = "LABEL")]
+    pub(crate) token_label: String,
+    /// The file with the user PIN
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pin_file: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Initialise an empty token with its label and PINs
+    #[command(
+        after_help = "Example:\n  strongroom token init --module /usr/lib/softhsm/libsofthsm2.so --label strongroom \\\n    --so-pin-file so.pin --pin-file user.pin"
+    )]
+    Init(TokenInitArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenInitArgs {
+    /// The PKCS#11 library
+    #[arg(long, value_name = "FILE")]
+    pub(crate) module: PathBuf,
+    /// The label that the token gets
+    #[arg(long, value_name = "LABEL")]
+    pub(crate) label: String,
+    /// The file with the security officer's PIN
+    #[arg(long, value_name = "FILE")]
+    pub(crate) so_pin_file: PathBuf,
+    /// The file with the user PIN
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pin_file: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a key in the token
+    #[command(after_help = "Example:\n  strongroom key create payroll")]
+    Create {
+        /// The key's name
+        name: KeyName,
+        /// How its EDEKs are wrapped
+        #[arg(long, value_name = "SUITE", default_value_t)]
+        suite: EdekSuite,
+    },
+    /// List keys
+    #[command(visible_alias = "ls", after_help = "Example:\n  strongroom key list --json")]
+    List,
+    /// Show a key and its versions
+    #[command(after_help = "Example:\n  strongroom key show payroll")]
+    Show {
+        /// The key's name
+        name: KeyName,
+    },
+    /// Make a new version, which wraps from then on
+    #[command(after_help = "Example:\n  strongroom key roll payroll && strongroom zone reencrypt /payroll --wait")]
+    Roll {
+        /// The key's name
+        name: KeyName,
+    },
+    /// Let a key that was rebuilt from the token wrap again
+    #[command(after_help = "Example:\n  strongroom key confirm payroll")]
+    Confirm {
+        /// The key's name
+        name: KeyName,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ZoneCommand {
+    /// Make an empty directory a zone under a key
+    #[command(after_help = "Example:\n  strongroom zone create /payroll --key payroll")]
+    Create {
+        /// An existing, empty directory
+        path: String,
+        /// The zone's EZ key
+        #[arg(long, value_name = "NAME")]
+        key: KeyName,
+    },
+    /// List zones
+    #[command(visible_alias = "ls", after_help = "Example:\n  strongroom zone list")]
+    List,
+    /// Show the zone that holds a path, with its files by key version
+    #[command(after_help = "Example:\n  strongroom zone info /payroll/2026")]
+    Info {
+        /// A path in the zone
+        path: String,
+    },
+    /// Re-wrap the EDEKs of a zone's files under the key's newest version
+    #[command(after_help = "Example:\n  strongroom zone reencrypt /payroll --wait")]
+    Reencrypt {
+        /// The zone
+        path: String,
+        /// Return when it is done
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Show how far a zone's re-encryption is
+    #[command(after_help = "Example:\n  strongroom zone status /payroll")]
+    Status {
+        /// The zone
+        path: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FsCommand {
+    /// Make directories
+    #[command(after_help = "Example:\n  strongroom fs mkdir -p /payroll/2026")]
+    Mkdir {
+        /// Directories to make
+        #[arg(required = true)]
+        paths: Vec<String>,
+        /// Make missing parents; accept a directory that exists
+        #[arg(short, long)]
+        parents: bool,
+        /// Permission bits, octal
+        #[arg(long, value_name = "MODE", default_value = "755", value_parser = octal_mode)]
+        mode: u32,
+    },
+    /// List a directory
+    #[command(after_help = "Example:\n  strongroom fs ls -l /payroll")]
+    Ls {
+        /// Directories or files
+        #[arg(default_value = "/")]
+        paths: Vec<String>,
+        /// With mode, owner, length and time
+        #[arg(short, long)]
+        long: bool,
+    },
+    /// Store local files or directory trees
+    #[command(
+        after_help = "Examples:\n  strongroom fs put -r ./2026 /payroll/\n  pg_dump hr | strongroom fs put - /payroll/hr.sql"
+    )]
+    Put(PutArgs),
+    /// Fetch files or directory trees
+    #[command(after_help = "Example:\n  strongroom fs get -r /payroll/2026 ./restored")]
+    Get(GetArgs),
+    /// Write files to standard output
+    #[command(after_help = "Example:\n  strongroom fs cat --offset 1000 --length 100 /payroll/hr.sql")]
+    Cat {
+        /// Files
+        #[arg(required = true)]
+        paths: Vec<String>,
+        /// First byte
+        #[arg(long, value_name = "BYTES", default_value_t = 0)]
+        offset: u64,
+        /// At most this many bytes of each file
+        #[arg(long, value_name = "BYTES")]
+        length: Option<u64>,
+    },
+    /// Show what is known of files or directories
+    #[command(after_help = "Example:\n  strongroom fs stat /payroll/hr.sql")]
+    Stat {
+        /// Files or directories
+        #[arg(required = true)]
+        paths: Vec<String>,
+    },
+    /// Rename a file or directory, or move it into a directory that exists
+    #[command(after_help = "Example:\n  strongroom fs mv /payroll/new.csv /payroll/2026/")]
+    Mv {
+        /// What to rename
+        from: String,
+        /// Its new path
+        to: String,
+        /// Replace a file that is there
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Remove files, or directories with -r
+    #[command(after_help = "Example:\n  strongroom fs rm -r /payroll/2019")]
+    Rm {
+        /// Files or directories
+        #[arg(required = true)]
+        paths: Vec<String>,
+        /// Remove directories with all they hold
+        #[arg(short, long)]
+        recursive: bool,
+    },
+    /// Count files and bytes
+    #[command(after_help = "Example:\n  strongroom fs du /payroll")]
+    Du {
+        /// Files or directories
+        #[arg(default_value = "/")]
+        paths: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TransferArgs {
+    /// Take directories with all they hold
+    #[arg(short, long)]
+    pub(crate) recursive: bool,
+    /// Replace files that are there
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Files in flight at once
+    #[arg(short, long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) jobs: u16,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PutArgs {
+    /// Local files or directories, or - for standard input
+    #[arg(required = true, value_name = "LOCAL")]
+    pub(crate) sources: Vec<PathBuf>,
+    /// Where to: a directory that exists takes them in, any other path is the new name
+    #[arg(value_name = "REMOTE")]
+    pub(crate) target: String,
+    #[command(flatten)]
+    pub(crate) transfer: TransferArgs,
+    /// Leave out symbolic links, devices, sockets and pipes without failing
+    #[arg(long)]
+    pub(crate) skip_special: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// Files or directories
+    #[arg(required = true, value_name = "REMOTE")]
+    pub(crate) sources: Vec<String>,
+    /// Where to: a directory that exists takes them in, any other path is the new name
+    #[arg(value_name = "LOCAL")]
+    pub(crate) target: PathBuf,
+    #[command(flatten)]
+    pub(crate) transfer: TransferArgs,
+}
+
+/// Permission bits as `chmod` takes them.
+fn octal_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o7777 => Ok(mode),
+        _ => Err("permission bits are octal, 0 to 7777, for example 750".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_visible_command_shows_an_example() {
+        fn check(command: &clap::Command, path: &str) {
+            for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+                let path = format!("{path} {}", sub.get_name());
+                let example = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+                let is_group = sub.has_subcommands();
+                assert!(
+                    is_group || example.contains(&path),
+                    "{path} --help shows no example of itself"
+                );
+                check(sub, &path);
+            }
+        }
+        check(&Cli::command(), "strongroom");
+    }
+}

@@ -1,0 +1,75 @@
+//! `fs du`: files and bytes below a path.
+
+use serde::Serialize;
+use strongroom_fs::{FileKind, Stat, ZoneFs};
+use strongroom_proto::ZonePath;
+
+use super::{Listing, for_each};
+use crate::{
+    error::Error,
+    output::{Output, human_bytes},
+};
+
+/// What lies at and below a path; in `--json` as it is.
+#[derive(Serialize)]
+struct Usage {
+    path: String,
+    files: u64,
+    directories: u64,
+    bytes: u64,
+}
+
+/// Counts each path.
+pub(super) async fn run(fs: &ZoneFs, paths: &[ZonePath], output: Output) -> Result<(), Error> {
+    for_each(paths, async |path| {
+        let usage = count(fs, path).await?;
+        output.result(&usage, || usage.text())
+    })
+    .await
+}
+
+async fn count(fs: &ZoneFs, path: &ZonePath) -> Result<Usage, Error> {
+    let mut usage = Usage {
+        path: path.to_string(),
+        files: 0,
+        directories: 0,
+        bytes: 0,
+    };
+    let root = fs.stat(path).await?;
+    let mut directories = Vec::from_iter(usage.add(&root));
+    while let Some(directory) = directories.pop() {
+        let mut listing = Listing::of(fs, &directory);
+        while let Some(entries) = listing.next().await? {
+            directories.extend(entries.iter().filter_map(|entry| usage.add(entry)));
+        }
+    }
+    Ok(usage)
+}
+
+impl Usage {
+    /// Counts an entry; answers with its path if it is a directory, still to be looked into.
+    fn add(&mut self, entry: &Stat) -> Option<ZonePath> {
+        match entry.kind {
+            FileKind::File => {
+                self.files += 1;
+                self.bytes += entry.length;
+                None
+            }
+            FileKind::Directory => {
+                self.directories += 1;
+                Some(entry.path.clone())
+            }
+        }
+    }
+
+    fn text(&self) -> String {
+        format!(
+            "{}  {} files, {} directories, {} bytes ({})",
+            self.path,
+            self.files,
+            self.directories,
+            self.bytes,
+            human_bytes(self.bytes)
+        )
+    }
+}

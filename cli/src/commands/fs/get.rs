@@ -1,0 +1,208 @@
+//! `fs get`: files and trees of the zone filesystem into local ones.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use strongroom_fs::{FileKind, Stat, ZoneFs};
+use strongroom_proto::ZonePath;
+
+use super::{Listing, parse_all};
+use crate::{
+    cli::GetArgs,
+    error::Error,
+    output::Output,
+    transfer::{CHUNK_BYTES, PartFile, Pool, Report, Verb, blocking, finish_directory, make_directory, replaceable},
+};
+
+/// Fetches every source.
+pub(super) async fn run(fs: ZoneFs, args: GetArgs, output: Output) -> Result<(), Error> {
+    let sources = parse_all(&args.sources)?;
+    let mut get = Get {
+        fs: Arc::new(fs),
+        report: Arc::new(Report::start(Verb::Fetched)),
+        force: args.transfer.force,
+        recursive: args.transfer.recursive,
+        pool: Pool::new(args.transfer.jobs),
+    };
+    let roots = get.roots(&sources, &args.target).await?;
+    for (stat, local) in roots {
+        get.tree(stat, local).await;
+    }
+    get.report.finish(output)
+}
+
+struct Get {
+    fs: Arc<ZoneFs>,
+    report: Arc<Report>,
+    force: bool,
+    recursive: bool,
+    pool: Pool,
+}
+
+/// A directory of the zone filesystem and its local counterpart.
+struct Directory {
+    stat: Stat,
+    local: PathBuf,
+}
+
+impl Get {
+    /// Decides where each source goes, as `cp` does: into a directory that exists, else the target is the new name.
+    async fn roots(&self, sources: &[ZonePath], target: &Path) -> Result<Vec<(Stat, PathBuf)>, Error> {
+        let into_directory = target.is_dir();
+        if sources.len() > 1 && !into_directory {
+            let message = format!(
+                "{} is no directory, so it cannot take {} sources",
+                target.display(),
+                sources.len()
+            );
+            return Err(Error::Usage { message });
+        }
+        let mut roots = Vec::new();
+        for source in sources {
+            let stat = self.fs.stat(source).await?;
+            if stat.kind == FileKind::Directory && !self.recursive {
+                let message = format!("{source} is a directory; pass -r to fetch it with all it holds");
+                return Err(Error::Usage { message });
+            }
+            let local = match source.split_last() {
+                Some((_, name)) if into_directory => target.join(name),
+                _ => target.to_owned(),
+            };
+            roots.push((stat, local));
+        }
+        Ok(roots)
+    }
+
+    /// Fetches a file, or a directory with all it holds. Directories get their modes and times last, deepest first,
+    /// since a file that arrives changes the one and may be kept out by the other.
+    async fn tree(&mut self, stat: Stat, local: PathBuf) {
+        if stat.kind == FileKind::File {
+            self.file(stat, local).await;
+            return self.pool.finish().await;
+        }
+        let mut waiting = vec![Directory { stat, local }];
+        let mut done = Vec::new();
+        while let Some(directory) = waiting.pop() {
+            match self.directory(&directory, &mut waiting).await {
+                Ok(()) => done.push(directory),
+                Err(error) => self.report.fail(directory.stat.path.as_str(), &error),
+            }
+        }
+        self.pool.finish().await;
+        self.finish_directories(done).await;
+    }
+
+    /// Makes one directory, starts its files, and remembers its directories.
+    async fn directory(&mut self, directory: &Directory, waiting: &mut Vec<Directory>) -> Result<(), Error> {
+        let local = directory.local.clone();
+        blocking(move || make_directory(&local)).await?;
+        let fs = Arc::clone(&self.fs);
+        let mut listing = Listing::of(&fs, &directory.stat.path);
+        while let Some(entries) = listing.next().await? {
+            for stat in entries {
+                // A parsed path's last name is one plain name: it cannot lead out of the local directory.
+                let local = match stat.path.split_last() {
+                    Some((_, name)) => directory.local.join(name),
+                    None => continue,
+                };
+                match stat.kind {
+                    FileKind::Directory => waiting.push(Directory { stat, local }),
+                    FileKind::File => self.file(stat, local).await,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts fetching one file, once there is room.
+    async fn file(&mut self, stat: Stat, local: PathBuf) {
+        self.report.expect(stat.length);
+        let (fs, report, force) = (Arc::clone(&self.fs), Arc::clone(&self.report), self.force);
+        let task = async move {
+            match fetch_file(&fs, &report, &stat.path, &local, force).await {
+                Ok(bytes) => report.file_done(bytes),
+                Err(error) => report.fail(stat.path.as_str(), &error),
+            }
+        };
+        self.pool.spawn(task).await;
+    }
+
+    async fn finish_directories(&self, directories: Vec<Directory>) {
+        let report = Arc::clone(&self.report);
+        blocking(move || {
+            // Parents were listed before their children.
+            for Directory { stat, local } in directories.iter().rev() {
+                match finish_directory(local, stat.mode, stat.mtime_ms) {
+                    Ok(()) => report.directory_done(),
+                    Err(error) => report.fail(stat.path.as_str(), &error),
+                }
+            }
+        })
+        .await;
+    }
+}
+
+/// Fetches one file and answers with its length.
+async fn fetch_file(fs: &ZoneFs, report: &Report, remote: &ZonePath, local: &Path, force: bool) -> Result<u64, Error> {
+    let target = local.to_owned();
+    blocking(move || replaceable(&target, force)).await?;
+    let mut reader = fs.open(remote).await?;
+    let (stat, length) = (reader.stat().clone(), reader.len());
+    let mut sink = Sink::Empty(local.to_owned());
+    let mut stream = reader.stream(0);
+    let mut found = 0;
+    let mut piece = Vec::new();
+    while let Some(bytes) = stream.next().await? {
+        found += bytes.len() as u64;
+        report.advance(bytes.len());
+        piece.extend_from_slice(&bytes);
+        if piece.len() >= CHUNK_BYTES {
+            sink = sink.write(std::mem::take(&mut piece)).await?;
+        }
+    }
+    if found != length {
+        return Err(Error::Length {
+            path: remote.to_string(),
+            expected: length,
+            found,
+        });
+    }
+    sink.finish(piece, stat.mode, stat.mtime_ms, force).await?;
+    Ok(length)
+}
+
+/// Where a file's bytes go. The local file is made with its first bytes: most files are written, named and closed in
+/// one trip to a blocking thread.
+enum Sink {
+    Empty(PathBuf),
+    Open(PartFile),
+}
+
+impl Sink {
+    async fn write(self, bytes: Vec<u8>) -> Result<Self, Error> {
+        blocking(move || {
+            let mut part = self.open()?;
+            part.write(&bytes)?;
+            Ok(Self::Open(part))
+        })
+        .await
+    }
+
+    async fn finish(self, bytes: Vec<u8>, mode: u32, mtime_ms: u64, force: bool) -> Result<(), Error> {
+        blocking(move || {
+            let mut part = self.open()?;
+            part.write(&bytes)?;
+            part.finish(mode, mtime_ms, force)
+        })
+        .await
+    }
+
+    fn open(self) -> Result<PartFile, Error> {
+        match self {
+            Self::Empty(target) => PartFile::create(&target),
+            Self::Open(part) => Ok(part),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! `strongroom fs …`: files and directories.
+
+mod cat;
+mod du;
+mod get;
+mod ls;
+mod mv;
+mod put;
+mod simple;
+
+use strongroom_fs::{Stat, ZoneFs};
+use strongroom_proto::{Reason, ZonePath};
+
+use super::session::Session;
+use crate::{cli::FsCommand, error::Error, output::Output};
+
+/// `strongroom fs …`
+pub(super) async fn run(session: &Session, command: FsCommand, output: Output) -> Result<(), Error> {
+    let fs = session.files()?;
+    match command {
+        FsCommand::Mkdir { paths, parents, mode } => {
+            simple::mkdir(&fs, &parse_all(&paths)?, mode, parents, output).await
+        }
+        FsCommand::Ls { paths, long } => ls::run(&fs, &parse_all(&paths)?, long, output).await,
+        FsCommand::Put(args) => put::run(fs, args, output).await,
+        FsCommand::Get(args) => get::run(fs, args, output).await,
+        FsCommand::Cat { paths, offset, length } => cat::run(&fs, &parse_all(&paths)?, offset, length).await,
+        FsCommand::Stat { paths } => simple::stat(&fs, &parse_all(&paths)?, output).await,
+        FsCommand::Mv { from, to, force } => mv::run(&fs, &from, &to, force, output).await,
+        FsCommand::Rm { paths, recursive } => simple::rm(&fs, &parse_all(&paths)?, recursive, output).await,
+        FsCommand::Du { paths } => du::run(&fs, &parse_all(&paths)?, output).await,
+    }
+}
+
+fn parse(path: &str) -> Result<ZonePath, Error> {
+    Ok(ZonePath::parse(path.as_bytes())?)
+}
+
+fn parse_all(paths: &[String]) -> Result<Vec<ZonePath>, Error> {
+    paths.iter().map(|path| parse(path)).collect()
+}
+
+/// What is at `path`, `None` if nothing is.
+async fn look_up(fs: &ZoneFs, path: &ZonePath) -> Result<Option<Stat>, Error> {
+    match fs.stat(path).await {
+        Ok(stat) => Ok(Some(stat)),
+        Err(error) if error.reason() == Reason::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The entries of a directory, page by page.
+struct Listing<'a> {
+    fs: &'a ZoneFs,
+    directory: &'a ZonePath,
+    after: Option<String>,
+}
+
+impl<'a> Listing<'a> {
+    const fn of(fs: &'a ZoneFs, directory: &'a ZonePath) -> Self {
+        Self {
+            fs,
+            directory,
+            after: Some(String::new()),
+        }
+    }
+
+    /// The next page, `None` after the last. Every entry is checked to lie directly in the directory: what we write
+    /// locally is named after it.
+    async fn next(&mut self) -> Result<Option<Vec<Stat>>, Error> {
+        let Some(after) = self.after.take() else {
+            return Ok(None);
+        };
+        let page = self.fs.list(self.directory, &after).await?;
+        for entry in &page.entries {
+            self.check(entry)?;
+        }
+        if page.more {
+            let last = page.entries.last().and_then(|entry| entry.path.split_last());
+            self.after = last.map(|(_, name)| name.to_owned());
+        }
+        Ok(Some(page.entries))
+    }
+
+    fn check(&self, entry: &Stat) -> Result<(), Error> {
+        match entry.path.split_last() {
+            Some((parent, _)) if parent == *self.directory => Ok(()),
+            _ => Err(Error::ForeignEntry {
+                directory: self.directory.to_string(),
+                entry: entry.path.to_string(),
+            }),
+        }
+    }
+}
+
+/// Does `act` for each path in turn. One that fails does not stop the others; the first failure is the command's,
+/// further ones are named on standard error.
+async fn for_each<'a, F>(paths: &'a [ZonePath], act: impl Fn(&'a ZonePath) -> F) -> Result<(), Error>
+where
+    F: Future<Output = Result<(), Error>> + 'a,
+{
+    let mut first = None;
+    for path in paths {
+        match act(path).await {
+            Ok(()) => {}
+            // Nobody reads any further.
+            Err(error @ Error::Output(_)) => return Err(error),
+            Err(error) if first.is_none() => first = Some(error),
+            Err(error) => crate::output::note(&format!("strongroom: {}", crate::error::chain(&error))),
+        }
+    }
+    first.map_or(Ok(()), Err)
+}

@@ -1,0 +1,372 @@
+//! `fs put`: local files and trees into the zone filesystem.
+
+use std::{
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use strongroom_fs::{CreateOptions, FileKind, FileWriter, ZoneFs};
+use strongroom_proto::ZonePath;
+use tokio::sync::mpsc;
+
+use super::{look_up, parse};
+use crate::{
+    cli::PutArgs,
+    error::Error,
+    output::Output,
+    transfer::{CHUNK_BYTES, Chunk, Found, LocalFile, Pool, Report, Verb, blocking, survey},
+};
+
+/// Entries that the walk may be ahead of the transfer.
+const WALK_AHEAD_MAX: usize = 256;
+/// The mode of a file that comes through a pipe and so has none.
+const PIPE_MODE: u32 = 0o644;
+
+/// Stores every source.
+pub(super) async fn run(fs: ZoneFs, args: PutArgs, output: Output) -> Result<(), Error> {
+    let target = parse(&args.target)?;
+    let put = Put {
+        fs: Arc::new(fs),
+        report: Arc::new(Report::start(Verb::Stored)),
+        force: args.transfer.force,
+        recursive: args.transfer.recursive,
+        skip_special: args.skip_special,
+        jobs: args.transfer.jobs,
+    };
+    if args.sources == [Path::new("-")] {
+        put.pipe(&target).await?;
+    } else {
+        let roots = put.roots(&args, &target).await?;
+        put.trees(roots).await?;
+    }
+    put.report.finish(output)
+}
+
+/// A local tree or file and where it goes.
+#[derive(Clone)]
+struct Root {
+    local: PathBuf,
+    remote: ZonePath,
+}
+
+/// A directory that was made and still lacks its mode and time.
+struct Directory {
+    local: PathBuf,
+    remote: ZonePath,
+    mode: u32,
+    mtime_ms: u64,
+    depth: usize,
+}
+
+struct Put {
+    fs: Arc<ZoneFs>,
+    report: Arc<Report>,
+    force: bool,
+    recursive: bool,
+    skip_special: bool,
+    jobs: u16,
+}
+
+impl Put {
+    /// Decides where each source goes, as `cp` does: into a directory that exists, else the target is the new name.
+    async fn roots(&self, args: &PutArgs, target: &ZonePath) -> Result<Vec<Root>, Error> {
+        let found = look_up(&self.fs, target).await?;
+        let into_directory = found.is_some_and(|found| found.kind == FileKind::Directory);
+        if args.sources.len() > 1 && !into_directory {
+            let message = format!(
+                "{target} is no directory, so it cannot take {} sources",
+                args.sources.len()
+            );
+            return Err(Error::Usage { message });
+        }
+        let mut roots = Vec::new();
+        for local in &args.sources {
+            self.check_source(local)?;
+            let remote = match own_name(local)? {
+                Some(name) if into_directory => target.join(&name)?,
+                _ => target.clone(),
+            };
+            let local = local.clone();
+            roots.push(Root { local, remote });
+        }
+        Ok(roots)
+    }
+
+    fn check_source(&self, local: &Path) -> Result<(), Error> {
+        let metadata = std::fs::metadata(local).map_err(Error::local("cannot read", local))?;
+        if metadata.is_dir() && !self.recursive {
+            let message = format!(
+                "{} is a directory; pass -r to store it with all it holds",
+                local.display()
+            );
+            return Err(Error::Usage { message });
+        }
+        Ok(())
+    }
+
+    /// Looks at everything, makes the directories, stores the files, then sets the directories' modes and times, which
+    /// storing files in them would change.
+    async fn trees(&self, roots: Vec<Root>) -> Result<(), Error> {
+        let directories = Arc::new(self.survey(roots.clone()).await);
+        self.make_directories(&directories).await?;
+        self.store_files(roots).await;
+        self.finish_directories(&directories).await;
+        Ok(())
+    }
+
+    /// The first walk: names what cannot be stored, counts files, and finds the directories, parents first.
+    async fn survey(&self, roots: Vec<Root>) -> Vec<Directory> {
+        let (report, skip_special) = (Arc::clone(&self.report), self.skip_special);
+        blocking(move || {
+            let mut directories = Vec::new();
+            for found in roots.iter().flat_map(|root| survey(&root.local, &root.remote)) {
+                directories.extend(note_found(found, &report, skip_special));
+            }
+            directories.sort_by_key(|directory: &Directory| directory.depth);
+            directories
+        })
+        .await
+    }
+
+    /// Makes directories side by side, one level of the tree after the other.
+    async fn make_directories(&self, directories: &Arc<Vec<Directory>>) -> Result<(), Error> {
+        // The first directory is made alone: if that is refused, so is all else, and it says why.
+        if let Some(first) = directories.first() {
+            self.fs.make_directory(&first.remote, first.mode, true).await?;
+        }
+        let mut pool = Pool::new(self.jobs);
+        let mut depth = 0;
+        for (index, directory) in directories.iter().enumerate().skip(1) {
+            if directory.depth != depth {
+                pool.finish().await;
+                depth = directory.depth;
+            }
+            let (fs, report, directories) = (Arc::clone(&self.fs), Arc::clone(&self.report), Arc::clone(directories));
+            let task = async move {
+                let Directory {
+                    local, remote, mode, ..
+                } = &directories[index];
+                if let Err(error) = fs.make_directory(remote, *mode, true).await {
+                    report.fail(&local.display().to_string(), &error.into());
+                }
+            };
+            pool.spawn(task).await;
+        }
+        pool.finish().await;
+        Ok(())
+    }
+
+    /// The second walk: stores each file as it is found.
+    async fn store_files(&self, roots: Vec<Root>) {
+        let (found, mut files) = mpsc::channel(WALK_AHEAD_MAX);
+        let walk = tokio::task::spawn_blocking(move || {
+            for found_one in roots.iter().flat_map(|root| survey(&root.local, &root.remote)) {
+                if found.blocking_send(found_one).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut pool = Pool::new(self.jobs);
+        while let Some(found) = files.recv().await {
+            let Found::File {
+                local, remote, named, ..
+            } = found
+            else {
+                continue;
+            };
+            let (fs, report, force) = (Arc::clone(&self.fs), Arc::clone(&self.report), self.force);
+            let task = async move {
+                match store_file(&fs, &report, &local, &remote, named, force).await {
+                    Ok(bytes) => report.file_done(bytes),
+                    Err(error) => report.fail(&local.display().to_string(), &error),
+                }
+            };
+            pool.spawn(task).await;
+        }
+        pool.finish().await;
+        drop(walk);
+    }
+
+    async fn finish_directories(&self, directories: &Arc<Vec<Directory>>) {
+        let mut pool = Pool::new(self.jobs);
+        for index in (0..directories.len()).rev() {
+            let (fs, report, directories) = (Arc::clone(&self.fs), Arc::clone(&self.report), Arc::clone(directories));
+            let task = async move {
+                let directory = &directories[index];
+                let set = fs
+                    .set_attributes(&directory.remote, Some(directory.mode), Some(directory.mtime_ms))
+                    .await;
+                match set {
+                    Ok(_) => report.directory_done(),
+                    Err(error) => report.fail(&directory.local.display().to_string(), &error.into()),
+                }
+            };
+            pool.spawn(task).await;
+        }
+        pool.finish().await;
+    }
+
+    /// Stores standard input.
+    async fn pipe(&self, target: &ZonePath) -> Result<(), Error> {
+        let options = CreateOptions {
+            mode: PIPE_MODE,
+            overwrite: self.force,
+        };
+        let mut writer = self.fs.create(target, options).await?;
+        let outcome = copy_stdin(&mut writer, &self.report).await;
+        match outcome {
+            Ok(bytes) => {
+                writer.finish(now_ms()).await?;
+                self.report.file_done(bytes);
+                Ok(())
+            }
+            Err(error) => {
+                writer.abandon().await;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Accounts for what the first walk found; answers with it if it is a directory.
+fn note_found(found: Found, report: &Report, skip_special: bool) -> Option<Directory> {
+    match found {
+        Found::Directory {
+            local,
+            remote,
+            mode,
+            mtime_ms,
+            depth,
+        } => {
+            return Some(Directory {
+                local,
+                remote,
+                mode,
+                mtime_ms,
+                depth,
+            });
+        }
+        Found::File { bytes, .. } => report.expect(bytes),
+        Found::Special { local, what } => report.skip(&local.display().to_string(), what, skip_special),
+        Found::Unusable { local, error } => report.fail(&local.display().to_string(), &error),
+    }
+    None
+}
+
+/// The name that a source has in the directory that takes it in; `None` for `.`, `dir/.` and `/`, whose content goes
+/// into the target itself.
+fn own_name(local: &Path) -> Result<Option<String>, Error> {
+    let text = local.as_os_str().as_encoded_bytes();
+    if text == b"." || text.ends_with(b"/.") {
+        return Ok(None);
+    }
+    let Some(name) = local.file_name() else {
+        return Ok(None);
+    };
+    let name = name
+        .to_str()
+        .ok_or_else(|| Error::LocalName { path: local.to_owned() })?;
+    Ok(Some(name.to_owned()))
+}
+
+/// Stores one file and answers with its length.
+async fn store_file(
+    fs: &ZoneFs,
+    report: &Report,
+    local: &Path,
+    remote: &ZonePath,
+    named: bool,
+    force: bool,
+) -> Result<u64, Error> {
+    let path = local.to_owned();
+    // Most files are one piece: opening and reading them is one trip to a blocking thread.
+    let (file, first) = blocking(move || {
+        let mut file = LocalFile::open(&path, named)?;
+        let first = file.next_chunk()?;
+        Ok::<_, Error>((file, first))
+    })
+    .await?;
+    let options = CreateOptions {
+        mode: file.mode(),
+        overwrite: force,
+    };
+    let mtime_ms = file.mtime_ms();
+    let mut writer = fs.create(remote, options).await?;
+    match copy_file(file, first, &mut writer, report).await {
+        Ok(bytes) => {
+            writer.finish(mtime_ms).await?;
+            Ok(bytes)
+        }
+        Err(error) => {
+            writer.abandon().await;
+            Err(error)
+        }
+    }
+}
+
+/// Writes piece after piece while the next one is read.
+async fn copy_file(
+    mut file: LocalFile,
+    mut chunk: Chunk,
+    writer: &mut FileWriter,
+    report: &Report,
+) -> Result<u64, Error> {
+    let mut bytes = 0;
+    while !chunk.last {
+        let reading = blocking(move || {
+            let next = file.next_chunk();
+            (file, next)
+        });
+        let (written, (reader, next)) = tokio::join!(writer.write(&chunk.bytes), reading);
+        written?;
+        bytes += chunk.bytes.len() as u64;
+        report.advance(chunk.bytes.len());
+        (file, chunk) = (reader, next?);
+    }
+    writer.write(&chunk.bytes).await?;
+    report.advance(chunk.bytes.len());
+    Ok(bytes + chunk.bytes.len() as u64)
+}
+
+async fn copy_stdin(writer: &mut FileWriter, report: &Report) -> Result<u64, Error> {
+    let mut bytes = 0;
+    loop {
+        let chunk = blocking(|| {
+            let mut chunk = Vec::new();
+            let read = io::stdin().lock().take(CHUNK_BYTES as u64).read_to_end(&mut chunk);
+            read.map(|_| chunk).map_err(Error::Input)
+        })
+        .await?;
+        if chunk.is_empty() {
+            return Ok(bytes);
+        }
+        writer.write(&chunk).await?;
+        bytes += chunk.len() as u64;
+        report.advance(chunk.len());
+    }
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_brings_its_own_name_unless_it_means_its_content() {
+        for (source, name) in [
+            ("dir", Some("dir")),
+            ("dir/", Some("dir")),
+            ("../dir/file", Some("file")),
+            (".", None),
+            ("dir/.", None),
+            ("/", None),
+            ("..", None),
+        ] {
+            assert_eq!(own_name(Path::new(source)).expect("UTF-8").as_deref(), name, "{source}");
+        }
+    }
+}

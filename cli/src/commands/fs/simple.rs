@@ -1,0 +1,78 @@
+//! `fs mkdir`, `fs stat`, `fs rm`: one call for each path.
+
+use serde_json::json;
+use strongroom_fs::{FileKind, Stat, ZoneFs};
+use strongroom_proto::ZonePath;
+
+use super::for_each;
+use crate::{
+    error::Error,
+    output::{Output, time_text},
+};
+
+/// Makes directories.
+pub(super) async fn mkdir(
+    fs: &ZoneFs,
+    paths: &[ZonePath],
+    mode: u32,
+    parents: bool,
+    output: Output,
+) -> Result<(), Error> {
+    for_each(paths, async |path| {
+        let stat = fs.make_directory(path, mode, parents).await?;
+        output.result(&stat, String::new)
+    })
+    .await
+}
+
+/// Removes files, and directories with `recursive`.
+pub(super) async fn rm(fs: &ZoneFs, paths: &[ZonePath], recursive: bool, output: Output) -> Result<(), Error> {
+    for_each(paths, async |path| {
+        fs.remove(path, recursive).await?;
+        output.result(&json!({"removed": path.as_str()}), String::new)
+    })
+    .await
+}
+
+/// Shows what is known of each path.
+pub(super) async fn stat(fs: &ZoneFs, paths: &[ZonePath], output: Output) -> Result<(), Error> {
+    for_each(paths, async |path| {
+        let stat = fs.stat(path).await?;
+        output.result(&stat, || text(&stat))
+    })
+    .await
+}
+
+fn text(stat: &Stat) -> String {
+    let mut lines = vec![
+        format!("path     {}", stat.path),
+        format!(
+            "kind     {}",
+            if stat.kind == FileKind::File {
+                "file"
+            } else {
+                "directory"
+            }
+        ),
+        format!("length   {}", stat.length),
+        format!("mode     {:04o}", stat.mode),
+        format!("owner    {}", stat.owner),
+        format!("changed  {}", time_text(stat.mtime_ms)),
+        format!("id       {}", stat.file_id),
+    ];
+    if let Some(zone) = &stat.zone_path {
+        let root = if stat.zone_root { " (this is its root)" } else { "" };
+        lines.push(format!("zone     {zone}{root}"));
+    }
+    if let (Some(name), Some(version)) = (&stat.key_name, stat.key_version) {
+        lines.push(format!("key      {name}@{version}"));
+    }
+    if let Some(suite) = stat.data_suite {
+        lines.push(format!("suite    {suite}"));
+        lines.push(format!(
+            "blocks   {}, {} with missing replicas",
+            stat.blocks, stat.blocks_in_deficit
+        ));
+    }
+    lines.join("\n")
+}

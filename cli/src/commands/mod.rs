@@ -1,0 +1,103 @@
+//! One file per command: it parses names, asks a service and prints the answer.
+
+mod fs;
+mod key;
+mod roles;
+mod session;
+mod status;
+mod token;
+mod zone;
+
+use std::io;
+
+use clap::CommandFactory as _;
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    cli::{Cli, Command, DevArgs},
+    dev::{self, DevOptions},
+    error::Error,
+    output::Output,
+    signals::Stop,
+};
+use session::Session;
+
+/// Does what was asked for.
+pub(crate) fn run(cli: Cli, output: Output) -> Result<(), Error> {
+    let Cli { global, command } = cli;
+    log_to_stderr(&command, global.verbose);
+    match command {
+        Command::Completions { shell } => completions(shell),
+        Command::TokenWorker(args) => token::worker(args),
+        Command::Token(command) => token::run(command, output),
+        Command::Kms(args) => on_runtime(roles::kms(&args)),
+        Command::Metadata(args) => on_runtime(roles::metadata(&args)),
+        Command::Block(args) => on_runtime(roles::block(&args)),
+        Command::Dev(args) => on_runtime(dev::run(dev_options(args), output)),
+        Command::Key(command) => on_runtime(client(async {
+            key::run(&Session::open(global)?, command, output).await
+        })),
+        Command::Zone(command) => on_runtime(client(async {
+            zone::run(&Session::open(global)?, command, output).await
+        })),
+        Command::Fs(command) => on_runtime(client(async {
+            fs::run(&Session::open(global)?, command, output).await
+        })),
+        Command::Status => on_runtime(client(async { status::run(&Session::open(global)?, output).await })),
+    }
+}
+
+fn on_runtime(work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::System {
+            what: "the runtime",
+            source,
+        })?;
+    // The future lives on the heap: a command's state machine is larger than a stack frame should be.
+    runtime.block_on(Box::pin(work))
+}
+
+/// A client command ends at SIGINT or SIGTERM; what it holds open is given up as its future is dropped.
+async fn client(work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    let stop = Stop::listen()?;
+    tokio::select! {
+        outcome = work => outcome,
+        () = stop.requested() => Err(Error::Interrupted),
+    }
+}
+
+fn dev_options(args: DevArgs) -> DevOptions {
+    DevOptions {
+        data_dir: args.data_dir,
+        port_base: args.port_base,
+        profile_out: args.profile_out,
+        pkcs11_module: args.pkcs11_module,
+    }
+}
+
+/// Services tell what they do; a client command only what goes wrong, unless asked. `RUST_LOG` overrides both.
+fn log_to_stderr(command: &Command, verbose: u8) {
+    let is_service = matches!(
+        command,
+        Command::Kms(_) | Command::Metadata(_) | Command::Block(_) | Command::TokenWorker(_)
+    );
+    let level = match (is_service, verbose) {
+        (false, 0) => "error",
+        (true, 0) | (false, 1) => "info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .init();
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<(), Error> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "strongroom", &mut script);
+    io::Write::write_all(&mut io::stdout().lock(), &script).map_err(Error::Output)
+}

@@ -1,0 +1,56 @@
+//! `strongroom kms|metadata|block`: one service, until it is told to stop.
+
+use std::error::Error as StdError;
+
+use crate::{cli::RoleArgs, error::Error, signals::Stop};
+
+/// The key service.
+pub(super) async fn kms(args: &RoleArgs) -> Result<(), Error> {
+    let config = strongroom_kms::Config::load(&args.config).map_err(bad_config("kms", args))?;
+    let stop = listen(args)?;
+    strongroom_kms::run(config, stop).await.map_err(stopped("kms"))
+}
+
+/// The metadata service.
+pub(super) async fn metadata(args: &RoleArgs) -> Result<(), Error> {
+    let config = strongroom_metadata::Config::load(&args.config).map_err(bad_config("metadata", args))?;
+    let stop = listen(args)?;
+    strongroom_metadata::run(config, stop)
+        .await
+        .map_err(stopped("metadata"))
+}
+
+/// A block node.
+pub(super) async fn block(args: &RoleArgs) -> Result<(), Error> {
+    let config = strongroom_block::Config::load(&args.config).map_err(bad_config("block", args))?;
+    let stop = listen(args)?;
+    strongroom_block::run(config, stop).await.map_err(stopped("block"))
+}
+
+fn listen(args: &RoleArgs) -> Result<impl Future<Output = ()> + Send + 'static, Error> {
+    let stop = if args.stop_on_stdin_eof {
+        Stop::listen_with_stdin()?
+    } else {
+        Stop::listen()?
+    };
+    Ok(async move {
+        stop.requested().await;
+        tracing::info!("stopping");
+    })
+}
+
+fn bad_config<E: StdError + Send + Sync + 'static>(role: &'static str, args: &RoleArgs) -> impl FnOnce(E) -> Error {
+    let path = args.config.clone();
+    move |error| Error::RoleConfig {
+        role,
+        path,
+        source: Box::new(error),
+    }
+}
+
+fn stopped<E: StdError + Send + Sync + 'static>(role: &'static str) -> impl FnOnce(E) -> Error {
+    move |error| Error::Role {
+        role,
+        source: Box::new(error),
+    }
+}

@@ -1,0 +1,60 @@
+//! A client command's view of the profile: who it is and whom it talks to.
+
+use std::{sync::Arc, time::SystemTime};
+
+use strongroom_fs::ZoneFs;
+use strongroom_kms_admin::KeyAdminClient;
+use strongroom_proto::transport::TlsIdentity;
+
+use crate::{
+    cli::Global,
+    error::Error,
+    profile::{Profile, chosen_path},
+};
+
+/// The profile and the identity asked for with `--as`.
+pub(super) struct Session {
+    profile: Profile,
+    identity: Option<String>,
+}
+
+impl Session {
+    /// Reads the profile.
+    pub(super) fn open(global: Global) -> Result<Self, Error> {
+        let path = chosen_path(global.profile.as_deref())?;
+        Ok(Self {
+            profile: Profile::load(&path)?,
+            identity: global.identity,
+        })
+    }
+
+    /// The key service, as a key administrator.
+    pub(super) fn keys(&self) -> Result<KeyAdminClient, Error> {
+        let tls = self.tls(&self.profile.defaults.key)?;
+        Ok(KeyAdminClient::connect(&self.profile.kms, &tls))
+    }
+
+    /// The filesystem, as its administrator.
+    pub(super) fn zones(&self) -> Result<ZoneFs, Error> {
+        self.filesystem(&self.profile.defaults.zone)
+    }
+
+    /// The filesystem, as a user of files.
+    pub(super) fn files(&self) -> Result<ZoneFs, Error> {
+        self.filesystem(&self.profile.defaults.fs)
+    }
+
+    fn filesystem(&self, default: &str) -> Result<ZoneFs, Error> {
+        let tls = Arc::new(self.tls(default)?);
+        Ok(ZoneFs::connect(&self.profile.kms, &self.profile.metadata, tls))
+    }
+
+    fn tls(&self, default: &str) -> Result<TlsIdentity, Error> {
+        let name = self.identity.as_deref().unwrap_or(default);
+        let files = self.profile.identity(name)?;
+        TlsIdentity::load(files, SystemTime::now()).map_err(|source| Error::Identity {
+            identity: name.to_owned(),
+            source,
+        })
+    }
+}

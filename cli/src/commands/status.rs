@@ -1,0 +1,41 @@
+//! `strongroom status`: block nodes, missing replicas, queues.
+
+use strongroom_fs::{ClusterStatus, NodeStatus};
+
+use super::session::Session;
+use crate::{
+    error::Error,
+    output::{Output, human_bytes, table, time_text},
+};
+
+/// Prints the cluster's status.
+pub(super) async fn run(session: &Session, output: Output) -> Result<(), Error> {
+    let status = session.zones()?.cluster_status().await?;
+    output.result(&status, || text(&status))
+}
+
+fn text(status: &ClusterStatus) -> String {
+    let rows: Vec<_> = status.nodes.iter().map(row).collect();
+    format!(
+        "{}\n\nblocks with missing replicas: {}\nreplicas to delete: {}\nfiles being written: {}",
+        table(
+            ["NODE", "ADDRESS", "STATE", "BLOCKS", "FREE", "CAPACITY", "LAST SEEN"],
+            &rows
+        ),
+        status.blocks_in_deficit,
+        status.blocks_to_delete,
+        status.files_open
+    )
+}
+
+fn row(node: &NodeStatus) -> [String; 7] {
+    [
+        node.node_id.to_string(),
+        node.address.clone(),
+        if node.alive { "alive" } else { "gone" }.to_owned(),
+        node.blocks.to_string(),
+        human_bytes(node.free_bytes),
+        human_bytes(node.capacity_bytes),
+        time_text(node.last_seen_ms),
+    ]
+}

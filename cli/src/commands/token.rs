@@ -1,0 +1,46 @@
+//! `strongroom token …` and the hidden `token-worker`: the only processes that load a PKCS#11 library.
+
+use strongroom_kms::token::{
+    init::{InitOptions, init_token},
+    worker::{self as token_worker, WorkerOptions},
+};
+
+use crate::{
+    cli::{TokenCommand, TokenInitArgs, TokenWorkerArgs},
+    error::Error,
+    output::Output,
+};
+
+/// The key service's worker, until the key service goes away.
+pub(super) fn worker(args: TokenWorkerArgs) -> Result<(), Error> {
+    let options = WorkerOptions {
+        module: args.module,
+        token_label: args.token_label,
+        pin_file: args.pin_file,
+    };
+    token_worker::run(options).map_err(|error| Error::Role {
+        role: "token worker",
+        source: Box::new(error),
+    })
+}
+
+/// `strongroom token …`
+pub(super) fn run(command: TokenCommand, output: Output) -> Result<(), Error> {
+    match command {
+        TokenCommand::Init(args) => init(args, output),
+    }
+}
+
+fn init(args: TokenInitArgs, output: Output) -> Result<(), Error> {
+    let options = InitOptions {
+        module: args.module,
+        label: args.label,
+        so_pin_file: args.so_pin_file,
+        pin_file: args.pin_file,
+    };
+    let made = init_token(options).map_err(|error| Error::Token(Box::new(error)))?;
+    let document = serde_json::json!({"label": made.label, "serial": made.serial});
+    output.result(&document, || {
+        format!("initialised token {} (serial {})", made.label, made.serial)
+    })
+}

@@ -1,0 +1,124 @@
+//! `strongroom zone …`: encryption zones and their re-encryption.
+
+use std::time::Duration;
+
+use strongroom_fs::{Reencryption, ReencryptionState, Zone, ZoneFs};
+use strongroom_proto::ZonePath;
+
+use super::session::Session;
+use crate::{
+    cli::ZoneCommand,
+    error::Error,
+    output::{Output, table, time_text},
+};
+
+/// The pause between two looks at a re-encryption.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+
+/// `strongroom zone …`
+pub(super) async fn run(session: &Session, command: ZoneCommand, output: Output) -> Result<(), Error> {
+    let fs = session.zones()?;
+    match command {
+        ZoneCommand::Create { path, key } => show(&fs.create_zone(&parse(&path)?, &key).await?, output),
+        ZoneCommand::List => list(&fs, output).await,
+        ZoneCommand::Info { path } => show(&fs.zone(&parse(&path)?).await?, output),
+        ZoneCommand::Reencrypt { path, wait } => reencrypt(&fs, &parse(&path)?, wait, output).await,
+        ZoneCommand::Status { path } => report(&fs.reencryption(&parse(&path)?).await?, output),
+    }
+}
+
+fn parse(path: &str) -> Result<ZonePath, Error> {
+    Ok(ZonePath::parse(path.as_bytes())?)
+}
+
+async fn list(fs: &ZoneFs, output: Output) -> Result<(), Error> {
+    let mut zones = Vec::new();
+    let mut after = None;
+    loop {
+        let page = fs.list_zones(after).await?;
+        after = page.zones.last().map(|zone| zone.zone_id);
+        zones.extend(page.zones);
+        if !page.more || after.is_none() {
+            break;
+        }
+    }
+    zones.sort_by(|a, b| a.path.cmp(&b.path));
+    if output.is_json() {
+        return zones.iter().try_for_each(|zone| output.result(zone, String::new));
+    }
+    let rows: Vec<_> = zones.iter().map(row).collect();
+    crate::output::print(&table(["PATH", "KEY", "SUITE", "FILES", "CREATED"], &rows))
+}
+
+fn row(zone: &Zone) -> [String; 5] {
+    [
+        zone.path.to_string(),
+        zone.key_name.to_string(),
+        zone.data_suite.to_string(),
+        zone.files.iter().map(|count| count.files).sum::<u64>().to_string(),
+        time_text(zone.created_ms),
+    ]
+}
+
+fn show(zone: &Zone, output: Output) -> Result<(), Error> {
+    output.result(zone, || zone_text(zone))
+}
+
+fn zone_text(zone: &Zone) -> String {
+    let mut text = format!(
+        "zone     {}\nid       {}\nkey      {} (EDEK suite {})\nsuite    {}\ncreated  {}\nEDEKs    {} in stock\n",
+        zone.path,
+        zone.zone_id,
+        zone.key_name,
+        zone.edek_suite,
+        zone.data_suite,
+        time_text(zone.created_ms),
+        zone.edeks_in_stock
+    );
+    if zone.files.is_empty() {
+        text.push_str("files    none");
+    }
+    let lines: Vec<String> = zone
+        .files
+        .iter()
+        .map(|count| format!("files    {} under {}@{}", count.files, zone.key_name, count.key_version))
+        .collect();
+    text + &lines.join("\n")
+}
+
+async fn reencrypt(fs: &ZoneFs, path: &ZonePath, wait: bool, output: Output) -> Result<(), Error> {
+    let mut progress = fs.start_reencryption(path).await?;
+    while wait && progress.state == ReencryptionState::Running {
+        tokio::time::sleep(POLL_INTERVAL).await;
+        progress = fs.reencryption(path).await?;
+    }
+    report(&progress, output)?;
+    if wait && progress.failures > 0 {
+        return Err(Error::Reencryption {
+            zone: path.to_string(),
+            failures: progress.failures,
+        });
+    }
+    Ok(())
+}
+
+fn report(progress: &Reencryption, output: Output) -> Result<(), Error> {
+    output.result(progress, || progress_text(progress))
+}
+
+fn progress_text(progress: &Reencryption) -> String {
+    let zone = &progress.zone_path;
+    let state = match progress.state {
+        ReencryptionState::None => return format!("{zone}: no re-encryption was ever asked for"),
+        ReencryptionState::Running => "running",
+        ReencryptionState::Completed => "completed",
+    };
+    let mut text = format!(
+        "{zone}: {state}, to version {}: {} files done, {} left, {} failed",
+        progress.target_version, progress.files_done, progress.files_left, progress.failures
+    );
+    if !progress.message.is_empty() {
+        text.push_str(&format!("; {}", progress.message));
+    }
+    text
+}

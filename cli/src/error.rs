@@ -1,0 +1,302 @@
+//! What can go wrong in a command, and the exit code that says it to scripts.
+
+use std::{error::Error as StdError, io, path::PathBuf, process::ExitCode};
+
+use strongroom_fs::FsError;
+use strongroom_proto::{Failure, ParseError, Reason, transport::TlsError};
+
+use crate::{dev::DevError, profile::ProfileError};
+
+/// The meaning of each exit code, shown by `strongroom --help`.
+pub(crate) const EXIT_CODES_HELP: &str = "\
+Exit codes:
+  0  done
+  1  failed for a reason that has no code of its own
+  2  usage: an argument or name that breaks its rule
+  3  not found: no such key, file, directory or configuration file
+  4  refused: permission, policy, missing grant, untrusted certificate
+  5  unavailable: service, token or block nodes; the same call may succeed later
+  6  integrity: data, manifest or EDEK is corrupt or was tampered with
+  7  partly done: some files failed or were skipped, each is named
+  8  conflict: exists already, not empty, across zones, not in a zone
+  130  interrupted";
+
+/// How a command ends; the number is the process' exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Done = 0,
+    Failed = 1,
+    Usage = 2,
+    NotFound = 3,
+    Refused = 4,
+    Unavailable = 5,
+    Integrity = 6,
+    Partly = 7,
+    Conflict = 8,
+    /// 128 and the number of SIGINT, as shells say it.
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+impl From<Reason> for Exit {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::InvalidArgument => Self::Usage,
+            Reason::KeyNotFound | Reason::NotFound => Self::NotFound,
+            Reason::Unauthenticated | Reason::PermissionDenied | Reason::CapabilityRefused | Reason::UntrustedPeer => {
+                Self::Refused
+            }
+            Reason::TokenUnavailable
+            | Reason::PinRejected
+            | Reason::TooFewNodes
+            | Reason::NoSpace
+            | Reason::Overloaded
+            | Reason::Unavailable
+            | Reason::DeadlineExceeded => Self::Unavailable,
+            Reason::EdekInvalid
+            | Reason::ManifestInvalid
+            | Reason::BlockNotFound
+            | Reason::BlockCorrupt
+            | Reason::BlockExists => Self::Integrity,
+            Reason::KeyExists
+            | Reason::KeyVersionUnusable
+            | Reason::AlreadyExists
+            | Reason::NotADirectory
+            | Reason::IsADirectory
+            | Reason::NotEmpty
+            | Reason::NotInZone
+            | Reason::AlreadyZone
+            | Reason::CrossZone
+            | Reason::InvalidMove
+            | Reason::LeaseLost => Self::Conflict,
+            Reason::TokenRefused | Reason::StoreFailed | Reason::Internal => Self::Failed,
+        }
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// A service said no, or could not be asked.
+    #[error(transparent)]
+    Failure(#[from] Failure),
+    /// A call of the filesystem failed.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// A name or path on the command line breaks its rule.
+    #[error(transparent)]
+    Argument(#[from] ParseError),
+    /// Arguments that do not go together.
+    #[error("{message}")]
+    Usage { message: String },
+    /// The client profile cannot be used.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// The identity's certificate, key or CA cannot be used.
+    #[error("the identity {identity} cannot be used")]
+    Identity {
+        identity: String,
+        #[source]
+        source: TlsError,
+    },
+    /// A local file or directory.
+    #[error("{action} {}", path.display())]
+    Local {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// A local file that is in the way.
+    #[error("{} exists; pass --force to replace it", path.display())]
+    LocalExists { path: PathBuf },
+    /// A local file that changed under us.
+    #[error("{} changed while it was read; store it again when nothing writes to it", path.display())]
+    LocalChanged { path: PathBuf },
+    /// A local path of the wrong kind.
+    #[error("{} is {found}, not {wanted}", path.display())]
+    LocalKind {
+        path: PathBuf,
+        found: &'static str,
+        wanted: &'static str,
+    },
+    /// A name that the zone filesystem cannot hold.
+    #[error("{} is not stored: its name is not UTF-8; rename it", path.display())]
+    LocalName { path: PathBuf },
+    /// The bytes that came are not as many as the file has.
+    #[error("{path} has {expected} bytes but {found} were read; nothing was kept")]
+    Length { path: String, expected: u64, found: u64 },
+    /// A service listed an entry that is not below the directory asked for.
+    #[error("the metadata service listed {entry:?} in {directory}; refused")]
+    ForeignEntry { directory: String, entry: String },
+    /// Standard output, for example a full disk.
+    #[error("cannot write to standard output")]
+    Output(#[source] io::Error),
+    /// Standard input.
+    #[error("cannot read standard input")]
+    Input(#[source] io::Error),
+    /// Some files of a transfer failed; they have been named.
+    #[error("{failed} failed, {skipped} skipped of {total}; each is named above")]
+    Partly {
+        failed: u64,
+        skipped: u64,
+        total: u64,
+        exit: Exit,
+    },
+    /// A re-encryption ended, but not for all files.
+    #[error("{failures} files of {zone} keep their old EDEK and stay readable; see the metadata service's log")]
+    Reencryption { zone: String, failures: u64 },
+    /// `strongroom dev`.
+    #[error(transparent)]
+    Dev(#[from] DevError),
+    /// A role's configuration.
+    #[error("the {role} configuration {} cannot be used", path.display())]
+    RoleConfig {
+        role: &'static str,
+        path: PathBuf,
+        #[source]
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    /// A role that stopped.
+    #[error("the {role} service stopped")]
+    Role {
+        role: &'static str,
+        #[source]
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    /// Making a token.
+    #[error("cannot initialise the token")]
+    Token(#[source] Box<dyn StdError + Send + Sync>),
+    /// SIGINT or SIGTERM.
+    #[error("interrupted; what was done so far stays")]
+    Interrupted,
+    /// The system does not give us what every process needs.
+    #[error("cannot set up {what}")]
+    System {
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// A local failure, with what was being done to which path.
+    pub(crate) fn local(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Local { action, path, source }
+    }
+
+    /// The exit code that this error ends the process with.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Failure(failure) => failure.reason.into(),
+            Self::Fs(error) => error.reason().into(),
+            Self::Argument(_) | Self::Usage { .. } => Exit::Usage,
+            Self::Profile(error) => error.exit(),
+            Self::Identity { source, .. } => match source {
+                TlsError::OutOfDate { .. } => Exit::Refused,
+                _ => Exit::Failed,
+            },
+            Self::Local { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => Exit::NotFound,
+                io::ErrorKind::AlreadyExists => Exit::Conflict,
+                _ => Exit::Failed,
+            },
+            Self::LocalExists { .. } | Self::LocalKind { .. } => Exit::Conflict,
+            Self::Length { .. } | Self::ForeignEntry { .. } => Exit::Integrity,
+            Self::LocalName { .. } | Self::Reencryption { .. } => Exit::Partly,
+            Self::Partly { exit, .. } => *exit,
+            Self::Interrupted => Exit::Interrupted,
+            Self::Dev(error) => error.exit(),
+            Self::RoleConfig { path, .. } if !path.exists() => Exit::NotFound,
+            Self::LocalChanged { .. }
+            | Self::Output(_)
+            | Self::Input(_)
+            | Self::RoleConfig { .. }
+            | Self::Role { .. }
+            | Self::Token(_)
+            | Self::System { .. } => Exit::Failed,
+        }
+    }
+
+    /// The word for programs: a service's reason, or the kind of exit.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Failure(failure) => return failure.reason.as_str(),
+            Self::Fs(error) => return error.reason().as_str(),
+            _ => {}
+        }
+        match self.exit() {
+            Exit::Done => "done",
+            Exit::Failed => "failed",
+            Exit::Usage => "usage",
+            Exit::NotFound => "not-found",
+            Exit::Refused => "refused",
+            Exit::Unavailable => "unavailable",
+            Exit::Integrity => "integrity",
+            Exit::Partly => "partly",
+            Exit::Conflict => "conflict",
+            Exit::Interrupted => "interrupted",
+        }
+    }
+
+    /// Whether the reader of our standard output went away, as in `strongroom fs ls / | head`.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+/// An error and its causes in one line, each said once.
+pub(crate) fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let part = cause.to_string();
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_map_to_the_documented_codes() {
+        for (reason, exit) in [
+            (Reason::InvalidArgument, Exit::Usage),
+            (Reason::KeyNotFound, Exit::NotFound),
+            (Reason::PermissionDenied, Exit::Refused),
+            (Reason::PinRejected, Exit::Unavailable),
+            (Reason::TooFewNodes, Exit::Unavailable),
+            (Reason::BlockCorrupt, Exit::Integrity),
+            (Reason::ManifestInvalid, Exit::Integrity),
+            (Reason::NotEmpty, Exit::Conflict),
+            (Reason::CrossZone, Exit::Conflict),
+            (Reason::Internal, Exit::Failed),
+        ] {
+            assert_eq!(Exit::from(reason), exit, "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_chain_says_each_cause_once() {
+        let error = Error::Local {
+            action: "cannot read",
+            path: "/a".into(),
+            source: io::Error::other("the disk is gone"),
+        };
+        assert_eq!(chain(&error), "cannot read /a: the disk is gone");
+        let failure = Error::from(Failure::new(Reason::KeyNotFound, "key payroll does not exist"));
+        assert_eq!(chain(&failure), "key payroll does not exist");
+    }
+}

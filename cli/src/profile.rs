@@ -1,0 +1,186 @@
+//! The client profile: where the services are, and who the caller is to them.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use strongroom_proto::transport::{Remote, TlsFiles};
+
+use crate::error::Exit;
+
+/// The environment variable that names a profile file.
+pub(crate) const PROFILE_VARIABLE: &str = "STRONGROOM_PROFILE";
+
+/// A profile file, parsed.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Profile {
+    /// The key service.
+    pub(crate) kms: Remote,
+    /// The metadata service.
+    pub(crate) metadata: Remote,
+    /// Which identity each group of commands uses unless `--as` says otherwise.
+    pub(crate) defaults: Defaults,
+    /// Certificates by the name that `--as` takes.
+    pub(crate) identities: BTreeMap<String, TlsFiles>,
+}
+
+/// The identity of each group of commands.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Defaults {
+    /// `strongroom key …`
+    pub(crate) key: String,
+    /// `strongroom zone …` and `strongroom status`
+    pub(crate) zone: String,
+    /// `strongroom fs …`
+    pub(crate) fs: String,
+}
+
+/// Why a profile cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProfileError {
+    #[error("there is no client profile at {}; start a local Strongroom with `strongroom dev`, or name a profile with --profile", path.display())]
+    Missing { path: PathBuf },
+    #[error("no client profile can be looked for: neither XDG_CONFIG_HOME nor HOME is set; name one with --profile")]
+    NoHome,
+    #[error("cannot read the client profile {}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the client profile {} is not valid", path.display())]
+    Parse {
+        path: PathBuf,
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    #[error("the profile has no identity {name}; it has: {known}")]
+    UnknownIdentity { name: String, known: String },
+}
+
+impl ProfileError {
+    /// The exit code that this error ends the process with.
+    pub(crate) const fn exit(&self) -> Exit {
+        match self {
+            Self::Missing { .. } => Exit::NotFound,
+            Self::UnknownIdentity { .. } => Exit::Usage,
+            Self::NoHome | Self::Read { .. } | Self::Parse { .. } => Exit::Failed,
+        }
+    }
+}
+
+impl Profile {
+    /// Reads a profile; relative paths in it are taken from its directory.
+    pub(crate) fn load(path: &Path) -> Result<Self, ProfileError> {
+        let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => ProfileError::Missing { path: path.to_owned() },
+            _ => ProfileError::Read {
+                path: path.to_owned(),
+                source,
+            },
+        })?;
+        let mut profile: Self = toml::from_str(&text).map_err(|source| ProfileError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        let base = path.parent().unwrap_or(Path::new("."));
+        for files in profile.identities.values_mut() {
+            *files = files.relative_to(base);
+        }
+        Ok(profile)
+    }
+
+    /// The files of the identity `name`.
+    pub(crate) fn identity(&self, name: &str) -> Result<&TlsFiles, ProfileError> {
+        self.identities.get(name).ok_or_else(|| ProfileError::UnknownIdentity {
+            name: name.to_owned(),
+            known: self
+                .identities
+                .keys()
+                .map(String::as_str)
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
+    }
+}
+
+/// The profile to use: `--profile` or `$STRONGROOM_PROFILE` if given, else the default path.
+pub(crate) fn chosen_path(given: Option<&Path>) -> Result<PathBuf, ProfileError> {
+    match given {
+        Some(path) => Ok(path.to_owned()),
+        None => default_path(|name| std::env::var_os(name).map(PathBuf::from)),
+    }
+}
+
+/// `$XDG_CONFIG_HOME/strongroom/profile.toml`, else `~/.config/strongroom/profile.toml`. Relative values of the
+/// variables are ignored, as the XDG base directory specification asks.
+pub(crate) fn default_path(variable: impl Fn(&str) -> Option<PathBuf>) -> Result<PathBuf, ProfileError> {
+    let absolute = |name| variable(name).filter(|path| path.is_absolute());
+    let config = absolute("XDG_CONFIG_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".config")))
+        .ok_or(ProfileError::NoHome)?;
+    Ok(config.join("strongroom/profile.toml"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAMPLE: &str = r#"
+        kms = "localhost:7600"
+        metadata = "localhost:7601"
+        [defaults]
+        key = "keyadmin"
+        zone = "fsadmin"
+        fs = "alice"
+        [identities.alice]
+        ca = "ca.pem"
+        certificate = "/abs/alice.pem"
+        key = "alice.key"
+    "#;
+
+    #[test]
+    fn relative_paths_are_taken_from_the_profile() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("profile.toml");
+        std::fs::write(&path, SAMPLE).expect("writable");
+        let profile = Profile::load(&path).expect("valid");
+        let alice = profile.identity("alice").expect("known");
+        assert_eq!(alice.ca, dir.path().join("ca.pem"));
+        assert_eq!(alice.certificate, Path::new("/abs/alice.pem"));
+        let error = profile.identity("bob").expect_err("unknown").to_string();
+        assert_eq!(error, "the profile has no identity bob; it has: alice");
+    }
+
+    #[test]
+    fn unknown_fields_and_bad_addresses_are_refused() {
+        for (from, to, expected) in [
+            ("kms =", "kmss =", "unknown field `kmss`"),
+            ("localhost:7600", "localhost", "host:port"),
+            ("fs = \"alice\"", "", "missing field `fs`"),
+        ] {
+            let error = toml::from_str::<Profile>(&SAMPLE.replace(from, to))
+                .expect_err("invalid")
+                .to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_default_path_follows_xdg() {
+        let with = |config: Option<&str>, home: Option<&str>| {
+            let (config, home) = (config.map(PathBuf::from), home.map(PathBuf::from));
+            default_path(move |name| if name == "HOME" { home.clone() } else { config.clone() }).ok()
+        };
+        let path = |text: &str| Some(PathBuf::from(text));
+        assert_eq!(with(Some("/c"), Some("/h")), path("/c/strongroom/profile.toml"));
+        assert_eq!(with(None, Some("/h")), path("/h/.config/strongroom/profile.toml"));
+        assert_eq!(with(Some("c"), Some("/h")), path("/h/.config/strongroom/profile.toml"));
+        assert_eq!(with(None, None), None);
+    }
+}
