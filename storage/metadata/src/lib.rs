@@ -1,1 +1,33 @@
-//! The metadata service: namespace, zones, EDEKs and placement.
+//! The metadata service: namespace, zones, EDEKs and placement. It never sees a DEK or a byte of a file.
+//!
+//! - `schema`: what is stored under which key; `docs/formats/metadata-store.md` has it byte for byte.
+//! - `namespace`: paths, directories, rename, removal.
+//! - `files`: written under a lease, shown by their commit, read under a capability.
+//! - `zones`: encryption zones and their stock of EDEKs.
+//! - `reencrypt`: every EDEK of a zone under the newest key version.
+//! - `cluster`: block nodes, placement, repair.
+//! - `api`: the gRPC faces over all of these.
+//!
+//! All state that matters is in the store, changed in transactions; what is in memory (stock, nodes, commands)
+//! can be lost at any time.
+
+mod api;
+mod clock;
+mod cluster;
+mod config;
+mod core;
+mod error;
+mod files;
+mod namespace;
+mod reencrypt;
+mod schema;
+mod service;
+mod zones;
+
+pub use clock::Clock;
+pub use cluster::key::KeyError;
+pub use config::{Config, ConfigError, Settings};
+pub use core::OpenError;
+pub use error::MetadataError;
+pub use service::{Service, StartError};
+pub use zones::source::{EdekSource, Minted, Rewrapped};

@@ -1,0 +1,262 @@
+//! Commands on their way to block nodes: a bounded queue per node, sent again when unanswered, given up after a
+//! few times so that the repair loop can plan anew. In memory only; what they serve is in the store.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use strongroom_proto::{BlockId, NodeId};
+
+/// Commands under way for one node.
+pub(crate) const PER_NODE_MAX: usize = 500;
+/// Commands in one heartbeat's answer.
+const PER_HEARTBEAT_MAX: usize = 200;
+/// Times a command is sent before it is given up.
+const SENDS_MAX: u32 = 3;
+
+/// What a node is told to do with a block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Send it to another node.
+    Replicate {
+        /// The block.
+        block: BlockId,
+        /// The node that lacks it.
+        to: NodeId,
+    },
+    /// Delete it.
+    Delete {
+        /// The block.
+        block: BlockId,
+    },
+}
+
+#[derive(Debug)]
+struct Command {
+    node: NodeId,
+    work: Work,
+    state: State,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    Queued,
+    Sent {
+        at_ms: u64,
+        times: u32,
+    },
+    /// Failed. Its block rests until then, so that a failure does not repeat at once.
+    Resting {
+        until_ms: u64,
+    },
+}
+
+/// All commands under way.
+#[derive(Debug)]
+pub(crate) struct Commands {
+    timeout_ms: u64,
+    next_id: u64,
+    commands: BTreeMap<u64, Command>,
+    replicating: HashSet<BlockId>,
+    deleting: HashSet<(NodeId, BlockId)>,
+    per_node: HashMap<NodeId, usize>,
+}
+
+impl Commands {
+    /// `first_id` must not repeat ids of an earlier run of the service: nodes may know commands by them.
+    pub(crate) fn new(timeout_ms: u64, first_id: u64) -> Self {
+        Self {
+            timeout_ms,
+            next_id: first_id,
+            commands: BTreeMap::new(),
+            replicating: HashSet::new(),
+            deleting: HashSet::new(),
+            per_node: HashMap::new(),
+        }
+    }
+
+    /// Whether somebody is already told to replicate `block`.
+    pub(crate) fn is_replicating(&self, block: BlockId) -> bool {
+        self.replicating.contains(&block)
+    }
+
+    /// How many more commands `node` may be given.
+    pub(crate) fn room(&self, node: &NodeId) -> usize {
+        PER_NODE_MAX.saturating_sub(self.per_node.get(node).copied().unwrap_or_default())
+    }
+
+    /// Queues work for a node, unless it is under way or the node has enough to do.
+    pub(crate) fn plan(&mut self, node: &NodeId, work: Work) {
+        if self.room(node) == 0 {
+            return;
+        }
+        let is_new = match &work {
+            Work::Replicate { block, .. } => self.replicating.insert(*block),
+            Work::Delete { block } => self.deleting.insert((node.clone(), *block)),
+        };
+        if !is_new {
+            return;
+        }
+        let command = Command {
+            node: node.clone(),
+            work,
+            state: State::Queued,
+        };
+        self.commands.insert(self.next_id, command);
+        self.next_id += 1;
+        *self.per_node.entry(node.clone()).or_default() += 1;
+    }
+
+    /// What to tell `node` now: what is new, and what it left unanswered.
+    pub(crate) fn take(&mut self, node: &NodeId, now_ms: u64) -> Vec<(u64, Work)> {
+        let timeout_ms = self.timeout_ms;
+        let due = self.commands.iter_mut().filter_map(|(id, command)| {
+            if &command.node != node {
+                return None;
+            }
+            let times = match command.state {
+                State::Queued => 0,
+                State::Sent { at_ms, times } if now_ms >= at_ms + timeout_ms => times,
+                _ => return None,
+            };
+            let (at_ms, times) = (now_ms, times + 1);
+            command.state = State::Sent { at_ms, times };
+            Some((*id, command.work.clone()))
+        });
+        due.take(PER_HEARTBEAT_MAX).collect()
+    }
+
+    /// The work that `node` reports as done.
+    pub(crate) fn done(&mut self, node: &NodeId, id: u64) -> Option<Work> {
+        if &self.commands.get(&id)?.node != node {
+            return None;
+        }
+        self.forget(id)
+    }
+
+    /// Lets work that `node` reports as failed rest a while.
+    pub(crate) fn failed(&mut self, node: &NodeId, id: u64, now_ms: u64) {
+        if let Some(command) = self.commands.get_mut(&id)
+            && &command.node == node
+        {
+            command.state = State::Resting {
+                until_ms: now_ms + self.timeout_ms,
+            };
+        }
+    }
+
+    /// Forgets what rested long enough and what was sent too often.
+    pub(crate) fn sweep(&mut self, now_ms: u64) {
+        let over = |command: &Command| match command.state {
+            State::Queued => false,
+            State::Sent { at_ms, times } => times >= SENDS_MAX && now_ms >= at_ms + self.timeout_ms,
+            State::Resting { until_ms } => now_ms >= until_ms,
+        };
+        let over: Vec<u64> = self
+            .commands
+            .iter()
+            .filter(|(_, c)| over(c))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in over {
+            self.forget(id);
+        }
+    }
+
+    /// Forgets all that `node` was to do; it is gone.
+    pub(crate) fn forget_node(&mut self, node: &NodeId) {
+        let of_node: Vec<u64> = self
+            .commands
+            .iter()
+            .filter(|(_, c)| &c.node == node)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in of_node {
+            self.forget(id);
+        }
+    }
+
+    /// Nodes that have something to do.
+    pub(crate) fn busy_nodes(&self) -> Vec<NodeId> {
+        self.per_node.keys().cloned().collect()
+    }
+
+    fn forget(&mut self, id: u64) -> Option<Work> {
+        let Command { node, work, .. } = self.commands.remove(&id)?;
+        match &work {
+            Work::Replicate { block, .. } => _ = self.replicating.remove(block),
+            Work::Delete { block } => _ = self.deleting.remove(&(node.clone(), *block)),
+        }
+        if let Some(count) = self.per_node.get_mut(&node) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_node.remove(&node);
+            }
+        }
+        Some(work)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use strongroom_proto::ExtentId;
+
+    use super::*;
+
+    fn block(index: u32) -> BlockId {
+        BlockId {
+            extent: ExtentId::from_bytes([1; 16]),
+            index,
+        }
+    }
+
+    fn node(id: &str) -> NodeId {
+        id.parse().expect("valid")
+    }
+
+    #[test]
+    fn a_command_is_sent_again_until_answered_and_at_most_three_times() {
+        let (mut commands, a) = (Commands::new(10, 7), node("a"));
+        let work = Work::Delete { block: block(0) };
+        commands.plan(&a, work.clone());
+        commands.plan(&a, work.clone());
+        assert_eq!(commands.take(&a, 0), [(7, work.clone())]);
+        assert_eq!(commands.take(&a, 9), []);
+        assert_eq!(commands.take(&a, 10), [(7, work.clone())]);
+        assert_eq!(commands.take(&a, 20), [(7, work.clone())]);
+        commands.sweep(29);
+        assert_eq!(commands.done(&node("b"), 7), None);
+        commands.sweep(30);
+        assert_eq!(commands.done(&a, 7), None);
+        commands.plan(&a, work.clone());
+        assert_eq!(commands.take(&a, 30), [(8, work.clone())]);
+        assert_eq!(commands.done(&a, 8), Some(work));
+        assert!(commands.busy_nodes().is_empty());
+    }
+
+    #[test]
+    fn a_failed_command_rests_before_it_is_planned_again() {
+        let (mut commands, a, b) = (Commands::new(10, 0), node("a"), node("b"));
+        let work = |to: &NodeId| Work::Replicate {
+            block: block(0),
+            to: to.clone(),
+        };
+        commands.plan(&a, work(&b));
+        assert_eq!(commands.take(&a, 0).len(), 1);
+        commands.failed(&a, 0, 5);
+        commands.sweep(14);
+        assert!(commands.is_replicating(block(0)));
+        commands.sweep(15);
+        assert!(!commands.is_replicating(block(0)));
+    }
+
+    #[test]
+    fn queues_are_bounded() {
+        let (mut commands, a) = (Commands::new(10, 0), node("a"));
+        for index in 0..1000 {
+            commands.plan(&a, Work::Delete { block: block(index) });
+        }
+        assert_eq!(commands.room(&a), 0);
+        assert_eq!(commands.take(&a, 0).len(), PER_HEARTBEAT_MAX);
+        commands.forget_node(&a);
+        assert_eq!(commands.room(&a), PER_NODE_MAX);
+    }
+}

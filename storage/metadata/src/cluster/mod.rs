@@ -1,0 +1,151 @@
+//! The block nodes: who is there, what they may do, and what they are told to repair and delete.
+
+pub(crate) mod commands;
+pub(crate) mod key;
+pub(crate) mod nodes;
+pub(crate) mod repair;
+pub(crate) mod replicas;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use strongroom_proto::{
+    ExtentId, NodeId,
+    block::v1::Target,
+    capability::{Capability, Right, Signer},
+    metadata::v1 as pb,
+    transport::PeerIdentity,
+};
+
+use self::{
+    commands::{Commands, Work},
+    nodes::Nodes,
+};
+use crate::{clock::Clock, config::Settings, error::MetadataError};
+
+/// The cluster of block nodes as this service sees it.
+pub(crate) struct Cluster {
+    clock: Clock,
+    settings: Settings,
+    signer: Signer,
+    pub(crate) nodes: Nodes,
+    commands: Mutex<Commands>,
+}
+
+impl Cluster {
+    pub(crate) fn new(clock: Clock, settings: Settings, signer: Signer) -> Self {
+        // The start time in the high bits: no run of the service repeats the ids of an earlier one.
+        let first_id = clock.now_ms() << 20;
+        Self {
+            signer,
+            nodes: Nodes::new(settings.node_silence_ms),
+            commands: Mutex::new(Commands::new(settings.command_timeout_ms, first_id)),
+            clock,
+            settings,
+        }
+    }
+
+    /// Healthy nodes for a new extent, best first.
+    ///
+    /// # Errors
+    /// [`MetadataError::TooFewNodes`] with the counts.
+    pub(crate) fn targets(&self) -> Result<Vec<Target>, MetadataError> {
+        let healthy = self.healthy();
+        if healthy.len() < self.settings.min_replicas as usize {
+            return Err(MetadataError::TooFewNodes {
+                healthy: healthy.len(),
+                known: self.nodes.known(),
+                needed: self.settings.min_replicas,
+            });
+        }
+        Ok(healthy.into_iter().map(|(_, target)| target).collect())
+    }
+
+    /// A signed capability and when it expires.
+    pub(crate) fn capability(&self, right: Right, holder: PeerIdentity, extents: Vec<ExtentId>) -> (Bytes, u64) {
+        let expires_ms = self.clock.now_ms() + self.settings.capability_ms;
+        let capability = Capability {
+            right,
+            expires_ms,
+            holder,
+            extents,
+        };
+        (self.signer.sign(&capability), expires_ms)
+    }
+
+    /// The keys that verify capabilities.
+    pub(crate) fn public_keys(&self) -> Vec<Bytes> {
+        vec![self.signer.public_key()]
+    }
+
+    /// Where a node is, if it ever reported.
+    pub(crate) fn address(&self, node: &NodeId) -> Option<String> {
+        self.nodes.address(node)
+    }
+
+    pub(crate) fn target(&self, node: &str) -> Option<Target> {
+        let address = self.address(&node.parse().ok()?)?;
+        Some(Target {
+            node_id: node.to_owned(),
+            address,
+        })
+    }
+
+    /// A block's nodes, those that answer before those that do not.
+    pub(crate) fn alive_first(&self, nodes: &[String]) -> Vec<String> {
+        let now_ms = self.clock.now_ms();
+        let alive = |node: &&String| node.parse().is_ok_and(|node| self.nodes.is_alive(&node, now_ms));
+        let (mut first, later): (Vec<_>, Vec<_>) = nodes.iter().partition(alive);
+        first.extend(later);
+        first.into_iter().cloned().collect()
+    }
+
+    /// What to tell a node that just reported.
+    pub(crate) fn take_commands(&self, node: &NodeId) -> Vec<pb::Command> {
+        let taken = self.commands().take(node, self.clock.now_ms());
+        let wired = taken.into_iter().filter_map(|(command_id, work)| {
+            Some(pb::Command {
+                command_id,
+                command: Some(self.wire_work(node, work)?),
+            })
+        });
+        wired.collect()
+    }
+
+    fn wire_work(&self, node: &NodeId, work: Work) -> Option<pb::command::Command> {
+        Some(match work {
+            Work::Delete { block } => pb::command::Command::Delete(block.into()),
+            Work::Replicate { block, to } => {
+                let holder = PeerIdentity::Block(node.clone());
+                let (capability, _) = self.capability(Right::Write, holder, vec![block.extent]);
+                pb::command::Command::Replicate(pb::Replicate {
+                    block_id: Some(block.into()),
+                    to: Some(self.target(to.as_str())?),
+                    capability,
+                })
+            }
+        })
+    }
+
+    pub(crate) fn healthy(&self) -> Vec<(NodeId, Target)> {
+        self.nodes.healthy(self.clock.now_ms(), random)
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    pub(crate) const fn replicas(&self) -> usize {
+        self.settings.replicas as usize
+    }
+
+    pub(crate) fn commands(&self) -> MutexGuard<'_, Commands> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A random number in (0, 1].
+fn random() -> f64 {
+    let bits = uuid::Uuid::new_v4().as_u64_pair().1 & ((1 << 53) - 1);
+    (bits + 1) as f64 / (1_u64 << 53) as f64
+}

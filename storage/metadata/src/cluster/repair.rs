@@ -1,0 +1,115 @@
+//! The repair loop: finds blocks with too few replicas and blocks to delete, and plans commands for both.
+
+use strongroom_kv::{Store, Txn};
+use strongroom_proto::{BlockId, NodeId};
+
+use super::{
+    Cluster,
+    commands::{PER_NODE_MAX, Work},
+};
+use crate::{
+    error::MetadataError,
+    schema::{access, access::transact, keys},
+};
+
+/// Deficits looked at in one round.
+const DEFICITS_PER_ROUND: usize = 500;
+
+/// Where the last round stopped among the deficits.
+#[derive(Debug, Default)]
+pub(crate) struct Rounds {
+    after: Option<Vec<u8>>,
+}
+
+impl Rounds {
+    /// One bounded round over deficits and garbage.
+    pub(crate) async fn run(&mut self, store: &impl Store, cluster: &Cluster) -> Result<(), MetadataError> {
+        forget_dead(cluster);
+        self.plan_replicas(store, cluster).await?;
+        plan_deletes(store, cluster).await
+    }
+
+    async fn plan_replicas(&mut self, store: &impl Store, cluster: &Cluster) -> Result<(), MetadataError> {
+        let mut range = keys::deficits();
+        if let Some(after) = self.after.take() {
+            range = range.after(&after);
+        }
+        let found = access::page(&mut store.begin().await?, &range, DEFICITS_PER_ROUND).await?;
+        for (key, _) in &found {
+            let block = keys::deficit_of(key).ok_or(MetadataError::Corrupt { what: "deficit" })?;
+            if !cluster.commands().is_replicating(block) {
+                plan_replica(store, cluster, block).await?;
+            }
+        }
+        if found.len() == DEFICITS_PER_ROUND {
+            self.after = found.last().map(|(key, _)| key.to_vec());
+        }
+        Ok(())
+    }
+}
+
+/// Commands for nodes that are gone are dropped, so that others can be told to do the same.
+fn forget_dead(cluster: &Cluster) {
+    let now_ms = cluster.now_ms();
+    let mut commands = cluster.commands();
+    commands.sweep(now_ms);
+    for node in commands.busy_nodes() {
+        if !cluster.nodes.is_alive(&node, now_ms) {
+            commands.forget_node(&node);
+        }
+    }
+}
+
+async fn plan_replica(store: &impl Store, cluster: &Cluster, block: BlockId) -> Result<(), MetadataError> {
+    let wanted = cluster.replicas();
+    let mut txn = store.begin().await?;
+    let chunk = access::chunk(&mut txn, block).await?;
+    let holders = chunk
+        .blocks
+        .get(access::chunk_position(block.index))
+        .map(|known| &known.nodes);
+    let Some(holders) = holders.filter(|holders| holders.len() < wanted) else {
+        return transact!(store, [], |txn| clear(txn, block, wanted)).await;
+    };
+    let now_ms = cluster.now_ms();
+    let alive = |node: &NodeId| cluster.nodes.is_alive(node, now_ms);
+    let source = holders.iter().filter_map(|name| name.parse().ok()).find(alive);
+    let Some(source) = source else {
+        return Ok(());
+    };
+    for (to, _) in cluster.healthy() {
+        let holds = holders.iter().any(|name| name == to.as_str());
+        // A bad copy has to be deleted there first.
+        if !holds && txn.get(&keys::garbage(&to, block)).await?.is_none() {
+            cluster.commands().plan(&source, Work::Replicate { block, to });
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Drops a deficit that is none any more.
+async fn clear(txn: &mut impl Txn, block: BlockId, wanted: usize) -> Result<(), MetadataError> {
+    let chunk = access::chunk(txn, block).await?;
+    let known = chunk.blocks.get(access::chunk_position(block.index));
+    if known.is_none_or(|known| known.nodes.len() >= wanted) {
+        access::mark_deficit(txn, block, false);
+    }
+    Ok(())
+}
+
+async fn plan_deletes(store: &impl Store, cluster: &Cluster) -> Result<(), MetadataError> {
+    for node in cluster.nodes.alive_nodes(cluster.now_ms()) {
+        if cluster.commands().room(&node) == 0 {
+            continue;
+        }
+        let found = access::page(&mut store.begin().await?, &keys::garbage_of(&node), PER_NODE_MAX).await?;
+        for (key, _) in &found {
+            let block = keys::garbage_block(key).ok_or(MetadataError::Corrupt {
+                what: "block to delete",
+            })?;
+            cluster.commands().plan(&node, Work::Delete { block });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! What reports of block nodes change in the store: replicas won, replicas lost, garbage gone.
+
+use strongroom_kv::{Store, Txn};
+use strongroom_proto::{BlockId, NodeId};
+
+use crate::{
+    error::MetadataError,
+    schema::{access, access::transact, keys, records},
+};
+
+/// Records that `node` has `block` now, and ends the block's deficit if that makes `wanted` replicas.
+pub(crate) async fn won(store: &impl Store, block: BlockId, node: &NodeId, wanted: usize) -> Result<(), MetadataError> {
+    transact!(store, [node], |txn| won_in(txn, block, &node, wanted)).await
+}
+
+async fn won_in(txn: &mut impl Txn, block: BlockId, node: &NodeId, wanted: usize) -> Result<(), MetadataError> {
+    let mut chunk = access::chunk(txn, block).await?;
+    let Some(known) = chunk.blocks.get_mut(access::chunk_position(block.index)) else {
+        // The file went while its block was on the way: the new replica is garbage at once.
+        access::mark_deficit(txn, block, false);
+        access::put_garbage(txn, node, block);
+        return Ok(());
+    };
+    if !has(known, node) {
+        known.nodes.push(node.to_string());
+    }
+    let in_deficit = known.nodes.len() < wanted;
+    access::mark_deficit(txn, block, in_deficit);
+    access::put(txn, &keys::chunk(block.extent, block.index), &chunk);
+    Ok(())
+}
+
+/// Records that the copy of `block` on `node` is bad. The last replica stays listed and is never deleted: a
+/// damaged copy is better than none. Says whether another replica is left.
+pub(crate) async fn lost(store: &impl Store, block: BlockId, node: &NodeId) -> Result<bool, MetadataError> {
+    transact!(store, [node], |txn| lost_in(txn, block, &node)).await
+}
+
+async fn lost_in(txn: &mut impl Txn, block: BlockId, node: &NodeId) -> Result<bool, MetadataError> {
+    let mut chunk = access::chunk(txn, block).await?;
+    let Some(known) = chunk.blocks.get_mut(access::chunk_position(block.index)) else {
+        return Ok(true);
+    };
+    if !has(known, node) {
+        return Ok(true);
+    }
+    access::mark_deficit(txn, block, true);
+    if known.nodes.len() == 1 {
+        return Ok(false);
+    }
+    known.nodes.retain(|name| name != node.as_str());
+    access::put(txn, &keys::chunk(block.extent, block.index), &chunk);
+    // The bad bytes have to go before the node can take good ones under the same id.
+    access::put_garbage(txn, node, block);
+    Ok(true)
+}
+
+/// Records that `node` deleted `block`.
+pub(crate) async fn deleted(store: &impl Store, block: BlockId, node: &NodeId) -> Result<(), MetadataError> {
+    transact!(store, [node], |txn| deleted_in(txn, block, &node)).await
+}
+
+async fn deleted_in(txn: &mut impl Txn, block: BlockId, node: &NodeId) -> Result<(), MetadataError> {
+    txn.delete(&keys::garbage(node, block));
+    Ok(())
+}
+
+/// Records a node's address, so that readers find it right after a restart of this service.
+pub(crate) async fn node_address(store: &impl Store, node: &NodeId, address: &str) -> Result<(), MetadataError> {
+    let record = records::Node {
+        address: address.to_owned(),
+    };
+    transact!(store, [node, record], |txn| put_node(txn, &node, &record)).await
+}
+
+async fn put_node(txn: &mut impl Txn, node: &NodeId, record: &records::Node) -> Result<(), MetadataError> {
+    access::put(txn, &keys::node(node), record);
+    Ok(())
+}
+
+fn has(block: &records::Block, node: &NodeId) -> bool {
+    block.nodes.iter().any(|name| name == node.as_str())
+}

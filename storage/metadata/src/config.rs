@@ -1,0 +1,206 @@
+//! The metadata role's configuration file.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use strongroom_proto::transport::{Remote, TlsFiles, UserName};
+
+/// Everything that the metadata service is told. Paths are absolute once loaded.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Its certificate, key and CA.
+    pub tls: TlsFiles,
+    /// Where the store and the capability key are.
+    pub data_dir: PathBuf,
+    /// The key service.
+    pub kms: Remote,
+    /// Users who may make zones and re-encrypt them.
+    #[serde(deserialize_with = "users")]
+    pub administrators: Vec<UserName>,
+    /// Numbers with defaults.
+    #[serde(default)]
+    pub settings: Settings,
+}
+
+/// Numbers that have a sane default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Replicas wanted of each block.
+    pub replicas: u32,
+    /// Replicas that must be durable before a block counts as written.
+    pub min_replicas: u32,
+    /// How long a writer may be silent before its file is given up, in milliseconds.
+    pub lease_ms: u64,
+    /// How long a capability is good for, in milliseconds.
+    pub capability_ms: u64,
+    /// EDEKs held ready per zone when the stock is full.
+    pub stock_edeks: usize,
+    /// EDEKs below which a zone's stock is filled up again.
+    pub stock_low_edeks: usize,
+    /// Age at which an EDEK in stock is dropped, in milliseconds.
+    pub stock_age_ms: u64,
+    /// How long a create waits for an EDEK when there is none, in milliseconds.
+    pub mint_wait_ms: u64,
+    /// Silence after which a block node counts as gone, in milliseconds.
+    pub node_silence_ms: u64,
+    /// How long a block node has to answer a command before it is sent again, in milliseconds.
+    pub command_timeout_ms: u64,
+    /// Zones being re-encrypted at once.
+    pub reencryptions: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            replicas: 3,
+            min_replicas: 2,
+            lease_ms: 600_000,
+            capability_ms: 600_000,
+            stock_edeks: 100,
+            stock_low_edeks: 30,
+            stock_age_ms: 12 * 3_600_000,
+            mint_wait_ms: 5_000,
+            node_silence_ms: 5_000,
+            command_timeout_ms: 10_000,
+            reencryptions: 4,
+        }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is not what it must be.
+    #[error("the configuration {} is not valid; compare it with metadata.sample.toml", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A number breaks a rule.
+    #[error("the configuration {} is not valid: {rule}", path.display())]
+    Rule {
+        /// The file.
+        path: PathBuf,
+        /// The rule.
+        rule: &'static str,
+    },
+}
+
+impl Config {
+    /// Reads and checks a configuration file. Relative paths in it are taken from its directory.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut config: Self = toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        if let Some(rule) = config.settings.broken_rule() {
+            return Err(ConfigError::Rule {
+                path: path.to_owned(),
+                rule,
+            });
+        }
+        let base = path.parent().unwrap_or(Path::new("."));
+        config.tls = config.tls.relative_to(base);
+        config.data_dir = base.join(&config.data_dir);
+        Ok(config)
+    }
+}
+
+impl Settings {
+    fn broken_rule(&self) -> Option<&'static str> {
+        let rules = [
+            (
+                (1..=16).contains(&self.replicas),
+                "settings.replicas must be from 1 to 16",
+            ),
+            (
+                (1..=self.replicas).contains(&self.min_replicas),
+                "settings.min_replicas must be from 1 to settings.replicas",
+            ),
+            (
+                (1..=1000).contains(&self.stock_edeks),
+                "settings.stock_edeks must be from 1 to 1000",
+            ),
+            (
+                self.stock_low_edeks <= self.stock_edeks,
+                "settings.stock_low_edeks must not exceed settings.stock_edeks",
+            ),
+            (
+                self.mint_wait_ms <= 20_000,
+                "settings.mint_wait_ms must be at most 20000",
+            ),
+            (
+                (1..=64).contains(&self.reencryptions),
+                "settings.reencryptions must be from 1 to 64",
+            ),
+        ];
+        rules.into_iter().find_map(|(kept, rule)| (!kept).then_some(rule))
+    }
+}
+
+fn users<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<UserName>, D::Error> {
+    Vec::<String>::deserialize(deserializer)?
+        .iter()
+        .map(|name| name.parse().map_err(serde::de::Error::custom))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_parses_and_says_the_defaults() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("metadata.sample.toml");
+        let config = Config::load(&path).expect("the sample is valid");
+        assert_eq!(config.settings, Settings::default());
+        assert!(config.data_dir.is_absolute() && config.tls.ca.is_absolute());
+        assert_eq!(config.administrators.len(), 1);
+    }
+
+    #[test]
+    fn broken_files_are_refused_with_the_rule() {
+        let sample = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("metadata.sample.toml"))
+            .expect("the sample is there");
+        let dir = tempfile::tempdir().expect("a directory");
+        for (from, to, expected) in [
+            ("replicas = 3\n", "replicas = 0\n", "from 1 to 16"),
+            ("min_replicas = 2", "min_replicas = 4", "settings.min_replicas"),
+            ("[settings]", "[settings]\nnonsense = 1", "is not valid"),
+            ("[\"fsadmin\"]", "[\"a/b\"]", "is not valid"),
+        ] {
+            let path = dir.path().join("metadata.toml");
+            assert!(sample.contains(from), "the sample lacks {from}");
+            std::fs::write(&path, sample.replacen(from, to, 1)).expect("writable");
+            let error = Config::load(&path).expect_err(to).to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

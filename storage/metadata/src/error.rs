@@ -1,0 +1,210 @@
+//! Why the metadata service refuses, and what each refusal is on the wire.
+
+use strongroom_kv::StoreError;
+use strongroom_proto::{Failure, FileId, KeyVersion, ParseError, Reason, ZonePath, transport::UserName};
+
+/// Why an operation on the namespace, a file, a zone or the cluster fails. Messages name the thing and the way out.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum MetadataError {
+    /// A field, name or path that breaks its rule.
+    #[error(transparent)]
+    Parse(#[from] ParseError),
+    /// A field that breaks a rule of this service.
+    #[error("{field}: {rule}")]
+    Field {
+        /// The field's name.
+        field: &'static str,
+        /// What is allowed.
+        rule: String,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A stored record is not what this version writes.
+    #[error("the metadata store holds a broken {what}; restore it from its backup")]
+    Corrupt {
+        /// What kind of record.
+        what: &'static str,
+    },
+    /// The key service or another service refused.
+    #[error(transparent)]
+    Remote(#[from] Failure),
+    /// The caller is not one who may do this.
+    #[error("{who} may not {what}; {remedy}")]
+    Denied {
+        /// The peer.
+        who: String,
+        /// The call.
+        what: &'static str,
+        /// Who may.
+        remedy: &'static str,
+    },
+    /// Nothing at a path.
+    #[error("cannot find {0}")]
+    NotFound(ZonePath),
+    /// No such file id.
+    #[error("there is no file with id {0}; open it again by its path")]
+    NoSuchFile(FileId),
+    /// Something is at a path.
+    #[error("{0} exists")]
+    Exists(ZonePath),
+    /// A directory was needed.
+    #[error("{0} is not a directory")]
+    NotADirectory(ZonePath),
+    /// A file was needed.
+    #[error("{0} is a directory")]
+    IsADirectory(ZonePath),
+    /// A directory holds something.
+    #[error("{0} is not empty; remove it with all it holds with: strongroom fs rm -r {0}")]
+    NotEmpty(ZonePath),
+    /// The root cannot be removed or renamed.
+    #[error("the root directory cannot be {0}")]
+    Root(&'static str),
+    /// A move that cannot be.
+    #[error("{from} can't be moved to {to}: {why}")]
+    InvalidMove {
+        /// The source.
+        from: ZonePath,
+        /// The destination.
+        to: ZonePath,
+        /// The rule.
+        why: &'static str,
+    },
+    /// A move across the border of a zone.
+    #[error("{path} can't be moved {border}; copy it instead, with strongroom fs get and put, and remove the original")]
+    CrossZone {
+        /// The source.
+        path: ZonePath,
+        /// `from encryption zone A to encryption zone B` and the like.
+        border: String,
+    },
+    /// A path in no zone.
+    #[error("{0} is not in an encryption zone; make a zone with: strongroom zone create")]
+    NotInZone(ZonePath),
+    /// A path that is not the root of a zone.
+    #[error("{path} is not the root of an encryption zone{}", inside(.zone.as_ref()))]
+    NotZoneRoot {
+        /// The path.
+        path: ZonePath,
+        /// The zone it is in.
+        zone: Option<ZonePath>,
+    },
+    /// Zone creation without a key.
+    #[error("must specify a key name when creating an encryption zone; make a key with: strongroom key create")]
+    NoKeyGiven,
+    /// Zone creation on a file.
+    #[error("attempt to create an encryption zone for a file: {0}; give a directory")]
+    ZoneOnFile(ZonePath),
+    /// Zone creation on a zone.
+    #[error("directory {0} is already an encryption zone")]
+    AlreadyZone(ZonePath),
+    /// Zone creation on a directory that holds something.
+    #[error("attempt to create an encryption zone for a non-empty directory: {0}; make a new, empty directory")]
+    ZoneNotEmpty(ZonePath),
+    /// A file is not being written by the caller.
+    #[error("file {file} is not being written by user {user} any more: {why}; write it again")]
+    LeaseLost {
+        /// The file.
+        file: FileId,
+        /// The caller.
+        user: UserName,
+        /// What became of it.
+        why: &'static str,
+    },
+    /// What the client says of a file does not fit what is recorded.
+    #[error("file {file}: {rule}")]
+    Manifest {
+        /// The file.
+        file: FileId,
+        /// What does not fit.
+        rule: String,
+    },
+    /// Too few healthy block nodes.
+    #[error("{healthy} of {known} block nodes are healthy, at least {needed} are needed; see: strongroom status")]
+    TooFewNodes {
+        /// Nodes that may take blocks.
+        healthy: usize,
+        /// Nodes that ever reported.
+        known: usize,
+        /// The least for a write.
+        needed: u32,
+    },
+    /// The zone moved on to newer key versions faster than EDEKs of them could be had.
+    #[error("the zone now takes EDEKs of key version {needed} only and none could be had; try again")]
+    StaleEdek {
+        /// The least version.
+        needed: KeyVersion,
+    },
+}
+
+fn inside(zone: Option<&ZonePath>) -> String {
+    zone.map_or_else(
+        || "; list zones with: strongroom zone list".to_owned(),
+        |zone| format!("; it is in the zone {zone}"),
+    )
+}
+
+impl MetadataError {
+    /// The word for programs.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Parse(_) | Self::Field { .. } | Self::Root(_) | Self::NoKeyGiven => Reason::InvalidArgument,
+            Self::Manifest { .. } => Reason::InvalidArgument,
+            Self::Store(error) => store_reason(error),
+            Self::Corrupt { .. } => Reason::StoreFailed,
+            Self::Remote(failure) => failure.reason,
+            Self::Denied { .. } => Reason::PermissionDenied,
+            Self::NotFound(_) | Self::NoSuchFile(_) => Reason::NotFound,
+            Self::Exists(_) => Reason::AlreadyExists,
+            Self::NotADirectory(_) | Self::ZoneOnFile(_) => Reason::NotADirectory,
+            Self::IsADirectory(_) => Reason::IsADirectory,
+            Self::NotEmpty(_) | Self::ZoneNotEmpty(_) => Reason::NotEmpty,
+            Self::InvalidMove { .. } => Reason::InvalidMove,
+            Self::CrossZone { .. } => Reason::CrossZone,
+            Self::NotInZone(_) | Self::NotZoneRoot { .. } => Reason::NotInZone,
+            Self::AlreadyZone(_) => Reason::AlreadyZone,
+            Self::LeaseLost { .. } => Reason::LeaseLost,
+            Self::TooFewNodes { .. } => Reason::TooFewNodes,
+            Self::StaleEdek { .. } => Reason::Overloaded,
+        }
+    }
+}
+
+const fn store_reason(error: &StoreError) -> Reason {
+    match error {
+        StoreError::Full { .. } => Reason::NoSpace,
+        StoreError::Overloaded { .. } | StoreError::Contended { .. } => Reason::Overloaded,
+        _ => Reason::StoreFailed,
+    }
+}
+
+impl From<MetadataError> for Failure {
+    fn from(error: MetadataError) -> Self {
+        match error {
+            MetadataError::Remote(failure) => failure,
+            other => Self::new(other.reason(), other.to_string()),
+        }
+    }
+}
+
+impl From<MetadataError> for tonic::Status {
+    fn from(error: MetadataError) -> Self {
+        if let MetadataError::Store(store) = &error {
+            tracing::error!(error = %chain(store), "the store failed");
+        }
+        Failure::from(error).into()
+    }
+}
+
+/// An error and all its sources in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}

@@ -1,0 +1,224 @@
+//! Blocks of a file being written.
+
+use std::collections::BTreeSet;
+
+use strongroom_kv::{Store, Txn};
+use strongroom_proto::{
+    BlockId, ExtentId, FileId, NodeId, block::v1::Target, limits::BLOCKS_PER_CALL_MAX, metadata::v1 as pb,
+    transport::UserName,
+};
+
+use super::{create::write_grant, lease::owned, sealed_bytes};
+use crate::{
+    core::Core,
+    error::MetadataError,
+    schema::{access, access::transact, keys, records},
+    zones::source::EdekSource,
+};
+
+/// Consecutive blocks of one extent, as a writer reports them: each on enough nodes that are known.
+#[derive(Debug, Clone)]
+pub(crate) struct Report {
+    pub(crate) extent: ExtentId,
+    pub(crate) first: u32,
+    pub(crate) blocks: Vec<records::Block>,
+    /// Replicas wanted; with fewer a block is in deficit.
+    pub(crate) replicas: usize,
+}
+
+impl Report {
+    /// Parses a writer's report.
+    pub(crate) fn parse<S, E>(
+        core: &Core<S, E>,
+        file: FileId,
+        extent: ExtentId,
+        first: u32,
+        blocks: Vec<pb::BlockPlacement>,
+    ) -> Result<Self, MetadataError> {
+        let count = u32::try_from(blocks.len()).unwrap_or(u32::MAX);
+        if blocks.len() > BLOCKS_PER_CALL_MAX || first.checked_add(count).is_none() {
+            return Err(MetadataError::Field {
+                field: "blocks",
+                rule: format!("at most {BLOCKS_PER_CALL_MAX} in one call"),
+            });
+        }
+        let blocks = blocks
+            .into_iter()
+            .zip(first..)
+            .map(|(block, index)| placed(core, file, index, block))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            extent,
+            first,
+            blocks,
+            replicas: core.settings.replicas as usize,
+        })
+    }
+}
+
+/// Records blocks and renews the writer's lease and capability.
+pub(crate) async fn add<S: Store, E: EdekSource>(
+    core: &Core<S, E>,
+    file: FileId,
+    owner: &UserName,
+    report: Report,
+) -> Result<pb::WriteGrant, MetadataError> {
+    let lease_expires_ms = core.clock.now_ms() + core.settings.lease_ms;
+    let extent = report.extent;
+    transact!(&core.store, [owner, report], |txn| add_in(
+        txn,
+        file,
+        &owner,
+        &report,
+        lease_expires_ms
+    ))
+    .await?;
+    write_grant(core, file, extent, owner)
+}
+
+async fn add_in(
+    txn: &mut impl Txn,
+    file: FileId,
+    owner: &UserName,
+    report: &Report,
+    lease_expires_ms: u64,
+) -> Result<(), MetadataError> {
+    let mut open = owned(txn, file, owner).await?;
+    open.lease_expires_ms = lease_expires_ms;
+    record(txn, file, &mut open, report).await?;
+    access::put(txn, &keys::open_file(file), &open);
+    Ok(())
+}
+
+/// Enters reported blocks into the lists of an open file. Known ones may come again, with further nodes.
+pub(crate) async fn record(
+    txn: &mut impl Txn,
+    file: FileId,
+    open: &mut records::OpenFile,
+    report: &Report,
+) -> Result<(), MetadataError> {
+    let bad = |rule: String| Err(MetadataError::Manifest { file, rule });
+    let full = sealed_bytes(open.block_bytes, open.frame_bytes);
+    let id = report.extent;
+    let Some(extent) = open.extents.iter_mut().find(|e| e.extent_id.as_ref() == id.as_bytes()) else {
+        return bad(format!("extent {id} was not granted to its writer"));
+    };
+    if report.first > extent.blocks {
+        return bad(format!(
+            "block {} comes next, not block {}",
+            extent.blocks, report.first
+        ));
+    }
+    let mut rest = report.blocks.as_slice();
+    let mut index = report.first;
+    while !rest.is_empty() {
+        let room = keys::CHUNK_BLOCKS as usize - access::chunk_position(index);
+        let (here, later) = rest.split_at(room.min(rest.len()));
+        let start = BlockId { extent: id, index };
+        let mut chunk = access::chunk(txn, start).await?;
+        for block in here {
+            let at = BlockId { extent: id, index };
+            if index < extent.blocks {
+                let nodes = merge(file, at, &mut chunk, block)?;
+                access::mark_deficit(txn, at, nodes < report.replicas);
+            } else if extent.blocks > 0 && extent.last_length != full {
+                return bad(format!("block {} is not full, so none may follow it", index - 1));
+            } else if block.length == 0 || block.length > full {
+                return bad(format!(
+                    "block {index} has {} bytes, 1 to {full} are possible",
+                    block.length
+                ));
+            } else {
+                chunk.blocks.push(block.clone());
+                extent.blocks = index + 1;
+                extent.last_length = block.length;
+                if block.nodes.len() < report.replicas {
+                    access::mark_deficit(txn, at, true);
+                }
+            }
+            index += 1;
+        }
+        access::put(txn, &keys::chunk(start.extent, start.index), &chunk);
+        rest = later;
+    }
+    Ok(())
+}
+
+/// Adds the nodes of a block that comes again, and says how many it has; its bytes must be the same.
+fn merge(
+    file: FileId,
+    at: BlockId,
+    chunk: &mut records::BlockChunk,
+    again: &records::Block,
+) -> Result<usize, MetadataError> {
+    let known = chunk
+        .blocks
+        .get_mut(access::chunk_position(at.index))
+        .ok_or(MetadataError::Corrupt { what: "block list" })?;
+    if (known.length, known.crc32c) != (again.length, again.crc32c) {
+        return Err(MetadataError::Manifest {
+            file,
+            rule: format!("block {at} was recorded with other bytes"),
+        });
+    }
+    for node in &again.nodes {
+        if !known.nodes.contains(node) {
+            known.nodes.push(node.clone());
+        }
+    }
+    Ok(known.nodes.len())
+}
+
+fn placed<S, E>(
+    core: &Core<S, E>,
+    file: FileId,
+    index: u32,
+    block: pb::BlockPlacement,
+) -> Result<records::Block, MetadataError> {
+    let nodes: BTreeSet<NodeId> = block.nodes.iter().map(|node| node.parse()).collect::<Result<_, _>>()?;
+    let bad = |rule| Err(MetadataError::Manifest { file, rule });
+    if let Some(stranger) = nodes.iter().find(|node| core.cluster.address(node).is_none()) {
+        return bad(format!("block {index} names the node {stranger}, which never reported"));
+    }
+    let needed = core.settings.min_replicas as usize;
+    if nodes.len() < needed {
+        return bad(format!(
+            "block {index} is on {} nodes, at least {needed} are needed",
+            nodes.len()
+        ));
+    }
+    Ok(records::Block {
+        length: block.length,
+        crc32c: block.crc32c,
+        nodes: nodes.iter().map(ToString::to_string).collect(),
+    })
+}
+
+/// A page of an extent's blocks, from `first`, with the nodes that are alive named first.
+pub(crate) async fn page<S, E>(
+    core: &Core<S, E>,
+    txn: &mut impl Txn,
+    extent: &records::Extent,
+    first: u32,
+) -> Result<(Vec<pb::BlockPlacement>, Vec<Target>), MetadataError> {
+    let id = extent.id()?;
+    let mut blocks = Vec::new();
+    let mut index = first;
+    while index < extent.blocks && blocks.len() < BLOCKS_PER_CALL_MAX {
+        let chunk = access::chunk(txn, BlockId { extent: id, index }).await?;
+        let here = chunk.blocks.get(access::chunk_position(index)..).unwrap_or_default();
+        if here.is_empty() {
+            return Err(MetadataError::Corrupt { what: "block list" });
+        }
+        let room = BLOCKS_PER_CALL_MAX - blocks.len();
+        blocks.extend(here.iter().take(room).map(|block| pb::BlockPlacement {
+            length: block.length,
+            crc32c: block.crc32c,
+            nodes: core.cluster.alive_first(&block.nodes),
+        }));
+        index += u32::try_from(here.len()).unwrap_or(u32::MAX);
+    }
+    let names: BTreeSet<&String> = blocks.iter().flat_map(|block| &block.nodes).collect();
+    let nodes = names.into_iter().filter_map(|name| core.cluster.target(name)).collect();
+    Ok((blocks, nodes))
+}

@@ -1,0 +1,159 @@
+//! Opening a new file for writing: an EDEK from the zone's stock, a lease, and nothing to see yet.
+
+use strongroom_kv::{Store, Txn};
+use strongroom_proto::{
+    Edek, ExtentId, FileId, KeyName, KeyVersion, ZoneId, ZonePath,
+    capability::Right,
+    metadata::v1 as pb,
+    transport::{PeerIdentity, UserName},
+};
+
+use super::{BLOCK_BYTES, FRAME_BYTES};
+use crate::{
+    core::Core,
+    error::MetadataError,
+    namespace::resolve::{Slot, ZoneAt, slot},
+    schema::{access, access::transact, keys, records},
+    zones::source::EdekSource,
+};
+
+/// How often a create starts over because the zone changed while it waited for an EDEK (HDFS' figure).
+const TRIES_MAX: usize = 10;
+
+/// What a caller asks to be created.
+#[derive(Debug, Clone)]
+pub(crate) struct Creation {
+    pub(crate) path: ZonePath,
+    pub(crate) mode: u32,
+    pub(crate) overwrite: bool,
+    pub(crate) owner: UserName,
+}
+
+/// The zone that a new file falls into, as far as creating needs it.
+struct Place {
+    slot: Slot,
+    zone: ZoneId,
+    key: KeyName,
+    version_min: KeyVersion,
+    data_suite: String,
+}
+
+/// Opens a file for writing.
+pub(crate) async fn create<S: Store, E: EdekSource>(
+    core: &Core<S, E>,
+    creation: Creation,
+) -> Result<pb::CreatedFile, MetadataError> {
+    let mut version_min = KeyVersion(0);
+    for _ in 0..TRIES_MAX {
+        let place = place(&mut core.store.begin().await?, &creation).await?;
+        core.cluster.targets()?;
+        version_min = place.version_min;
+        let edek = core.stock.take(place.zone, &place.key, version_min).await?;
+        let lease_expires_ms = core.clock.now_ms() + core.settings.lease_ms;
+        let (file, extent) = (FileId::generate(), ExtentId::generate());
+        let recorded = transact!(&core.store, [creation, edek], |txn| record(
+            txn,
+            &creation,
+            &edek,
+            file,
+            extent,
+            lease_expires_ms
+        ))
+        .await?;
+        if let Some(open) = recorded {
+            return Ok(pb::CreatedFile {
+                grant: Some(write_grant(core, file, extent, &creation.owner)?),
+                edek: Some(edek.into()),
+                data_suite: open.data_suite,
+                frame_bytes: open.frame_bytes,
+                block_bytes: open.block_bytes,
+            });
+        }
+    }
+    Err(MetadataError::StaleEdek { needed: version_min })
+}
+
+/// What the writer of an extent needs: targets and a capability.
+pub(crate) fn write_grant<S, E>(
+    core: &Core<S, E>,
+    file: FileId,
+    extent: ExtentId,
+    owner: &UserName,
+) -> Result<pb::WriteGrant, MetadataError> {
+    let targets = core.cluster.targets()?;
+    let holder = PeerIdentity::User(owner.clone());
+    let (capability, expires_ms) = core.cluster.capability(Right::Write, holder, vec![extent]);
+    Ok(pb::WriteGrant {
+        file_id: file.into(),
+        extent_id: extent.into(),
+        capability,
+        expires_ms,
+        targets,
+        replicas: core.settings.replicas,
+        min_replicas: core.settings.min_replicas,
+    })
+}
+
+async fn place(txn: &mut impl Txn, creation: &Creation) -> Result<Place, MetadataError> {
+    let slot = slot(txn, &creation.path, "a file").await?;
+    if let Some(there) = &slot.found {
+        check_overwrite(there.inode.is_directory(), &creation.path, creation.overwrite)?;
+    }
+    let Some(ZoneAt { id, .. }) = slot.parent.zone else {
+        return Err(MetadataError::NotInZone(creation.path.clone()));
+    };
+    let zone = access::zone(txn, id)
+        .await?
+        .ok_or(MetadataError::Corrupt { what: "zone" })?;
+    Ok(Place {
+        zone: id,
+        key: zone.key_name.parse()?,
+        version_min: KeyVersion(zone.version_min),
+        data_suite: zone.data_suite,
+        slot,
+    })
+}
+
+/// Whether a file may take the place of what is at `path`.
+pub(crate) fn check_overwrite(is_directory: bool, path: &ZonePath, overwrite: bool) -> Result<(), MetadataError> {
+    match (is_directory, overwrite) {
+        (true, _) => Err(MetadataError::IsADirectory(path.clone())),
+        (false, false) => Err(MetadataError::Exists(path.clone())),
+        (false, true) => Ok(()),
+    }
+}
+
+/// Records the open file, unless the place moved to another zone or key version while the EDEK was fetched.
+async fn record(
+    txn: &mut impl Txn,
+    creation: &Creation,
+    edek: &Edek,
+    file: FileId,
+    extent: ExtentId,
+    lease_expires_ms: u64,
+) -> Result<Option<records::OpenFile>, MetadataError> {
+    let place = place(txn, creation).await?;
+    if place.zone != edek.zone || edek.version < place.version_min {
+        return Ok(None);
+    }
+    let open = records::OpenFile {
+        parent: place.slot.parent.id.into(),
+        name: place.slot.name,
+        mode: creation.mode,
+        owner: creation.owner.as_str().to_owned(),
+        overwrite: creation.overwrite,
+        edek: Some(edek.clone().into()),
+        data_suite: place.data_suite,
+        frame_bytes: FRAME_BYTES,
+        block_bytes: BLOCK_BYTES,
+        lease_expires_ms,
+        extents: vec![records::OpenExtent {
+            extent_id: extent.into(),
+            blocks: 0,
+            last_length: 0,
+        }],
+    };
+    access::put_index(txn, &edek.clone().into(), file)?;
+    access::put(txn, &keys::open_file(file), &open);
+    Ok(Some(open))
+}

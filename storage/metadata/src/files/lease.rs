@@ -1,0 +1,83 @@
+//! Who is writing a file, and what becomes of a file that nobody writes any more.
+
+use strongroom_kv::{Store, Txn};
+use strongroom_proto::{FileId, transport::UserName};
+
+use crate::{
+    error::MetadataError,
+    namespace::remove::put_purge,
+    schema::{access, access::transact, keys, records},
+};
+
+/// Open files looked at in one page.
+const PAGE: usize = 500;
+
+/// The open file `id`, if `user` is writing it.
+pub(crate) async fn owned(
+    txn: &mut impl Txn,
+    file: FileId,
+    user: &UserName,
+) -> Result<records::OpenFile, MetadataError> {
+    let lost = |why| MetadataError::LeaseLost {
+        file,
+        user: user.clone(),
+        why,
+    };
+    let open = access::open_file(txn, file)
+        .await?
+        .ok_or_else(|| lost("it was abandoned, or its writer was silent for too long"))?;
+    if open.owner == user.as_str() {
+        Ok(open)
+    } else {
+        Err(lost("another user is"))
+    }
+}
+
+/// Gives up a file being written. A repeat succeeds.
+pub(crate) async fn abandon(store: &impl Store, file: FileId, user: &UserName) -> Result<(), MetadataError> {
+    transact!(store, [user], |txn| abandon_in(txn, file, &user)).await
+}
+
+async fn abandon_in(txn: &mut impl Txn, file: FileId, user: &UserName) -> Result<(), MetadataError> {
+    if access::open_file(txn, file).await?.is_none() {
+        return Ok(());
+    }
+    let open = owned(txn, file, user).await?;
+    give_up(txn, file, &open)
+}
+
+fn give_up(txn: &mut impl Txn, file: FileId, open: &records::OpenFile) -> Result<(), MetadataError> {
+    let edek = open.edek.as_ref().ok_or(MetadataError::Corrupt { what: "open file" })?;
+    txn.delete(&keys::open_file(file));
+    access::delete_index(txn, edek, file)?;
+    put_purge(txn, file, &open.garbage());
+    Ok(())
+}
+
+/// Gives up every open file whose lease ran out before `now_ms`. Says how many.
+pub(crate) async fn reap(store: &impl Store, now_ms: u64) -> Result<u64, MetadataError> {
+    let mut range = keys::open_files();
+    let mut reaped = 0;
+    loop {
+        let found = access::page(&mut store.begin().await?, &range, PAGE).await?;
+        for (key, value) in &found {
+            let open: records::OpenFile = access::decode(value.clone(), "open file")?;
+            if open.lease_expires_ms < now_ms {
+                let file = access::file_id(key.get(1..).unwrap_or_default())?;
+                transact!(store, [], |txn| reap_in(txn, file, now_ms)).await?;
+                reaped += 1;
+            }
+        }
+        match found.last() {
+            Some((last, _)) if found.len() == PAGE => range = range.after(last),
+            _ => return Ok(reaped),
+        }
+    }
+}
+
+async fn reap_in(txn: &mut impl Txn, file: FileId, now_ms: u64) -> Result<(), MetadataError> {
+    match access::open_file(txn, file).await? {
+        Some(open) if open.lease_expires_ms < now_ms => give_up(txn, file, &open),
+        _ => Ok(()),
+    }
+}

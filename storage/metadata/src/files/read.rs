@@ -1,0 +1,93 @@
+//! Opening a file for reading.
+
+use strongroom_kv::{Store, Txn};
+use strongroom_proto::{
+    Edek, ExtentId, FileId, ZonePath,
+    capability::Right,
+    metadata::v1 as pb,
+    transport::{PeerIdentity, UserName},
+};
+
+use super::blocks::page;
+use crate::{
+    core::Core,
+    error::MetadataError,
+    namespace::{resolve::find, stat::stat},
+    schema::{access, records},
+};
+
+/// All that a reader needs of the file at `path`: EDEK, extents, and the first blocks with a capability.
+pub(crate) async fn open<S: Store, E>(
+    core: &Core<S, E>,
+    path: &ZonePath,
+    user: &UserName,
+) -> Result<pb::OpenedFile, MetadataError> {
+    let mut txn = core.store.begin().await?;
+    let found = find(&mut txn, path).await?;
+    let Some(file) = &found.inode.file else {
+        return Err(MetadataError::IsADirectory(path.clone()));
+    };
+    let edek = file.edek.as_ref().ok_or(MetadataError::Corrupt { what: "file" })?;
+    let blocks = match file.extents.first() {
+        Some(extent) => Some(readable(core, &mut txn, file, extent, 0, user).await?),
+        None => None,
+    };
+    Ok(pb::OpenedFile {
+        stat: Some(stat(&mut txn, &found).await?),
+        edek: Some(Edek::try_from(edek)?.into()),
+        frame_bytes: file.frame_bytes,
+        block_bytes: file.block_bytes,
+        extents: file.extents.iter().map(wire_extent).collect(),
+        manifest_mac: file.manifest_mac.clone(),
+        blocks,
+    })
+}
+
+/// Further blocks of an opened file and a fresh capability.
+pub(crate) async fn list_blocks<S: Store, E>(
+    core: &Core<S, E>,
+    id: FileId,
+    extent: ExtentId,
+    first: u32,
+    user: &UserName,
+) -> Result<pb::ListBlocksResponse, MetadataError> {
+    let mut txn = core.store.begin().await?;
+    let inode = access::inode(&mut txn, id)
+        .await?
+        .ok_or(MetadataError::NoSuchFile(id))?;
+    let file = inode.file.as_ref().ok_or(MetadataError::NoSuchFile(id))?;
+    let known = file.extents.iter().find(|e| e.extent_id.as_ref() == extent.as_bytes());
+    let known = known.ok_or_else(|| MetadataError::Manifest {
+        file: id,
+        rule: format!("it has no extent {extent}"),
+    })?;
+    readable(core, &mut txn, file, known, first, user).await
+}
+
+async fn readable<S, E>(
+    core: &Core<S, E>,
+    txn: &mut impl Txn,
+    file: &records::File,
+    extent: &records::Extent,
+    first: u32,
+    user: &UserName,
+) -> Result<pb::ListBlocksResponse, MetadataError> {
+    let (blocks, nodes) = page(core, txn, extent, first).await?;
+    let holder = PeerIdentity::User(user.clone());
+    let (capability, expires_ms) = core.cluster.capability(Right::Read, holder, file.extent_ids()?);
+    Ok(pb::ListBlocksResponse {
+        blocks,
+        capability,
+        expires_ms,
+        nodes,
+    })
+}
+
+fn wire_extent(extent: &records::Extent) -> pb::Extent {
+    pb::Extent {
+        extent_id: extent.extent_id.clone(),
+        salt: extent.salt.clone(),
+        length: extent.length,
+        blocks: extent.blocks,
+    }
+}

@@ -1,0 +1,186 @@
+//! Removal: what goes is cut off at once, in one transaction; what it held is purged afterwards, in bounded
+//! steps that a restart resumes.
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use strongroom_kv::{Store, Txn};
+use strongroom_proto::{BlockId, ExtentId, FileId, ZoneId, ZonePath};
+
+use super::resolve::{Found, find};
+use crate::{
+    error::MetadataError,
+    schema::{access, access::transact, keys, records},
+};
+
+/// Entries of a directory purged in one transaction.
+const ENTRIES_PER_STEP: usize = 200;
+/// Purges looked at in one round.
+const PURGES_PER_ROUND: usize = 100;
+/// Steps under way at once, so that they share the store's durable writes.
+const PURGES_AT_ONCE: usize = 16;
+
+/// Removes what is at `path`; a directory that holds something only if `recursive`.
+pub(crate) async fn remove(store: &impl Store, path: &ZonePath, recursive: bool) -> Result<(), MetadataError> {
+    transact!(store, [path], |txn| remove_in(txn, &path, recursive)).await
+}
+
+async fn remove_in(txn: &mut impl Txn, path: &ZonePath, recursive: bool) -> Result<(), MetadataError> {
+    if path.is_root() {
+        return Err(MetadataError::Root("removed"));
+    }
+    let found = find(txn, path).await?;
+    if !found.inode.is_directory() {
+        return unlink_file(txn, &found);
+    }
+    if !recursive && !access::page(txn, &keys::dentries(found.id), 1).await?.is_empty() {
+        return Err(MetadataError::NotEmpty(path.clone()));
+    }
+    unlink_directory(txn, found)
+}
+
+/// Takes a file out of the namespace and the index, and leaves its blocks to the purge.
+pub(crate) fn unlink_file(txn: &mut impl Txn, found: &Found) -> Result<(), MetadataError> {
+    txn.delete(&keys::dentry(found.inode.parent_id()?, &found.inode.name));
+    drop_file(txn, found.id, &found.inode)
+}
+
+fn drop_file(txn: &mut impl Txn, id: FileId, inode: &records::Inode) -> Result<(), MetadataError> {
+    let file = inode.file.as_ref().ok_or(MetadataError::Corrupt { what: "file" })?;
+    let edek = file.edek.as_ref().ok_or(MetadataError::Corrupt { what: "file" })?;
+    txn.delete(&keys::inode(id));
+    access::delete_index(txn, edek, id)?;
+    put_purge(txn, id, &file.garbage());
+    Ok(())
+}
+
+/// Leaves blocks to the purge, if there are any.
+pub(crate) fn put_purge(txn: &mut impl Txn, id: FileId, purge: &records::Purge) {
+    if purge.directory || purge.extents.iter().any(|extent| extent.blocks > 0) {
+        access::put(txn, &keys::purge(id), purge);
+    }
+}
+
+fn unlink_directory(txn: &mut impl Txn, mut found: Found) -> Result<(), MetadataError> {
+    txn.delete(&keys::dentry(found.inode.parent_id()?, &found.inode.name));
+    found.inode.unlinked = true;
+    access::put_inode(txn, found.id, &found.inode);
+    put_purge(txn, found.id, &directory_purge());
+    Ok(())
+}
+
+fn directory_purge() -> records::Purge {
+    records::Purge {
+        directory: true,
+        extents: Vec::new(),
+    }
+}
+
+/// One step on each of a bounded number of purges. Says whether anything was there to do.
+pub(crate) async fn purge_round(store: &impl Store) -> Result<bool, MetadataError> {
+    let found = access::page(&mut store.begin().await?, &keys::purges(), PURGES_PER_ROUND).await?;
+    let any = !found.is_empty();
+    stream::iter(found)
+        .map(Ok)
+        .try_for_each_concurrent(PURGES_AT_ONCE, |(key, value)| purge_step(store, key, value))
+        .await?;
+    Ok(any)
+}
+
+async fn purge_step(store: &impl Store, key: Bytes, value: Bytes) -> Result<(), MetadataError> {
+    let purge: records::Purge = access::decode(value, "purge")?;
+    let id = access::file_id(key.get(1..).unwrap_or_default())?;
+    if purge.directory {
+        transact!(store, [], |txn| purge_directory(txn, id)).await
+    } else {
+        transact!(store, [], |txn| purge_chunk(txn, id)).await
+    }
+}
+
+/// Hands some children of a cut-off directory to purges of their own; the last step takes the directory itself.
+async fn purge_directory(txn: &mut impl Txn, id: FileId) -> Result<(), MetadataError> {
+    let children = access::page(txn, &keys::dentries(id), ENTRIES_PER_STEP).await?;
+    for (key, value) in &children {
+        let child = access::file_id(value)?;
+        txn.delete(key);
+        match access::inode(txn, child).await? {
+            Some(inode) if inode.file.is_some() => drop_file(txn, child, &inode)?,
+            Some(mut inode) => {
+                inode.unlinked = true;
+                access::put_inode(txn, child, &inode);
+                put_purge(txn, child, &directory_purge());
+            }
+            None => {}
+        }
+    }
+    if children.len() < ENTRIES_PER_STEP {
+        drop_directory(txn, id).await?;
+    }
+    Ok(())
+}
+
+async fn drop_directory(txn: &mut impl Txn, id: FileId) -> Result<(), MetadataError> {
+    if let Some(zone) = access::inode(txn, id)
+        .await?
+        .map(|inode| inode.zone())
+        .transpose()?
+        .flatten()
+    {
+        txn.delete(&keys::zone(zone));
+        txn.delete(&keys::reencryption(zone));
+    }
+    txn.delete(&keys::inode(id));
+    txn.delete(&keys::purge(id));
+    Ok(())
+}
+
+/// Turns the last chunk of a removed file's blocks into garbage, or ends the purge when none is left.
+async fn purge_chunk(txn: &mut impl Txn, id: FileId) -> Result<(), MetadataError> {
+    let Some(mut purge) = access::record::<records::Purge>(txn, &keys::purge(id), "purge").await? else {
+        return Ok(());
+    };
+    while purge.extents.last().is_some_and(|extent| extent.blocks == 0) {
+        purge.extents.pop();
+    }
+    let Some(last) = purge.extents.last_mut() else {
+        txn.delete(&keys::purge(id));
+        return Ok(());
+    };
+    let extent = ExtentId::try_from(last.extent_id.as_ref())?;
+    let first = (last.blocks - 1) / keys::CHUNK_BLOCKS * keys::CHUNK_BLOCKS;
+    last.blocks = first;
+    drop_chunk(txn, BlockId { extent, index: first }).await?;
+    if purge.extents.iter().all(|extent| extent.blocks == 0) {
+        txn.delete(&keys::purge(id));
+    } else {
+        access::put(txn, &keys::purge(id), &purge);
+    }
+    Ok(())
+}
+
+async fn drop_chunk(txn: &mut impl Txn, first: BlockId) -> Result<(), MetadataError> {
+    let chunk = access::chunk(txn, first).await?;
+    for (block, index) in chunk.blocks.iter().zip(first.index..) {
+        let id = BlockId {
+            extent: first.extent,
+            index,
+        };
+        for node in &block.nodes {
+            access::put_garbage(txn, &node.parse()?, id);
+        }
+        access::mark_deficit(txn, id, false);
+    }
+    txn.delete(&keys::chunk(first.extent, first.index));
+    Ok(())
+}
+
+/// Whether a zone is still reachable from the root; a removed one is gone though its purge has not come to it.
+pub(crate) async fn zone_root(
+    txn: &mut impl Txn,
+    zone: ZoneId,
+) -> Result<Option<(records::Zone, Found)>, MetadataError> {
+    let Some(record) = access::zone(txn, zone).await? else {
+        return Ok(None);
+    };
+    let root = record.root.as_ref().try_into()?;
+    Ok(super::resolve::climb(txn, root).await?.map(|found| (record, found)))
+}

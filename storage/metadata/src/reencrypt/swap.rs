@@ -1,0 +1,202 @@
+//! The store's side of re-encryption: pages of stale EDEKs out, compare-and-set of re-wrapped ones in.
+
+use bytes::Bytes;
+use strongroom_kv::{Store, Txn};
+use strongroom_proto::{FileId, KeyVersion, ZoneId};
+
+use crate::{
+    error::MetadataError,
+    schema::{access, access::transact, keys, keys::KeyRange, records},
+};
+
+/// Files re-wrapped in one call to the key service.
+pub(crate) const PAGE: usize = 500;
+
+/// A file whose EDEK is not of the target version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stale {
+    pub(crate) file: FileId,
+    pub(crate) version: KeyVersion,
+    /// The wrapped DEK as it is; empty if the file went since it was listed.
+    pub(crate) wrapped: Bytes,
+}
+
+/// A file's new EDEK, or none if it could not be re-wrapped.
+#[derive(Debug, Clone)]
+pub(crate) struct Outcome {
+    pub(crate) stale: Stale,
+    pub(crate) fresh: Option<Bytes>,
+}
+
+/// The next page of stale files behind the job's cursor; empty at the end of the pass.
+pub(crate) async fn stale_page(
+    store: &impl Store,
+    zone: ZoneId,
+    job: &records::Reencryption,
+) -> Result<Vec<Stale>, MetadataError> {
+    let target = KeyVersion(job.target_version);
+    let mut txn = store.begin().await?;
+    let mut range = keys::index_of_zone(zone);
+    if !job.cursor_file.is_empty() {
+        let file = access::file_id(&job.cursor_file)?;
+        range = range.after(&keys::index(zone, KeyVersion(job.cursor_version), file));
+    }
+    let of_target = keys::index_of_version(zone, target);
+    let before = KeyRange {
+        start: range.start.clone(),
+        end: of_target.start,
+    };
+    let behind = KeyRange {
+        start: range.start.max(of_target.end),
+        end: range.end,
+    };
+    let mut found = access::page(&mut txn, &before, PAGE).await?;
+    if found.len() < PAGE {
+        found.extend(access::page(&mut txn, &behind, PAGE - found.len()).await?);
+    }
+    let mut stale = Vec::with_capacity(found.len());
+    for (key, _) in &found {
+        let (version, file) = keys::index_entry(key).ok_or(MetadataError::Corrupt { what: "index entry" })?;
+        let edek = edek_of(&mut txn, file).await?;
+        stale.push(Stale {
+            file,
+            version,
+            wrapped: edek.map(|edek| edek.wrapped).unwrap_or_default(),
+        });
+    }
+    Ok(stale)
+}
+
+/// Swaps in what was re-wrapped under `version`, counts, and moves the cursor, all in one transaction.
+pub(crate) async fn apply(
+    store: &impl Store,
+    zone: ZoneId,
+    version: KeyVersion,
+    outcomes: &[Outcome],
+) -> Result<(), MetadataError> {
+    let outcomes = outcomes.to_vec();
+    transact!(store, [outcomes], |txn| apply_in(txn, zone, version, &outcomes)).await
+}
+
+async fn apply_in(
+    txn: &mut impl Txn,
+    zone: ZoneId,
+    version: KeyVersion,
+    outcomes: &[Outcome],
+) -> Result<(), MetadataError> {
+    let Some(mut job) = access::reencryption(txn, zone).await? else {
+        return Ok(());
+    };
+    for Outcome { stale, fresh } in outcomes {
+        match fresh {
+            Some(fresh) => job.done += u64::from(swap(txn, stale, version, fresh).await?),
+            None if stale.wrapped.is_empty() => {}
+            None => job.failures += 1,
+        }
+        job.cursor_version = stale.version.0;
+        job.cursor_file = stale.file.into();
+    }
+    job.message.clear();
+    access::put(txn, &keys::reencryption(zone), &job);
+    Ok(())
+}
+
+/// Gives a file its new EDEK if it still has the old one. Says whether it did.
+async fn swap(txn: &mut impl Txn, stale: &Stale, version: KeyVersion, fresh: &Bytes) -> Result<bool, MetadataError> {
+    let id = stale.file;
+    if let Some(mut open) = access::open_file(txn, id).await? {
+        let changed = exchange(txn, id, open.edek.as_mut(), stale, version, fresh)?;
+        if changed {
+            access::put(txn, &keys::open_file(id), &open);
+        }
+        return Ok(changed);
+    }
+    let Some(mut inode) = access::inode(txn, id).await? else {
+        return Ok(false);
+    };
+    let edek = inode.file.as_mut().and_then(|file| file.edek.as_mut());
+    let changed = exchange(txn, id, edek, stale, version, fresh)?;
+    if changed {
+        access::put_inode(txn, id, &inode);
+    }
+    Ok(changed)
+}
+
+fn exchange(
+    txn: &mut impl Txn,
+    file: FileId,
+    edek: Option<&mut records::Edek>,
+    stale: &Stale,
+    version: KeyVersion,
+    fresh: &Bytes,
+) -> Result<bool, MetadataError> {
+    let Some(edek) = edek.filter(|edek| edek.wrapped == stale.wrapped && edek.key_version == stale.version.0) else {
+        return Ok(false);
+    };
+    access::delete_index(txn, edek, file)?;
+    edek.key_version = version.0;
+    edek.wrapped = fresh.clone();
+    access::put_index(txn, edek, file)?;
+    Ok(true)
+}
+
+/// Raises a job's target, because the key was rolled again while it ran, and starts its pass anew.
+pub(crate) async fn raise_target(store: &impl Store, zone: ZoneId, target: KeyVersion) -> Result<(), MetadataError> {
+    transact!(store, [], |txn| raise_in(txn, zone, target)).await
+}
+
+async fn raise_in(txn: &mut impl Txn, zone: ZoneId, target: KeyVersion) -> Result<(), MetadataError> {
+    let (Some(mut record), Some(mut job)) = (access::zone(txn, zone).await?, access::reencryption(txn, zone).await?)
+    else {
+        return Ok(());
+    };
+    record.version_min = record.version_min.max(target.0);
+    access::put(txn, &keys::zone(zone), &record);
+    job.target_version = job.target_version.max(target.0);
+    job.failures = 0;
+    job.cursor_version = 0;
+    job.cursor_file.clear();
+    access::put(txn, &keys::reencryption(zone), &job);
+    Ok(())
+}
+
+/// Records what slows a job.
+pub(crate) async fn note(store: &impl Store, zone: ZoneId, message: &str) -> Result<(), MetadataError> {
+    let message = message.to_owned();
+    transact!(store, [message], |txn| update(txn, zone, move |job| job.message =
+        message))
+    .await
+}
+
+/// Records that a pass is over.
+pub(crate) async fn finish(store: &impl Store, zone: ZoneId, now_ms: u64) -> Result<(), MetadataError> {
+    let end = move |job: &mut records::Reencryption| {
+        job.running = false;
+        job.finished_ms = now_ms;
+        job.message = match job.failures {
+            0 => String::new(),
+            failures => format!("{failures} files keep their old EDEK and stay readable; start again to retry them"),
+        };
+    };
+    transact!(store, [end], |txn| update(txn, zone, end)).await
+}
+
+async fn update(
+    txn: &mut impl Txn,
+    zone: ZoneId,
+    change: impl FnOnce(&mut records::Reencryption) + Send,
+) -> Result<(), MetadataError> {
+    if let Some(mut job) = access::reencryption(txn, zone).await? {
+        change(&mut job);
+        access::put(txn, &keys::reencryption(zone), &job);
+    }
+    Ok(())
+}
+
+/// The EDEK of a file that shows or is being written.
+async fn edek_of(txn: &mut impl Txn, file: FileId) -> Result<Option<records::Edek>, MetadataError> {
+    if let Some(inode) = access::inode(txn, file).await? {
+        return Ok(inode.file.and_then(|file| file.edek));
+    }
+    Ok(access::open_file(txn, file).await?.and_then(|open| open.edek))
+}

@@ -1,0 +1,239 @@
+//! The layout of keys, byte for byte; `docs/formats/metadata-store.md` describes the same.
+//!
+//! A key is one table byte and fixed-width fields in big-endian, so that byte order is the order of scans.
+
+use strongroom_proto::{BlockId, ExtentId, FileId, KeyVersion, NodeId, ZoneId};
+
+/// Blocks in one chunk of a block list.
+pub(crate) const CHUNK_BLOCKS: u32 = 256;
+
+/// The format of this store; a store of another format is refused.
+pub(crate) const FORMAT_VERSION: u32 = 1;
+
+const INODE: u8 = b'i';
+const DENTRY: u8 = b'd';
+const OPEN: u8 = b'o';
+const CHUNK: u8 = b'b';
+const ZONE: u8 = b'z';
+const INDEX: u8 = b'x';
+const DEFICIT: u8 = b'f';
+const GARBAGE: u8 = b'g';
+const PURGE: u8 = b'p';
+const REENCRYPTION: u8 = b'r';
+const NODE: u8 = b'n';
+
+/// A half-open range of keys.
+pub(crate) struct KeyRange {
+    pub(crate) start: Vec<u8>,
+    pub(crate) end: Vec<u8>,
+}
+
+impl KeyRange {
+    /// All keys that begin with `prefix`. A prefix here starts with a table letter, so its end exists.
+    fn of(prefix: Vec<u8>) -> Self {
+        let end = successor(&prefix);
+        Self { start: prefix, end }
+    }
+
+    /// The part of the range behind `key`.
+    pub(crate) fn after(mut self, key: &[u8]) -> Self {
+        self.start = [key, &[0]].concat();
+        self
+    }
+}
+
+/// The first key that does not begin with `prefix`.
+fn successor(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            break;
+        }
+    }
+    end
+}
+
+fn key(table: u8, fields: &[&[u8]]) -> Vec<u8> {
+    let mut key = vec![table];
+    for field in fields {
+        key.extend_from_slice(field);
+    }
+    key
+}
+
+fn fixed<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..at + N)?.try_into().ok()
+}
+
+pub(crate) fn format() -> Vec<u8> {
+    vec![b'v']
+}
+
+pub(crate) fn inode(id: FileId) -> Vec<u8> {
+    key(INODE, &[id.as_bytes()])
+}
+
+pub(crate) fn dentry(parent: FileId, name: &str) -> Vec<u8> {
+    key(DENTRY, &[parent.as_bytes(), name.as_bytes()])
+}
+pub(crate) fn dentries(parent: FileId) -> KeyRange {
+    KeyRange::of(key(DENTRY, &[parent.as_bytes()]))
+}
+pub(crate) fn dentry_name(key: &[u8]) -> Option<&str> {
+    std::str::from_utf8(key.get(17..)?).ok()
+}
+
+pub(crate) fn open_file(id: FileId) -> Vec<u8> {
+    key(OPEN, &[id.as_bytes()])
+}
+pub(crate) fn open_files() -> KeyRange {
+    KeyRange::of(vec![OPEN])
+}
+
+/// The chunk that holds block `index`.
+pub(crate) fn chunk(extent: ExtentId, index: u32) -> Vec<u8> {
+    key(CHUNK, &[extent.as_bytes(), &(index / CHUNK_BLOCKS).to_be_bytes()])
+}
+
+pub(crate) fn zone(id: ZoneId) -> Vec<u8> {
+    key(ZONE, &[id.as_bytes()])
+}
+pub(crate) fn zones() -> KeyRange {
+    KeyRange::of(vec![ZONE])
+}
+pub(crate) fn zone_of(key: &[u8]) -> Option<ZoneId> {
+    fixed(key, 1).map(ZoneId::from_bytes)
+}
+
+pub(crate) fn index(zone: ZoneId, version: KeyVersion, file: FileId) -> Vec<u8> {
+    key(INDEX, &[zone.as_bytes(), &version.0.to_be_bytes(), file.as_bytes()])
+}
+pub(crate) fn index_of_zone(zone: ZoneId) -> KeyRange {
+    KeyRange::of(key(INDEX, &[zone.as_bytes()]))
+}
+pub(crate) fn index_of_version(zone: ZoneId, version: KeyVersion) -> KeyRange {
+    KeyRange::of(key(INDEX, &[zone.as_bytes(), &version.0.to_be_bytes()]))
+}
+pub(crate) fn index_entry(key: &[u8]) -> Option<(KeyVersion, FileId)> {
+    let version = fixed(key, 17).map(u32::from_be_bytes)?;
+    Some((KeyVersion(version), fixed(key, 21).map(FileId::from_bytes)?))
+}
+
+pub(crate) fn deficit(block: BlockId) -> Vec<u8> {
+    key(DEFICIT, &[block.extent.as_bytes(), &block.index.to_be_bytes()])
+}
+pub(crate) fn deficits() -> KeyRange {
+    KeyRange::of(vec![DEFICIT])
+}
+pub(crate) fn deficits_of(extent: ExtentId) -> KeyRange {
+    KeyRange::of(key(DEFICIT, &[extent.as_bytes()]))
+}
+pub(crate) fn deficit_of(key: &[u8]) -> Option<BlockId> {
+    block_at(key, 1)
+}
+
+/// The zero byte ends the node's id, which holds none.
+pub(crate) fn garbage(node: &NodeId, block: BlockId) -> Vec<u8> {
+    key(
+        GARBAGE,
+        &[
+            node.as_str().as_bytes(),
+            &[0],
+            block.extent.as_bytes(),
+            &block.index.to_be_bytes(),
+        ],
+    )
+}
+pub(crate) fn garbage_of(node: &NodeId) -> KeyRange {
+    KeyRange::of(key(GARBAGE, &[node.as_str().as_bytes(), &[0]]))
+}
+pub(crate) fn garbage_everywhere() -> KeyRange {
+    KeyRange::of(vec![GARBAGE])
+}
+pub(crate) fn garbage_block(key: &[u8]) -> Option<BlockId> {
+    block_at(key, key.len().checked_sub(20)?)
+}
+
+pub(crate) fn purge(id: FileId) -> Vec<u8> {
+    key(PURGE, &[id.as_bytes()])
+}
+pub(crate) fn purges() -> KeyRange {
+    KeyRange::of(vec![PURGE])
+}
+
+pub(crate) fn reencryption(zone: ZoneId) -> Vec<u8> {
+    key(REENCRYPTION, &[zone.as_bytes()])
+}
+pub(crate) fn reencryptions() -> KeyRange {
+    KeyRange::of(vec![REENCRYPTION])
+}
+
+pub(crate) fn node(node: &NodeId) -> Vec<u8> {
+    key(NODE, &[node.as_str().as_bytes()])
+}
+pub(crate) fn nodes() -> KeyRange {
+    KeyRange::of(vec![NODE])
+}
+pub(crate) fn node_of(key: &[u8]) -> Option<NodeId> {
+    std::str::from_utf8(key.get(1..)?).ok()?.parse().ok()
+}
+
+fn block_at(key: &[u8], at: usize) -> Option<BlockId> {
+    Some(BlockId {
+        extent: fixed(key, at).map(ExtentId::from_bytes)?,
+        index: fixed(key, at + 16).map(u32::from_be_bytes)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_the_documented_bytes_and_read_back() {
+        let (file, zone, extent) = (
+            FileId::from_bytes([1; 16]),
+            ZoneId::from_bytes([2; 16]),
+            ExtentId::from_bytes([3; 16]),
+        );
+        let node: NodeId = "n1".parse().expect("valid");
+        let block = BlockId { extent, index: 258 };
+        for (key, expected) in [
+            (inode(file), format!("69{}", "01".repeat(16))),
+            (dentry(file, "a"), format!("64{}61", "01".repeat(16))),
+            (open_file(file), format!("6f{}", "01".repeat(16))),
+            (chunk(extent, 258), format!("62{}00000001", "03".repeat(16))),
+            (super::zone(zone), format!("7a{}", "02".repeat(16))),
+            (
+                index(zone, KeyVersion(7), file),
+                format!("78{}00000007{}", "02".repeat(16), "01".repeat(16)),
+            ),
+            (deficit(block), format!("66{}00000102", "03".repeat(16))),
+            (garbage(&node, block), format!("676e3100{}00000102", "03".repeat(16))),
+            (purge(file), format!("70{}", "01".repeat(16))),
+            (reencryption(zone), format!("72{}", "02".repeat(16))),
+            (super::node(&node), "6e6e31".to_owned()),
+            (format(), "76".to_owned()),
+        ] {
+            assert_eq!(hex::encode(key), expected);
+        }
+        assert_eq!(
+            index_entry(&index(zone, KeyVersion(7), file)),
+            Some((KeyVersion(7), file))
+        );
+        assert_eq!(garbage_block(&garbage(&node, block)), Some(block));
+        assert_eq!(deficit_of(&deficit(block)), Some(block));
+        assert_eq!(dentry_name(&dentry(file, "ä")), Some("ä"));
+    }
+
+    #[test]
+    fn ranges_hold_their_prefix_and_nothing_else() {
+        let all_ones = FileId::from_bytes([255; 16]);
+        let range = dentries(all_ones);
+        assert_eq!(range.end, vec![b'd' + 1]);
+        assert!(range.start <= dentry(all_ones, "a") && dentry(all_ones, "\u{10ffff}") < range.end);
+        let after = dentries(all_ones).after(&dentry(all_ones, "a"));
+        assert!(dentry(all_ones, "a") < after.start && after.start <= dentry(all_ones, "a\u{1}"));
+    }
+}

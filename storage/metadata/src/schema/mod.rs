@@ -1,0 +1,101 @@
+//! What is stored: keys, records, and typed access to both within a transaction.
+
+pub(crate) mod access;
+pub(crate) mod keys;
+
+/// The stored records, generated from `proto/records.proto`.
+#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
+pub(crate) mod records {
+    include!(concat!(env!("OUT_DIR"), "/strongroom.metadata.records.v1.rs"));
+}
+
+use strongroom_proto::{Edek, ExtentId, FileId, KeyVersion, ParseError, ZoneId};
+
+/// The inode of `/`.
+pub(crate) const ROOT: FileId = FileId::from_bytes([0; 16]);
+
+impl records::Inode {
+    pub(crate) const fn is_directory(&self) -> bool {
+        self.file.is_none()
+    }
+
+    pub(crate) fn parent_id(&self) -> Result<FileId, ParseError> {
+        self.parent.as_ref().try_into()
+    }
+
+    /// The zone that this directory is the root of.
+    pub(crate) fn zone(&self) -> Result<Option<ZoneId>, ParseError> {
+        if self.zone_id.is_empty() {
+            return Ok(None);
+        }
+        self.zone_id.as_ref().try_into().map(Some)
+    }
+}
+
+impl records::Extent {
+    pub(crate) fn id(&self) -> Result<ExtentId, ParseError> {
+        self.extent_id.as_ref().try_into()
+    }
+}
+
+impl records::File {
+    pub(crate) fn extent_ids(&self) -> Result<Vec<ExtentId>, ParseError> {
+        self.extents.iter().map(records::Extent::id).collect()
+    }
+
+    pub(crate) fn blocks(&self) -> u32 {
+        self.extents.iter().map(|extent| extent.blocks).sum()
+    }
+
+    /// What is left to delete once the file is gone.
+    pub(crate) fn garbage(&self) -> records::Purge {
+        let extents = self.extents.iter().map(|extent| records::PurgeExtent {
+            extent_id: extent.extent_id.clone(),
+            blocks: extent.blocks,
+        });
+        records::Purge {
+            directory: false,
+            extents: extents.collect(),
+        }
+    }
+}
+
+impl records::OpenFile {
+    /// What is left to delete once the file is given up.
+    pub(crate) fn garbage(&self) -> records::Purge {
+        let extents = self.extents.iter().map(|extent| records::PurgeExtent {
+            extent_id: extent.extent_id.clone(),
+            blocks: extent.blocks,
+        });
+        records::Purge {
+            directory: false,
+            extents: extents.collect(),
+        }
+    }
+}
+
+impl From<Edek> for records::Edek {
+    fn from(edek: Edek) -> Self {
+        Self {
+            key_name: edek.key.as_str().to_owned(),
+            key_version: edek.version.0,
+            zone_id: edek.zone.into(),
+            suite: edek.suite.as_str().to_owned(),
+            wrapped: edek.wrapped,
+        }
+    }
+}
+
+impl TryFrom<&records::Edek> for Edek {
+    type Error = ParseError;
+
+    fn try_from(record: &records::Edek) -> Result<Self, ParseError> {
+        Ok(Self {
+            key: record.key_name.parse()?,
+            version: KeyVersion(record.key_version),
+            zone: record.zone_id.as_ref().try_into()?,
+            suite: record.suite.parse()?,
+            wrapped: record.wrapped.clone(),
+        })
+    }
+}

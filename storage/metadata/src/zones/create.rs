@@ -1,0 +1,101 @@
+//! Making a zone. The checks come in HDFS' order: who asks, the key, the path, what is there.
+
+use std::time::Duration;
+
+use strongroom_kv::{Store, Txn};
+use strongroom_proto::{DataSuite, EdekSuite, Failure, FileId, KeyName, Reason, ZoneId, ZonePath, metadata::v1 as pb};
+
+use super::{source::EdekSource, source::Minted, view::wire_zone};
+use crate::{
+    core::Core,
+    error::MetadataError,
+    namespace::resolve::{Found, find},
+    schema::{access, access::transact, keys, records},
+};
+
+/// Makes the empty directory at `path` a zone of `key`. That the caller is an administrator was checked before.
+pub(crate) async fn create<S: Store, E: EdekSource>(
+    core: &Core<S, E>,
+    path: &[u8],
+    key: &str,
+    data_suite: &str,
+) -> Result<pb::Zone, MetadataError> {
+    if key.is_empty() {
+        return Err(MetadataError::NoKeyGiven);
+    }
+    let key: KeyName = key.parse()?;
+    let data_suite: DataSuite = match data_suite {
+        "" => DataSuite::default(),
+        named => named.parse()?,
+    };
+    let zone = ZoneId::generate();
+    let minted = first_edeks(core, &key, zone).await?;
+    let path = ZonePath::parse(path)?;
+    let record = record(&key, minted.suite, data_suite, core.clock.now_ms());
+    let root = transact!(&core.store, [path, record], |txn| make(txn, &path, zone, &record)).await?;
+    core.stock.add(zone, &key, minted);
+    core.stock.warm(zone, &key);
+    let record = records::Zone {
+        root: root.id.into(),
+        ..record
+    };
+    Ok(wire_zone(core, zone, &record, &root.path))
+}
+
+/// The first EDEKs of a zone: the key service's word that the key exists and may be used here.
+async fn first_edeks<S, E: EdekSource>(
+    core: &Core<S, E>,
+    key: &KeyName,
+    zone: ZoneId,
+) -> Result<Minted, MetadataError> {
+    let wait = Duration::from_millis(core.settings.mint_wait_ms);
+    let count = core.settings.stock_low_edeks.max(1);
+    match tokio::time::timeout(wait, core.source.mint(key, &zone, count)).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => Err(Failure::new(
+            Reason::Unavailable,
+            format!(
+                "the key service gave no EDEK of key {key} for {} ms; check that it runs",
+                wait.as_millis()
+            ),
+        )
+        .into()),
+    }
+}
+
+fn record(key: &KeyName, suite: EdekSuite, data_suite: DataSuite, created_ms: u64) -> records::Zone {
+    records::Zone {
+        root: FileId::from_bytes([0; 16]).into(),
+        key_name: key.as_str().to_owned(),
+        edek_suite: suite.as_str().to_owned(),
+        data_suite: data_suite.as_str().to_owned(),
+        created_ms,
+        version_min: 0,
+    }
+}
+
+async fn make(
+    txn: &mut impl Txn,
+    path: &ZonePath,
+    zone: ZoneId,
+    record: &records::Zone,
+) -> Result<Found, MetadataError> {
+    let mut found = find(txn, path).await?;
+    if !found.inode.is_directory() {
+        return Err(MetadataError::ZoneOnFile(path.clone()));
+    }
+    if found.inode.zone()?.is_some() {
+        return Err(MetadataError::AlreadyZone(path.clone()));
+    }
+    if !access::page(txn, &keys::dentries(found.id), 1).await?.is_empty() {
+        return Err(MetadataError::ZoneNotEmpty(path.clone()));
+    }
+    found.inode.zone_id = zone.into();
+    access::put_inode(txn, found.id, &found.inode);
+    let record = records::Zone {
+        root: found.id.into(),
+        ..record.clone()
+    };
+    access::put(txn, &keys::zone(zone), &record);
+    Ok(found)
+}

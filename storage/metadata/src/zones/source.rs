@@ -1,0 +1,39 @@
+//! Where EDEKs come from: the key service, behind a trait so that the stock and re-encryption can be proved
+//! against one that fails on demand.
+
+use bytes::Bytes;
+use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, ZoneId};
+
+/// EDEKs fresh from the token, all under one key version.
+#[derive(Debug, Clone)]
+pub struct Minted {
+    /// The version that wraps them.
+    pub version: KeyVersion,
+    /// How they are wrapped.
+    pub suite: EdekSuite,
+    /// The wrapped DEKs.
+    pub edeks: Vec<Bytes>,
+}
+
+/// The outcome of re-wrapping a batch.
+#[derive(Debug, Clone)]
+pub struct Rewrapped {
+    /// The version that every success is wrapped under.
+    pub version: KeyVersion,
+    /// One for each EDEK asked for, in order.
+    pub results: Vec<Result<Bytes, Failure>>,
+}
+
+/// Mints and re-wraps EDEKs. Neither opens anything.
+pub trait EdekSource: Send + Sync + 'static {
+    /// Mints `count` EDEKs under the newest version of `key`, bound to `zone`.
+    fn mint(&self, key: &KeyName, zone: &ZoneId, count: usize) -> impl Future<Output = Result<Minted, Failure>> + Send;
+
+    /// Wraps EDEKs of `key` and `zone` again under the newest version.
+    fn rewrap(
+        &self,
+        key: &KeyName,
+        zone: &ZoneId,
+        edeks: &[(KeyVersion, Bytes)],
+    ) -> impl Future<Output = Result<Rewrapped, Failure>> + Send;
+}

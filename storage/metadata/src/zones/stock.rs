@@ -1,0 +1,318 @@
+//! EDEKs held ready per zone, so that a create does not wait for the token and goes on through a short outage of
+//! the key service. In memory only: an EDEK lost with the process was never used.
+//!
+//! Each zone is filled by a task of its own, with bounded tries and a pause that grows; a limit per key keeps one
+//! bad key from taking all places.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, ZoneId};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::{Instant, sleep, timeout, timeout_at},
+};
+
+use super::source::{EdekSource, Minted};
+use crate::{clock::Clock, config::Settings, error::MetadataError};
+
+/// Tries of one refill; the next create starts another.
+const TRIES_MAX: u32 = 6;
+/// The first pause after a failed try; it doubles up to the second.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Mint calls under way at once, in all and for one key.
+const CALLS_MAX: usize = 16;
+const CALLS_PER_KEY_MAX: usize = 2;
+
+/// The EDEKs in stock for every zone.
+pub(crate) struct Stock<E> {
+    shared: Arc<Shared<E>>,
+}
+
+struct Shared<E> {
+    source: Arc<E>,
+    clock: Clock,
+    settings: Settings,
+    calls: Semaphore,
+    keys: Mutex<HashMap<KeyName, Arc<Semaphore>>>,
+    zones: Mutex<HashMap<ZoneId, Arc<Shelf>>>,
+}
+
+/// The stock of one zone.
+struct Shelf {
+    zone: ZoneId,
+    key: KeyName,
+    state: Mutex<ShelfState>,
+    /// Told whenever EDEKs came or a refill gave up.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct ShelfState {
+    edeks: VecDeque<Ready>,
+    /// Nothing older may be handed out.
+    version_min: Option<KeyVersion>,
+    /// Counts the times the stock was dropped: a mint begun before a drop does not fill it again.
+    generation: u64,
+    refilling: bool,
+    failure: Option<Failure>,
+}
+
+struct Ready {
+    version: KeyVersion,
+    suite: EdekSuite,
+    wrapped: Bytes,
+    minted_ms: u64,
+}
+
+impl<E: EdekSource> Stock<E> {
+    pub(crate) fn new(source: Arc<E>, clock: Clock, settings: Settings) -> Self {
+        let shared = Shared {
+            source,
+            clock,
+            settings,
+            calls: Semaphore::new(CALLS_MAX),
+            keys: Mutex::default(),
+            zones: Mutex::default(),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// An EDEK that nobody had before, of at least `version_min`. Waits for the key service when there is none.
+    ///
+    /// # Errors
+    /// What the key service said last, once the wait of `mint_wait_ms` is over or waiting is no use.
+    pub(crate) async fn take(
+        &self,
+        zone: ZoneId,
+        key: &KeyName,
+        version_min: KeyVersion,
+    ) -> Result<Edek, MetadataError> {
+        let shelf = self.shared.shelf(zone, key);
+        let deadline = Instant::now() + Duration::from_millis(self.shared.settings.mint_wait_ms);
+        loop {
+            let changed = shelf.changed.notified();
+            if let Some(edek) = self.pop(&shelf, version_min) {
+                return Ok(edek);
+            }
+            if timeout_at(deadline, changed).await.is_err() {
+                return Err(self.shared.empty(&shelf).into());
+            }
+            if let Some(failure) = shelf.lasting_failure() {
+                return Err(failure.into());
+            }
+        }
+    }
+
+    fn pop(&self, shelf: &Arc<Shelf>, version_min: KeyVersion) -> Option<Edek> {
+        let now_ms = self.shared.clock.now_ms();
+        let mut state = shelf.lock();
+        state.raise(version_min);
+        state.drop_older(now_ms, self.shared.settings.stock_age_ms);
+        let ready = state.edeks.pop_front();
+        let low = state.edeks.len() < self.shared.settings.stock_low_edeks || ready.is_none();
+        if low && !state.refilling {
+            state.refilling = true;
+            state.failure = None;
+            tokio::spawn(refill(Arc::clone(&self.shared), Arc::clone(shelf), state.generation));
+        }
+        drop(state);
+        ready.map(|ready| shelf.edek(ready))
+    }
+
+    /// Puts EDEKs that were minted otherwise into the stock, and fills it up in the background.
+    pub(crate) fn add(&self, zone: ZoneId, key: &KeyName, minted: Minted) {
+        let shelf = self.shared.shelf(zone, key);
+        shelf.lock().add(minted, self.shared.clock.now_ms());
+        shelf.changed.notify_waiters();
+    }
+
+    /// Throws away the stock of a zone and what is being minted for it.
+    pub(crate) fn drop_zone(&self, zone: ZoneId) {
+        let shelf = lock(&self.shared.zones).remove(&zone);
+        if let Some(shelf) = shelf {
+            let mut state = shelf.lock();
+            state.generation += 1;
+            state.edeks.clear();
+        }
+    }
+
+    /// Fills the stock of a zone ahead of its first create.
+    pub(crate) fn warm(&self, zone: ZoneId, key: &KeyName) {
+        let shelf = self.shared.shelf(zone, key);
+        let mut state = shelf.lock();
+        if state.edeks.len() < self.shared.settings.stock_low_edeks && !state.refilling {
+            state.refilling = true;
+            tokio::spawn(refill(Arc::clone(&self.shared), Arc::clone(&shelf), state.generation));
+        }
+    }
+
+    /// EDEKs ready for a zone now.
+    pub(crate) fn count(&self, zone: ZoneId) -> usize {
+        let shelf = lock(&self.shared.zones).get(&zone).cloned();
+        shelf.map_or(0, |shelf| shelf.lock().edeks.len())
+    }
+}
+
+impl<E: EdekSource> Shared<E> {
+    fn shelf(&self, zone: ZoneId, key: &KeyName) -> Arc<Shelf> {
+        let mut zones = lock(&self.zones);
+        let shelf = zones.entry(zone).or_insert_with(|| {
+            Arc::new(Shelf {
+                zone,
+                key: key.clone(),
+                state: Mutex::default(),
+                changed: Notify::new(),
+            })
+        });
+        Arc::clone(shelf)
+    }
+
+    /// What to say when the wait for an EDEK is over.
+    fn empty(&self, shelf: &Shelf) -> Failure {
+        let key = &shelf.key;
+        let waited_ms = self.settings.mint_wait_ms;
+        match shelf.lock().failure.clone() {
+            Some(failure) => Failure::new(
+                failure.reason,
+                format!(
+                    "no EDEK of key {key} could be had for {waited_ms} ms: {}",
+                    failure.message
+                ),
+            ),
+            None => Failure::new(
+                Reason::Unavailable,
+                format!("the key service gave no EDEK of key {key} for {waited_ms} ms; check that it runs"),
+            ),
+        }
+    }
+
+    async fn mint(&self, shelf: &Shelf, count: usize) -> Result<Minted, Failure> {
+        let of_key = {
+            let mut keys = lock(&self.keys);
+            let limit = keys
+                .entry(shelf.key.clone())
+                .or_insert_with(|| Arc::new(Semaphore::new(CALLS_PER_KEY_MAX)));
+            Arc::clone(limit)
+        };
+        let _of_key = of_key.acquire().await.map_err(closed)?;
+        let _of_all = self.calls.acquire().await.map_err(closed)?;
+        let wait = Duration::from_millis(self.settings.mint_wait_ms);
+        match timeout(wait, self.source.mint(&shelf.key, &shelf.zone, count)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Failure::new(
+                Reason::DeadlineExceeded,
+                format!("the key service did not answer for {} ms", wait.as_millis()),
+            )),
+        }
+    }
+}
+
+fn closed(_: tokio::sync::AcquireError) -> Failure {
+    Failure::new(Reason::Internal, "the stock of EDEKs is closed")
+}
+
+/// Fills a shelf up, with bounded tries.
+async fn refill<E: EdekSource>(shared: Arc<Shared<E>>, shelf: Arc<Shelf>, generation: u64) {
+    let mut pause = PAUSE_FIRST;
+    for attempt in 1..=TRIES_MAX {
+        let missing = shared.settings.stock_edeks.saturating_sub(shelf.lock().edeks.len());
+        if missing == 0 {
+            break;
+        }
+        match shared.mint(&shelf, missing).await {
+            Ok(minted) => {
+                shelf.accept(minted, generation, shared.clock.now_ms());
+                break;
+            }
+            Err(failure) => {
+                let (key, zone) = (&shelf.key, &shelf.zone);
+                tracing::warn!(%key, %zone, attempt, reason = %failure.reason, %failure, "cannot mint EDEKs");
+                let lasting = !failure.is_transient();
+                shelf.lock().failure = Some(failure);
+                if lasting {
+                    break;
+                }
+                shelf.changed.notify_waiters();
+            }
+        }
+        if attempt < TRIES_MAX {
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+    shelf.lock().refilling = false;
+    shelf.changed.notify_waiters();
+}
+
+impl Shelf {
+    fn lock(&self) -> MutexGuard<'_, ShelfState> {
+        lock(&self.state)
+    }
+
+    fn accept(&self, minted: Minted, generation: u64, now_ms: u64) {
+        let mut state = self.lock();
+        state.failure = None;
+        if state.generation == generation {
+            state.add(minted, now_ms);
+        }
+    }
+
+    /// A failure that waiting does not cure, if the last refill ended in one.
+    fn lasting_failure(&self) -> Option<Failure> {
+        let state = self.lock();
+        let failure = state.failure.clone()?;
+        (!failure.is_transient() && state.edeks.is_empty() && !state.refilling).then_some(failure)
+    }
+
+    fn edek(&self, ready: Ready) -> Edek {
+        Edek {
+            key: self.key.clone(),
+            version: ready.version,
+            zone: self.zone,
+            suite: ready.suite,
+            wrapped: ready.wrapped,
+        }
+    }
+}
+
+impl ShelfState {
+    /// Adds fresh EDEKs. A newer version than seen before drops all older ones.
+    fn add(&mut self, minted: Minted, minted_ms: u64) {
+        self.raise(minted.version);
+        if Some(minted.version) < self.version_min {
+            return;
+        }
+        let Minted { version, suite, edeks } = minted;
+        self.edeks.extend(edeks.into_iter().map(|wrapped| Ready {
+            version,
+            suite,
+            wrapped,
+            minted_ms,
+        }));
+    }
+
+    fn raise(&mut self, version: KeyVersion) {
+        if self.version_min < Some(version) {
+            self.version_min = Some(version);
+            self.edeks.retain(|ready| ready.version >= version);
+        }
+    }
+
+    fn drop_older(&mut self, now_ms: u64, age_ms: u64) {
+        self.edeks
+            .retain(|ready| now_ms.saturating_sub(ready.minted_ms) < age_ms);
+    }
+}
+
+/// The lock, also after a panic elsewhere: every critical section leaves the state whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
