@@ -1,1 +1,18 @@
-//! The block node: immutable ciphertext blocks on local disks.
+//! The block node: immutable blocks of ciphertext on local disks.
+//!
+//! A node stores what a capability of the metadata service lets a client write, forwards it along the chain of
+//! replicas, answers reads with verified bytes or an error, and reports to the metadata service every second.
+//! It has no key and no name of a file: it cannot tell what it stores.
+
+mod api;
+mod authority;
+mod config;
+mod forward;
+mod heartbeat;
+mod news;
+mod server;
+mod store;
+
+pub use config::{Config, ConfigError};
+pub use server::{RunError, run};
+pub use store::{BlockStore, OpenError, Part, Sealed, StoreError, Usage};

@@ -1,0 +1,184 @@
+//! Reports to the metadata service and does what it answers.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use crc_fast::crc32_iscsi;
+use strongroom_proto::{
+    BlockId, Failure, Reason,
+    block::v1::PutBlockRequest,
+    metadata::v1::{Command, HeartbeatRequest, HeartbeatResponse, Replicate, cluster_client::ClusterClient, command},
+    transport::Remote,
+};
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tonic::transport::Channel;
+
+use crate::api::Node;
+
+/// Between heartbeats, unless there is news.
+const PERIOD: Duration = Duration::from_secs(1);
+/// News within this time share a heartbeat.
+const GATHER: Duration = Duration::from_millis(20);
+/// How long the metadata service may take to answer.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// Commands accepted and not finished; more are refused until there is room.
+const COMMANDS_MAX: usize = 4096;
+/// Commands under way at once.
+const COMMANDS_AT_ONCE: usize = 8;
+
+/// The node's side of the conversation with the metadata service.
+pub(crate) struct Heart {
+    node: Arc<Node>,
+    address: String,
+    metadata: Remote,
+    client: ClusterClient<Channel>,
+    /// What is known of the metadata service; nothing at the start.
+    reachable: Option<bool>,
+    work: Arc<Work>,
+    /// Dropped with the heart, which ends the commands under way.
+    tasks: JoinSet<()>,
+}
+
+/// Commands that were accepted.
+struct Work {
+    accepted: Mutex<HashSet<u64>>,
+    turns: Semaphore,
+}
+
+impl Heart {
+    pub(crate) fn new(node: Arc<Node>, advertise: &Remote, metadata: Remote, channel: Channel) -> Self {
+        Self {
+            node,
+            address: advertise.to_string(),
+            metadata,
+            client: ClusterClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            reachable: None,
+            work: Arc::new(Work {
+                accepted: Mutex::default(),
+                turns: Semaphore::new(COMMANDS_AT_ONCE),
+            }),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Beats until it is dropped.
+    pub(crate) async fn beat(mut self) {
+        loop {
+            let reached = self.once().await;
+            self.note_reachable(&reached);
+            if reached.is_err() {
+                sleep(PERIOD).await;
+            } else if timeout(PERIOD, self.node.news.arrived()).await.is_ok() {
+                sleep(GATHER).await;
+            }
+            while self.tasks.try_join_next().is_some() {}
+        }
+    }
+
+    async fn once(&mut self) -> Result<(), Failure> {
+        let usage = self.node.store.usage().await?;
+        let mut heartbeat = HeartbeatRequest {
+            node_id: self.node.id.to_string(),
+            address: self.address.clone(),
+            capacity_bytes: usage.capacity_bytes,
+            free_bytes: usage.free_bytes,
+            blocks: usage.blocks,
+            ..HeartbeatRequest::default()
+        };
+        self.node.news.fill(&mut heartbeat);
+        let answer = timeout(ANSWER_WAIT, self.client.heartbeat(heartbeat.clone()))
+            .await
+            .map_err(|_| Failure::new(Reason::DeadlineExceeded, "it did not answer within 5 s"))??;
+        self.node.news.told(&heartbeat);
+        self.take(answer.into_inner());
+        Ok(())
+    }
+
+    fn take(&mut self, answer: HeartbeatResponse) {
+        self.node.authority.learn(answer.capability_keys);
+        for command in answer.commands {
+            self.accept(command);
+        }
+    }
+
+    /// Starts a command, unless it is under way or its result is about to be told.
+    fn accept(&mut self, command: Command) {
+        let id = command.command_id;
+        if self.node.news.has_result(id) {
+            return;
+        }
+        let mut accepted = self.work.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+        if accepted.len() >= COMMANDS_MAX {
+            return self
+                .node
+                .news
+                .result(id, "the node has too many commands already".to_owned());
+        }
+        if accepted.insert(id) {
+            let (node, work) = (Arc::clone(&self.node), Arc::clone(&self.work));
+            self.tasks.spawn(async move { work.run(&node, command).await });
+        }
+    }
+
+    /// Says once when the metadata service goes away, and once when it is back.
+    fn note_reachable(&mut self, reached: &Result<(), Failure>) {
+        let metadata = &self.metadata;
+        match reached {
+            Ok(()) if self.reachable != Some(true) => tracing::info!(%metadata, "the metadata service answers"),
+            Err(error) if self.reachable != Some(false) => {
+                tracing::warn!(%metadata, %error, "the metadata service is not reachable; serving with the keys known");
+            }
+            _ => {}
+        }
+        self.reachable = Some(reached.is_ok());
+    }
+}
+
+impl Work {
+    async fn run(&self, node: &Node, command: Command) {
+        let _turn = self.turns.acquire().await.expect("the semaphore is never closed");
+        let outcome = execute(node, command.command).await;
+        if let Err(error) = &outcome {
+            tracing::warn!(command = command.command_id, %error, "a command failed");
+        }
+        let failure = outcome.err().map_or_else(String::new, |failure| failure.message);
+        // First the result, then room: between the two the command counts as known either way.
+        node.news.result(command.command_id, failure);
+        let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+        accepted.remove(&command.command_id);
+    }
+}
+
+async fn execute(node: &Node, command: Option<command::Command>) -> Result<(), Failure> {
+    match command {
+        Some(command::Command::Delete(id)) => Ok(node.store.delete(BlockId::try_from(Some(id))?).await?),
+        Some(command::Command::Replicate(order)) => replicate(node, order).await,
+        None => Err(Failure::new(
+            Reason::InvalidArgument,
+            "this release does not know the command; upgrade the node",
+        )),
+    }
+}
+
+async fn replicate(node: &Node, order: Replicate) -> Result<(), Failure> {
+    let id = BlockId::try_from(order.block_id.clone())?;
+    let target = order
+        .to
+        .ok_or_else(|| Failure::new(Reason::InvalidArgument, "the target is missing"))?;
+    let block = node.store.get(id, 0, 0).await.map_err(|error| node.noted(id, error))?;
+    let request = PutBlockRequest {
+        capability: order.capability,
+        block_id: order.block_id,
+        crc32c: crc32_iscsi(&block.data),
+        data: block.data,
+        forward: Vec::new(),
+    };
+    node.peers.send(&target, &request, Vec::new()).await.map(|_| ())
+}

@@ -1,0 +1,107 @@
+//! Puts a node together and runs it.
+
+use std::{sync::Arc, time::SystemTime};
+
+use strongroom_proto::{
+    FILE_DESCRIPTOR_SET, NodeId,
+    block::v1::blocks_server::BlocksServer,
+    limits::MESSAGE_BYTES_MAX,
+    transport::{self, PeerIdentity, Role, ServeError, TlsError, TlsIdentity},
+};
+use tonic::service::Routes;
+
+use crate::{
+    Config,
+    api::{BlocksService, Node},
+    authority::Authority,
+    forward::Peers,
+    heartbeat::Heart,
+    news::News,
+    store::{BlockStore, OpenError},
+};
+
+/// Why a node does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Certificate, key or CA cannot be used.
+    #[error("TLS cannot be set up")]
+    Tls(#[from] TlsError),
+    /// The certificate is somebody else's.
+    #[error(
+        "the certificate {certificate} is that of {found}, but this is node {node}; \
+         use the certificate of service block/{node}, or set node_id to its name"
+    )]
+    Identity {
+        /// The file.
+        certificate: String,
+        /// Whose it is.
+        found: String,
+        /// The configured node.
+        node: NodeId,
+    },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The thread that opens it ended early.
+    #[error("opening the data directory was interrupted")]
+    Interrupted(#[from] tokio::task::JoinError),
+    /// The server cannot listen or failed.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The service descriptions are broken.
+    #[error("gRPC reflection cannot be set up")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// Runs a block node until `stop` resolves.
+///
+/// # Errors
+/// Says what in the configuration or on the machine keeps the node from running.
+pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Result<(), RunError> {
+    let tls = Arc::new(TlsIdentity::load(&config.tls, SystemTime::now())?);
+    check_identity(&config, &tls)?;
+    let node = open(&config, &tls).await?;
+    let listener = transport::bind(config.listen).await?;
+    tracing::info!(address = %config.listen, node = %config.node_id, "serving");
+
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<BlocksServer<BlocksService>>().await;
+    let blocks = BlocksServer::new(BlocksService(Arc::clone(&node)))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let routes = Routes::new(blocks).add_service(health_service).add_service(reflection);
+
+    let channel = transport::connect(&config.metadata, &tls, Role::Metadata);
+    let heart = Heart::new(node, &config.advertise, config.metadata, channel);
+    tokio::select! {
+        served = transport::serve(listener, &tls, routes, stop) => Ok(served?),
+        () = heart.beat() => unreachable!("a heart beats until it is dropped"),
+    }
+}
+
+fn check_identity(config: &Config, tls: &TlsIdentity) -> Result<(), RunError> {
+    if *tls.identity() == PeerIdentity::Block(config.node_id.clone()) {
+        return Ok(());
+    }
+    Err(RunError::Identity {
+        certificate: tls.certificate_path().display().to_string(),
+        found: tls.identity().short(),
+        node: config.node_id.clone(),
+    })
+}
+
+async fn open(config: &Config, tls: &Arc<TlsIdentity>) -> Result<Arc<Node>, RunError> {
+    let (path, id, reserve_bytes) = (config.data_dir.clone(), config.node_id.clone(), config.reserve_bytes);
+    let store = tokio::task::spawn_blocking(move || BlockStore::open(&path, id, reserve_bytes)).await??;
+    Ok(Arc::new(Node {
+        id: config.node_id.clone(),
+        store,
+        authority: Authority::new(config.node_id.clone()),
+        peers: Peers::new(config.node_id.clone(), Arc::clone(tls)),
+        news: News::default(),
+    }))
+}

@@ -1,0 +1,263 @@
+//! The data directory: who may use it, and where what is.
+//!
+//! `LOCK` is held by the process that uses the directory; `FORMAT` says the layout's version and the node; `blocks`
+//! has a directory for each value of an extent id's last byte (the first ones are a clock); `tmp` is for writes
+//! under way, `bad` for blocks that failed their checksum.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use strongroom_proto::{BlockId, NodeId};
+
+/// The layout that this release reads and writes.
+const FORMAT: u32 = 1;
+const OWN_NAMES: [&str; 6] = ["LOCK", "FORMAT", "blocks", "tmp", "bad", "lost+found"];
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The disk refused.
+    #[error("cannot {what} {}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Another process has it.
+    #[error("the data directory {} is in use by {holder}; stop that process first", path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// The process, as it wrote itself into the lock file.
+        holder: String,
+    },
+    /// A newer release made it.
+    #[error(
+        "the data directory {} has format {found}, and this release knows formats up to {FORMAT}; \
+         run the release that wrote it, or a newer one",
+        path.display()
+    )]
+    NewerFormat {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// Its format file cannot be read.
+    #[error("{} does not say a format and a node; restore it, or give the node an empty directory", path.display())]
+    BadFormat {
+        /// The format file.
+        path: PathBuf,
+    },
+    /// It belongs to another node.
+    #[error(
+        "the data directory {} belongs to node {owner}; give node {node} a directory of its own, or its name back",
+        path.display()
+    )]
+    OtherNode {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        owner: String,
+        /// Who asked.
+        node: NodeId,
+    },
+    /// It holds something else.
+    #[error("{} holds other files, such as {found}; choose an empty directory as data_dir", path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// One of the names in it.
+        found: String,
+    },
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+    move |source| OpenError::Io {
+        what,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// A data directory, locked for this process.
+pub(super) struct Directory {
+    root: PathBuf,
+    _lock: File,
+}
+
+impl Directory {
+    pub(super) fn open(root: &Path, node: &NodeId) -> Result<Self, OpenError> {
+        fs::create_dir_all(root).map_err(failed("create", root))?;
+        let lock = lock(root)?;
+        match format(root)? {
+            Some((found, _)) if found > FORMAT => {
+                return Err(OpenError::NewerFormat {
+                    path: root.to_owned(),
+                    found,
+                });
+            }
+            Some((_, owner)) if owner != node.as_str() => {
+                return Err(OpenError::OtherNode {
+                    path: root.to_owned(),
+                    owner,
+                    node: node.clone(),
+                });
+            }
+            Some(_) => {}
+            None => refuse_foreign(root)?,
+        }
+        let directory = Self {
+            root: root.to_owned(),
+            _lock: lock,
+        };
+        directory.lay_out(node)?;
+        Ok(directory)
+    }
+
+    /// Makes what is missing, the format file last: with it, the directory is whole.
+    fn lay_out(&self, node: &NodeId) -> Result<(), OpenError> {
+        let temporary = self.root.join("tmp");
+        if temporary.exists() {
+            fs::remove_dir_all(&temporary).map_err(failed("clear", &temporary))?;
+        }
+        let fans = (0..=u8::MAX).map(|fan| self.fan(fan));
+        for path in fans.chain([temporary, self.root.join("bad")]) {
+            fs::create_dir_all(&path).map_err(failed("create", &path))?;
+        }
+        let blocks = self.root.join("blocks");
+        sync_directory(&blocks).map_err(failed("sync", &blocks))?;
+        let format = self.root.join("FORMAT");
+        if !format.exists() {
+            let draft = self.root.join("tmp/FORMAT");
+            write_synced(&draft, format!("{FORMAT} {node}\n").as_bytes()).map_err(failed("write", &draft))?;
+            fs::rename(&draft, &format).map_err(failed("write", &format))?;
+        }
+        sync_directory(&self.root).map_err(failed("sync", &self.root))
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The directory of a block's file.
+    pub(super) fn fan_of(&self, id: BlockId) -> PathBuf {
+        self.fan(id.extent.as_bytes()[15])
+    }
+
+    fn fan(&self, fan: u8) -> PathBuf {
+        self.root.join("blocks").join(format!("{fan:02x}"))
+    }
+
+    /// A block's file.
+    pub(super) fn block(&self, id: BlockId) -> PathBuf {
+        self.fan_of(id).join(format!("{id}.blk"))
+    }
+
+    /// Where a damaged block goes.
+    pub(super) fn bad(&self, id: BlockId) -> PathBuf {
+        self.root.join("bad").join(format!("{id}.bad"))
+    }
+
+    /// A file for the write number `serial`.
+    pub(super) fn temporary(&self, id: BlockId, serial: u64) -> PathBuf {
+        self.root.join("tmp").join(format!("{id}.{serial}"))
+    }
+
+    /// Counts the blocks.
+    pub(super) fn count_blocks(&self) -> Result<u64, OpenError> {
+        let mut count = 0;
+        for fan in 0..=u8::MAX {
+            let path = self.fan(fan);
+            for entry in fs::read_dir(&path).map_err(failed("list", &path))? {
+                let name = entry.map_err(failed("list", &path))?.file_name();
+                count += u64::from(Path::new(&name).extension().is_some_and(|extension| extension == "blk"));
+            }
+        }
+        Ok(count)
+    }
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn lock(root: &Path) -> Result<File, OpenError> {
+    let path = root.join("LOCK");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(failed("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(OpenError::Locked {
+                path: root.to_owned(),
+                holder: holder(&mut file),
+            });
+        }
+        Err(TryLockError::Error(source)) => return Err(failed("lock", &path)(source)),
+    }
+    // The text only serves a message: on a full disk the lock alone does.
+    let described = file
+        .set_len(0)
+        .and_then(|()| writeln!(file, "process {}", std::process::id()));
+    if let Err(error) = described {
+        tracing::warn!(path = %path.display(), %error, "cannot write this process' id into the lock file");
+    }
+    Ok(file)
+}
+
+fn holder(file: &mut File) -> String {
+    let mut text = String::new();
+    match file.take(64).read_to_string(&mut text) {
+        Ok(_) if !text.trim().is_empty() => text.trim().to_owned(),
+        _ => "another process".to_owned(),
+    }
+}
+
+/// The directory's format and owner, if it has any.
+fn format(root: &Path) -> Result<Option<(u32, String)>, OpenError> {
+    let path = root.join("FORMAT");
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("read", &path)(error)),
+    };
+    let parsed = text
+        .trim_end()
+        .split_once(' ')
+        .and_then(|(version, node)| Some((version.parse().ok()?, node.to_owned())));
+    parsed.map(Some).ok_or(OpenError::BadFormat { path })
+}
+
+fn refuse_foreign(root: &Path) -> Result<(), OpenError> {
+    for entry in fs::read_dir(root).map_err(failed("list", root))? {
+        let name = entry.map_err(failed("list", root))?.file_name();
+        let name = name.to_string_lossy();
+        if !OWN_NAMES.contains(&name.as_ref()) {
+            return Err(OpenError::Foreign {
+                path: root.to_owned(),
+                found: name.into_owned(),
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! Blocks on the local disk.
+//!
+//! All file work runs on blocking threads, at most [`OPERATIONS_MAX`] at a time, so that neither the executor nor
+//! memory suffers under a flood: who waits longer than [`OPERATION_WAIT`] for a turn is told to come again later.
+
+mod directory;
+mod disk;
+mod format;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use strongroom_proto::{BlockId, NodeId};
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+
+use self::{directory::Directory, disk::Disk};
+pub use self::{directory::OpenError, disk::StoreError, format::Sealed};
+
+/// Reads and writes under way at once; each holds a block in memory.
+const OPERATIONS_MAX: usize = 32;
+/// How long an operation waits for its turn.
+const OPERATION_WAIT: Duration = Duration::from_secs(5);
+
+/// The blocks of one node. Clones are handles of the same store.
+#[derive(Clone)]
+pub struct BlockStore {
+    disk: Arc<Disk>,
+    turns: Arc<Semaphore>,
+}
+
+/// Bytes out of a block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The bytes asked for, as far as the block goes.
+    pub data: Bytes,
+    /// Length of the whole block.
+    pub block_length: u32,
+}
+
+/// How full a node is.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    /// Bytes that its disk has.
+    pub capacity_bytes: u64,
+    /// Bytes that blocks may still take: what is free, less the reserve.
+    pub free_bytes: u64,
+    /// Blocks stored.
+    pub blocks: u64,
+}
+
+impl BlockStore {
+    /// Opens or makes the data directory of `node` and clears what an interrupted write left. Blocks.
+    ///
+    /// # Errors
+    /// Says who has the directory, or which release or node it belongs to, or what failed.
+    pub fn open(path: &Path, node: NodeId, reserve_bytes: u64) -> Result<Self, OpenError> {
+        let directory = Directory::open(path, &node)?;
+        Ok(Self {
+            disk: Arc::new(Disk::new(directory, node, reserve_bytes)?),
+            turns: Arc::new(Semaphore::new(OPERATIONS_MAX)),
+        })
+    }
+
+    /// Checks `data` against the checksum that came with it and makes it ready to be stored.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if the checksum does not fit; [`StoreError::Overloaded`].
+    pub async fn seal(&self, id: BlockId, data: Bytes, crc32c: u32) -> Result<Sealed, StoreError> {
+        self.run(move |_| Sealed::new(id, data, crc32c).ok_or(StoreError::Damaged { id }))
+            .await
+    }
+
+    /// Makes a block durable. One that is there with the same bytes is left alone; one that is there but damaged is
+    /// put aside first.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] if other bytes have that id, [`StoreError::NoSpace`], or what the disk said.
+    pub async fn put(&self, block: Sealed) -> Result<(), StoreError> {
+        self.run(move |disk| disk.put(&block)).await
+    }
+
+    /// Reads and verifies `length` bytes from `offset`, 0 meaning to the end. A range past the end is cut there.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], or [`StoreError::Corrupt`] after putting the block aside.
+    pub async fn get(&self, id: BlockId, offset: u32, length: u32) -> Result<Part, StoreError> {
+        self.run(move |disk| disk.get(id, offset, length)).await
+    }
+
+    /// Removes a block; one that is not there counts as removed.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub async fn delete(&self, id: BlockId) -> Result<(), StoreError> {
+        self.run(move |disk| disk.delete(id)).await
+    }
+
+    /// How full the node is.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub async fn usage(&self) -> Result<Usage, StoreError> {
+        let disk = Arc::clone(&self.disk);
+        joined(spawn_blocking(move || disk.usage()).await)
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Disk) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let overloaded = |_| StoreError::Overloaded {
+            node: self.disk.node().clone(),
+        };
+        let turn = timeout(OPERATION_WAIT, Arc::clone(&self.turns).acquire_owned());
+        let turn = turn.await.map_err(overloaded)?.expect("the semaphore is never closed");
+        let disk = Arc::clone(&self.disk);
+        // The turn goes along: a caller that went away does not make room while its work still runs.
+        joined(
+            spawn_blocking(move || {
+                let _turn = turn;
+                work(&disk)
+            })
+            .await,
+        )
+    }
+}
+
+fn joined<T>(outcome: Result<Result<T, StoreError>, tokio::task::JoinError>) -> Result<T, StoreError> {
+    match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(StoreError::Stopping),
+        },
+    }
+}
