@@ -4,7 +4,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
     let descriptors = protox::compile(["worker.proto"], ["proto"])?;
     tonic_prost_build::configure()
-        .bytes(".")
+        // All but ItemResult: a DEK in a Vec can be overwritten, one in a shared Bytes cannot.
+        .bytes(".strongroom.kms.worker.v1.TokenKeyVersion")
+        .bytes(".strongroom.kms.worker.v1.KeyRef")
+        .bytes(".strongroom.kms.worker.v1.MintResponse")
+        .bytes(".strongroom.kms.worker.v1.RewrapItem")
+        .bytes(".strongroom.kms.worker.v1.UnwrapItem")
         // Carry a DEK: no derived Debug may print it.
         .skip_debug([
             "strongroom.kms.worker.v1.ItemResult",

@@ -1,0 +1,57 @@
+//! The token worker and the token initialiser as a program of their own, for this crate's tests: a PKCS#11 library can be
+//! initialised once per process only, and each test has a token of its own.
+//!
+//! `token_worker token-worker --module M --token-label L --pin-file F` or
+//! `token_worker token-init --module M --token-label L --so-pin-file S --pin-file F`.
+
+use std::{collections::HashMap, error::Error, path::PathBuf, process::ExitCode};
+
+use strongroom_kms::token::{
+    init::{InitOptions, init_token},
+    worker::{WorkerOptions, run},
+};
+
+fn main() -> ExitCode {
+    match work(std::env::args().skip(1)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(error.as_ref());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn work(mut arguments: impl Iterator<Item = String>) -> Result<(), Box<dyn Error>> {
+    let command = arguments.next().ok_or("token-worker or token-init expected")?;
+    let mut options = HashMap::new();
+    while let Some(name) = arguments.next() {
+        options.insert(name, arguments.next().ok_or("every option has a value")?);
+    }
+    let mut take = |name: &str| options.remove(name).ok_or_else(|| format!("{name} is missing"));
+    let (module, label) = (PathBuf::from(take("--module")?), take("--token-label")?);
+    let pin_file = PathBuf::from(take("--pin-file")?);
+    if command == "token-worker" {
+        return Ok(run(WorkerOptions {
+            module,
+            token_label: label,
+            pin_file,
+        })?);
+    }
+    init_token(InitOptions {
+        module,
+        label,
+        so_pin_file: PathBuf::from(take("--so-pin-file")?),
+        pin_file,
+    })?;
+    Ok(())
+}
+
+#[allow(clippy::print_stderr)]
+fn say(error: &dyn Error) {
+    eprintln!("{error}");
+    let mut next = error.source();
+    while let Some(source) = next {
+        eprintln!("  {source}");
+        next = source.source();
+    }
+}

@@ -1,0 +1,353 @@
+//! The token as the rest of the key service sees it.
+
+use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, REASON_HEADER, Reason, ZoneId};
+use tokio::{
+    sync::{Mutex, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+use tonic::{Code, Response, Status, transport::Channel};
+
+use super::{
+    TokenConfig, TokenKeyVersion, TokenProfile, TokenStartError, TokenState, WireDek,
+    link::{Fault, Link},
+    pb::{self, token_worker_client::TokenWorkerClient},
+    pin,
+    pin_mark::PinMark,
+    supervisor::{CALL_TIMEOUT, Phase, Supervisor},
+    wire::{item_from_wire, key_ref, malformed},
+};
+
+/// How long a call waits for a worker that is being restarted.
+const RESTART_WAIT: Duration = Duration::from_secs(6);
+/// Items in one call to the worker: larger batches are cut, so that one caller does not hold up the others for long and
+/// a slow token still answers within [`CALL_TIMEOUT`].
+const ITEMS_PER_CALL: usize = 200;
+
+/// A token, worked through a supervised worker process. Clones share the worker; when the last one goes, so does it.
+#[derive(Clone)]
+pub struct Token(Arc<Inner>);
+
+struct Inner {
+    phase: watch::Receiver<Phase>,
+    state: watch::Receiver<TokenState>,
+    stop: watch::Sender<bool>,
+    supervisor: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Token({:?})", *self.0.state.borrow())
+    }
+}
+
+/// What a call can do about a failed attempt.
+enum Attempt<T> {
+    Answered(Result<T, Failure>),
+    /// The worker is gone or hangs; whether it did the work is not known.
+    Broken(Failure),
+}
+
+impl Token {
+    /// Starts the supervision and waits for the first outcome: ready, unavailable or PIN rejected. The last two are no
+    /// error, since they can mend while the service runs; see [`Token::subscribe`].
+    ///
+    /// `executable` is run as `executable token-worker --module … --token-label … --pin-file …`; normally it is
+    /// [`std::env::current_exe`]. `state_dir` is where the mark of a rejected PIN is kept.
+    ///
+    /// # Errors
+    /// [`TokenStartError`] for what cannot mend by itself: no module, no PIN file or one open to others, no state directory.
+    pub async fn start(executable: PathBuf, config: TokenConfig, state_dir: PathBuf) -> Result<Self, TokenStartError> {
+        if !config.module.exists() {
+            return Err(TokenStartError::ModuleMissing { path: config.module });
+        }
+        pin::check_file(&config.pin_file)?;
+        let mark = PinMark::open(&state_dir, &config)?;
+        let (phase_sender, phase) = watch::channel(Phase::Starting);
+        let (state_sender, state) = watch::channel(TokenState::Starting);
+        let (stop, stopped) = watch::channel(false);
+        let supervisor = Supervisor::new(executable, config, mark, phase_sender, state_sender);
+        let task = tokio::spawn(supervisor.run(stopped));
+        let token = Self(Arc::new(Inner {
+            phase,
+            state,
+            stop,
+            supervisor: Mutex::new(Some(task)),
+        }));
+        let mut state = token.subscribe();
+        // An error means that the supervisor is gone, which calls will say.
+        _ = state.wait_for(|state| *state != TokenState::Starting).await;
+        Ok(token)
+    }
+
+    /// What the token is and can do.
+    ///
+    /// # Errors
+    /// `token-unavailable`, `pin-rejected`.
+    pub async fn profile(&self) -> Result<TokenProfile, Failure> {
+        self.call(
+            true,
+            |mut client| async move { client.inspect(pb::InspectRequest {}).await },
+        )
+        .await?
+        .try_into()
+    }
+
+    /// Every key version in the token, by name and version. Objects that look like one and are not fit for use are left
+    /// out, with a line in the log.
+    ///
+    /// # Errors
+    /// `token-unavailable`, `pin-rejected`; `token-refused` if two objects claim to be the same version, naming both.
+    pub async fn list_versions(&self) -> Result<Vec<TokenKeyVersion>, Failure> {
+        let response = self
+            .call(true, |mut client| async move {
+                client.list_versions(pb::ListVersionsRequest {}).await
+            })
+            .await?;
+        response.versions.into_iter().map(TryInto::try_into).collect()
+    }
+
+    /// Generates a key version in the token and proves it. Not repeated by itself when the worker is lost on the way:
+    /// then [`Token::list_versions`] says whether the version is there.
+    ///
+    /// # Errors
+    /// `already-exists`; `token-refused` if the token makes a key other than asked for; `token-unavailable`,
+    /// `pin-rejected`.
+    pub async fn generate(
+        &self,
+        key: &KeyName,
+        version: KeyVersion,
+        suite: EdekSuite,
+    ) -> Result<TokenKeyVersion, Failure> {
+        let request = pb::GenerateVersionRequest {
+            key_name: key.as_str().to_owned(),
+            version: version.0,
+            suite: suite.as_str().to_owned(),
+        };
+        self.call(false, |mut client| {
+            let request = request.clone();
+            async move { client.generate_version(request).await }
+        })
+        .await?
+        .try_into()
+    }
+
+    /// `count` EDEKs of fresh DEKs, which never leave the token in the clear.
+    ///
+    /// # Errors
+    /// `key-version-unusable`, `overloaded`, `token-unavailable`, `token-refused`, `pin-rejected`.
+    pub async fn mint(
+        &self,
+        key: &KeyName,
+        version: KeyVersion,
+        zone: &ZoneId,
+        count: usize,
+    ) -> Result<Vec<Bytes>, Failure> {
+        let mut wrapped = Vec::with_capacity(count.min(ITEMS_PER_CALL));
+        while wrapped.len() < count {
+            let part = (count - wrapped.len()).min(ITEMS_PER_CALL);
+            let request = pb::MintRequest {
+                key: Some(key_ref(key, version, zone)),
+                count: u32::try_from(part).unwrap_or(u32::MAX),
+            };
+            let response = self
+                .call(true, |mut client| {
+                    let request = request.clone();
+                    async move { client.mint(request).await }
+                })
+                .await?;
+            check_length(response.wrapped.len(), part)?;
+            wrapped.extend(response.wrapped);
+        }
+        Ok(wrapped)
+    }
+
+    /// Re-wraps EDEKs of one key and zone under version `to`, inside the token. Results are in the order of `items`.
+    ///
+    /// # Errors
+    /// As [`Token::mint`] for the whole call; per item `edek-invalid`, `key-version-unusable`.
+    pub async fn rewrap(
+        &self,
+        key: &KeyName,
+        to: KeyVersion,
+        zone: &ZoneId,
+        items: Vec<(KeyVersion, Bytes)>,
+    ) -> Result<Vec<Result<Bytes, Failure>>, Failure> {
+        let mut results = Vec::with_capacity(items.len());
+        for part in items.chunks(ITEMS_PER_CALL) {
+            let request = pb::RewrapRequest {
+                to: Some(key_ref(key, to, zone)),
+                items: part.iter().map(rewrap_item).collect(),
+            };
+            let response = self
+                .call(true, |mut client| {
+                    let request = request.clone();
+                    async move { client.rewrap(request).await }
+                })
+                .await?;
+            check_length(response.results.len(), part.len())?;
+            results.extend(response.results.into_iter().map(|item| {
+                let mut value = item_from_wire(item)?;
+                Ok(Bytes::from(std::mem::take(&mut *value)))
+            }));
+        }
+        Ok(results)
+    }
+
+    /// The DEKs of EDEKs, in their order.
+    ///
+    /// # Errors
+    /// As [`Token::mint`] for the whole call; per item `edek-invalid`, `key-version-unusable`.
+    pub async fn unwrap(&self, items: &[Edek]) -> Result<Vec<Result<WireDek, Failure>>, Failure> {
+        let mut results = Vec::with_capacity(items.len());
+        for part in items.chunks(ITEMS_PER_CALL) {
+            let request = pb::UnwrapRequest {
+                items: part.iter().map(unwrap_item).collect(),
+            };
+            let response = self
+                .call(true, |mut client| {
+                    let request = request.clone();
+                    async move { client.unwrap(request).await }
+                })
+                .await?;
+            check_length(response.results.len(), part.len())?;
+            results.extend(
+                response
+                    .results
+                    .into_iter()
+                    .map(|item| item_from_wire(item).map(WireDek::new)),
+            );
+        }
+        Ok(results)
+    }
+
+    /// The token's state now and from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<TokenState> {
+        self.0.state.clone()
+    }
+
+    /// Ends the worker and the supervision; every later call fails with `token-unavailable`.
+    pub async fn stop(&self) {
+        self.0.stop.send_replace(true);
+        if let Some(task) = self.0.supervisor.lock().await.take() {
+            // A supervisor that panicked has ended too.
+            _ = task.await;
+        }
+    }
+
+    /// Runs a call on the worker; one that may be `repeated` runs once more on the next worker if this one is lost.
+    async fn call<T, F>(
+        &self,
+        repeated: bool,
+        request: impl Fn(TokenWorkerClient<Channel>) -> F + Sync,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let link = self.link_after(0).await?;
+        let failure = match attempt(&link, request(link.client())).await {
+            Attempt::Answered(outcome) => return outcome,
+            Attempt::Broken(failure) => failure,
+        };
+        if !repeated {
+            return Err(failure);
+        }
+        let generation = link.generation();
+        drop(link);
+        let link = self.link_after(generation).await?;
+        match attempt(&link, request(link.client())).await {
+            Attempt::Answered(outcome) => outcome,
+            Attempt::Broken(failure) => Err(failure),
+        }
+    }
+
+    /// The link to a worker younger than `generation`, waiting for one that is being started.
+    async fn link_after(&self, generation: u64) -> Result<Link, Failure> {
+        let mut phase = self.0.phase.clone();
+        let settled = phase.wait_for(|phase| match phase {
+            Phase::Starting => false,
+            Phase::Ready(link) => link.generation() > generation,
+            Phase::Unavailable(_) | Phase::PinRejected(_) | Phase::Stopped => true,
+        });
+        let unavailable =
+            |why: &str| Failure::new(Reason::TokenUnavailable, format!("the token is unavailable: {why}"));
+        match timeout(RESTART_WAIT, settled).await {
+            Err(_) => Err(unavailable("its worker is being restarted")),
+            Ok(Err(_)) => Err(unavailable("its supervisor has ended")),
+            Ok(Ok(phase)) => match &*phase {
+                Phase::Ready(link) => Ok(link.clone()),
+                Phase::Starting => Err(unavailable("its worker is being started")),
+                Phase::Unavailable(why) => Err(unavailable(why)),
+                Phase::PinRejected(failure) => Err(failure.clone()),
+                Phase::Stopped => Err(unavailable("it was stopped")),
+            },
+        }
+    }
+}
+
+async fn attempt<T>(link: &Link, call: impl Future<Output = Result<Response<T>, Status>>) -> Attempt<T> {
+    match timeout(CALL_TIMEOUT, call).await {
+        Ok(Ok(response)) => {
+            link.answered();
+            Attempt::Answered(Ok(response.into_inner()))
+        }
+        Ok(Err(status)) => judge(link, status),
+        Err(_) if link.silent_for(CALL_TIMEOUT) => {
+            link.report(Fault::Hanging);
+            Attempt::Broken(lost(&format!("no answer within {} s", CALL_TIMEOUT.as_secs())))
+        }
+        // The worker answers others: it is slow, not stuck.
+        Err(_) => Attempt::Answered(Err(lost("the token is too slow for the calls that wait for it"))),
+    }
+}
+
+/// Tells the worker's own answers from a broken link: only the former carry a reason.
+fn judge<T>(link: &Link, status: Status) -> Attempt<T> {
+    if !status.metadata().contains_key(REASON_HEADER) && is_broken(status.code()) {
+        link.report(Fault::Broken);
+        return Attempt::Broken(lost(status.message()));
+    }
+    link.answered();
+    let failure = Failure::from(status);
+    if failure.reason == Reason::PinRejected {
+        link.report(Fault::PinRejected);
+    }
+    Attempt::Answered(Err(failure))
+}
+
+const fn is_broken(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal | Code::DataLoss
+    )
+}
+
+fn lost(why: &str) -> Failure {
+    Failure::new(Reason::TokenUnavailable, format!("the token's worker was lost: {why}"))
+}
+
+fn rewrap_item((from, wrapped): &(KeyVersion, Bytes)) -> pb::RewrapItem {
+    pb::RewrapItem {
+        from_version: from.0,
+        wrapped: wrapped.clone(),
+    }
+}
+
+fn unwrap_item(edek: &Edek) -> pb::UnwrapItem {
+    pb::UnwrapItem {
+        key: Some(key_ref(&edek.key, edek.version, &edek.zone)),
+        wrapped: edek.wrapped.clone(),
+    }
+}
+
+fn check_length(found: usize, expected: usize) -> Result<(), Failure> {
+    if found == expected {
+        Ok(())
+    } else {
+        Err(malformed("another number of items than asked for"))
+    }
+}

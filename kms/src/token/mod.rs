@@ -1,0 +1,34 @@
+//! The token layer: everything that touches PKCS#11.
+//!
+//! The key service itself never maps a vendor library and never holds the PIN. It holds a [`Token`], which starts and
+//! supervises one worker process ([`worker::run`]) and speaks gRPC with it over a socket pair. A worker that crashes or
+//! hangs costs a retry; a rejected PIN is tried once and then not again until its file changes.
+
+mod handle;
+pub mod init;
+mod link;
+mod module;
+mod pin;
+mod pin_mark;
+mod supervisor;
+mod types;
+mod wire;
+pub mod worker;
+
+pub use handle::Token;
+pub use module::ModuleError;
+pub use pin::PinError;
+pub use pin_mark::MarkError;
+pub use types::{Kcv, TokenConfig, TokenKeyVersion, TokenObjectId, TokenProfile, TokenStartError, TokenState, WireDek};
+
+/// Generated code of `strongroom.kms.worker.v1`.
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    unreachable_pub,
+    elided_lifetimes_in_paths
+)]
+mod pb {
+    tonic::include_proto!("strongroom.kms.worker.v1");
+}

@@ -1,0 +1,159 @@
+//! The mark of a rejected PIN: which state of which PIN file the token refused.
+//!
+//! Tokens lock after a few wrong PINs, so a refused file is not tried again, neither by a restarted worker nor by a
+//! restarted key service, until it changes. What is kept is the file's identity and times, never its content.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use super::TokenConfig;
+
+const FILE_NAME: &str = "pin-rejected";
+
+/// The mark cannot be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot keep the mark of a rejected PIN in {}; make the directory writable for the key service", path.display())]
+pub struct MarkError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// Where the mark is, and which token and PIN file it is about.
+#[derive(Debug)]
+pub(super) struct PinMark {
+    directory: PathBuf,
+    label: String,
+    pin_file: PathBuf,
+}
+
+/// A state of the PIN file, or [`None`] inside while the file cannot be looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fingerprint(Option<String>);
+
+impl PinMark {
+    /// Makes `directory` if it is missing.
+    ///
+    /// # Errors
+    /// [`MarkError`] if it cannot be made.
+    pub(super) fn open(directory: &Path, config: &TokenConfig) -> Result<Self, MarkError> {
+        let mark = Self {
+            directory: directory.to_owned(),
+            label: config.label.clone(),
+            pin_file: config.pin_file.clone(),
+        };
+        fs::create_dir_all(directory).map_err(|source| mark.error(source))?;
+        Ok(mark)
+    }
+
+    /// The PIN file's state now.
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        let text = fs::metadata(&self.pin_file).ok().map(|file| {
+            format!(
+                "token {:?}\npin-file {:?}\ndevice {} inode {} size {} mtime {}.{:09} ctime {}.{:09}\n",
+                self.label,
+                self.pin_file,
+                file.dev(),
+                file.ino(),
+                file.size(),
+                file.mtime(),
+                file.mtime_nsec(),
+                file.ctime(),
+                file.ctime_nsec(),
+            )
+        });
+        Fingerprint(text)
+    }
+
+    /// The state of the PIN file that was rejected, if one was.
+    pub(super) fn rejected(&self) -> Option<Fingerprint> {
+        match fs::read_to_string(self.path()) {
+            Ok(text) => Some(Fingerprint(Some(text))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                tracing::error!(%error, path = %self.path().display(), "the mark of a rejected PIN cannot be read");
+                None
+            }
+        }
+    }
+
+    /// Records, durably, that the token refused this state of the file.
+    ///
+    /// # Errors
+    /// [`MarkError`] if it cannot be written.
+    pub(super) fn record(&self, fingerprint: &Fingerprint) -> Result<(), MarkError> {
+        let text = fingerprint.0.as_deref().unwrap_or_default();
+        self.write(text).map_err(|source| self.error(source))
+    }
+
+    /// Forgets a mark: the PIN was accepted.
+    pub(super) fn clear(&self) {
+        match fs::remove_file(self.path()) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // An old mark holds nothing up: it is about a state of the file that is no more.
+            Err(error) => tracing::warn!(%error, path = %self.path().display(), "cannot remove an old mark"),
+        }
+    }
+
+    fn write(&self, text: &str) -> io::Result<()> {
+        let new = self.directory.join("pin-rejected.new");
+        let mut file = File::create(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, self.path())?;
+        File::open(&self.directory)?.sync_all()
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.join(FILE_NAME)
+    }
+
+    fn error(&self, source: io::Error) -> MarkError {
+        MarkError {
+            path: self.directory.clone(),
+            source,
+        }
+    }
+}
+
+impl Fingerprint {
+    /// Whether the PIN file is there to be read.
+    pub(super) const fn is_known(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_holds_until_the_file_changes_and_says_nothing_of_its_content() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let config = TokenConfig {
+            module: PathBuf::from("/m.so"),
+            label: "t".to_owned(),
+            pin_file: directory.path().join("pin"),
+        };
+        let mark = PinMark::open(&directory.path().join("state"), &config).expect("writable");
+        assert!(!mark.fingerprint().is_known());
+        assert_eq!(mark.rejected(), None);
+
+        fs::write(&config.pin_file, "4711-secret").expect("writable");
+        let tried = mark.fingerprint();
+        mark.record(&tried).expect("writable");
+        assert_eq!(mark.rejected(), Some(mark.fingerprint()));
+        let text = fs::read_to_string(mark.path()).expect("readable");
+        assert!(!text.contains("4711"), "{text}");
+
+        fs::write(&config.pin_file, "0815-secrets").expect("writable");
+        assert_ne!(mark.rejected(), Some(mark.fingerprint()));
+        mark.clear();
+        assert_eq!(mark.rejected(), None);
+    }
+}

@@ -1,0 +1,238 @@
+//! Keeps one worker process running: restarts it after a crash or a hang, with back-off, and never after a rejected PIN
+//! until the PIN file has changed.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use strongroom_proto::{Failure, Reason};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use super::{
+    TokenConfig, TokenState,
+    link::{End, Fault, Link, Worker},
+    pb,
+    pin_mark::{Fingerprint, PinMark},
+    worker::pin_rejected_by,
+};
+
+/// How long a worker may take over a call, its start included, before it counts as hanging.
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause before a restart, doubled each time.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// A worker that served this long was sound: the next restart is quick again.
+const SOUND_AFTER: Duration = Duration::from_secs(10);
+/// How often a rejected PIN's file is looked at.
+const PIN_POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Where the supervision stands.
+#[derive(Debug, Clone)]
+pub(super) enum Phase {
+    Starting,
+    Ready(Link),
+    Unavailable(String),
+    PinRejected(Failure),
+    Stopped,
+}
+
+/// What the supervisor works with.
+pub(super) struct Supervisor {
+    executable: PathBuf,
+    config: TokenConfig,
+    mark: PinMark,
+    /// Also in memory, for the case that the file cannot be written.
+    rejected: Option<Fingerprint>,
+    phase: watch::Sender<Phase>,
+    state: watch::Sender<TokenState>,
+    generation: u64,
+}
+
+/// How the start of a worker went.
+enum Started {
+    Ready(Worker),
+    PinRejected(Failure),
+    Failed(String),
+}
+
+impl Supervisor {
+    pub(super) fn new(
+        executable: PathBuf,
+        config: TokenConfig,
+        mark: PinMark,
+        phase: watch::Sender<Phase>,
+        state: watch::Sender<TokenState>,
+    ) -> Self {
+        let rejected = mark.rejected();
+        Self {
+            executable,
+            config,
+            mark,
+            rejected,
+            phase,
+            state,
+            generation: 0,
+        }
+    }
+
+    /// Supervises until `stop` turns true or its sender goes.
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut backoff = BACKOFF_MIN;
+        while !*stop.borrow_and_update() {
+            let asked = tokio::select! {
+                served = self.serve_once() => {
+                    backoff = if served >= SOUND_AFTER { BACKOFF_MIN } else { backoff };
+                    tokio::select! { () = sleep(backoff) => false, _ = stop.changed() => true }
+                }
+                _ = stop.changed() => true,
+            };
+            if asked {
+                break;
+            }
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+        }
+        self.publish(Phase::Stopped);
+    }
+
+    /// One worker's life, or a wait for the PIN file. Answers how long calls were served. When this is dropped at a
+    /// stop, the worker's process is killed with it.
+    async fn serve_once(&mut self) -> Duration {
+        self.wait_for_pin().await;
+        let tried = self.mark.fingerprint();
+        match self.start().await {
+            Started::Ready(worker) => {
+                self.accept_pin();
+                self.serve(worker).await
+            }
+            Started::PinRejected(failure) => {
+                self.reject_pin(tried, failure);
+                Duration::ZERO
+            }
+            Started::Failed(why) => {
+                tracing::warn!(token = self.config.label, why, "the token is not available");
+                self.publish(Phase::Unavailable(why));
+                Duration::ZERO
+            }
+        }
+    }
+
+    async fn serve(&mut self, mut worker: Worker) -> Duration {
+        let since = Instant::now();
+        tracing::info!(token = self.config.label, pid = worker.pid(), "the token is ready");
+        self.publish(Phase::Ready(worker.link.clone()));
+        let end = worker.watch().await;
+        // The link in the phase goes, so that a sound worker sees its connection close.
+        match end {
+            End::Exited(status) => {
+                tracing::warn!(
+                    token = self.config.label,
+                    ?status,
+                    "the token worker ended; starting another"
+                );
+                self.publish(Phase::Starting);
+            }
+            End::Fault(Fault::PinRejected) => {
+                let failure = self.pin_failure();
+                self.reject_pin(self.mark.fingerprint(), failure);
+                worker.end().await;
+            }
+            End::Fault(fault) => {
+                tracing::warn!(
+                    token = self.config.label,
+                    ?fault,
+                    "the token worker is killed; starting another"
+                );
+                self.publish(Phase::Starting);
+                worker.kill().await;
+            }
+        }
+        since.elapsed()
+    }
+
+    async fn start(&mut self) -> Started {
+        self.generation += 1;
+        if !matches!(&*self.phase.borrow(), Phase::Unavailable(_)) {
+            self.publish(Phase::Starting);
+        }
+        let worker = match Worker::start(&self.executable, &self.config, self.generation).await {
+            Ok(worker) => worker,
+            Err(error) => {
+                let executable = self.executable.display();
+                return Started::Failed(format!("the token worker {executable} cannot be started: {error}"));
+            }
+        };
+        let mut client = worker.link.client();
+        let answer = timeout(CALL_TIMEOUT, client.inspect(pb::InspectRequest {})).await;
+        drop(client);
+        match answer {
+            Ok(Ok(_)) => Started::Ready(worker),
+            Ok(Err(status)) => {
+                let failure = Failure::from(status);
+                worker.end().await;
+                match failure.reason {
+                    Reason::PinRejected => Started::PinRejected(failure),
+                    _ => Started::Failed(failure.message),
+                }
+            }
+            Err(_) => {
+                worker.kill().await;
+                Started::Failed(format!("the token gave no answer within {} s", CALL_TIMEOUT.as_secs()))
+            }
+        }
+    }
+
+    /// Returns at once unless the PIN file, as it is now, is known to be wrong.
+    async fn wait_for_pin(&mut self) {
+        while let Some(rejected) = &self.rejected {
+            let now = self.mark.fingerprint();
+            // A file that is just being replaced is waited for too.
+            if now.is_known() && now != *rejected {
+                tracing::info!(token = self.config.label, "the PIN file has changed; trying it");
+                self.rejected = None;
+                return;
+            }
+            if !matches!(&*self.phase.borrow(), Phase::PinRejected(_)) {
+                let failure = self.pin_failure();
+                tracing::error!("{failure}");
+                self.publish(Phase::PinRejected(failure));
+            }
+            sleep(PIN_POLL_INTERVAL).await;
+        }
+    }
+
+    fn reject_pin(&mut self, tried: Fingerprint, failure: Failure) {
+        tracing::error!("{failure}");
+        if let Err(error) = self.mark.record(&tried) {
+            tracing::error!(%error, "a restart of the key service would try the rejected PIN again");
+        }
+        self.rejected = Some(tried);
+        self.publish(Phase::PinRejected(failure));
+    }
+
+    fn accept_pin(&mut self) {
+        self.rejected = None;
+        self.mark.clear();
+    }
+
+    fn pin_failure(&self) -> Failure {
+        pin_rejected_by(&self.config.label, Path::new(&self.config.pin_file))
+    }
+
+    fn publish(&self, phase: Phase) {
+        let state = match &phase {
+            Phase::Starting => TokenState::Starting,
+            Phase::Ready(_) => TokenState::Ready,
+            Phase::Unavailable(why) => TokenState::Unavailable { why: why.clone() },
+            Phase::PinRejected(_) => TokenState::PinRejected,
+            Phase::Stopped => TokenState::Unavailable {
+                why: "the token was stopped".to_owned(),
+            },
+        };
+        self.phase.send_replace(phase);
+        self.state.send_replace(state);
+    }
+}

@@ -1,0 +1,217 @@
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use strongroom_proto::{EdekSuite, KeyName, KeyVersion};
+use zeroize::Zeroizing;
+
+use super::{MarkError, PinError};
+
+/// Where the token is: a table `[token]` of the key service's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenConfig {
+    /// The PKCS#11 module (a shared library).
+    pub module: PathBuf,
+    /// The token's label, without padding.
+    pub label: String,
+    /// The file that holds the user PIN. Only its owner may read it.
+    pub pin_file: PathBuf,
+}
+
+impl TokenConfig {
+    /// The same with relative paths taken from `base`.
+    #[must_use]
+    pub fn relative_to(&self, base: &Path) -> Self {
+        Self {
+            module: base.join(&self.module),
+            label: self.label.clone(),
+            pin_file: base.join(&self.pin_file),
+        }
+    }
+}
+
+/// Why a token cannot even be supervised: what no retry can mend.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenStartError {
+    /// The module is not there.
+    #[error(
+        "the PKCS#11 module {} does not exist; install it with: apt-get install softhsm2, or correct `module` in the configuration",
+        path.display()
+    )]
+    ModuleMissing {
+        /// The module asked for.
+        path: PathBuf,
+    },
+    /// The PIN file is missing or open to others.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// The place for the rejected-PIN mark cannot be used.
+    #[error(transparent)]
+    Mark(#[from] MarkError),
+}
+
+/// What the supervisor knows of the token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenState {
+    /// A worker is being started.
+    Starting,
+    /// Calls are served.
+    Ready,
+    /// The last worker did not come up; another will be tried soon.
+    Unavailable {
+        /// What it said.
+        why: String,
+    },
+    /// The token refused the PIN; nothing is tried until the PIN file changes.
+    PinRejected,
+}
+
+/// What a token is and can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenProfile {
+    /// The token's label.
+    pub label: String,
+    /// Who made it.
+    pub manufacturer: String,
+    /// Its model.
+    pub model: String,
+    /// Its serial number.
+    pub serial: String,
+    /// The library's description and version.
+    pub library: String,
+    /// Mechanisms that matter to a suite, as the PKCS#11 headers spell them.
+    pub mechanisms: Vec<String>,
+    /// EDEK suites that it can serve.
+    pub suites: Vec<EdekSuite>,
+}
+
+/// One version of an EZ key, as the token holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenKeyVersion {
+    /// The EZ key.
+    pub key: KeyName,
+    /// Its version.
+    pub version: KeyVersion,
+    /// The suite recorded with it.
+    pub suite: EdekSuite,
+    /// The key check value.
+    pub kcv: Kcv,
+    /// The object's `CKA_ID`.
+    pub token_id: TokenObjectId,
+}
+
+/// A key check value: the first 3 bytes of AES-CMAC over 16 zero bytes under a check key that the token derives from
+/// the EZ key. Equal keys have equal values; it tells nothing usable about the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Kcv([u8; 3]);
+
+impl Kcv {
+    /// The value whose bytes these are.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 3]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 3 bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 3] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Kcv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl From<Kcv> for Bytes {
+    fn from(kcv: Kcv) -> Self {
+        Self::copy_from_slice(&kcv.0)
+    }
+}
+
+/// `CKA_ID` of a key object: 16 random bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TokenObjectId([u8; 16]);
+
+impl TokenObjectId {
+    /// The id whose bytes these are.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 16 bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for TokenObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl From<TokenObjectId> for Bytes {
+    fn from(id: TokenObjectId) -> Self {
+        Self::copy_from_slice(&id.0)
+    }
+}
+
+/// A DEK on its way through the key service to the client that may have it. It can be put on the wire and nothing else.
+pub struct WireDek(Zeroizing<Vec<u8>>);
+
+impl WireDek {
+    pub(super) const fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes for the answer to the client. They are overwritten with zeros when the last reference to them goes.
+    #[must_use]
+    pub fn into_wire(self) -> Bytes {
+        Bytes::from_owner(Owner(self.0))
+    }
+}
+
+impl fmt::Debug for WireDek {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WireDek(withheld)")
+    }
+}
+
+/// Lets [`Bytes`] own memory that is zeroed when it is freed.
+struct Owner(Zeroizing<Vec<u8>>);
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dek_shows_only_on_the_wire() {
+        let dek = WireDek::new(Zeroizing::new(vec![0xa5; 32]));
+        assert_eq!(format!("{dek:?}"), "WireDek(withheld)");
+        assert_eq!(dek.into_wire().as_ref(), [0xa5; 32]);
+    }
+
+    #[test]
+    fn the_configuration_takes_relative_paths_from_its_directory_and_refuses_unknown_fields() {
+        let text = "module = '/m.so'\nlabel = 'a'\npin_file = 'pin'";
+        let config: TokenConfig = toml::from_str(text).expect("valid");
+        let config = config.relative_to(Path::new("/etc/strongroom"));
+        assert_eq!(config.module, Path::new("/m.so"));
+        assert_eq!(config.pin_file, Path::new("/etc/strongroom/pin"));
+        assert!(toml::from_str::<TokenConfig>(&format!("{text}\npin = '1234'")).is_err());
+    }
+}

@@ -1,0 +1,162 @@
+//! The worker's messages: conversions from typed values and back, for both ends of the link. Message values that may
+//! hold a DEK are zeroed when they are dropped; what the HTTP/2 layer buffers is out of reach.
+
+use bytes::Bytes;
+use strongroom_proto::{Failure, KeyName, KeyVersion, Reason, ZoneId};
+use zeroize::{Zeroize, Zeroizing};
+
+use super::{Kcv, TokenKeyVersion, TokenObjectId, TokenProfile, pb};
+
+impl Drop for pb::item_result::Result {
+    fn drop(&mut self) {
+        if let Self::Value(bytes) = self {
+            bytes.zeroize();
+        }
+    }
+}
+
+// Generated without Debug because it may hold a DEK.
+impl std::fmt::Debug for pb::ItemResult {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ItemResult(withheld)")
+    }
+}
+
+impl std::fmt::Debug for pb::item_result::Result {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Result(withheld)")
+    }
+}
+
+/// One item's outcome as the worker's message.
+pub(super) fn item_to_wire(result: Result<Zeroizing<Vec<u8>>, Failure>) -> pb::ItemResult {
+    let result = match result {
+        Ok(mut value) => pb::item_result::Result::Value(std::mem::take(&mut *value)),
+        Err(failure) => pb::item_result::Result::Failure(pb::ItemFailure {
+            reason: failure.reason.as_str().to_owned(),
+            message: failure.message,
+        }),
+    };
+    pb::ItemResult { result: Some(result) }
+}
+
+/// One item's outcome out of the worker's message.
+pub(super) fn item_from_wire(mut item: pb::ItemResult) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    match &mut item.result {
+        Some(pb::item_result::Result::Value(value)) => Ok(Zeroizing::new(std::mem::take(value))),
+        Some(pb::item_result::Result::Failure(failure)) => Err(Failure::new(
+            failure.reason.parse().unwrap_or(Reason::Internal),
+            std::mem::take(&mut failure.message),
+        )),
+        None => Err(malformed("an item without a result")),
+    }
+}
+
+/// Key, version and zone of a request.
+pub(super) fn key_ref(key: &KeyName, version: KeyVersion, zone: &ZoneId) -> pb::KeyRef {
+    pb::KeyRef {
+        key_name: key.as_str().to_owned(),
+        version: version.0,
+        zone_id: Bytes::from(*zone),
+    }
+}
+
+/// Parses what [`key_ref`] makes.
+pub(super) fn parse_key_ref(wire: Option<pb::KeyRef>) -> Result<(KeyName, KeyVersion, ZoneId), Failure> {
+    let wire = wire.ok_or_else(|| Failure::new(Reason::InvalidArgument, "the request names no key"))?;
+    Ok((
+        wire.key_name.parse()?,
+        KeyVersion(wire.version),
+        ZoneId::try_from(wire.zone_id.as_ref())?,
+    ))
+}
+
+impl From<TokenKeyVersion> for pb::TokenKeyVersion {
+    fn from(version: TokenKeyVersion) -> Self {
+        Self {
+            key_name: version.key.as_str().to_owned(),
+            version: version.version.0,
+            suite: version.suite.as_str().to_owned(),
+            kcv: version.kcv.into(),
+            token_id: version.token_id.into(),
+        }
+    }
+}
+
+impl TryFrom<pb::TokenKeyVersion> for TokenKeyVersion {
+    type Error = Failure;
+
+    fn try_from(wire: pb::TokenKeyVersion) -> Result<Self, Failure> {
+        let kcv = wire.kcv.as_ref().try_into().map_err(|_| malformed("a KCV"))?;
+        let id = wire.token_id.as_ref().try_into().map_err(|_| malformed("a CKA_ID"))?;
+        Ok(Self {
+            key: wire.key_name.parse()?,
+            version: KeyVersion(wire.version),
+            suite: wire.suite.parse()?,
+            kcv: Kcv::from_bytes(kcv),
+            token_id: TokenObjectId::from_bytes(id),
+        })
+    }
+}
+
+impl From<TokenProfile> for pb::TokenProfile {
+    fn from(profile: TokenProfile) -> Self {
+        Self {
+            label: profile.label,
+            manufacturer: profile.manufacturer,
+            model: profile.model,
+            serial: profile.serial,
+            library: profile.library,
+            mechanisms: profile.mechanisms,
+            suites: profile.suites.iter().map(|suite| suite.as_str().to_owned()).collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::TokenProfile> for TokenProfile {
+    type Error = Failure;
+
+    fn try_from(wire: pb::TokenProfile) -> Result<Self, Failure> {
+        let suites = wire
+            .suites
+            .iter()
+            .map(|suite| suite.parse())
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            label: wire.label,
+            manufacturer: wire.manufacturer,
+            model: wire.model,
+            serial: wire.serial,
+            library: wire.library,
+            mechanisms: wire.mechanisms,
+            suites,
+        })
+    }
+}
+
+/// An answer that no worker of this version gives.
+pub(super) fn malformed(what: &str) -> Failure {
+    Failure::new(
+        Reason::Internal,
+        format!("the token worker answered with {what} out of form"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_survive_the_link_and_their_debug_withholds_them() {
+        let wire = item_to_wire(Ok(Zeroizing::new(vec![0xa5; 32])));
+        assert!(!format!("{wire:?} {:?}", wire.result).contains("165"), "shows a DEK");
+        assert_eq!(item_from_wire(wire).expect("a value").as_slice(), [0xa5; 32]);
+
+        let failure = Failure::new(Reason::EdekInvalid, "why");
+        assert_eq!(
+            item_from_wire(item_to_wire(Err(failure.clone()))).expect_err("a failure"),
+            failure
+        );
+        assert!(item_from_wire(pb::ItemResult { result: None }).is_err());
+    }
+}

@@ -1,0 +1,63 @@
+//! Derived wrapping keys that are kept in the session, so that most calls skip the derivation.
+
+use std::collections::HashMap;
+
+use cryptoki::{error::Error, object::ObjectHandle, session::Session};
+
+use super::{
+    kw::{self, Context},
+    object,
+};
+use crate::token::TokenObjectId;
+
+/// Wrapping keys kept in the session at once; the one unused for longest makes room.
+const KEPT_MAX: usize = 256;
+
+/// Wrapping keys by the object they were derived from (its `CKA_ID`, so that a handle of another object never serves)
+/// and their context, which covers name, version and zone.
+#[derive(Debug, Default)]
+pub(super) struct DerivedKeys {
+    kept: HashMap<(TokenObjectId, Context), Kept>,
+    uses: u64,
+}
+
+#[derive(Debug)]
+struct Kept {
+    handle: ObjectHandle,
+    last_use: u64,
+}
+
+impl DerivedKeys {
+    /// The wrapping key for `context` under the EZ key object `base`.
+    pub(super) fn wrapping_key(
+        &mut self,
+        session: &Session,
+        id: TokenObjectId,
+        base: ObjectHandle,
+        context: Context,
+    ) -> Result<ObjectHandle, Error> {
+        self.uses += 1;
+        if let Some(kept) = self.kept.get_mut(&(id, context)) {
+            kept.last_use = self.uses;
+            return Ok(kept.handle);
+        }
+        let handle = kw::derive_wrapping_key(session, base, &context)?.keep();
+        if self.kept.len() >= KEPT_MAX {
+            self.evict(session);
+        }
+        let last_use = self.uses;
+        self.kept.insert((id, context), Kept { handle, last_use });
+        Ok(handle)
+    }
+
+    fn evict(&mut self, session: &Session) {
+        let oldest = self
+            .kept
+            .iter()
+            .min_by_key(|(_, kept)| kept.last_use)
+            .map(|(key, _)| *key);
+        if let Some(kept) = oldest.and_then(|key| self.kept.remove(&key)) {
+            object::destroy(session, kept.handle);
+        }
+    }
+}

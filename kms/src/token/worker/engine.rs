@@ -1,0 +1,214 @@
+//! Keeps a session open: logs in once, opens the session anew when it is lost, and says when nothing helps any more.
+
+use std::{path::Path, sync::mpsc::Receiver};
+
+use cryptoki::{
+    error::{Error, RvError},
+    session::{Session, UserType},
+    slot::Slot,
+};
+use strongroom_proto::{Failure, Reason};
+
+use super::{
+    WorkerOptions,
+    index::Index,
+    profile,
+    queue::{Gone, Job},
+    remedy::{Remedy, Trouble, remedy_of, while_doing},
+    vault::Vault,
+};
+use crate::token::{ModuleError, PinError, TokenProfile, module::Module, pin::Pin};
+
+/// The token's thread: takes calls off the queue until it closes or the token is lost for this process.
+pub(super) fn serve(options: &WorkerOptions, jobs: &Receiver<Job>) {
+    let mut engine = Engine::open(options);
+    if let Err(failure) = &engine {
+        tracing::error!(reason = %failure.reason, "{failure}");
+    }
+    while let Ok(job) = jobs.recv() {
+        job.run(engine.as_mut().map_err(|failure| &*failure));
+        match engine
+            .as_mut()
+            .map(|engine| std::mem::replace(&mut engine.outlook, Outlook::Good))
+        {
+            Ok(Outlook::Good) | Err(_) => {}
+            Ok(Outlook::Refusing(failure)) => engine = Err(failure),
+            Ok(Outlook::Gone) => return,
+        }
+    }
+}
+
+/// The module, the token and the open session.
+pub(super) struct Engine {
+    options: WorkerOptions,
+    module: Module,
+    vault: Option<Vault>,
+    outlook: Outlook,
+}
+
+/// What comes after the current call.
+enum Outlook {
+    Good,
+    /// The PIN was refused on the way: every further call gets this.
+    Refusing(Failure),
+    /// Only another process can help.
+    Gone,
+}
+
+/// Why no session could be opened.
+enum OpenError {
+    PinRejected(Failure),
+    Other(String),
+}
+
+impl Engine {
+    fn open(options: &WorkerOptions) -> Result<Self, Failure> {
+        let module = Module::load(&options.module).map_err(|error| unavailable(chain(&error)))?;
+        let vault = open_vault(&module, options, &Index::default()).map_err(|error| match error {
+            OpenError::PinRejected(failure) => failure,
+            OpenError::Other(why) => unavailable(why),
+        })?;
+        Ok(Self {
+            options: options.clone(),
+            module,
+            vault: Some(vault),
+            outlook: Outlook::Good,
+        })
+    }
+
+    /// What the token is and can do.
+    pub(super) fn inspect(&mut self) -> Result<Result<TokenProfile, Failure>, Gone> {
+        let profile = find_token(&self.module, &self.options.token_label)
+            .and_then(|(slot, info)| profile::inspect(&self.module, slot, &info));
+        match profile {
+            Ok(profile) => Ok(Ok(profile)),
+            Err(Trouble::Failed(failure)) => Ok(Err(failure)),
+            Err(Trouble::Lost(why) | Trouble::Gone(why)) => Err(self.give_up(&why)),
+        }
+    }
+
+    /// Runs a call. When the session is lost on the way it is opened anew, once, and a call that may be `repeated` runs
+    /// again.
+    pub(super) fn run<T>(
+        &mut self,
+        repeated: bool,
+        mut call: impl FnMut(&mut Vault) -> Result<T, Trouble>,
+    ) -> Result<Result<T, Failure>, Gone> {
+        let why = match self.attempt(&mut call) {
+            Ok(value) => return Ok(Ok(value)),
+            Err(Trouble::Failed(failure)) => return Ok(Err(failure)),
+            Err(Trouble::Gone(why)) => return Err(self.give_up(&why)),
+            Err(Trouble::Lost(why)) => why,
+        };
+        tracing::warn!(why, "the token's session is lost; opening another");
+        if let Err(failure) = self.reopen()? {
+            return Ok(Err(failure));
+        }
+        if !repeated {
+            return Ok(Err(unavailable(why)));
+        }
+        match self.attempt(&mut call) {
+            Ok(value) => Ok(Ok(value)),
+            Err(Trouble::Failed(failure)) => Ok(Err(failure)),
+            Err(Trouble::Lost(why)) => Ok(Err(unavailable(why))),
+            Err(Trouble::Gone(why)) => Err(self.give_up(&why)),
+        }
+    }
+
+    fn attempt<T>(&mut self, call: &mut impl FnMut(&mut Vault) -> Result<T, Trouble>) -> Result<T, Trouble> {
+        match &mut self.vault {
+            Some(vault) => call(vault),
+            None => Err(Trouble::Gone("no session is open".to_owned())),
+        }
+    }
+
+    /// Opens the session anew, reading the PIN file again: it is not kept in memory. That the token took it before does
+    /// not make it right now, so a rejection is final here too.
+    fn reopen(&mut self) -> Result<Result<(), Failure>, Gone> {
+        let before = self.vault.take().map(Vault::close).unwrap_or_default();
+        match open_vault(&self.module, &self.options, &before) {
+            Ok(vault) => {
+                self.vault = Some(vault);
+                Ok(Ok(()))
+            }
+            Err(OpenError::PinRejected(failure)) => {
+                self.outlook = Outlook::Refusing(failure.clone());
+                Ok(Err(failure))
+            }
+            Err(OpenError::Other(why)) => Err(self.give_up(&why)),
+        }
+    }
+
+    fn give_up(&mut self, why: &str) -> Gone {
+        tracing::error!(why, "the token is lost for this worker process, which ends");
+        self.outlook = Outlook::Gone;
+        Gone
+    }
+}
+
+fn open_vault(module: &Module, options: &WorkerOptions, before: &Index) -> Result<Vault, OpenError> {
+    let (slot, _) = module
+        .token(&options.token_label)
+        .map_err(|error| OpenError::Other(chain(&error)))?;
+    let session = module
+        .pkcs11()
+        .open_rw_session(slot)
+        .map_err(|error| OpenError::Other(format!("the token opens no session: {error}")))?;
+    log_in(&session, options)?;
+    Vault::new(session, before).map_err(|trouble| match trouble {
+        Trouble::Failed(failure) => OpenError::Other(failure.message),
+        Trouble::Lost(why) | Trouble::Gone(why) => OpenError::Other(why),
+    })
+}
+
+/// The one C_Login.
+fn log_in(session: &Session, options: &WorkerOptions) -> Result<(), OpenError> {
+    let pin = Pin::read(&options.pin_file).map_err(|error: PinError| OpenError::Other(chain(&error)))?;
+    match session.login(UserType::User, Some(&pin.to_auth())) {
+        Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
+        Err(Error::Pkcs11(value, _)) if remedy_of(value) == Remedy::Pin => {
+            Err(OpenError::PinRejected(pin_rejected(options, value)))
+        }
+        Err(error) => Err(OpenError::Other(format!("the token took no login: {error}"))),
+    }
+}
+
+fn find_token(module: &Module, label: &str) -> Result<(Slot, cryptoki::slot::TokenInfo), Trouble> {
+    module.token(label).map_err(|error| match error {
+        ModuleError::Ask { what, source } => while_doing(what)(source),
+        error => Trouble::Gone(chain(&error)),
+    })
+}
+
+/// The message of a rejected PIN: which token, which file, and what to do.
+fn pin_rejected(options: &WorkerOptions, value: RvError) -> Failure {
+    tracing::error!(?value, token = options.token_label, "the token refused the PIN");
+    pin_rejected_by(&options.token_label, &options.pin_file)
+}
+
+/// See [`pin_rejected`]; the supervisor says the same without a worker.
+pub(in crate::token) fn pin_rejected_by(label: &str, pin_file: &Path) -> Failure {
+    Failure::new(
+        Reason::PinRejected,
+        format!(
+            "token {label:?} rejected the PIN in {}; correct the PIN file; it is read again when it changes",
+            pin_file.display()
+        ),
+    )
+}
+
+fn unavailable(why: impl Into<String>) -> Failure {
+    Failure::new(Reason::TokenUnavailable, why)
+}
+
+/// An error with its sources, each said once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}

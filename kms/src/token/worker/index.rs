@@ -1,0 +1,264 @@
+//! Which key object is which key version: found once when the session opens, then looked up without asking the token.
+//!
+//! After a session was opened anew, an object handle can name another object. So the index is built from a fresh search,
+//! and each version is used only if it still has the `CKA_ID` and the key check value that it had before.
+
+use std::collections::{BTreeMap, HashMap};
+
+use cryptoki::{
+    error::Error,
+    object::{Attribute, AttributeType, ObjectClass, ObjectHandle},
+    session::Session,
+};
+use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, Reason};
+
+use super::{
+    attributes, kw,
+    label::{KeyLabel, PREFIX},
+    remedy::{Trouble, while_doing},
+};
+use crate::token::{Kcv, TokenKeyVersion, TokenObjectId};
+
+/// The key versions in a token.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    keys: HashMap<KeyName, BTreeMap<KeyVersion, Slot>>,
+}
+
+/// What is known of one version.
+#[derive(Debug)]
+enum Slot {
+    Usable(Entry),
+    /// There, but not to be used, and why. `fatal` where listing the token's keys would be a guess.
+    Refused {
+        why: String,
+        fatal: bool,
+    },
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    handle: ObjectHandle,
+    id: TokenObjectId,
+    suite: EdekSuite,
+    /// The value that the version had when it was first used.
+    kcv: Option<Kcv>,
+    /// Whether the value was computed by way of this handle.
+    proven: bool,
+}
+
+/// A version ready for use.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Found {
+    pub(super) handle: ObjectHandle,
+    pub(super) id: TokenObjectId,
+}
+
+impl Index {
+    /// Finds all key versions in the token. What `before` knows of a version is held against what is found.
+    pub(super) fn build(session: &Session, before: &Self) -> Result<Self, Trouble> {
+        let mut index = Self::default();
+        let search = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Token(true)];
+        let handles = session.find_objects(&search).map_err(while_doing("to find its keys"))?;
+        for handle in handles {
+            if let Some((label, id)) = identify(session, handle).map_err(while_doing("to read a key's label"))? {
+                let slot = examine(session, handle, &label, id, before)?;
+                index.insert(label, id, slot);
+            }
+        }
+        Ok(index)
+    }
+
+    /// The version's object, proven by its key check value on its first use.
+    pub(super) fn find(&mut self, session: &Session, name: &KeyName, version: KeyVersion) -> Result<Found, Trouble> {
+        let slot = self.keys.get_mut(name).and_then(|versions| versions.get_mut(&version));
+        match slot {
+            None => Err(missing(name, version).into()),
+            Some(Slot::Refused { why, .. }) => Err(unusable(why).into()),
+            Some(slot @ Slot::Usable(_)) => prove(session, name, version, slot).map(|(found, _)| found),
+        }
+    }
+
+    /// Whether the token holds an object of that name and version, usable or not.
+    pub(super) fn contains(&self, name: &KeyName, version: KeyVersion) -> bool {
+        self.keys
+            .get(name)
+            .is_some_and(|versions| versions.contains_key(&version))
+    }
+
+    /// Every usable version with its key check value, by name and version.
+    pub(super) fn list(&mut self, session: &Session) -> Result<Vec<TokenKeyVersion>, Trouble> {
+        let mut list = Vec::new();
+        for (name, versions) in &mut self.keys {
+            for (&version, slot) in versions {
+                let suite = match slot {
+                    Slot::Usable(entry) => entry.suite,
+                    Slot::Refused { why, fatal: true } => return Err(Failure::new(Reason::TokenRefused, &*why).into()),
+                    Slot::Refused { why, .. } => {
+                        tracing::error!(key = %name, %version, "left out of the token's keys: {why}");
+                        continue;
+                    }
+                };
+                let (found, kcv) = match prove(session, name, version, slot) {
+                    Ok(proven) => proven,
+                    Err(Trouble::Failed(failure)) => {
+                        tracing::error!(key = %name, %version, "left out of the token's keys: {failure}");
+                        continue;
+                    }
+                    Err(trouble) => return Err(trouble),
+                };
+                list.push(TokenKeyVersion {
+                    key: name.clone(),
+                    version,
+                    suite,
+                    kcv,
+                    token_id: found.id,
+                });
+            }
+        }
+        list.sort_by(|a, b| (&a.key, a.version).cmp(&(&b.key, b.version)));
+        Ok(list)
+    }
+
+    /// Adds a version that was just generated.
+    pub(super) fn add(&mut self, label: KeyLabel, id: TokenObjectId, handle: ObjectHandle) {
+        let slot = Slot::Usable(Entry {
+            handle,
+            id,
+            suite: label.suite,
+            kcv: None,
+            proven: false,
+        });
+        self.insert(label, id, slot);
+    }
+
+    fn insert(&mut self, label: KeyLabel, id: TokenObjectId, slot: Slot) {
+        let text = label.to_string();
+        let versions = self.keys.entry(label.name).or_default();
+        let slot = match versions.remove(&label.version) {
+            None => slot,
+            Some(Slot::Usable(other)) => Slot::Refused {
+                why: format!(
+                    "two objects in the token are labelled {text}, with CKA_ID {} and {id}; find out which one is the \
+                     key and destroy the other",
+                    other.id
+                ),
+                fatal: true,
+            },
+            Some(Slot::Refused { why, .. }) => Slot::Refused {
+                why: format!("{why}; another object of that label has CKA_ID {id}"),
+                fatal: true,
+            },
+        };
+        versions.insert(label.version, slot);
+    }
+
+    fn known(&self, label: &KeyLabel) -> Option<&Entry> {
+        match self.keys.get(&label.name)?.get(&label.version)? {
+            Slot::Usable(entry) => Some(entry),
+            Slot::Refused { .. } => None,
+        }
+    }
+}
+
+/// Label and `CKA_ID` of an object that is one of ours.
+fn identify(session: &Session, handle: ObjectHandle) -> Result<Option<(KeyLabel, TokenObjectId)>, Error> {
+    let mut text = None;
+    let mut id = None;
+    for attribute in session.get_attributes(handle, &[AttributeType::Label, AttributeType::Id])? {
+        match attribute {
+            Attribute::Label(bytes) => text = String::from_utf8(bytes).ok(),
+            Attribute::Id(bytes) => id = Some(bytes),
+            _ => {}
+        }
+    }
+    let Some(text) = text.filter(|text| text.starts_with(PREFIX)) else {
+        return Ok(None);
+    };
+    let id = id
+        .and_then(|id| <[u8; 16]>::try_from(id).ok())
+        .map(TokenObjectId::from_bytes);
+    let found = KeyLabel::parse(&text).zip(id);
+    if found.is_none() {
+        tracing::warn!(
+            label = text,
+            "an object in the token has a label like a Strongroom key but is none"
+        );
+    }
+    Ok(found)
+}
+
+/// Decides whether an object may serve as the version that its label says.
+fn examine(
+    session: &Session,
+    handle: ObjectHandle,
+    label: &KeyLabel,
+    id: TokenObjectId,
+    before: &Index,
+) -> Result<Slot, Trouble> {
+    let wrong = attributes::first_wrong(session, handle).map_err(while_doing("to read a key's attributes"))?;
+    if let Some(wrong) = wrong {
+        let why = format!("{label} (CKA_ID {id}) is not used: its attribute {wrong} is not what a zone key's must be");
+        return Ok(Slot::Refused { why, fatal: false });
+    }
+    let known = before.known(label);
+    if let Some(known) = known.filter(|known| known.id != id) {
+        let why = format!(
+            "{label} had CKA_ID {} and now has {id}: the token's keys were exchanged while it was in use",
+            known.id
+        );
+        return Ok(Slot::Refused { why, fatal: false });
+    }
+    Ok(Slot::Usable(Entry {
+        handle,
+        id,
+        suite: label.suite,
+        kcv: known.and_then(|known| known.kcv),
+        proven: false,
+    }))
+}
+
+/// Computes the key check value if this handle was not proven yet, and holds it against the one known before.
+fn prove(session: &Session, name: &KeyName, version: KeyVersion, slot: &mut Slot) -> Result<(Found, Kcv), Trouble> {
+    let entry = match slot {
+        Slot::Usable(entry) => entry,
+        Slot::Refused { why, .. } => return Err(unusable(why).into()),
+    };
+    let found = Found {
+        handle: entry.handle,
+        id: entry.id,
+    };
+    if let (true, Some(kcv)) = (entry.proven, entry.kcv) {
+        return Ok((found, kcv));
+    }
+    let kcv = kw::key_check_value(session, entry.handle, name, version)
+        .map_err(while_doing("to compute a key check value"))?;
+    match entry.kcv {
+        Some(known) if known != kcv => {
+            let why = format!(
+                "key {name} version {version} had key check value {known} and now has {kcv}: it is not the same key"
+            );
+            let failure = unusable(&why);
+            *slot = Slot::Refused { why, fatal: false };
+            Err(failure.into())
+        }
+        _ => {
+            entry.kcv = Some(kcv);
+            entry.proven = true;
+            Ok((found, kcv))
+        }
+    }
+}
+
+fn missing(name: &KeyName, version: KeyVersion) -> Failure {
+    Failure::new(
+        Reason::KeyVersionUnusable,
+        format!(
+            "the token holds no version {version} of key {name}; see what it holds with: strongroom key show {name}"
+        ),
+    )
+}
+
+fn unusable(why: &str) -> Failure {
+    Failure::new(Reason::KeyVersionUnusable, why)
+}

@@ -1,0 +1,78 @@
+//! The bounded queue between the async service and the thread that owns the session.
+
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+
+use strongroom_proto::{Failure, Reason};
+use tokio::sync::oneshot;
+use tonic::Status;
+
+use super::engine::Engine;
+
+/// Calls that wait for the token. At 1000 items a call and over 10,000 items a second, a full queue is some seconds deep.
+const CALLS_MAX: usize = 64;
+
+/// The service's end.
+#[derive(Debug)]
+pub(super) struct Queue(SyncSender<Job>);
+
+/// What the token's thread is asked to do: runs against the open engine, or against the reason why there is none.
+pub(super) struct Job(Box<dyn FnOnce(Result<&mut Engine, &Failure>) + Send>);
+
+/// The token is lost for this process: the call is left unanswered, and the key service starts another worker.
+#[derive(Debug)]
+pub(super) struct Gone;
+
+impl Queue {
+    pub(super) fn new() -> (Self, Receiver<Job>) {
+        let (sender, receiver) = mpsc::sync_channel(CALLS_MAX);
+        (Self(sender), receiver)
+    }
+
+    /// Has the token's thread run `operation`, and waits for what it says. A call whose caller has gone away is skipped.
+    pub(super) async fn call<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&mut Engine) -> Result<Result<T, Failure>, Gone> + Send + 'static,
+    ) -> Result<T, Status> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job(Box::new(move |engine| {
+            if reply.is_closed() {
+                return;
+            }
+            let outcome = match engine {
+                Ok(engine) => operation(engine),
+                Err(failure) => Ok(Err(failure.clone())),
+            };
+            if let Ok(outcome) = outcome {
+                // A caller that went away meanwhile has no use for it.
+                _ = reply.send(outcome);
+            }
+        }));
+        match self.0.try_send(job) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => return Err(overloaded().into()),
+            Err(TrySendError::Disconnected(_)) => return Err(thread_gone()),
+        }
+        match answer.await {
+            Ok(outcome) => outcome.map_err(Status::from),
+            Err(_) => Err(thread_gone()),
+        }
+    }
+}
+
+impl Job {
+    pub(super) fn run(self, engine: Result<&mut Engine, &Failure>) {
+        (self.0)(engine);
+    }
+}
+
+fn overloaded() -> Failure {
+    Failure::new(
+        Reason::Overloaded,
+        format!("the token has {CALLS_MAX} calls waiting; try again after a pause"),
+    )
+}
+
+/// Without a reason header on purpose: for the key service that is a broken link, not an answer.
+fn thread_gone() -> Status {
+    Status::unavailable("the token worker is stopping")
+}

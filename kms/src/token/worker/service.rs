@@ -1,0 +1,130 @@
+//! The worker's gRPC service: parses requests and hands them to the token's thread.
+
+use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, Reason, limits::EDEKS_PER_CALL_MAX};
+use tonic::{Request, Response, Status};
+
+use super::{
+    label::KeyLabel,
+    queue::Queue,
+    vault::{RewrapItem, UnwrapItem},
+};
+use crate::token::{
+    pb::{self, token_worker_server::TokenWorker},
+    wire::{item_to_wire, parse_key_ref},
+};
+
+/// Serves `strongroom.kms.worker.v1.TokenWorker`.
+#[derive(Debug)]
+pub(super) struct Service {
+    queue: Queue,
+}
+
+impl Service {
+    pub(super) const fn new(queue: Queue) -> Self {
+        Self { queue }
+    }
+}
+
+#[tonic::async_trait]
+impl TokenWorker for Service {
+    async fn inspect(&self, _: Request<pb::InspectRequest>) -> Result<Response<pb::TokenProfile>, Status> {
+        let profile = self.queue.call(super::engine::Engine::inspect).await?;
+        Ok(Response::new(profile.into()))
+    }
+
+    async fn list_versions(
+        &self,
+        _: Request<pb::ListVersionsRequest>,
+    ) -> Result<Response<pb::ListVersionsResponse>, Status> {
+        let versions = self.queue.call(|engine| engine.run(true, |vault| vault.list())).await?;
+        Ok(Response::new(pb::ListVersionsResponse {
+            versions: versions.into_iter().map(Into::into).collect(),
+        }))
+    }
+
+    async fn generate_version(
+        &self,
+        request: Request<pb::GenerateVersionRequest>,
+    ) -> Result<Response<pb::TokenKeyVersion>, Status> {
+        let label = parse_label(&request.into_inner())?;
+        // Not repeated: the first attempt may have made the key.
+        let call = move |engine: &mut super::engine::Engine| engine.run(false, |vault| vault.generate(label.clone()));
+        let version = self.queue.call(call).await?;
+        Ok(Response::new(version.into()))
+    }
+
+    async fn mint(&self, request: Request<pb::MintRequest>) -> Result<Response<pb::MintResponse>, Status> {
+        let request = request.into_inner();
+        let (name, version, zone) = parse_key_ref(request.key)?;
+        let count = usize::try_from(request.count).unwrap_or(usize::MAX);
+        check_count(count)?;
+        let call = move |engine: &mut super::engine::Engine| {
+            engine.run(true, |vault| vault.mint(&name, version, &zone, count))
+        };
+        let wrapped = self.queue.call(call).await?;
+        Ok(Response::new(pb::MintResponse { wrapped }))
+    }
+
+    async fn rewrap(&self, request: Request<pb::RewrapRequest>) -> Result<Response<pb::RewrapResponse>, Status> {
+        let request = request.into_inner();
+        let (name, to, zone) = parse_key_ref(request.to)?;
+        check_count(request.items.len())?;
+        let items: Vec<_> = request
+            .items
+            .into_iter()
+            .map(|item| RewrapItem {
+                from: KeyVersion(item.from_version),
+                wrapped: item.wrapped,
+            })
+            .collect();
+        let call =
+            move |engine: &mut super::engine::Engine| engine.run(true, |vault| vault.rewrap(&name, to, &zone, &items));
+        let results = self.queue.call(call).await?;
+        Ok(Response::new(pb::RewrapResponse {
+            results: results.into_iter().map(item_to_wire).collect(),
+        }))
+    }
+
+    async fn unwrap(&self, request: Request<pb::UnwrapRequest>) -> Result<Response<pb::UnwrapResponse>, Status> {
+        let request = request.into_inner();
+        check_count(request.items.len())?;
+        let items = request
+            .items
+            .into_iter()
+            .map(parse_unwrap_item)
+            .collect::<Result<Vec<_>, _>>()?;
+        let call = move |engine: &mut super::engine::Engine| engine.run(true, |vault| vault.unwrap(&items));
+        let results = self.queue.call(call).await?;
+        Ok(Response::new(pb::UnwrapResponse {
+            results: results.into_iter().map(item_to_wire).collect(),
+        }))
+    }
+}
+
+fn parse_label(request: &pb::GenerateVersionRequest) -> Result<KeyLabel, Failure> {
+    Ok(KeyLabel {
+        suite: request.suite.parse::<EdekSuite>()?,
+        name: request.key_name.parse::<KeyName>()?,
+        version: KeyVersion(request.version),
+    })
+}
+
+fn parse_unwrap_item(item: pb::UnwrapItem) -> Result<UnwrapItem, Failure> {
+    let (name, version, zone) = parse_key_ref(item.key)?;
+    Ok(UnwrapItem {
+        name,
+        version,
+        zone,
+        wrapped: item.wrapped,
+    })
+}
+
+fn check_count(count: usize) -> Result<(), Failure> {
+    if (1..=EDEKS_PER_CALL_MAX).contains(&count) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Reason::InvalidArgument,
+        format!("a call carries 1 to {EDEKS_PER_CALL_MAX} EDEKs, not {count}"),
+    ))
+}

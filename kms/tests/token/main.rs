@@ -1,0 +1,9 @@
+//! The token layer against SoftHSM2: every test has its own fresh token and its own worker process.
+
+mod bench;
+mod edeks;
+mod fixture;
+mod keys;
+mod pins;
+mod start;
+mod supervision;
