@@ -10,6 +10,7 @@ use crc_fast::crc32_iscsi;
 use strongroom_proto::{
     BlockId, Failure, Reason,
     block::v1::PutBlockRequest,
+    limits::MESSAGE_BYTES_MAX,
     metadata::v1::{Command, HeartbeatRequest, HeartbeatResponse, Replicate, cluster_client::ClusterClient, command},
     transport::Remote,
 };
