@@ -1,1 +1,28 @@
 //! ZoneFs: the zone filesystem's client, the one place where a DEK meets data.
+//!
+//! The metadata service says where a file is and hands out its EDEK; the key service unwraps that into the DEK;
+//! block nodes store ciphertext. Here the bytes are sealed and opened, placed on the nodes and found again. A DEK
+//! lives only while a file is being opened: extent keys and the manifest's key are derived from it at once.
+
+mod block_map;
+mod error;
+mod lease;
+mod metadata;
+mod nodes;
+mod random;
+mod reader;
+mod replicate;
+mod retry;
+mod stream;
+mod values;
+mod writer;
+mod zone_fs;
+
+pub use error::{FsError, NodeTrouble};
+pub use reader::FileReader;
+pub use stream::ByteStream;
+pub use values::{
+    ClusterStatus, FileKind, NodeStatus, Page, Reencryption, ReencryptionState, Stat, VersionCount, Zone, ZonePage,
+};
+pub use writer::{CreateOptions, FileWriter};
+pub use zone_fs::ZoneFs;

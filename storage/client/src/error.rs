@@ -1,0 +1,216 @@
+use std::fmt;
+
+use strongroom_dataplane::{GeometryError, ManifestError, SealError};
+use strongroom_proto::{BlockId, Edek, Failure, NodeId, ParseError, Reason, ZonePath, transport::Role};
+
+/// Why a filesystem call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum FsError {
+    /// A service refused the call or could not be reached.
+    #[error(transparent)]
+    Remote(#[from] Failure),
+    /// A service's answer breaks the contract.
+    #[error("the {service} service answered with what this client cannot read; use the same version on both sides")]
+    Answer {
+        /// Who answered.
+        service: Role,
+        /// What is wrong with it.
+        #[source]
+        source: ParseError,
+    },
+    /// A service's answer contradicts itself or the call.
+    #[error("the {service} service's answer is wrong: {what}")]
+    Contradiction {
+        /// Who answered.
+        service: Role,
+        /// What does not agree.
+        what: &'static str,
+    },
+    /// The file's DEK was not handed out.
+    #[error("cannot get the key of {path} (EZ key {}@{}, zone {}): {failure}", edek.key, edek.version, edek.zone)]
+    Unwrap {
+        /// The file.
+        path: ZonePath,
+        /// Its EDEK.
+        edek: Box<Edek>,
+        /// What the key service said.
+        #[source]
+        failure: Failure,
+    },
+    /// The file's list of extents is not the one that its writer authenticated.
+    #[error("{path} was tampered with or its EDEK is another file's: {source}")]
+    Manifest {
+        /// The file.
+        path: ZonePath,
+        /// What is wrong.
+        #[source]
+        source: ManifestError,
+    },
+    /// The file's length is not that of its extents.
+    #[error("{path} was tampered with: its length is given as {given} bytes, its extents have {length}")]
+    Length {
+        /// The file.
+        path: ZonePath,
+        /// The metadata service's word.
+        given: u64,
+        /// Bytes that the manifest proves.
+        length: u64,
+    },
+    /// No replica of a block can be read.
+    #[error("block {block} of {path} cannot be read from any node: {}", Troubles(troubles))]
+    BlockUnreadable {
+        /// The file.
+        path: ZonePath,
+        /// The block.
+        block: BlockId,
+        /// What each node answered last.
+        troubles: Vec<NodeTrouble>,
+    },
+    /// Not enough nodes made a block durable.
+    #[error(
+        "block {block} of {path} is on {stored} nodes where {wanted} are needed: {}",
+        Troubles(troubles)
+    )]
+    TooFewNodes {
+        /// The file.
+        path: ZonePath,
+        /// The block.
+        block: BlockId,
+        /// Nodes that have it.
+        stored: usize,
+        /// The least that must.
+        wanted: usize,
+        /// What the others answered last.
+        troubles: Vec<NodeTrouble>,
+    },
+    /// The cluster's frames or blocks are not of a size that this client knows, or a file is too long.
+    #[error("{path} does not fit the data format: {source}")]
+    Geometry {
+        /// The file.
+        path: ZonePath,
+        /// What does not fit.
+        #[source]
+        source: GeometryError,
+    },
+    /// A block could not be sealed.
+    #[error("{path} cannot be encrypted: {source}")]
+    Seal {
+        /// The file.
+        path: ZonePath,
+        /// Why.
+        #[source]
+        source: SealError,
+    },
+    /// An earlier write to this file failed; its error was returned then.
+    #[error("{path} cannot be finished because an earlier write failed; write it anew")]
+    WriterFailed {
+        /// The file.
+        path: ZonePath,
+    },
+    /// The system has no random numbers, or a task was lost.
+    #[error("this machine's {what} failed")]
+    Machine {
+        /// What failed.
+        what: &'static str,
+    },
+}
+
+/// What one block node answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeTrouble {
+    /// The node.
+    pub node: NodeId,
+    /// Its failure, or what this client found wrong with its bytes.
+    pub failure: Failure,
+}
+
+impl FsError {
+    /// The reason in one word, for exit codes and `--json`.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Remote(failure) | Self::Unwrap { failure, .. } => failure.reason,
+            Self::Manifest { .. } | Self::Length { .. } => Reason::ManifestInvalid,
+            Self::BlockUnreadable { troubles, .. } => unreadable_reason(troubles),
+            Self::TooFewNodes { troubles, .. } => too_few_reason(troubles),
+            Self::WriterFailed { .. } => Reason::LeaseLost,
+            Self::Geometry { .. } | Self::Seal { .. } => Reason::InvalidArgument,
+            Self::Answer { .. } | Self::Contradiction { .. } | Self::Machine { .. } => Reason::Internal,
+        }
+    }
+
+    /// For use with `map_err` where the metadata service's answer is parsed.
+    pub(crate) fn metadata_answer(source: ParseError) -> Self {
+        Self::Answer {
+            service: Role::Metadata,
+            source,
+        }
+    }
+
+    pub(crate) const fn metadata_contradiction(what: &'static str) -> Self {
+        Self::Contradiction {
+            service: Role::Metadata,
+            what,
+        }
+    }
+}
+
+/// A block is lost only if no node may still have it: one that cannot be reached might.
+fn unreadable_reason(troubles: &[NodeTrouble]) -> Reason {
+    match troubles.iter().find(|trouble| !is_loss(trouble.failure.reason)) {
+        Some(trouble) => trouble.failure.reason,
+        None => Reason::BlockCorrupt,
+    }
+}
+
+const fn is_loss(reason: Reason) -> bool {
+    matches!(reason, Reason::BlockCorrupt | Reason::BlockNotFound)
+}
+
+fn too_few_reason(troubles: &[NodeTrouble]) -> Reason {
+    let all_full = !troubles.is_empty() && troubles.iter().all(|t| t.failure.reason == Reason::NoSpace);
+    if all_full { Reason::NoSpace } else { Reason::TooFewNodes }
+}
+
+struct Troubles<'t>(&'t [NodeTrouble]);
+
+impl fmt::Display for Troubles<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("no node is known to have it");
+        }
+        for (i, trouble) in self.0.iter().enumerate() {
+            let separator = if i == 0 { "" } else { "; " };
+            write!(f, "{separator}{}: {}", trouble.node, trouble.failure)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_lost_only_when_every_node_says_so() {
+        let trouble = |reason| NodeTrouble {
+            node: "node-1".parse().expect("valid"),
+            failure: Failure::new(reason, "why"),
+        };
+        let reason = |reasons: &[Reason]| unreadable_reason(&reasons.iter().copied().map(trouble).collect::<Vec<_>>());
+        assert_eq!(reason(&[]), Reason::BlockCorrupt);
+        assert_eq!(
+            reason(&[Reason::BlockCorrupt, Reason::BlockNotFound]),
+            Reason::BlockCorrupt
+        );
+        assert_eq!(
+            reason(&[Reason::BlockCorrupt, Reason::Unavailable]),
+            Reason::Unavailable
+        );
+        assert_eq!(too_few_reason(&[trouble(Reason::NoSpace)]), Reason::NoSpace);
+        assert_eq!(
+            too_few_reason(&[trouble(Reason::NoSpace), trouble(Reason::Unavailable)]),
+            Reason::TooFewNodes
+        );
+    }
+}

@@ -1,0 +1,62 @@
+use std::future::Future;
+
+use strongroom_proto::{
+    limits::MESSAGE_BYTES_MAX,
+    metadata::v1::{
+        self as pb, cluster_client::ClusterClient, namespace_client::NamespaceClient, zones_client::ZonesClient,
+    },
+    transport::{self, Remote, Role, TlsIdentity},
+};
+use tonic::{Response, Status, transport::Channel};
+
+macro_rules! calls {
+    ($($client:ident . $call:ident ($request:ident) -> $answer:ident;)*) => {
+        $(pub(crate) fn $call(
+            &self,
+            request: pb::$request,
+        ) -> impl Future<Output = Result<Response<pb::$answer>, Status>> + use<> {
+            let mut client = self.$client.clone();
+            async move { client.$call(request).await }
+        })*
+    };
+}
+
+/// The metadata service. Each call is one attempt; `retry::call` repeats them.
+#[derive(Clone)]
+pub(crate) struct Metadata {
+    namespace: NamespaceClient<Channel>,
+    zones: ZonesClient<Channel>,
+    cluster: ClusterClient<Channel>,
+}
+
+impl Metadata {
+    pub(crate) fn connect(remote: &Remote, tls: &TlsIdentity) -> Self {
+        let channel = transport::connect(remote, tls, Role::Metadata);
+        Self {
+            namespace: NamespaceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            zones: ZonesClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            cluster: ClusterClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX),
+        }
+    }
+
+    calls! {
+        namespace.make_directory(MakeDirectoryRequest) -> Stat;
+        namespace.get_stat(GetStatRequest) -> Stat;
+        namespace.list(ListRequest) -> ListResponse;
+        namespace.rename(RenameRequest) -> Stat;
+        namespace.remove(RemoveRequest) -> RemoveResponse;
+        namespace.set_attributes(SetAttributesRequest) -> Stat;
+        namespace.create_file(CreateFileRequest) -> CreatedFile;
+        namespace.add_blocks(AddBlocksRequest) -> WriteGrant;
+        namespace.commit_file(CommitFileRequest) -> Stat;
+        namespace.abandon_file(AbandonFileRequest) -> AbandonFileResponse;
+        namespace.open_file(OpenFileRequest) -> OpenedFile;
+        namespace.list_blocks(ListBlocksRequest) -> ListBlocksResponse;
+        zones.create_zone(CreateZoneRequest) -> Zone;
+        zones.list_zones(ListZonesRequest) -> ListZonesResponse;
+        zones.get_zone(GetZoneRequest) -> Zone;
+        zones.start_reencryption(StartReencryptionRequest) -> Reencryption;
+        zones.get_reencryption(GetReencryptionRequest) -> Reencryption;
+        cluster.get_cluster_status(GetClusterStatusRequest) -> ClusterStatus;
+    }
+}

@@ -1,0 +1,345 @@
+use std::{mem, sync::Arc};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use strongroom_dataplane::{DataKey, ExtentKey, FrameRun, Geometry, Manifest, ManifestExtent, ManifestKey, Runs};
+use strongroom_proto::{
+    BlockId, Edek, ExtentId, Failure, FileId, Reason, ZonePath, block::v1 as block_pb, metadata::v1 as pb,
+};
+
+use crate::{
+    ByteStream, FsError, NodeTrouble, Stat, ZoneFs,
+    block_map::{BlockMap, Page},
+    nodes::Node,
+    random,
+    retry::Pauses,
+};
+
+/// Blocks that one read fetches at once.
+const READS_AT_ONCE: usize = 4;
+
+/// Reads a file, anywhere in it. Cheap to clone; clones share what is known of the file's blocks.
+///
+/// The file is what its path named when it was opened, whatever happens to the path later.
+#[derive(Clone)]
+pub struct FileReader {
+    file: Arc<OpenFile>,
+}
+
+struct OpenFile {
+    fs: ZoneFs,
+    stat: Stat,
+    geometry: Geometry,
+    extents: Vec<OpenExtent>,
+    map: BlockMap,
+}
+
+struct OpenExtent {
+    /// Position of its first byte in the file.
+    start: u64,
+    id: ExtentId,
+    length: u64,
+    blocks: u32,
+    key: ExtentKey,
+}
+
+impl std::fmt::Debug for FileReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "FileReader({}, file {})",
+            self.file.stat.path, self.file.stat.file_id
+        )
+    }
+}
+
+/// What the metadata service says about a file, parsed but not yet proven.
+pub(crate) struct Opening {
+    pub(crate) stat: Stat,
+    pub(crate) edek: Edek,
+    manifest: Manifest,
+    code: Bytes,
+    blocks: Option<pb::ListBlocksResponse>,
+}
+
+impl Opening {
+    pub(crate) fn parse(path: &ZonePath, wire: pb::OpenedFile) -> Result<Self, FsError> {
+        let missing = |what| move || FsError::metadata_contradiction(what);
+        let stat = Stat::try_from(wire.stat.ok_or_else(missing("it says nothing about the file"))?)?;
+        let edek = wire.edek.ok_or_else(missing("it gives no EDEK"))?;
+        let geometry = Geometry::new(wire.frame_bytes, wire.block_bytes).map_err(|source| FsError::Geometry {
+            path: path.clone(),
+            source,
+        })?;
+        let extents = wire.extents.iter().map(parse_extent).collect::<Result<_, _>>()?;
+        let manifest = Manifest::new(geometry, extents).map_err(|source| FsError::Manifest {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(Self {
+            stat,
+            edek: Edek::try_from(edek).map_err(FsError::metadata_answer)?,
+            manifest,
+            code: wire.manifest_mac,
+            blocks: wire.blocks,
+        })
+    }
+}
+
+fn parse_extent(wire: &pb::Extent) -> Result<ManifestExtent, FsError> {
+    let id = ExtentId::try_from(wire.extent_id.as_ref()).map_err(FsError::metadata_answer)?;
+    let salt = wire.salt.as_ref().try_into();
+    Ok(ManifestExtent {
+        id: *id.as_bytes(),
+        salt: salt.map_err(|_| FsError::metadata_contradiction("an extent's salt has not 16 bytes"))?,
+        length: wire.length,
+        blocks: wire.blocks,
+    })
+}
+
+impl FileReader {
+    /// Proves the opening with the file's DEK, of which nothing is kept but the extents' keys.
+    pub(crate) fn new(fs: ZoneFs, opening: Opening, dek: &DataKey<'_>) -> Result<Self, FsError> {
+        let Opening {
+            stat,
+            manifest,
+            code,
+            blocks,
+            ..
+        } = opening;
+        prove(&stat, &manifest, dek, &code)?;
+        let map = BlockMap::new(fs.metadata().clone(), stat.file_id);
+        let extents = open_extents(&manifest, dek, stat.file_id);
+        if let (Some(first), Some(blocks)) = (extents.first(), blocks) {
+            map.seed(first.id, first.blocks, blocks)?;
+        }
+        Ok(Self {
+            file: Arc::new(OpenFile {
+                fs,
+                geometry: manifest.geometry(),
+                stat,
+                extents,
+                map,
+            }),
+        })
+    }
+
+    /// What is known of the file.
+    #[must_use]
+    pub fn stat(&self) -> &Stat {
+        &self.file.stat
+    }
+
+    /// Plaintext bytes of the file, proven by its manifest.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.file.stat.length
+    }
+
+    /// Whether the file has no byte.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills `buf` from `offset` on and says how many bytes it has now: fewer than its length only at the end of
+    /// the file, 0 at and beyond it. Fetches only the frames that hold them.
+    ///
+    /// # Errors
+    /// [`FsError::BlockUnreadable`] if no replica of a block can be read. Bytes of `buf` are then as they were.
+    pub async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, FsError> {
+        let end = offset.saturating_add(buf.len() as u64);
+        let parts: Vec<Bytes> = futures::stream::iter(self.plan(offset, end))
+            .map(|piece| self.fetch(piece))
+            .buffered(READS_AT_ONCE)
+            .try_collect()
+            .await?;
+        let mut read = 0;
+        for part in parts {
+            buf[read..read + part.len()].copy_from_slice(&part);
+            read += part.len();
+        }
+        Ok(read)
+    }
+
+    /// The bytes from `from` to the end in order, fetched up to four blocks ahead. Needs a Tokio runtime.
+    #[must_use]
+    pub fn stream(self, from: u64) -> ByteStream {
+        ByteStream::new(self, from)
+    }
+
+    /// What to fetch for `start..end`, cut at the end of the file.
+    pub(crate) fn plan(&self, start: u64, end: u64) -> Plan {
+        Plan {
+            file: Arc::clone(&self.file),
+            next: start,
+            end: end.min(self.len()),
+            extent: 0,
+            runs: None,
+        }
+    }
+
+    /// The wanted bytes of one run of frames.
+    pub(crate) async fn fetch(&self, piece: Piece) -> Result<Bytes, FsError> {
+        self.file.fetch(piece).await
+    }
+}
+
+fn prove(stat: &Stat, manifest: &Manifest, dek: &DataKey<'_>, code: &[u8]) -> Result<(), FsError> {
+    let key = ManifestKey::derive(dek, stat.file_id.as_bytes());
+    key.verify(manifest, code).map_err(|source| FsError::Manifest {
+        path: stat.path.clone(),
+        source,
+    })?;
+    if stat.length == manifest.length() {
+        return Ok(());
+    }
+    Err(FsError::Length {
+        path: stat.path.clone(),
+        given: stat.length,
+        length: manifest.length(),
+    })
+}
+
+fn open_extents(manifest: &Manifest, dek: &DataKey<'_>, file: FileId) -> Vec<OpenExtent> {
+    let mut next = 0;
+    let open = |extent: &ManifestExtent| {
+        let start = next;
+        next += extent.length;
+        OpenExtent {
+            start,
+            id: ExtentId::from_bytes(extent.id),
+            length: extent.length,
+            blocks: extent.blocks,
+            key: ExtentKey::derive(dek, file.as_bytes(), &extent.salt, manifest.geometry()),
+        }
+    };
+    manifest.extents().iter().map(open).collect()
+}
+
+/// A run of frames of one extent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Piece {
+    extent: usize,
+    run: FrameRun,
+}
+
+/// The pieces that hold a range of a file, in order.
+pub(crate) struct Plan {
+    file: Arc<OpenFile>,
+    next: u64,
+    end: u64,
+    extent: usize,
+    runs: Option<Runs>,
+}
+
+impl Iterator for Plan {
+    type Item = Piece;
+
+    fn next(&mut self) -> Option<Piece> {
+        loop {
+            if let Some(run) = self.runs.as_mut().and_then(Iterator::next) {
+                let extent = self.extent - 1;
+                return Some(Piece { extent, run });
+            }
+            let extent = self.file.extents.get(self.extent)?;
+            self.extent += 1;
+            let start = self.next.max(extent.start) - extent.start;
+            let end = self.end.saturating_sub(extent.start).min(extent.length);
+            if start < end {
+                let runs = self.file.geometry.runs(extent.length, start..end);
+                self.runs = Some(runs.expect("the range is cut to the extent, whose length the manifest checked"));
+            }
+        }
+    }
+}
+
+impl OpenFile {
+    async fn fetch(&self, piece: Piece) -> Result<Bytes, FsError> {
+        let extent = &self.extents[piece.extent];
+        let block = BlockId {
+            extent: extent.id,
+            index: piece.run.block,
+        };
+        let mut out = vec![0; piece.run.plain_bytes as usize];
+        let (mut pauses, mut stale, mut refreshed) = (Pauses::new(), None, false);
+        loop {
+            let page = self.map.page(block, extent.blocks, stale).await?;
+            let troubles = match self.read_any(&page, block, extent, &piece.run, &mut out).await {
+                Ok(()) => return Ok(Bytes::from(out).slice(piece.run.wanted_range())),
+                Err(troubles) => troubles,
+            };
+            stale = Some(page.generation);
+            // A fresh list may name other replicas and carries a fresh capability; time helps only the transient.
+            let transient = troubles.iter().any(|trouble| trouble.failure.is_transient());
+            let again = if transient {
+                pauses.pause().await
+            } else {
+                !mem::replace(&mut refreshed, true)
+            };
+            if !again {
+                return Err(FsError::BlockUnreadable {
+                    path: self.stat.path.clone(),
+                    block,
+                    troubles,
+                });
+            }
+        }
+    }
+
+    /// Tries the block's replicas in turn until one gives frames that open.
+    async fn read_any(
+        &self,
+        page: &Page,
+        block: BlockId,
+        extent: &OpenExtent,
+        run: &FrameRun,
+        out: &mut [u8],
+    ) -> Result<(), Vec<NodeTrouble>> {
+        let mut troubles = Vec::new();
+        let mut known = Vec::new();
+        for (id, node) in page.holders(block.index) {
+            match node {
+                Some(node) => known.push(node),
+                None => troubles.push(NodeTrouble {
+                    node: id.clone(),
+                    failure: Failure::new(Reason::Unavailable, "its address is not known"),
+                }),
+            }
+        }
+        let first = random::spread().checked_rem(known.len()).unwrap_or(0);
+        known.rotate_left(first);
+        for node in self.fs.nodes().healthy_first(known) {
+            match self.read_one(node, page, block, extent, run, out).await {
+                Ok(()) => return Ok(()),
+                Err(failure) => troubles.push(NodeTrouble {
+                    node: node.id.clone(),
+                    failure,
+                }),
+            }
+        }
+        Err(troubles)
+    }
+
+    async fn read_one(
+        &self,
+        node: &Node,
+        page: &Page,
+        block: BlockId,
+        extent: &OpenExtent,
+        run: &FrameRun,
+        out: &mut [u8],
+    ) -> Result<(), Failure> {
+        let request = block_pb::GetBlockRequest {
+            capability: page.capability.clone(),
+            block_id: Some(block.into()),
+            offset: run.sealed_offset,
+            length: run.sealed_bytes,
+        };
+        let answer = self.fs.nodes().get(node, request).await?;
+        extent
+            .key
+            .open_frames(extent.length, run.first_frame, &answer.data, out)
+            .map_err(|error| Failure::new(Reason::BlockCorrupt, error.to_string()))
+    }
+}

@@ -1,0 +1,347 @@
+//! What the metadata service's answers become: typed, and ready to be printed as JSON.
+
+use std::fmt::Display;
+
+use serde::{Serialize, Serializer};
+use strongroom_proto::{
+    DataSuite, EdekSuite, FileId, KeyName, KeyVersion, NodeId, ParseError, ZoneId, ZonePath, metadata::v1 as pb,
+};
+
+use crate::FsError;
+
+/// What is at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileKind {
+    /// A directory.
+    Directory,
+    /// A file.
+    File,
+}
+
+/// A file or directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Stat {
+    /// Where it is.
+    #[serde(serialize_with = "text")]
+    pub path: ZonePath,
+    /// What it is.
+    pub kind: FileKind,
+    /// Plaintext bytes; 0 for a directory.
+    pub length: u64,
+    /// Permission bits, at most 0o7777.
+    pub mode: u32,
+    /// Who made it.
+    pub owner: String,
+    /// Last change, in milliseconds since the Unix epoch.
+    pub mtime_ms: u64,
+    /// Its id, which a rename keeps.
+    #[serde(serialize_with = "text")]
+    pub file_id: FileId,
+    /// Root of the zone that it is in.
+    #[serde(serialize_with = "optional_text")]
+    pub zone_path: Option<ZonePath>,
+    /// Whether it is that root.
+    pub zone_root: bool,
+    /// Files only: the EZ key that wraps the EDEK.
+    #[serde(serialize_with = "optional_text")]
+    pub key_name: Option<KeyName>,
+    /// Files only: that key's version.
+    #[serde(serialize_with = "optional_version")]
+    pub key_version: Option<KeyVersion>,
+    /// Files only: how bytes are encrypted.
+    #[serde(serialize_with = "optional_text")]
+    pub data_suite: Option<DataSuite>,
+    /// Files only: blocks.
+    pub blocks: u32,
+    /// Files only: blocks with fewer replicas than wanted.
+    pub blocks_in_deficit: u32,
+}
+
+impl TryFrom<pb::Stat> for Stat {
+    type Error = FsError;
+
+    fn try_from(wire: pb::Stat) -> Result<Self, FsError> {
+        let kind = match wire.kind() {
+            pb::FileKind::Directory => FileKind::Directory,
+            pb::FileKind::File => FileKind::File,
+            pb::FileKind::Unspecified => return Err(FsError::metadata_contradiction("it names no kind of file")),
+        };
+        Self::parse(wire, kind).map_err(FsError::metadata_answer)
+    }
+}
+
+impl Stat {
+    fn parse(wire: pb::Stat, kind: FileKind) -> Result<Self, ParseError> {
+        let is_file = kind == FileKind::File;
+        Ok(Self {
+            path: ZonePath::parse(&wire.path)?,
+            kind,
+            length: wire.length,
+            mode: wire.mode & 0o7777,
+            owner: wire.owner,
+            mtime_ms: wire.mtime_ms,
+            file_id: wire.file_id.as_ref().try_into()?,
+            zone_path: (!wire.zone_path.is_empty())
+                .then(|| ZonePath::parse(&wire.zone_path))
+                .transpose()?,
+            zone_root: wire.zone_root,
+            key_name: is_file.then(|| wire.key_name.parse()).transpose()?,
+            key_version: is_file.then_some(KeyVersion(wire.key_version)),
+            data_suite: is_file.then(|| wire.data_suite.parse()).transpose()?,
+            blocks: wire.blocks,
+            blocks_in_deficit: wire.blocks_in_deficit,
+        })
+    }
+}
+
+/// Part of a directory, in name order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Page {
+    /// What is in it.
+    pub entries: Vec<Stat>,
+    /// Whether more follows the last entry.
+    pub more: bool,
+}
+
+impl TryFrom<pb::ListResponse> for Page {
+    type Error = FsError;
+
+    fn try_from(wire: pb::ListResponse) -> Result<Self, FsError> {
+        Ok(Self {
+            entries: wire.entries.into_iter().map(Stat::try_from).collect::<Result<_, _>>()?,
+            more: wire.more,
+        })
+    }
+}
+
+/// An encryption zone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Zone {
+    /// Its id, which a rename keeps.
+    #[serde(serialize_with = "text")]
+    pub zone_id: ZoneId,
+    /// Its root.
+    #[serde(serialize_with = "text")]
+    pub path: ZonePath,
+    /// Its EZ key.
+    #[serde(serialize_with = "text")]
+    pub key_name: KeyName,
+    /// How EDEKs are wrapped.
+    #[serde(serialize_with = "text")]
+    pub edek_suite: EdekSuite,
+    /// How bytes are encrypted.
+    #[serde(serialize_with = "text")]
+    pub data_suite: DataSuite,
+    /// When it was made, in milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    /// Files by the key version that their EDEK uses.
+    pub files: Vec<VersionCount>,
+    /// Pre-minted EDEKs in stock.
+    pub edeks_in_stock: u32,
+}
+
+/// How many files' EDEKs use one key version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct VersionCount {
+    /// The version.
+    #[serde(serialize_with = "version")]
+    pub key_version: KeyVersion,
+    /// Files; not 0.
+    pub files: u64,
+}
+
+impl TryFrom<pb::Zone> for Zone {
+    type Error = FsError;
+
+    fn try_from(wire: pb::Zone) -> Result<Self, FsError> {
+        Self::parse(wire).map_err(FsError::metadata_answer)
+    }
+}
+
+impl Zone {
+    fn parse(wire: pb::Zone) -> Result<Self, ParseError> {
+        let count = |count: pb::VersionCount| VersionCount {
+            key_version: KeyVersion(count.key_version),
+            files: count.files,
+        };
+        Ok(Self {
+            zone_id: wire.zone_id.as_ref().try_into()?,
+            path: ZonePath::parse(&wire.path)?,
+            key_name: wire.key_name.parse()?,
+            edek_suite: wire.edek_suite.parse()?,
+            data_suite: wire.data_suite.parse()?,
+            created_ms: wire.created_ms,
+            files: wire.files.into_iter().map(count).collect(),
+            edeks_in_stock: wire.edeks_in_stock,
+        })
+    }
+}
+
+/// Some of all zones, in the order of their ids.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ZonePage {
+    /// The zones.
+    pub zones: Vec<Zone>,
+    /// Whether more follow the last.
+    pub more: bool,
+}
+
+impl TryFrom<pb::ListZonesResponse> for ZonePage {
+    type Error = FsError;
+
+    fn try_from(wire: pb::ListZonesResponse) -> Result<Self, FsError> {
+        Ok(Self {
+            zones: wire.zones.into_iter().map(Zone::try_from).collect::<Result<_, _>>()?,
+            more: wire.more,
+        })
+    }
+}
+
+/// How far a zone's re-encryption is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReencryptionState {
+    /// None was ever asked for.
+    None,
+    /// EDEKs are being re-wrapped.
+    Running,
+    /// All that could be re-wrapped is.
+    Completed,
+}
+
+/// A zone's re-encryption.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reencryption {
+    /// The zone's root.
+    #[serde(serialize_with = "text")]
+    pub zone_path: ZonePath,
+    /// How far it is.
+    pub state: ReencryptionState,
+    /// The version that EDEKs are wrapped under anew.
+    #[serde(serialize_with = "version")]
+    pub target_version: KeyVersion,
+    /// Files done.
+    pub files_done: u64,
+    /// Files that kept their old EDEK because it could not be re-wrapped.
+    pub failures: u64,
+    /// Files to do.
+    pub files_left: u64,
+    /// When it was started, in milliseconds since the Unix epoch.
+    pub started_ms: u64,
+    /// When it was completed.
+    pub finished_ms: Option<u64>,
+    /// What stops or slows it, empty when nothing does.
+    pub message: String,
+}
+
+impl TryFrom<pb::Reencryption> for Reencryption {
+    type Error = FsError;
+
+    fn try_from(wire: pb::Reencryption) -> Result<Self, FsError> {
+        let state = match wire.state() {
+            pb::ReencryptionState::None => ReencryptionState::None,
+            pb::ReencryptionState::Running => ReencryptionState::Running,
+            pb::ReencryptionState::Completed => ReencryptionState::Completed,
+            pb::ReencryptionState::Unspecified => {
+                return Err(FsError::metadata_contradiction(
+                    "it names no state of the re-encryption",
+                ));
+            }
+        };
+        Ok(Self {
+            zone_path: ZonePath::parse(&wire.zone_path).map_err(FsError::metadata_answer)?,
+            state,
+            target_version: KeyVersion(wire.target_version),
+            files_done: wire.files_done,
+            failures: wire.failures,
+            files_left: wire.files_left,
+            started_ms: wire.started_ms,
+            finished_ms: wire.finished_ms,
+            message: wire.message,
+        })
+    }
+}
+
+/// The block nodes and what is to be done on them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClusterStatus {
+    /// Every node that ever registered.
+    pub nodes: Vec<NodeStatus>,
+    /// Blocks with fewer replicas than wanted.
+    pub blocks_in_deficit: u64,
+    /// Replicas that are to be deleted.
+    pub blocks_to_delete: u64,
+    /// Files being written.
+    pub files_open: u64,
+}
+
+/// A block node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NodeStatus {
+    /// Its id.
+    #[serde(serialize_with = "text")]
+    pub node_id: NodeId,
+    /// `host:port`.
+    pub address: String,
+    /// Whether it reported lately.
+    pub alive: bool,
+    /// Bytes of its disks.
+    pub capacity_bytes: u64,
+    /// Bytes free.
+    pub free_bytes: u64,
+    /// Blocks it has.
+    pub blocks: u64,
+    /// When it reported last, in milliseconds since the Unix epoch.
+    pub last_seen_ms: u64,
+}
+
+impl TryFrom<pb::ClusterStatus> for ClusterStatus {
+    type Error = FsError;
+
+    fn try_from(wire: pb::ClusterStatus) -> Result<Self, FsError> {
+        let nodes = wire.nodes.into_iter().map(NodeStatus::parse);
+        Ok(Self {
+            nodes: nodes.collect::<Result<_, _>>().map_err(FsError::metadata_answer)?,
+            blocks_in_deficit: wire.blocks_in_deficit,
+            blocks_to_delete: wire.blocks_to_delete,
+            files_open: wire.files_open,
+        })
+    }
+}
+
+impl NodeStatus {
+    fn parse(wire: pb::NodeStatus) -> Result<Self, ParseError> {
+        Ok(Self {
+            node_id: wire.node_id.parse()?,
+            address: wire.address,
+            alive: wire.alive,
+            capacity_bytes: wire.capacity_bytes,
+            free_bytes: wire.free_bytes,
+            blocks: wire.blocks,
+            last_seen_ms: wire.last_seen_ms,
+        })
+    }
+}
+
+fn text<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+fn optional_text<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_none(),
+    }
+}
+
+fn version<S: Serializer>(value: &KeyVersion, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u32(value.0)
+}
+
+fn optional_version<S: Serializer>(value: &Option<KeyVersion>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.serialize_u32(value.0),
+        None => serializer.serialize_none(),
+    }
+}

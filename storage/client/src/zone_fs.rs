@@ -1,0 +1,299 @@
+use std::sync::Arc;
+
+use strongroom_dataplane::{DataKey, Geometry};
+use strongroom_kms_unwrap::{Dek, UnwrapClient};
+use strongroom_proto::{
+    DataSuite, Edek, KeyName, ZoneId, ZonePath,
+    metadata::v1 as pb,
+    transport::{Remote, TlsIdentity},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{
+    ClusterStatus, CreateOptions, FileReader, FileWriter, FsError, Page, Reencryption, Stat, Zone, ZonePage,
+    lease::{Grant, Lease},
+    metadata::Metadata,
+    nodes::Nodes,
+    reader::Opening,
+    retry::{Repeat, call},
+};
+
+/// Blocks that all writers of one [`ZoneFs`] seal and store at once: at most 64 MiB of them.
+const BLOCKS_IN_FLIGHT: usize = 16;
+
+/// The zone filesystem as one user sees it. Cheap to clone; clones share connections.
+///
+/// Calls that may be repeated are repeated for up to 20 s while a service cannot be reached, so that the restart
+/// of a service costs time, not errors.
+#[derive(Clone)]
+pub struct ZoneFs {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    kms: UnwrapClient,
+    metadata: Metadata,
+    nodes: Nodes,
+    blocks_in_flight: Arc<Semaphore>,
+}
+
+impl std::fmt::Debug for ZoneFs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ZoneFs")
+    }
+}
+
+impl ZoneFs {
+    /// A filesystem whose services are there; connects at the first call. Needs a Tokio runtime.
+    #[must_use]
+    pub fn connect(kms: &Remote, metadata: &Remote, tls: Arc<TlsIdentity>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                kms: UnwrapClient::connect(kms, &tls),
+                metadata: Metadata::connect(metadata, &tls),
+                nodes: Nodes::new(tls),
+                blocks_in_flight: Arc::new(Semaphore::new(BLOCKS_IN_FLIGHT)),
+            }),
+        }
+    }
+
+    /// Makes a directory; with `parents` also those above it, and none if it exists.
+    ///
+    /// # Errors
+    /// `already-exists`, `not-found` or `not-a-directory` on the way down.
+    pub async fn make_directory(&self, path: &ZonePath, mode: u32, parents: bool) -> Result<Stat, FsError> {
+        let request = pb::MakeDirectoryRequest {
+            path: path.into(),
+            mode,
+            parents,
+        };
+        let repeat = if parents { Repeat::Harmless } else { Repeat::Unsent };
+        call(repeat, || self.metadata().make_directory(request.clone()))
+            .await?
+            .try_into()
+    }
+
+    /// What is at a path.
+    ///
+    /// # Errors
+    /// `not-found`.
+    pub async fn stat(&self, path: &ZonePath) -> Result<Stat, FsError> {
+        let request = pb::GetStatRequest { path: path.into() };
+        call(Repeat::Harmless, || self.metadata().get_stat(request.clone()))
+            .await?
+            .try_into()
+    }
+
+    /// Up to 1000 entries of a directory whose names are greater than `after`, in name order.
+    ///
+    /// # Errors
+    /// `not-found` or `not-a-directory`.
+    pub async fn list(&self, path: &ZonePath, after: &str) -> Result<Page, FsError> {
+        let request = pb::ListRequest {
+            path: path.into(),
+            after: after.to_owned(),
+            limit: 0,
+        };
+        call(Repeat::Harmless, || self.metadata().list(request.clone()))
+            .await?
+            .try_into()
+    }
+
+    /// Moves a file or directory within its zone; with `overwrite` over a file at `to`.
+    ///
+    /// # Errors
+    /// `not-found`, `already-exists`, `cross-zone` or `invalid-move`.
+    pub async fn rename(&self, from: &ZonePath, to: &ZonePath, overwrite: bool) -> Result<Stat, FsError> {
+        let request = pb::RenameRequest {
+            from: from.into(),
+            to: to.into(),
+            overwrite,
+        };
+        call(Repeat::Unsent, || self.metadata().rename(request.clone()))
+            .await?
+            .try_into()
+    }
+
+    /// Removes a file, an empty directory, or with `recursive` a directory with all it holds.
+    ///
+    /// # Errors
+    /// `not-found` or `not-empty`.
+    pub async fn remove(&self, path: &ZonePath, recursive: bool) -> Result<(), FsError> {
+        let request = pb::RemoveRequest {
+            path: path.into(),
+            recursive,
+        };
+        call(Repeat::Unsent, || self.metadata().remove(request.clone())).await?;
+        Ok(())
+    }
+
+    /// Sets permission bits and modification time (milliseconds since the Unix epoch), each if it is given.
+    ///
+    /// # Errors
+    /// `not-found`.
+    pub async fn set_attributes(
+        &self,
+        path: &ZonePath,
+        mode: Option<u32>,
+        mtime_ms: Option<u64>,
+    ) -> Result<Stat, FsError> {
+        let request = pb::SetAttributesRequest {
+            path: path.into(),
+            mode,
+            mtime_ms,
+        };
+        call(Repeat::Harmless, || self.metadata().set_attributes(request.clone()))
+            .await?
+            .try_into()
+    }
+
+    /// Starts a new file, which shows under its path once it is finished.
+    ///
+    /// # Errors
+    /// `already-exists` without `overwrite`, `not-in-zone`, `not-found`; [`FsError::Unwrap`] if the key service
+    /// does not let this user have the file's key.
+    pub async fn create(&self, path: &ZonePath, options: CreateOptions) -> Result<FileWriter, FsError> {
+        let request = pb::CreateFileRequest {
+            path: path.into(),
+            mode: options.mode,
+            overwrite: options.overwrite,
+        };
+        // A file that was opened by an attempt whose answer was lost is reaped when its lease ends.
+        let created = call(Repeat::Harmless, || self.metadata().create_file(request.clone())).await?;
+        self.open_new(path, created).await
+    }
+
+    /// Opens a file for reading and proves that its list of extents is its writer's.
+    ///
+    /// # Errors
+    /// `not-found` or `is-a-directory`; [`FsError::Unwrap`] if the key service does not let this user have the
+    /// file's key; [`FsError::Manifest`] if the file was tampered with.
+    pub async fn open(&self, path: &ZonePath) -> Result<FileReader, FsError> {
+        let request = pb::OpenFileRequest { path: path.into() };
+        let opened = call(Repeat::Harmless, || self.metadata().open_file(request.clone())).await?;
+        let opening = Opening::parse(path, opened)?;
+        let dek = self.unwrap(path, &opening.edek).await?;
+        FileReader::new(self.clone(), opening, &DataKey::new(dek.expose()))
+    }
+
+    /// Makes an empty directory the root of a zone under an EZ key.
+    ///
+    /// # Errors
+    /// `not-empty`, `already-zone`, `key-not-found`, or `permission-denied` for other than administrators.
+    pub async fn create_zone(&self, path: &ZonePath, key: &KeyName) -> Result<Zone, FsError> {
+        let request = pb::CreateZoneRequest {
+            path: path.into(),
+            key_name: key.as_str().to_owned(),
+            data_suite: DataSuite::Gcm.as_str().to_owned(),
+        };
+        call(Repeat::Unsent, || self.metadata().create_zone(request.clone()))
+            .await?
+            .try_into()
+    }
+
+    /// Zones whose ids are greater than `after`.
+    ///
+    /// # Errors
+    /// As any call to the metadata service.
+    pub async fn list_zones(&self, after: Option<ZoneId>) -> Result<ZonePage, FsError> {
+        let request = pb::ListZonesRequest {
+            after: after.map(Into::into).unwrap_or_default(),
+            limit: 0,
+        };
+        call(Repeat::Harmless, || self.metadata().list_zones(request.clone()))
+            .await?
+            .try_into()
+    }
+
+    /// The zone that holds a path.
+    ///
+    /// # Errors
+    /// `not-in-zone` or `not-found`.
+    pub async fn zone(&self, path: &ZonePath) -> Result<Zone, FsError> {
+        let request = pb::GetZoneRequest { path: path.into() };
+        call(Repeat::Harmless, || self.metadata().get_zone(request.clone()))
+            .await?
+            .try_into()
+    }
+
+    /// Starts to re-wrap the EDEKs of a zone under its key's newest version; goes on in the background.
+    ///
+    /// # Errors
+    /// `not-in-zone`, or `permission-denied` for other than administrators.
+    pub async fn start_reencryption(&self, path: &ZonePath) -> Result<Reencryption, FsError> {
+        let request = pb::StartReencryptionRequest { path: path.into() };
+        call(Repeat::Harmless, || self.metadata().start_reencryption(request.clone()))
+            .await?
+            .try_into()
+    }
+
+    /// How far a zone's re-encryption is.
+    ///
+    /// # Errors
+    /// `not-in-zone`.
+    pub async fn reencryption(&self, path: &ZonePath) -> Result<Reencryption, FsError> {
+        let request = pb::GetReencryptionRequest { path: path.into() };
+        call(Repeat::Harmless, || self.metadata().get_reencryption(request.clone()))
+            .await?
+            .try_into()
+    }
+
+    /// The block nodes and what is to be done on them.
+    ///
+    /// # Errors
+    /// As any call to the metadata service.
+    pub async fn cluster_status(&self) -> Result<ClusterStatus, FsError> {
+        let request = pb::GetClusterStatusRequest {};
+        call(Repeat::Harmless, || self.metadata().get_cluster_status(request))
+            .await?
+            .try_into()
+    }
+
+    pub(crate) fn metadata(&self) -> &Metadata {
+        &self.shared.metadata
+    }
+
+    pub(crate) fn nodes(&self) -> &Nodes {
+        &self.shared.nodes
+    }
+
+    /// Waits until another block may be sealed and stored.
+    pub(crate) async fn block_permit(&self) -> OwnedSemaphorePermit {
+        let semaphore = Arc::clone(&self.shared.blocks_in_flight);
+        semaphore.acquire_owned().await.expect("nobody closes it")
+    }
+
+    async fn open_new(&self, path: &ZonePath, created: pb::CreatedFile) -> Result<FileWriter, FsError> {
+        let missing = |what| move || FsError::metadata_contradiction(what);
+        created
+            .data_suite
+            .parse::<DataSuite>()
+            .map_err(FsError::metadata_answer)?;
+        let grant = created.grant.ok_or_else(missing("it grants nothing"))?;
+        let grant = Grant::try_from(grant).map_err(FsError::metadata_answer)?;
+        let geometry = Geometry::new(created.frame_bytes, created.block_bytes).map_err(|source| FsError::Geometry {
+            path: path.clone(),
+            source,
+        })?;
+        let edek = created.edek.ok_or_else(missing("it gives no EDEK"))?;
+        let edek = Edek::try_from(edek).map_err(FsError::metadata_answer)?;
+        let lease = Arc::new(Lease::new(self.metadata().clone(), grant));
+        let dek = match self.unwrap(path, &edek).await {
+            Ok(dek) => dek,
+            Err(error) => {
+                lease.abandon_in_background();
+                return Err(error);
+            }
+        };
+        FileWriter::new(self.clone(), path.clone(), lease, &DataKey::new(dek.expose()), geometry)
+    }
+
+    async fn unwrap(&self, path: &ZonePath, edek: &Edek) -> Result<Dek, FsError> {
+        let unwrapped = self.shared.kms.unwrap(edek).await;
+        unwrapped.map_err(|failure| FsError::Unwrap {
+            path: path.clone(),
+            edek: Box::new(edek.clone()),
+            failure,
+        })
+    }
+}
