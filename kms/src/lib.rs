@@ -1,1 +1,19 @@
 //! The key service: EZ keys in a PKCS#11 token, policy, audit and its faces.
+//!
+//! A call goes through the folders in this order: `api` (parse, authorize, audit, answer), [`policy`]
+//! (who may do what), `keys` (what versions exist and what each may do), [`hsm`] (what is asked of the
+//! token). The service never loads a PKCS#11 library: the [`token`] is another process.
+
+mod api;
+pub mod audit;
+mod batch;
+mod config;
+pub mod hsm;
+mod keys;
+pub mod policy;
+mod service;
+pub mod token;
+
+pub use config::{Config, ConfigError};
+pub use keys::KeysError;
+pub use service::{RunError, run, serve};

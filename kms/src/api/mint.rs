@@ -1,0 +1,112 @@
+//! `Mint`: EDEKs are made and wrapped again. Nothing in an answer opens a file.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use strongroom_proto::{
+    Edek, Failure, KeyName, KeyVersion, Reason, ZoneId,
+    kms::v1::{
+        ItemFailure, MintRequest, MintResponse, RewrapRequest, RewrapResponse, RewrapResult, WrappedDek,
+        mint_server::Mint, rewrap_result,
+    },
+};
+use tonic::{Request, Response, Status, async_trait};
+
+use super::{Desk, caller, edek_count};
+use crate::{audit::Entry, hsm::Hsm, keys::Rewrapped, policy::Action};
+
+pub(super) struct MintFace<H>(pub(super) Arc<Desk<H>>);
+
+#[async_trait]
+impl<H: Hsm> Mint for MintFace<H> {
+    async fn mint(&self, request: Request<MintRequest>) -> Result<Response<MintResponse>, Status> {
+        let caller = caller(&request)?;
+        let wire = request.into_inner();
+        let (name, zone) = key_and_zone(&wire.key_name, &wire.zone_id)?;
+        let count = edek_count(wire.count as usize)?;
+        let entry = Entry::new(&caller, "mint").edeks(&zone, count);
+        let entry = self.0.authorize(&caller, Action::Mint, &name, entry).await?;
+        let outcome = self.0.keys.mint(&name, &zone, count).await;
+        let entry = entry.version(outcome.as_ref().ok().map(|minted| minted.version));
+        let minted = self.0.recorded(entry, outcome).await?;
+        Ok(Response::new(MintResponse {
+            key_version: minted.version.0,
+            suite: minted.suite.as_str().to_owned(),
+            wrapped: minted.edeks,
+        }))
+    }
+
+    async fn rewrap(&self, request: Request<RewrapRequest>) -> Result<Response<RewrapResponse>, Status> {
+        let caller = caller(&request)?;
+        let wire = request.into_inner();
+        let (name, zone) = key_and_zone(&wire.key_name, &wire.zone_id)?;
+        let count = edek_count(wire.edeks.len())?;
+        let items = wire.edeks.into_iter().map(wrapped).collect::<Result<Vec<_>, _>>()?;
+        let entry = Entry::new(&caller, "rewrap").edeks(&zone, count);
+        let entry = self.0.authorize(&caller, Action::Rewrap, &name, entry).await?;
+        let rewrapped = match self.0.keys.rewrap(&name, &zone, items).await {
+            Ok(rewrapped) => rewrapped,
+            Err(failure) => {
+                return Err(self
+                    .0
+                    .recorded::<()>(entry, Err(failure))
+                    .await
+                    .expect_err("it failed")
+                    .into());
+            }
+        };
+        self.0.audit.record(entries(&entry, &zone, &rewrapped)).await?;
+        Ok(Response::new(RewrapResponse {
+            key_version: rewrapped.version.0,
+            results: rewrapped.results.into_iter().map(to_wire).collect(),
+        }))
+    }
+}
+
+/// One record for what was wrapped again, and one for each reason why something was not.
+fn entries(entry: &Entry, zone: &ZoneId, rewrapped: &Rewrapped) -> Vec<Entry> {
+    let entry = entry.clone().version(Some(rewrapped.version));
+    let mut done = 0;
+    let mut failed: BTreeMap<&str, (&Failure, usize)> = BTreeMap::new();
+    for result in &rewrapped.results {
+        match result {
+            Ok(_) => done += 1,
+            Err(failure) => failed.entry(failure.reason.as_str()).or_insert((failure, 0)).1 += 1,
+        }
+    }
+    let allowed = (done > 0).then(|| entry.clone().edeks(zone, done));
+    let failed = failed
+        .into_values()
+        .map(|(failure, count)| entry.clone().edeks(zone, count).failed(failure));
+    allowed.into_iter().chain(failed).collect()
+}
+
+fn key_and_zone(name: &str, zone: &[u8]) -> Result<(KeyName, ZoneId), Failure> {
+    Ok((name.parse()?, zone.try_into()?))
+}
+
+fn wrapped(wire: WrappedDek) -> Result<(KeyVersion, Bytes), Failure> {
+    if (1..=Edek::WRAPPED_BYTES_MAX).contains(&wire.wrapped.len()) {
+        Ok((KeyVersion(wire.key_version), wire.wrapped))
+    } else {
+        Err(Failure::new(
+            Reason::InvalidArgument,
+            format!(
+                "an EDEK has 1 to {} bytes, not {}",
+                Edek::WRAPPED_BYTES_MAX,
+                wire.wrapped.len()
+            ),
+        ))
+    }
+}
+
+fn to_wire(result: Result<Bytes, Failure>) -> RewrapResult {
+    let result = match result {
+        Ok(wrapped) => rewrap_result::Result::Wrapped(wrapped),
+        Err(failure) => rewrap_result::Result::Failure(ItemFailure {
+            reason: failure.reason.as_str().to_owned(),
+            message: failure.message,
+        }),
+    };
+    RewrapResult { result: Some(result) }
+}

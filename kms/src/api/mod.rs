@@ -1,0 +1,112 @@
+//! The gRPC faces. Every call goes the same way: fields are parsed into typed values, policy decides, the
+//! keys do it, the audit log has it on disk, and only then it is answered.
+
+mod admin;
+mod health;
+mod mint;
+mod unwrap;
+
+use std::sync::Arc;
+
+use strongroom_proto::{
+    FILE_DESCRIPTOR_SET, Failure, KeyName, Reason,
+    kms::v1::{key_admin_server::KeyAdminServer, mint_server::MintServer, unwrap_server::UnwrapServer},
+    limits::{EDEKS_PER_CALL_MAX, MESSAGE_BYTES_MAX},
+    transport,
+};
+use tonic::{Request, service::Routes};
+
+use crate::{
+    audit::{AuditLog, Caller, Entry},
+    hsm::Hsm,
+    keys::Keys,
+    policy::{Action, Decision, Policy},
+};
+
+/// What every face works with.
+pub(crate) struct Desk<H> {
+    pub(crate) keys: Keys<H>,
+    pub(crate) policy: Policy,
+    pub(crate) audit: AuditLog,
+}
+
+/// All services of the key service: its three faces, health and reflection. Health follows the token until the
+/// routes are gone.
+pub(crate) fn routes<H: Hsm>(desk: &Arc<Desk<H>>) -> Result<Routes, tonic_reflection::server::Error> {
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let admin = KeyAdminServer::new(admin::AdminFace(Arc::clone(desk)));
+    let mint = MintServer::new(mint::MintFace(Arc::clone(desk)));
+    let unwrap = UnwrapServer::new(unwrap::UnwrapFace(Arc::clone(desk)));
+    Ok(Routes::new(health::service(desk.keys.ready()))
+        .add_service(bounded!(admin))
+        .add_service(bounded!(mint))
+        .add_service(bounded!(unwrap))
+        .add_service(reflection))
+}
+
+/// A generated server with the message bounds of the contract.
+macro_rules! bounded {
+    ($server:expr) => {
+        $server
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    };
+}
+use bounded;
+
+impl<H: Hsm> Desk<H> {
+    fn decide(&self, caller: &Caller, action: Action, key: &KeyName) -> (Decision, Result<(), Failure>) {
+        let decision = self.policy.decide(&caller.identity, action, key);
+        let verdict = if decision.allowed {
+            Ok(())
+        } else {
+            let sentence = decision.refusal(&caller.identity, action, key);
+            Err(Failure::new(Reason::PermissionDenied, sentence))
+        };
+        (decision, verdict)
+    }
+
+    /// Lets a call on one key go on, with the policies noted in `entry`, or records its refusal.
+    async fn authorize(&self, caller: &Caller, action: Action, key: &KeyName, entry: Entry) -> Result<Entry, Failure> {
+        let (decision, verdict) = self.decide(caller, action, key);
+        let entry = entry.key(key).decided(&decision);
+        match verdict {
+            Ok(()) => Ok(entry),
+            Err(failure) => {
+                self.audit.record(vec![entry.denied(&failure)]).await?;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Hands `outcome` on once `entry` says on disk how the call ended.
+    async fn recorded<T>(&self, entry: Entry, outcome: Result<T, Failure>) -> Result<T, Failure> {
+        let entry = match &outcome {
+            Ok(_) => entry,
+            Err(failure) => entry.failed(failure),
+        };
+        self.audit.record(vec![entry]).await?;
+        outcome
+    }
+}
+
+/// Who sent a request.
+fn caller<T>(request: &Request<T>) -> Result<Caller, Failure> {
+    let (identity, address) = transport::peer(request)?;
+    Ok(Caller { identity, address })
+}
+
+/// A number of EDEKs that one call may be about.
+fn edek_count(count: usize) -> Result<usize, Failure> {
+    if (1..=EDEKS_PER_CALL_MAX).contains(&count) {
+        Ok(count)
+    } else {
+        Err(Failure::new(
+            Reason::InvalidArgument,
+            format!("a call is about 1 to {EDEKS_PER_CALL_MAX} EDEKs, not {count}"),
+        ))
+    }
+}

@@ -1,0 +1,177 @@
+//! `Unwrap`: DEKs for those who were granted them. One call may be about several keys and zones; policy is asked
+//! once for each key, and what it refuses fails alone. A call of which everything is refused is refused.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use strongroom_proto::{
+    Edek, Failure, KeyName, KeyVersion, Reason, ZoneId,
+    kms::v1::{ItemFailure, UnwrapRequest, UnwrapResponse, UnwrapResult, unwrap_result, unwrap_server::Unwrap},
+};
+use tonic::{Request, Response, Status, async_trait};
+
+use super::{Desk, caller, edek_count};
+use crate::{
+    audit::{Caller, Entry},
+    batch::{merge, split},
+    hsm::Hsm,
+    policy::{Action, Decision},
+};
+
+pub(super) struct UnwrapFace<H>(pub(super) Arc<Desk<H>>);
+
+#[async_trait]
+impl<H: Hsm> Unwrap for UnwrapFace<H> {
+    async fn unwrap(&self, request: Request<UnwrapRequest>) -> Result<Response<UnwrapResponse>, Status> {
+        let caller = caller(&request)?;
+        let wire = request.into_inner().edeks;
+        edek_count(wire.len())?;
+        let parsed: Vec<Result<Edek, Failure>> = wire.into_iter().map(|edek| Ok(Edek::try_from(edek)?)).collect();
+        let results = self.0.open(&caller, parsed).await?;
+        Ok(Response::new(UnwrapResponse {
+            results: results.into_iter().map(to_wire).collect(),
+        }))
+    }
+}
+
+/// What policy said of each key in a call.
+type Verdicts = BTreeMap<KeyName, (Decision, Result<(), Failure>)>;
+
+impl<H: Hsm> Desk<H> {
+    /// One result for each item; those that could not be parsed keep their places.
+    async fn open(
+        &self,
+        caller: &Caller,
+        parsed: Vec<Result<Edek, Failure>>,
+    ) -> Result<Vec<Result<Bytes, Failure>>, Failure> {
+        let verdicts = self.verdicts(caller, &parsed);
+        let about: Vec<Option<About>> = parsed.iter().map(|item| item.as_ref().ok().map(About::of)).collect();
+        let checks: Vec<Result<(), Failure>> = parsed.iter().map(|item| check(item, &verdicts)).collect();
+        let refused = all_refused(&checks, &verdicts);
+        let (allowed, places) = split(parsed, checks);
+        let outcome = match refused {
+            Some(failure) => Err(failure),
+            None => self
+                .open_allowed(allowed)
+                .await
+                .and_then(|opened| merge(opened, places.clone())),
+        };
+        let entries = entries(caller, &about, &verdicts, &places, &outcome);
+        self.audit.record(entries).await?;
+        outcome
+    }
+
+    fn verdicts(&self, caller: &Caller, parsed: &[Result<Edek, Failure>]) -> Verdicts {
+        let mut verdicts = Verdicts::new();
+        for edek in parsed.iter().flatten() {
+            if !verdicts.contains_key(&edek.key) {
+                verdicts.insert(edek.key.clone(), self.decide(caller, Action::Unwrap, &edek.key));
+            }
+        }
+        verdicts
+    }
+
+    async fn open_allowed(&self, allowed: Vec<Result<Edek, Failure>>) -> Result<Vec<Result<Bytes, Failure>>, Failure> {
+        let edeks: Vec<Edek> = allowed.into_iter().flatten().collect();
+        if edeks.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.keys.unwrap(edeks).await
+    }
+}
+
+fn check(item: &Result<Edek, Failure>, verdicts: &Verdicts) -> Result<(), Failure> {
+    match item {
+        Ok(edek) => verdicts[&edek.key].1.clone(),
+        Err(failure) => Err(failure.clone()),
+    }
+}
+
+/// The refusal of the whole call, if policy refuses every item of it.
+fn all_refused(checks: &[Result<(), Failure>], verdicts: &Verdicts) -> Option<Failure> {
+    let refusals = checks.iter().map(|check| check.as_ref().err());
+    let refusals: Option<Vec<_>> = refusals
+        .map(|failure| failure.filter(|failure| failure.reason == Reason::PermissionDenied))
+        .collect();
+    let first = refusals?.first().copied()?.clone();
+    Some(match verdicts.len() {
+        0 | 1 => first,
+        keys => Failure::new(
+            first.reason,
+            format!("{}, and so for {} more keys", first.message, keys - 1),
+        ),
+    })
+}
+
+/// What the audit log says of an item: everything but the wrapped bytes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct About {
+    key: KeyName,
+    version: KeyVersion,
+    zone: ZoneId,
+}
+
+impl About {
+    fn of(edek: &Edek) -> Self {
+        Self {
+            key: edek.key.clone(),
+            version: edek.version,
+            zone: edek.zone,
+        }
+    }
+}
+
+/// One record for each key version, zone and way to end.
+fn entries(
+    caller: &Caller,
+    about: &[Option<About>],
+    verdicts: &Verdicts,
+    places: &[Option<Failure>],
+    outcome: &Result<Vec<Result<Bytes, Failure>>, Failure>,
+) -> Vec<Entry> {
+    let mut groups: BTreeMap<(&Option<About>, Option<&str>), (Option<&Failure>, usize)> = BTreeMap::new();
+    for (at, about) in about.iter().enumerate() {
+        // An item that policy refused says so itself, also when the whole call failed for another reason.
+        let failure = places[at].as_ref().or(match outcome {
+            Ok(results) => results[at].as_ref().err(),
+            Err(failure) => Some(failure),
+        });
+        let word = failure.map(|failure| failure.reason.as_str());
+        groups.entry((about, word)).or_insert((failure, 0)).1 += 1;
+    }
+    let entry = |((about, _), (failure, count))| entry(caller, about, verdicts, failure, count);
+    groups.into_iter().map(entry).collect()
+}
+
+fn entry(
+    caller: &Caller,
+    about: &Option<About>,
+    verdicts: &Verdicts,
+    failure: Option<&Failure>,
+    count: usize,
+) -> Entry {
+    let mut entry = Entry::new(caller, "unwrap").count(count);
+    if let Some(about) = about {
+        entry = entry
+            .key(&about.key)
+            .version(Some(about.version))
+            .edeks(&about.zone, count);
+        entry = entry.decided(&verdicts[&about.key].0);
+    }
+    match failure {
+        None => entry,
+        Some(failure) if failure.reason == Reason::PermissionDenied => entry.denied(failure),
+        Some(failure) => entry.failed(failure),
+    }
+}
+
+fn to_wire(result: Result<Bytes, Failure>) -> UnwrapResult {
+    let result = match result {
+        Ok(dek) => unwrap_result::Result::Dek(dek),
+        Err(failure) => unwrap_result::Result::Failure(ItemFailure {
+            reason: failure.reason.as_str().to_owned(),
+            message: failure.message,
+        }),
+    };
+    UnwrapResult { result: Some(result) }
+}

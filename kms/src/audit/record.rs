@@ -1,0 +1,220 @@
+//! One audit record: what it says, and how it is bound to the one before.
+//!
+//! A record is a line of JSON. Its `prev` is the SHA-256, in hex, of the line before it without the newline;
+//! 64 zeros in the first one. No DEK, EDEK or PIN is ever part of a record.
+
+use std::net::SocketAddr;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
+use strongroom_proto::{Failure, KeyName, KeyVersion, ZoneId, transport::PeerIdentity};
+
+use crate::policy::Decision;
+
+/// The `prev` of the first record.
+pub(super) const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// Policies that one record names, and characters of its message: a line stays far below the longest one read.
+const POLICIES_MAX: usize = 16;
+const MESSAGE_CHARS_MAX: usize = 1000;
+
+/// How a call, or a part of it, ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// A change was permitted and is about to be made; a record of how it ended follows.
+    Started,
+    /// Permitted and done.
+    Allowed,
+    /// Refused by policy.
+    Denied,
+    /// Permitted, but not done.
+    Failed,
+}
+
+/// Who asks, and from where.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// From the certificate.
+    pub identity: PeerIdentity,
+    /// The other end of the connection.
+    pub address: SocketAddr,
+}
+
+/// What one record says, before it has its place in the chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// `user alice`, `service metadata`.
+    pub who: String,
+    /// Address and port of the caller; absent in records of the service itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<SocketAddr>,
+    /// The call, for example `create`, `list`, `unwrap`.
+    pub action: String,
+    /// The EZ key; absent where the call names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The version of the key, where one was used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u32>,
+    /// The zone that EDEKs are bound to, in hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// How many EDEKs or keys the record is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<usize>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// One word of `strongroom_proto::Reason`, where it did not end well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The sentence that goes with the reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// `@id`s of the policies that decided.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<String>,
+}
+
+impl Entry {
+    /// A record of `caller` doing `action`, ended well unless said otherwise.
+    #[must_use]
+    pub fn new(caller: &Caller, action: &str) -> Self {
+        Self {
+            from: Some(caller.address),
+            ..Self::of_service(&caller.identity.short(), action)
+        }
+    }
+
+    /// A record of something that the service did by itself.
+    #[must_use]
+    pub(super) fn of_service(who: &str, action: &str) -> Self {
+        Self {
+            who: who.to_owned(),
+            from: None,
+            action: action.to_owned(),
+            key: None,
+            version: None,
+            zone: None,
+            count: None,
+            outcome: Outcome::Allowed,
+            reason: None,
+            message: None,
+            policies: Vec::new(),
+        }
+    }
+
+    /// With the key that the call names.
+    #[must_use]
+    pub fn key(mut self, key: &KeyName) -> Self {
+        self.key = Some(key.to_string());
+        self
+    }
+
+    /// With the version that was used.
+    #[must_use]
+    pub fn version(mut self, version: Option<KeyVersion>) -> Self {
+        self.version = version.map(|version| version.0);
+        self
+    }
+
+    /// With the zone and the number of EDEKs.
+    #[must_use]
+    pub fn edeks(mut self, zone: &ZoneId, count: usize) -> Self {
+        self.zone = Some(zone.to_string());
+        self.count = Some(count);
+        self
+    }
+
+    /// With the number of things that the call is about.
+    #[must_use]
+    pub fn count(mut self, count: usize) -> Self {
+        self.count = Some(count);
+        self
+    }
+
+    /// With the policies that decided.
+    #[must_use]
+    pub fn decided(mut self, decision: &Decision) -> Self {
+        self.policies = decision.policies.iter().take(POLICIES_MAX).cloned().collect();
+        self
+    }
+
+    /// A change that is about to be made.
+    #[must_use]
+    pub fn started(mut self) -> Self {
+        self.outcome = Outcome::Started;
+        self
+    }
+
+    /// Refused by policy.
+    #[must_use]
+    pub fn denied(self, failure: &Failure) -> Self {
+        self.ended(Outcome::Denied, failure)
+    }
+
+    /// Permitted, but not done.
+    #[must_use]
+    pub fn failed(self, failure: &Failure) -> Self {
+        self.ended(Outcome::Failed, failure)
+    }
+
+    fn ended(mut self, outcome: Outcome, failure: &Failure) -> Self {
+        self.outcome = outcome;
+        self.reason = Some(failure.reason.as_str().to_owned());
+        self.message = Some(failure.message.chars().take(MESSAGE_CHARS_MAX).collect());
+        self
+    }
+}
+
+/// A record in its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Position in the log, from 1.
+    pub seq: u64,
+    /// UTC, RFC 3339.
+    pub time: jiff::Timestamp,
+    /// What it says.
+    #[serde(flatten)]
+    pub entry: Entry,
+    /// SHA-256 of the line before.
+    pub prev: String,
+}
+
+/// SHA-256 of a line without its newline, in hex.
+pub(super) fn line_hash(line: &[u8]) -> String {
+    hex::encode(digest(&SHA256, line))
+}
+
+/// The end of the chain: what the next record follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) seq: u64,
+    pub(super) hash: String,
+}
+
+impl Head {
+    pub(super) fn genesis() -> Self {
+        Self {
+            seq: 0,
+            hash: GENESIS.to_owned(),
+        }
+    }
+
+    /// Appends the record's line to `out` and returns the head after it.
+    pub(super) fn append(&self, time: jiff::Timestamp, entry: Entry, out: &mut Vec<u8>) -> Self {
+        let record = Record {
+            seq: self.seq + 1,
+            time,
+            entry,
+            prev: self.hash.clone(),
+        };
+        let line = serde_json::to_vec(&record).expect("a record has only text and numbers");
+        out.extend_from_slice(&line);
+        out.push(b'\n');
+        Self {
+            seq: record.seq,
+            hash: line_hash(&line),
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The key service's configuration file.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use strongroom_proto::transport::TlsFiles;
+
+use crate::token::TokenConfig;
+
+/// The configuration, `kms.sample.toml` being its manual. Relative paths are taken from the file's directory.
+#[derive(Debug, Clone, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where the service listens.
+    pub listen: SocketAddr,
+    /// The Cedar policy file.
+    pub policy: PathBuf,
+    /// The directory of the store, the audit log and the token's mark of a rejected PIN.
+    pub data_dir: PathBuf,
+    /// Certificate, key and CA.
+    pub tls: TlsFiles,
+    /// The token.
+    pub token: TokenConfig,
+}
+
+/// Why a configuration is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is not TOML, or not this configuration.
+    #[error("the configuration {} is not valid", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+}
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// Names the file and, in its source, the line.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let config: Self = toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        Ok(config.relative_to(path.parent().unwrap_or(Path::new(""))))
+    }
+
+    fn relative_to(self, base: &Path) -> Self {
+        Self {
+            listen: self.listen,
+            policy: base.join(self.policy),
+            data_dir: base.join(self.data_dir),
+            tls: self.tls.relative_to(base),
+            token: self.token.relative_to(base),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_is_a_configuration() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kms.sample.toml");
+        let config = Config::load(&path).expect("the sample is valid");
+        assert_eq!(config.policy, path.with_file_name("policy/sample.cedar"));
+        assert!(config.data_dir.is_absolute() && config.tls.ca.is_absolute());
+    }
+
+    #[test]
+    fn an_unknown_field_is_an_error_with_its_line() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("kms.toml");
+        std::fs::write(&path, "listen = '127.0.0.1:7600'\ntls_mode = 'off'\n").expect("written");
+        let error = Config::load(&path).expect_err("must be refused");
+        let source = std::error::Error::source(&error).expect("a source").to_string();
+        assert!(source.contains("line 2") && source.contains("tls_mode"), "{source}");
+    }
+}

@@ -1,0 +1,96 @@
+//! What the key service asks of a token, as a trait: [`Token`] is the real one; tests of the service's own
+//! logic put a stand-in in its place that says it is one.
+
+use bytes::Bytes;
+use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, ZoneId};
+use tokio::sync::watch;
+
+use crate::token::{Token, TokenKeyVersion, TokenState, WireDek};
+
+/// A token, reached asynchronously. Every call is bounded in time and fails with
+/// [`strongroom_proto::Reason::TokenUnavailable`] or `PinRejected` while the token cannot be used.
+pub trait Hsm: Send + Sync + 'static {
+    /// Whether the token answers now, and if not, why.
+    fn check(&self) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Every key version in the token.
+    fn list_versions(&self) -> impl Future<Output = Result<Vec<TokenKeyVersion>, Failure>> + Send;
+
+    /// Generates a key version. A version that exists is refused with `already-exists`.
+    fn generate(
+        &self,
+        key: &KeyName,
+        version: KeyVersion,
+        suite: EdekSuite,
+    ) -> impl Future<Output = Result<TokenKeyVersion, Failure>> + Send;
+
+    /// `count` EDEKs of fresh DEKs.
+    fn mint(
+        &self,
+        key: &KeyName,
+        version: KeyVersion,
+        zone: &ZoneId,
+        count: usize,
+    ) -> impl Future<Output = Result<Vec<Bytes>, Failure>> + Send;
+
+    /// Wraps EDEKs again under version `to`; one result for each item, in order.
+    fn rewrap(
+        &self,
+        key: &KeyName,
+        to: KeyVersion,
+        zone: &ZoneId,
+        items: Vec<(KeyVersion, Bytes)>,
+    ) -> impl Future<Output = Result<Vec<Result<Bytes, Failure>>, Failure>> + Send;
+
+    /// The DEKs, in the form that goes into the answer; one result for each EDEK, in order.
+    fn unwrap(&self, edeks: &[Edek]) -> impl Future<Output = Result<Vec<Result<Bytes, Failure>>, Failure>> + Send;
+
+    /// What the token's supervisor knows, and every change of it.
+    fn subscribe(&self) -> watch::Receiver<TokenState>;
+}
+
+impl Hsm for Token {
+    async fn check(&self) -> Result<(), Failure> {
+        self.profile().await.map(drop)
+    }
+
+    async fn list_versions(&self) -> Result<Vec<TokenKeyVersion>, Failure> {
+        Self::list_versions(self).await
+    }
+
+    async fn generate(&self, key: &KeyName, version: KeyVersion, suite: EdekSuite) -> Result<TokenKeyVersion, Failure> {
+        Self::generate(self, key, version, suite).await
+    }
+
+    async fn mint(
+        &self,
+        key: &KeyName,
+        version: KeyVersion,
+        zone: &ZoneId,
+        count: usize,
+    ) -> Result<Vec<Bytes>, Failure> {
+        Self::mint(self, key, version, zone, count).await
+    }
+
+    async fn rewrap(
+        &self,
+        key: &KeyName,
+        to: KeyVersion,
+        zone: &ZoneId,
+        items: Vec<(KeyVersion, Bytes)>,
+    ) -> Result<Vec<Result<Bytes, Failure>>, Failure> {
+        Self::rewrap(self, key, to, zone, items).await
+    }
+
+    async fn unwrap(&self, edeks: &[Edek]) -> Result<Vec<Result<Bytes, Failure>>, Failure> {
+        let results = Self::unwrap(self, edeks).await?;
+        Ok(results
+            .into_iter()
+            .map(|result| result.map(WireDek::into_wire))
+            .collect())
+    }
+
+    fn subscribe(&self) -> watch::Receiver<TokenState> {
+        Self::subscribe(self)
+    }
+}

@@ -1,0 +1,169 @@
+//! Compares what the store says with what the token holds. Pure: it changes the keys in memory and says what
+//! must be stored and logged.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use strongroom_proto::{KeyName, KeyVersion};
+
+use super::key::{Key, Presence};
+use crate::token::TokenKeyVersion;
+
+/// What comparing brought to light.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Findings {
+    /// Keys whose records changed and must be stored.
+    pub(super) changed: BTreeSet<KeyName>,
+    /// Versions in the token that the store did not know: recorded, and they only open.
+    pub(super) unknown: Vec<(KeyName, KeyVersion)>,
+    /// Versions that the token lacks. Their records stay.
+    pub(super) missing: Vec<(KeyName, KeyVersion)>,
+    /// Versions whose place another key has taken.
+    pub(super) different: Vec<(KeyName, KeyVersion)>,
+}
+
+/// Brings `keys` up to what the token holds, at the time `now_ms`.
+pub(super) fn compare(keys: &mut BTreeMap<KeyName, Key>, token: &[TokenKeyVersion], now_ms: u64) -> Findings {
+    let mut findings = Findings::default();
+    for key in keys.values_mut() {
+        for version in key.versions.values_mut() {
+            version.presence = Presence::Missing;
+        }
+    }
+    for found in token {
+        take_in(keys, found, now_ms, &mut findings);
+    }
+    for key in keys.values() {
+        for (&number, version) in &key.versions {
+            if version.presence == Presence::Missing {
+                findings.missing.push((key.name.clone(), number));
+            }
+        }
+    }
+    findings
+}
+
+fn take_in(keys: &mut BTreeMap<KeyName, Key>, found: &TokenKeyVersion, now_ms: u64, findings: &mut Findings) {
+    let key = keys
+        .entry(found.key.clone())
+        .or_insert_with(|| Key::new(found.key.clone(), found.suite, now_ms));
+    let same_suite = key.suite == found.suite;
+    match key.versions.get_mut(&found.version) {
+        Some(known) if known.kcv == found.kcv && same_suite => {
+            known.presence = Presence::Present;
+            if known.token_id != found.token_id {
+                // The same key in a new object: a token restored from its backup.
+                known.token_id = found.token_id;
+                findings.changed.insert(key.name.clone());
+            }
+        }
+        Some(known) => {
+            known.presence = Presence::Different;
+            findings.different.push((key.name.clone(), found.version));
+        }
+        None => {
+            key.add(found, now_ms);
+            key.unconfirmed = true;
+            findings.unknown.push((key.name.clone(), found.version));
+            findings.changed.insert(key.name.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use strongroom_proto::EdekSuite;
+
+    use super::*;
+    use crate::token::{Kcv, TokenObjectId};
+
+    fn in_token(name: &str, version: u32, kcv: u8) -> TokenKeyVersion {
+        TokenKeyVersion {
+            key: name.parse().expect("a key name"),
+            version: KeyVersion(version),
+            suite: EdekSuite::Kw,
+            kcv: Kcv::from_bytes([kcv; 3]),
+            token_id: TokenObjectId::from_bytes([kcv; 16]),
+        }
+    }
+
+    /// Key `a` with versions 0 and 1, of which 1 mints.
+    fn known() -> BTreeMap<KeyName, Key> {
+        let name: KeyName = "a".parse().expect("a key name");
+        let mut key = Key::new(name.clone(), EdekSuite::Kw, 5);
+        key.activate(&in_token("a", 0, 10), 5);
+        key.activate(&in_token("a", 1, 11), 6);
+        BTreeMap::from([(name, key)])
+    }
+
+    #[test]
+    fn a_token_that_agrees_changes_nothing() {
+        let mut keys = known();
+        let findings = compare(&mut keys, &[in_token("a", 1, 11), in_token("a", 0, 10)], 9);
+        assert_eq!(findings, Findings::default());
+        assert_eq!(keys, known());
+    }
+
+    #[test]
+    fn what_differs_is_found_and_stops_only_what_it_must() {
+        struct Case {
+            token: Vec<TokenKeyVersion>,
+            current: Option<u32>,
+            opens: &'static [u32],
+        }
+        for case in [
+            // The version that mints is gone: nothing mints, the other opens.
+            Case {
+                token: vec![in_token("a", 0, 10)],
+                current: None,
+                opens: &[0],
+            },
+            // An old version is gone: minting goes on.
+            Case {
+                token: vec![in_token("a", 1, 11)],
+                current: Some(1),
+                opens: &[1],
+            },
+            // Another key in the place of an old version.
+            Case {
+                token: vec![in_token("a", 0, 99), in_token("a", 1, 11)],
+                current: Some(1),
+                opens: &[1],
+            },
+            // A version nobody here made: minting stops, all open.
+            Case {
+                token: vec![in_token("a", 0, 10), in_token("a", 1, 11), in_token("a", 2, 12)],
+                current: None,
+                opens: &[0, 1, 2],
+            },
+            Case {
+                token: vec![],
+                current: None,
+                opens: &[],
+            },
+        ] {
+            let mut keys = known();
+            compare(&mut keys, &case.token, 9);
+            let key = keys.values().next().expect("the key is never forgotten");
+            assert_eq!(key.current(), case.current.map(KeyVersion), "{:?}", case.token);
+            for version in 0..3 {
+                let opens = key.opening(KeyVersion(version)).is_ok();
+                assert_eq!(opens, case.opens.contains(&version), "{version} of {:?}", case.token);
+            }
+            assert!(key.versions.len() >= 2);
+        }
+    }
+
+    #[test]
+    fn a_key_rebuilt_from_the_token_mints_once_confirmed() {
+        let mut keys = BTreeMap::new();
+        let token = [in_token("a", 0, 10), in_token("a", 1, 11)];
+        let findings = compare(&mut keys, &token, 9);
+        assert_eq!(findings.unknown.len(), 2);
+        let key = keys.values_mut().next().expect("rebuilt");
+        let refusal = key.minting().expect_err("not confirmed").message;
+        assert!(refusal.contains("strongroom key confirm a"), "{refusal}");
+        assert_eq!(key.confirm(), Ok(true));
+        assert_eq!(key.current(), Some(KeyVersion(1)));
+        assert_eq!(key.confirm(), Ok(false));
+    }
+}

@@ -1,0 +1,156 @@
+//! The store of the keys: reads everything at the start, writes one change in one transaction.
+
+use std::{collections::BTreeMap, path::Path};
+
+use bytes::Bytes;
+use prost::Message;
+use strongroom_kv::{CommitError, EmbeddedStore, Store, StoreError, Txn};
+use strongroom_proto::{KeyName, RequestId};
+
+use super::{
+    KeysError,
+    key::Key,
+    records::{
+        INTENTS, Intent, IntentRecord, KEYS, KeyRecord, REQUESTS, RequestRecord, VERSIONS, VersionRecord, intent_key,
+        key_key, read_intent, read_key, read_request, read_version, request_key, version_key,
+    },
+};
+
+/// Pairs read at once.
+const PAGE: usize = 1000;
+/// How long a request is known by its id.
+const REQUEST_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
+
+/// The store, in terms of keys.
+pub(super) struct Ledger {
+    store: EmbeddedStore,
+}
+
+/// All that a start needs.
+pub(super) struct Loaded {
+    pub(super) keys: BTreeMap<KeyName, Key>,
+    pub(super) intents: BTreeMap<KeyName, Intent>,
+}
+
+impl Ledger {
+    /// Opens or makes the store. Blocks.
+    pub(super) fn open(path: &Path) -> Result<Self, KeysError> {
+        Ok(Self {
+            store: EmbeddedStore::open(path)?,
+        })
+    }
+
+    /// Reads every key and intent.
+    pub(super) async fn load(&self) -> Result<Loaded, KeysError> {
+        let mut keys = BTreeMap::new();
+        for (key, value) in self.scan(KEYS).await? {
+            let read = read_key(&key, &value)?;
+            keys.insert(read.name.clone(), read);
+        }
+        for (key, value) in self.scan(VERSIONS).await? {
+            let (name, number, version) = read_version(&key, &value)?;
+            let owner: &mut Key = keys.get_mut(&name).ok_or_else(|| KeysError::damaged(&key))?;
+            owner.versions.insert(number, version);
+        }
+        let mut intents = BTreeMap::new();
+        for (key, value) in self.scan(INTENTS).await? {
+            let intent = read_intent(&key, &value)?;
+            intents.insert(intent.key.clone(), intent);
+        }
+        Ok(Loaded { keys, intents })
+    }
+
+    /// Forgets requests that nobody repeats any more.
+    pub(super) async fn forget_requests(&self, now_ms: u64) -> Result<(), KeysError> {
+        for page in self.scan(REQUESTS).await?.chunks(PAGE) {
+            let mut txn = self.store.begin().await?;
+            for (key, value) in page {
+                if read_request(key, value)?.created_ms + REQUEST_KEPT_MS < now_ms {
+                    txn.delete(key);
+                }
+            }
+            commit(txn).await?;
+        }
+        Ok(())
+    }
+
+    /// What the request with this id was, if it was carried out.
+    pub(super) async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, KeysError> {
+        let key = request_key(id);
+        let value = self.store.begin().await?.get(&key).await?;
+        value.map(|value| read_request(&key, &value)).transpose()
+    }
+
+    /// Records that a version is about to be generated.
+    pub(super) async fn begin(&self, intent: &Intent) -> Result<(), KeysError> {
+        let mut txn = self.store.begin().await?;
+        txn.put(&intent_key(&intent.key), IntentRecord::of(intent).encode_to_vec());
+        commit(txn).await
+    }
+
+    /// Records that the version of `intent` is made and part of `key`, and what its request was answered.
+    pub(super) async fn complete(&self, intent: &Intent, key: &Key) -> Result<(), KeysError> {
+        let request = RequestRecord {
+            what: intent.what.clone(),
+            created_ms: intent.created_ms,
+            answer: Some(key.to_wire()),
+        };
+        let mut txn = self.store.begin().await?;
+        txn.delete(&intent_key(&intent.key));
+        txn.put(&request_key(&intent.request), request.encode_to_vec());
+        put_key(&mut txn, key);
+        commit(txn).await
+    }
+
+    /// Forgets an intent that came to nothing.
+    pub(super) async fn drop_intent(&self, name: &KeyName) -> Result<(), KeysError> {
+        let mut txn = self.store.begin().await?;
+        txn.delete(&intent_key(name));
+        commit(txn).await
+    }
+
+    /// Records a key as it is.
+    pub(super) async fn save(&self, key: &Key) -> Result<(), KeysError> {
+        let mut txn = self.store.begin().await?;
+        put_key(&mut txn, key);
+        commit(txn).await
+    }
+
+    /// Every pair under a prefix that ends in `/`.
+    async fn scan(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, KeysError> {
+        let mut end = prefix.to_vec();
+        if let Some(last) = end.last_mut() {
+            *last += 1;
+        }
+        let mut found: Vec<(Bytes, Bytes)> = Vec::new();
+        let mut start = prefix.to_vec();
+        loop {
+            let page = self.store.begin().await?.range(&start, &end, PAGE).await?;
+            let full = page.len() == PAGE;
+            found.extend(page);
+            match found.last() {
+                // The least key after the last one found.
+                Some((last, _)) if full => start = [last.as_ref(), &[0]].concat(),
+                _ => return Ok(found),
+            }
+        }
+    }
+}
+
+fn put_key(txn: &mut impl Txn, key: &Key) {
+    txn.put(&key_key(&key.name), KeyRecord::of(key).encode_to_vec());
+    for (&number, version) in &key.versions {
+        txn.put(
+            &version_key(&key.name, number),
+            VersionRecord::of(version).encode_to_vec(),
+        );
+    }
+}
+
+/// Commits writes that rest on no read: [`super::Keys`] lets one change happen at a time.
+async fn commit(txn: impl Txn) -> Result<(), KeysError> {
+    txn.commit().await.map_err(|error| match error {
+        CommitError::Store(error) => error.into(),
+        CommitError::Conflict => StoreError::Contended { attempts: 1 }.into(),
+    })
+}

@@ -1,0 +1,272 @@
+//! How keys change: create, roll, confirm, and what a token that comes up makes known.
+//!
+//! A version is made in three steps: an *intent* is stored, the token generates the version, and once a canary has
+//! shown that it wraps and unwraps, the version becomes the current one in the same transaction that removes
+//! the intent and stores the request's answer. A crash or a lost answer in between leaves an intent, which is
+//! settled when the token comes up and before the next change of that key: a version that is in the token is
+//! proved and becomes current; one that is not is forgotten, since nobody was told that it exists.
+//!
+//! None of these futures may be dropped half way: callers run them in a task of their own.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, Reason, RequestId, ZoneId, kms::v1 as pb};
+
+use super::{
+    Keys,
+    compare::{Findings, compare},
+    key::Key,
+    now_ms,
+    records::Intent,
+};
+use crate::{
+    hsm::Hsm,
+    token::{TokenKeyVersion, TokenState},
+};
+
+/// First and longest pause between attempts to compare a token that is up but does not answer as it should.
+const PAUSE_FIRST: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// Intents by key, held for the length of a change.
+type Intents = BTreeMap<KeyName, Intent>;
+
+impl<H: Hsm> Keys<H> {
+    /// Makes a key with version 0.
+    pub(crate) async fn create(
+        &self,
+        name: &KeyName,
+        suite: EdekSuite,
+        request: RequestId,
+    ) -> Result<pb::Key, Failure> {
+        let what = format!("create {name} {suite}");
+        let mut intents = self.changing(name).await?;
+        if let Some(answer) = self.answered(&request, &what).await? {
+            return Ok(answer);
+        }
+        if self.table().contains_key(name) {
+            return Err(Failure::new(
+                Reason::KeyExists,
+                format!("key {name} exists; make a new version of it with: strongroom key roll {name}"),
+            ));
+        }
+        let key = Key::new(name.clone(), suite, now_ms());
+        self.make(&mut intents, key, request, what).await
+    }
+
+    /// Makes a new version, which mints from then on.
+    pub(crate) async fn roll(&self, name: &KeyName, request: RequestId) -> Result<pb::Key, Failure> {
+        let what = format!("roll {name}");
+        let mut intents = self.changing(name).await?;
+        if let Some(answer) = self.answered(&request, &what).await? {
+            return Ok(answer);
+        }
+        let key = self.with_key(name, |key| Ok(key.clone()))?;
+        if key.unconfirmed {
+            // A roll would bring a key to life that nobody has looked at.
+            key.minting()?;
+        }
+        self.make(&mut intents, key, request, what).await
+    }
+
+    /// Lets a key that was rebuilt from the token mint again, under its newest version.
+    pub(crate) async fn confirm(&self, name: &KeyName) -> Result<pb::Key, Failure> {
+        let _intents = self.changing(name).await?;
+        let mut key = self.with_key(name, |key| Ok(key.clone()))?;
+        if key.confirm()? {
+            self.ledger.save(&key).await?;
+            self.put(key.clone());
+        }
+        Ok(key.to_wire())
+    }
+
+    /// Compares the token with the store whenever it comes up, for as long as its supervisor lives.
+    pub(crate) async fn follow_token(&self) {
+        let mut states = self.hsm.subscribe();
+        let mut pause = PAUSE_FIRST;
+        loop {
+            self.compared.send_replace(false);
+            let state = states.borrow_and_update().clone();
+            let outcome = match state {
+                TokenState::Ready => self.reconcile().await,
+                _ => Ok(()),
+            };
+            match outcome {
+                Ok(()) => {
+                    pause = PAUSE_FIRST;
+                    self.compared.send_replace(state == TokenState::Ready);
+                    if states.changed().await.is_err() {
+                        return;
+                    }
+                }
+                Err(failure) => {
+                    tracing::error!(reason = %failure.reason, "cannot compare the token with the store: {failure}");
+                    _ = tokio::time::timeout(pause, states.changed()).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    /// Settles what was begun, then takes in what the token holds.
+    async fn reconcile(&self) -> Result<(), Failure> {
+        let mut intents = self.changes.lock().await;
+        let mut token = self.hsm.list_versions().await?;
+        for name in intents.keys().cloned().collect::<Vec<_>>() {
+            if let Err(failure) = self.settle(&mut intents, &name, &token).await {
+                if failure.is_transient() {
+                    return Err(failure);
+                }
+                tracing::error!(key = %name, reason = %failure.reason, "a version that was begun cannot be finished: {failure}");
+            }
+        }
+        // What could not be settled is nobody's version yet.
+        token.retain(|found| {
+            intents
+                .get(&found.key)
+                .is_none_or(|intent| intent.version != found.version)
+        });
+        let mut keys = self.table().clone();
+        let findings = compare(&mut keys, &token, now_ms());
+        for name in &findings.changed {
+            self.ledger.save(&keys[name]).await?;
+        }
+        for key in keys.into_values() {
+            self.put(key);
+        }
+        report(&findings);
+        Ok(())
+    }
+
+    /// Takes the right to change `name`, the token being up and nothing begun being left for it.
+    async fn changing(&self, name: &KeyName) -> Result<tokio::sync::MutexGuard<'_, Intents>, Failure> {
+        self.wait_ready().await?;
+        let mut intents = self.changes.lock().await;
+        if intents.contains_key(name) {
+            let token = self.hsm.list_versions().await?;
+            self.settle(&mut intents, name, &token).await?;
+        }
+        Ok(intents)
+    }
+
+    /// What the same request was answered before.
+    async fn answered(&self, request: &RequestId, what: &str) -> Result<Option<pb::Key>, Failure> {
+        match self.ledger.request(request).await? {
+            None => Ok(None),
+            Some(known) if known.what == what => Ok(known.answer),
+            Some(known) => Err(Failure::new(
+                Reason::InvalidArgument,
+                format!(
+                    "request id {request} was used for another request ({}); take a new one",
+                    known.what
+                ),
+            )),
+        }
+    }
+
+    /// Makes the next version of `key`.
+    async fn make(
+        &self,
+        intents: &mut Intents,
+        key: Key,
+        request: RequestId,
+        what: String,
+    ) -> Result<pb::Key, Failure> {
+        let intent = Intent {
+            key: key.name.clone(),
+            version: key.next_version()?,
+            suite: key.suite,
+            created_ms: now_ms(),
+            request,
+            what,
+        };
+        self.ledger.begin(&intent).await?;
+        intents.insert(key.name.clone(), intent.clone());
+        let made = self.generate(&intent).await?;
+        self.finish(intents, &intent, &made).await
+    }
+
+    /// Generates the version. One that is there already was made by an earlier attempt of the token worker.
+    async fn generate(&self, intent: &Intent) -> Result<TokenKeyVersion, Failure> {
+        match self.hsm.generate(&intent.key, intent.version, intent.suite).await {
+            Err(failure) if failure.reason == Reason::AlreadyExists => {
+                let token = self.hsm.list_versions().await?;
+                token.into_iter().find(|found| is_of(found, intent)).ok_or(failure)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Finishes or forgets what was begun for `name`.
+    async fn settle(&self, intents: &mut Intents, name: &KeyName, token: &[TokenKeyVersion]) -> Result<(), Failure> {
+        let Some(intent) = intents.get(name).cloned() else {
+            return Ok(());
+        };
+        if let Some(made) = token.iter().find(|found| is_of(found, &intent)) {
+            tracing::warn!(key = %name, version = %intent.version, "finishing a version that was begun before");
+            self.finish(intents, &intent, made).await?;
+        } else {
+            tracing::warn!(key = %name, version = %intent.version, "forgetting a version that never reached the token");
+            self.ledger.drop_intent(name).await?;
+            intents.remove(name);
+        }
+        Ok(())
+    }
+
+    /// Proves the version and makes it the current one.
+    async fn finish(&self, intents: &mut Intents, intent: &Intent, made: &TokenKeyVersion) -> Result<pb::Key, Failure> {
+        self.prove(intent).await?;
+        let known = self.table().get(&intent.key).cloned();
+        let mut key = known.unwrap_or_else(|| Key::new(intent.key.clone(), intent.suite, intent.created_ms));
+        key.activate(made, intent.created_ms);
+        self.ledger.complete(intent, &key).await?;
+        intents.remove(&intent.key);
+        self.put(key.clone());
+        Ok(key.to_wire())
+    }
+
+    /// The canary: an EDEK made under the version opens again.
+    async fn prove(&self, intent: &Intent) -> Result<(), Failure> {
+        let zone = ZoneId::generate();
+        let minted = self.hsm.mint(&intent.key, intent.version, &zone, 1).await?;
+        let canaries: Vec<Edek> = minted
+            .into_iter()
+            .map(|wrapped| Edek {
+                key: intent.key.clone(),
+                version: intent.version,
+                zone,
+                suite: intent.suite,
+                wrapped,
+            })
+            .collect();
+        let opened = self.hsm.unwrap(&canaries).await?;
+        match opened.into_iter().next() {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(failure)) if failure.is_transient() => Err(failure),
+            _ => Err(Failure::new(
+                Reason::TokenRefused,
+                format!(
+                    "version {} of key {} is in the token but does not open what it wrapped; remove the object \
+                     strongroom:1:{}:{}@{} from the token and repeat the call",
+                    intent.version, intent.key, intent.suite, intent.key, intent.version
+                ),
+            )),
+        }
+    }
+}
+
+fn is_of(found: &TokenKeyVersion, intent: &Intent) -> bool {
+    found.key == intent.key && found.version == intent.version && found.suite == intent.suite
+}
+
+fn report(findings: &Findings) {
+    for (key, version) in &findings.unknown {
+        tracing::warn!(%key, %version, "the token holds a version that the store did not know: it only opens until the key is confirmed");
+    }
+    for (key, version) in &findings.missing {
+        tracing::warn!(%key, %version, "the token lacks a version that the store knows: nothing under it can be opened");
+    }
+    for (key, version) in &findings.different {
+        tracing::error!(%key, %version, "the token holds another key in the place of this version: it is not used");
+    }
+}

@@ -1,0 +1,249 @@
+//! The keys: which exist, which version of each mints, and what is asked of the token for them.
+//!
+//! The token is authoritative for what exists; the store adds states, times and the answers of requests.
+//! Both are compared whenever the token comes up ([`Keys::follow_token`]), and nothing is done with a token
+//! that has not been compared.
+
+mod compare;
+mod key;
+mod ledger;
+mod manage;
+mod records;
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use strongroom_kv::{OpenError, StoreError};
+use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, ZoneId, kms::v1 as pb};
+use tokio::sync::{Mutex, watch};
+
+use self::{key::Key, ledger::Ledger, records::Intent};
+use crate::{
+    batch::{merge, same_count, split},
+    hsm::Hsm,
+};
+
+/// How long a call waits for a token that is coming up, so that a worker's restart costs time, not errors.
+const READY_WAIT: Duration = Duration::from_secs(3);
+
+/// Why the keys cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// The store cannot be opened.
+    #[error("cannot open the key service's store")]
+    Open(#[from] OpenError),
+    /// The store failed.
+    #[error("the key service's store failed")]
+    Store(#[from] StoreError),
+    /// The program is being stopped.
+    #[error("the key service's store was not opened")]
+    Interrupted(#[from] tokio::task::JoinError),
+    /// A record is not what this program writes.
+    #[error(
+        "the record {key} of the key service's store cannot be read; restore the store from its backup, or remove it to rebuild it from the token"
+    )]
+    Damaged {
+        /// The record's key, as far as it is text.
+        key: String,
+    },
+}
+
+impl KeysError {
+    fn damaged(key: &[u8]) -> Self {
+        Self::Damaged {
+            key: String::from_utf8_lossy(key).into_owned(),
+        }
+    }
+}
+
+impl From<KeysError> for Failure {
+    fn from(error: KeysError) -> Self {
+        let reason = match &error {
+            KeysError::Store(StoreError::Full { .. }) => Reason::NoSpace,
+            KeysError::Store(StoreError::Overloaded { .. } | StoreError::Contended { .. }) => Reason::Overloaded,
+            _ => Reason::StoreFailed,
+        };
+        let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
+        Self::new(reason, format!("{error}{}", source.unwrap_or_default()))
+    }
+}
+
+/// EDEKs made under one version.
+#[derive(Debug)]
+pub(crate) struct Minted {
+    pub(crate) version: KeyVersion,
+    pub(crate) suite: EdekSuite,
+    pub(crate) edeks: Vec<Bytes>,
+}
+
+/// EDEKs wrapped again, one result for each asked for.
+#[derive(Debug)]
+pub(crate) struct Rewrapped {
+    pub(crate) version: KeyVersion,
+    pub(crate) results: Vec<Result<Bytes, Failure>>,
+}
+
+/// All keys of one token.
+pub(crate) struct Keys<H> {
+    hsm: Arc<H>,
+    ledger: Ledger,
+    table: RwLock<BTreeMap<KeyName, Key>>,
+    /// Whether the token that is up has been compared with the store.
+    compared: watch::Sender<bool>,
+    /// Held by whoever changes keys: one change at a time. Versions that may or may not be in the token.
+    changes: Mutex<BTreeMap<KeyName, Intent>>,
+}
+
+impl<H: Hsm> Keys<H> {
+    /// Reads the store at `path`; nothing is asked of the token yet.
+    pub(crate) async fn open(path: &Path, hsm: Arc<H>) -> Result<Self, KeysError> {
+        let path = path.to_owned();
+        let ledger = tokio::task::spawn_blocking(move || Ledger::open(&path)).await??;
+        ledger.forget_requests(now_ms()).await?;
+        let loaded = ledger.load().await?;
+        Ok(Self {
+            hsm,
+            ledger,
+            table: RwLock::new(loaded.keys),
+            compared: watch::Sender::new(false),
+            changes: Mutex::new(loaded.intents),
+        })
+    }
+
+    /// Whether the token is up and compared, and every change of that.
+    pub(crate) fn ready(&self) -> watch::Receiver<bool> {
+        self.compared.subscribe()
+    }
+
+    /// The key as clients see it.
+    pub(crate) fn describe(&self, name: &KeyName) -> Result<pb::Key, Failure> {
+        self.table().get(name).map(Key::to_wire).ok_or_else(|| not_found(name))
+    }
+
+    /// Names of all keys after `after`, in order.
+    pub(crate) fn names(&self, after: Option<&KeyName>) -> Vec<KeyName> {
+        let table = self.table();
+        match after {
+            None => table.keys().cloned().collect(),
+            Some(after) => {
+                let bounds = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
+                table
+                    .range::<KeyName, _>(bounds)
+                    .map(|(name, _)| name.clone())
+                    .collect()
+            }
+        }
+    }
+
+    /// EDEKs of fresh DEKs under the key's current version.
+    pub(crate) async fn mint(&self, name: &KeyName, zone: &ZoneId, count: usize) -> Result<Minted, Failure> {
+        self.wait_ready().await?;
+        let (version, suite) = self.minting(name)?;
+        let edeks = self.hsm.mint(name, version, zone, count).await?;
+        same_count(edeks.len(), count)?;
+        Ok(Minted { version, suite, edeks })
+    }
+
+    /// EDEKs of one zone, wrapped again under the key's current version.
+    pub(crate) async fn rewrap(
+        &self,
+        name: &KeyName,
+        zone: &ZoneId,
+        items: Vec<(KeyVersion, Bytes)>,
+    ) -> Result<Rewrapped, Failure> {
+        self.wait_ready().await?;
+        let (to, _) = self.minting(name)?;
+        let checks = self.with_key(name, |key| {
+            Ok(items
+                .iter()
+                .map(|(version, _)| key.opening(*version))
+                .collect::<Vec<_>>())
+        })?;
+        let (good, places) = split(items, checks);
+        let done = self.hsm.rewrap(name, to, zone, good).await?;
+        Ok(Rewrapped {
+            version: to,
+            results: merge(done, places)?,
+        })
+    }
+
+    /// The DEKs of EDEKs of any keys and zones, one result for each.
+    pub(crate) async fn unwrap(&self, edeks: Vec<Edek>) -> Result<Vec<Result<Bytes, Failure>>, Failure> {
+        self.wait_ready().await?;
+        let checks = edeks.iter().map(|edek| self.opening(edek)).collect();
+        let (good, places) = split(edeks, checks);
+        if good.is_empty() {
+            return merge(Vec::new(), places);
+        }
+        merge(self.hsm.unwrap(&good).await?, places)
+    }
+
+    fn opening(&self, edek: &Edek) -> Result<(), Failure> {
+        self.with_key(&edek.key, |key| {
+            if edek.suite == key.suite {
+                key.opening(edek.version)
+            } else {
+                Err(Failure::new(
+                    Reason::EdekInvalid,
+                    format!("key {} wraps with suite {}, not {}", key.name, key.suite, edek.suite),
+                ))
+            }
+        })
+    }
+
+    fn minting(&self, name: &KeyName) -> Result<(KeyVersion, EdekSuite), Failure> {
+        self.with_key(name, |key| Ok((key.minting()?, key.suite)))
+    }
+
+    fn with_key<T>(&self, name: &KeyName, then: impl FnOnce(&Key) -> Result<T, Failure>) -> Result<T, Failure> {
+        self.table().get(name).ok_or_else(|| not_found(name)).and_then(then)
+    }
+
+    fn table(&self) -> RwLockReadGuard<'_, BTreeMap<KeyName, Key>> {
+        // Writers only swap whole values in, so that a panic elsewhere leaves nothing half done.
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, key: Key) {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        table.insert(key.name.clone(), key);
+    }
+
+    /// Waits for the token a little; says why it cannot be used if it does not come up.
+    async fn wait_ready(&self) -> Result<(), Failure> {
+        let mut compared = self.compared.subscribe();
+        if *compared.borrow_and_update() {
+            return Ok(());
+        }
+        // A token that cannot be used says so itself, and better.
+        let wait = async {
+            self.hsm.check().await?;
+            _ = compared.wait_for(|&compared| compared).await;
+            Ok(())
+        };
+        tokio::time::timeout(READY_WAIT, wait).await.unwrap_or_else(|_| {
+            Err(Failure::new(
+                Reason::TokenUnavailable,
+                "the token is coming up and has not been compared with the key service's store yet; try again in a moment",
+            ))
+        })
+    }
+}
+
+fn not_found(name: &KeyName) -> Failure {
+    Failure::new(
+        Reason::KeyNotFound,
+        format!("key {name} does not exist; list keys with: strongroom key list"),
+    )
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> u64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,199 @@
+//! What the store holds, byte for byte. Keys of the store are text with binary tails; values are the protobuf
+//! messages below.
+//!
+//! | key | value |
+//! |---|---|
+//! | `key/` name | [`KeyRecord`] |
+//! | `version/` name `0x00` version (big-endian u32) | [`VersionRecord`] |
+//! | `intent/` name | [`IntentRecord`]: a version that is being generated in the token |
+//! | `request/` request id (16 bytes) | [`RequestRecord`]: what the request was and what it was answered |
+//!
+//! Names hold neither `/` nor `0x00`. A field that a reader does not know is ignored, so fields may be added.
+
+use bytes::Bytes;
+use prost::Message;
+use strongroom_proto::{EdekSuite, KeyName, KeyVersion, RequestId, kms::v1 as pb};
+
+use super::{
+    KeysError,
+    key::{Key, Presence, Version},
+};
+use crate::token::{Kcv, TokenObjectId};
+
+pub(super) const KEYS: &[u8] = b"key/";
+pub(super) const VERSIONS: &[u8] = b"version/";
+pub(super) const INTENTS: &[u8] = b"intent/";
+pub(super) const REQUESTS: &[u8] = b"request/";
+
+/// A key, without its versions.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(super) struct KeyRecord {
+    #[prost(string, tag = "1")]
+    pub(super) suite: String,
+    #[prost(uint64, tag = "2")]
+    pub(super) created_ms: u64,
+    #[prost(bool, tag = "3")]
+    pub(super) unconfirmed: bool,
+}
+
+/// A version of a key.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(super) struct VersionRecord {
+    /// ACTIVE or DECRYPT_ONLY; whether it is missing is found out, not stored.
+    #[prost(enumeration = "pb::KeyVersionState", tag = "1")]
+    pub(super) state: i32,
+    #[prost(uint64, tag = "2")]
+    pub(super) created_ms: u64,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub(super) kcv: Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub(super) token_id: Bytes,
+}
+
+/// A version that is being generated.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(super) struct IntentRecord {
+    #[prost(uint32, tag = "1")]
+    pub(super) version: u32,
+    #[prost(string, tag = "2")]
+    pub(super) suite: String,
+    #[prost(uint64, tag = "3")]
+    pub(super) created_ms: u64,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub(super) request_id: Bytes,
+    /// [`RequestRecord::what`] of the request that wants the version.
+    #[prost(string, tag = "5")]
+    pub(super) what: String,
+}
+
+/// A request that was carried out.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct RequestRecord {
+    /// The call and its arguments, in words: `create payroll kw`.
+    #[prost(string, tag = "1")]
+    pub(super) what: String,
+    #[prost(uint64, tag = "2")]
+    pub(super) created_ms: u64,
+    #[prost(message, optional, tag = "3")]
+    pub(super) answer: Option<pb::Key>,
+}
+
+/// An intent, parsed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Intent {
+    pub(super) key: KeyName,
+    pub(super) version: KeyVersion,
+    pub(super) suite: EdekSuite,
+    pub(super) created_ms: u64,
+    pub(super) request: RequestId,
+    pub(super) what: String,
+}
+
+pub(super) fn key_key(name: &KeyName) -> Vec<u8> {
+    [KEYS, name.as_str().as_bytes()].concat()
+}
+
+pub(super) fn version_key(name: &KeyName, version: KeyVersion) -> Vec<u8> {
+    [VERSIONS, name.as_str().as_bytes(), &[0], &version.0.to_be_bytes()].concat()
+}
+
+pub(super) fn intent_key(name: &KeyName) -> Vec<u8> {
+    [INTENTS, name.as_str().as_bytes()].concat()
+}
+
+pub(super) fn request_key(id: &RequestId) -> Vec<u8> {
+    [REQUESTS, id.as_bytes()].concat()
+}
+
+impl KeyRecord {
+    pub(super) fn of(key: &Key) -> Self {
+        Self {
+            suite: key.suite.as_str().to_owned(),
+            created_ms: key.created_ms,
+            unconfirmed: key.unconfirmed,
+        }
+    }
+}
+
+impl VersionRecord {
+    pub(super) fn of(version: &Version) -> Self {
+        let state = if version.active {
+            pb::KeyVersionState::Active
+        } else {
+            pb::KeyVersionState::DecryptOnly
+        };
+        Self {
+            state: state.into(),
+            created_ms: version.created_ms,
+            kcv: version.kcv.into(),
+            token_id: version.token_id.into(),
+        }
+    }
+}
+
+impl IntentRecord {
+    pub(super) fn of(intent: &Intent) -> Self {
+        Self {
+            version: intent.version.0,
+            suite: intent.suite.as_str().to_owned(),
+            created_ms: intent.created_ms,
+            request_id: intent.request.into(),
+            what: intent.what.clone(),
+        }
+    }
+}
+
+/// The key of one pair under [`KEYS`], without versions.
+pub(super) fn read_key(key: &[u8], value: &[u8]) -> Result<Key, KeysError> {
+    let damaged = || KeysError::damaged(key);
+    let name = name_after(KEYS, key)?;
+    let record = KeyRecord::decode(value).map_err(|_| damaged())?;
+    let suite = record.suite.parse().map_err(|_| damaged())?;
+    let mut read = Key::new(name, suite, record.created_ms);
+    read.unconfirmed = record.unconfirmed;
+    Ok(read)
+}
+
+/// The version of one pair under [`VERSIONS`].
+pub(super) fn read_version(key: &[u8], value: &[u8]) -> Result<(KeyName, KeyVersion, Version), KeysError> {
+    let damaged = || KeysError::damaged(key);
+    let (front, number) = key.split_last_chunk::<4>().ok_or_else(damaged)?;
+    let name = name_after(VERSIONS, front.strip_suffix(&[0]).ok_or_else(damaged)?)?;
+    let record = VersionRecord::decode(value).map_err(|_| damaged())?;
+    let kcv = record.kcv.as_ref().try_into().map_err(|_| damaged())?;
+    let token_id = record.token_id.as_ref().try_into().map_err(|_| damaged())?;
+    let version = Version {
+        active: record.state() == pb::KeyVersionState::Active,
+        created_ms: record.created_ms,
+        kcv: Kcv::from_bytes(kcv),
+        token_id: TokenObjectId::from_bytes(token_id),
+        presence: Presence::Unchecked,
+    };
+    Ok((name, KeyVersion(u32::from_be_bytes(*number)), version))
+}
+
+/// The intent of one pair under [`INTENTS`].
+pub(super) fn read_intent(key: &[u8], value: &[u8]) -> Result<Intent, KeysError> {
+    let damaged = || KeysError::damaged(key);
+    let record = IntentRecord::decode(value).map_err(|_| damaged())?;
+    Ok(Intent {
+        key: name_after(INTENTS, key)?,
+        version: KeyVersion(record.version),
+        suite: record.suite.parse().map_err(|_| damaged())?,
+        created_ms: record.created_ms,
+        request: record.request_id.as_ref().try_into().map_err(|_| damaged())?,
+        what: record.what,
+    })
+}
+
+/// The request of one pair under [`REQUESTS`].
+pub(super) fn read_request(key: &[u8], value: &[u8]) -> Result<RequestRecord, KeysError> {
+    RequestRecord::decode(value).map_err(|_| KeysError::damaged(key))
+}
+
+fn name_after(prefix: &[u8], key: &[u8]) -> Result<KeyName, KeysError> {
+    key.strip_prefix(prefix)
+        .and_then(|name| std::str::from_utf8(name).ok())
+        .and_then(|name| name.parse().ok())
+        .ok_or_else(|| KeysError::damaged(key))
+}

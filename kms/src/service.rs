@@ -1,0 +1,162 @@
+//! The assembly point: configuration in, a running key service out.
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use strongroom_proto::transport::{self, Role, ServeError, TlsError, TlsIdentity};
+use tokio::net::TcpListener;
+
+use crate::{
+    Config,
+    api::{self, Desk},
+    audit::{AuditError, AuditLog},
+    hsm::Hsm,
+    keys::{Keys, KeysError},
+    policy::{Policy, PolicyError},
+    token::{Token, TokenStartError},
+};
+
+/// How long a stop waits for the last audit records.
+const AUDIT_FINISH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the key service does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The certificates cannot be used.
+    #[error("cannot set up TLS")]
+    Tls(#[from] TlsError),
+    /// The certificate is another role's.
+    #[error("the certificate {} is that of {found}; the key service needs one for spiffe://strongroom/service/kms", path.display())]
+    WrongCertificate {
+        /// The certificate.
+        path: PathBuf,
+        /// Whose it is.
+        found: String,
+    },
+    /// The policy file cannot be used.
+    #[error("cannot use the policy")]
+    Policy(#[from] PolicyError),
+    /// The data directory cannot be made.
+    #[error("cannot make the data directory {}", path.display())]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The store cannot be used.
+    #[error("cannot read the keys")]
+    Keys(#[from] KeysError),
+    /// The audit log cannot be used.
+    #[error("cannot go on with the audit log")]
+    Audit(#[from] AuditError),
+    /// The token cannot be supervised.
+    #[error("cannot start the token worker")]
+    Token(#[from] TokenStartError),
+    /// This program's own file, which the worker is started from, cannot be found.
+    #[error("cannot find the program to start the token worker with")]
+    Executable(#[source] io::Error),
+    /// The descriptors of the services do not fit together.
+    #[error("cannot offer gRPC reflection")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The port cannot be taken, or the server failed.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+/// Runs the key service until `stop` resolves. It stays up while its token cannot be used, and says so in its
+/// answers and its health.
+///
+/// # Errors
+/// Whatever keeps it from starting, or the server's failure.
+pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Result<(), RunError> {
+    let parts = Parts::prepare(&config)?;
+    let listener = transport::bind(config.listen).await?;
+    let executable = std::env::current_exe().map_err(RunError::Executable)?;
+    let token = Token::start(executable, config.token.clone(), config.data_dir.clone()).await?;
+    let token = Arc::new(token);
+    let outcome = parts.serve(Arc::clone(&token), listener, stop).await;
+    token.stop().await;
+    outcome
+}
+
+/// Runs the key service on a given token and an open port: [`run`] without the token worker, for tests.
+///
+/// # Errors
+/// As [`run`].
+pub async fn serve<H: Hsm>(
+    config: &Config,
+    hsm: Arc<H>,
+    listener: TcpListener,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), RunError> {
+    Parts::prepare(config)?.serve(hsm, listener, stop).await
+}
+
+/// What is loaded and checked before anything is started.
+struct Parts {
+    tls: TlsIdentity,
+    policy: Policy,
+    data_dir: PathBuf,
+}
+
+impl Parts {
+    fn prepare(config: &Config) -> Result<Self, RunError> {
+        let tls = TlsIdentity::load(&config.tls, SystemTime::now())?;
+        if tls.identity().role() != Some(Role::Kms) {
+            return Err(RunError::WrongCertificate {
+                path: tls.certificate_path().to_owned(),
+                found: tls.identity().short(),
+            });
+        }
+        let policy = Policy::load(&config.policy)?;
+        let data_dir = config.data_dir.clone();
+        std::fs::create_dir_all(&data_dir).map_err(|source| RunError::DataDir {
+            path: data_dir.clone(),
+            source,
+        })?;
+        Ok(Self { tls, policy, data_dir })
+    }
+
+    async fn serve<H: Hsm>(
+        self,
+        hsm: Arc<H>,
+        listener: TcpListener,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<(), RunError> {
+        // The store first: its lock keeps a second process away from the audit log too.
+        let keys = Keys::open(&self.data_dir.join("keys.redb"), hsm).await?;
+        let (audit, writer) = AuditLog::open(&self.data_dir.join("audit.log"))?;
+        let desk = Arc::new(Desk {
+            keys,
+            policy: self.policy,
+            audit,
+        });
+        let routes = api::routes(&desk)?;
+        let address = listener.local_addr().map_err(|source| ServeError::Bind {
+            address: ([0, 0, 0, 0], 0).into(),
+            source,
+        })?;
+        let follower = tokio::spawn({
+            let desk = Arc::clone(&desk);
+            async move { desk.keys.follow_token().await }
+        });
+        tracing::info!(%address, "serving");
+        let outcome = transport::serve(listener, &self.tls, routes, stop).await;
+        follower.abort();
+        _ = follower.await;
+        drop(desk);
+        if tokio::time::timeout(AUDIT_FINISH_TIMEOUT, writer.finish())
+            .await
+            .is_err()
+        {
+            tracing::warn!("calls were still under way when the service stopped");
+        }
+        Ok(outcome?)
+    }
+}

@@ -1,0 +1,413 @@
+//! The life of a key: created, rolled, lost, found again, over crashes and restarts.
+
+mod support;
+
+use strongroom_kms::token::{Kcv, TokenState};
+use strongroom_proto::{Reason, RequestId, ZoneId, kms::v1::KeyVersionState as State};
+use support::{Crash, MemoryHsm, Site};
+
+fn states(key: &strongroom_proto::kms::v1::Key) -> Vec<State> {
+    key.versions
+        .iter()
+        .map(strongroom_proto::kms::v1::KeyVersion::state)
+        .collect()
+}
+
+#[tokio::test]
+async fn a_repeated_request_is_answered_as_the_first_was() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let mut admin = kms.as_user("user/keyadmin");
+    let (create, roll) = (RequestId::generate(), RequestId::generate());
+    let created = admin.create_as("payroll", create).await.expect("created");
+    let rolled = admin.roll_as("payroll", roll).await.expect("rolled");
+    assert_eq!(admin.create_as("payroll", create).await, Ok(created.clone()));
+    assert_eq!(admin.roll_as("payroll", roll).await, Ok(rolled.clone()));
+    kms.stop().await;
+
+    let kms = site.start(&hsm).await;
+    let mut admin = kms.as_user("user/keyadmin");
+    assert_eq!(admin.create_as("payroll", create).await, Ok(created));
+    assert_eq!(admin.roll_as("payroll", roll).await, Ok(rolled.clone()));
+    let failure = admin.roll_as("payroll", create).await.expect_err("another request");
+    assert_eq!(failure.reason, Reason::InvalidArgument);
+    assert!(
+        failure.message.contains("used for another request (create payroll kw)"),
+        "{failure}"
+    );
+    assert_eq!(
+        admin.create("payroll").await.expect_err("it exists").reason,
+        Reason::KeyExists
+    );
+    assert_eq!(admin.describe("payroll").await, Ok(rolled));
+    kms.stop().await;
+}
+
+#[tokio::test]
+async fn a_roll_mints_under_the_new_version_and_opens_the_old_ones() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let (mut admin, mut metadata, mut alice) = (
+        kms.as_user("user/keyadmin"),
+        kms.as_user("service/metadata"),
+        kms.as_user("user/alice"),
+    );
+    admin.create("payroll").await.expect("created");
+    let zone = ZoneId::generate();
+    let old = metadata.mint("payroll", zone, 2).await.expect("minted");
+    let key = admin.roll("payroll").await.expect("rolled");
+    assert_eq!(key.current_version, Some(1));
+    assert_eq!(states(&key), [State::DecryptOnly, State::Active]);
+
+    let new = metadata.mint("payroll", zone, 1).await.expect("minted");
+    assert_eq!(new[0].key_version, 1);
+    let rewrapped = metadata.rewrap(&old).await.expect("re-wrapped");
+    assert_eq!(rewrapped.key_version, 1);
+    let deks = alice.unwrap(old.clone()).await.expect("old versions open");
+    let again: Vec<_> = rewrapped
+        .results
+        .into_iter()
+        .zip(old)
+        .map(|(result, mut edek)| {
+            use strongroom_proto::kms::v1::rewrap_result::Result::{Failure, Wrapped};
+            edek.key_version = 1;
+            match result.result.expect("a result") {
+                Wrapped(wrapped) => edek.wrapped = wrapped,
+                Failure(failure) => panic!("{failure:?}"),
+            }
+            edek
+        })
+        .collect();
+    assert_eq!(alice.unwrap(again).await.expect("opened"), deks);
+    kms.stop().await;
+}
+
+#[tokio::test]
+async fn an_unknown_key_says_how_to_find_one() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let mut admin = kms.as_user("user/keyadmin");
+    let minted = kms
+        .as_user("service/metadata")
+        .mint("nothing", ZoneId::generate(), 1)
+        .await
+        .map(drop);
+    for outcome in [
+        admin.describe("nothing").await.map(drop),
+        admin.roll("nothing").await.map(drop),
+        admin.confirm("nothing").await.map(drop),
+        minted,
+    ] {
+        let failure = outcome.expect_err("there is no such key");
+        assert_eq!(failure.reason, Reason::KeyNotFound);
+        assert_eq!(
+            failure.message,
+            "key nothing does not exist; list keys with: strongroom key list"
+        );
+    }
+    kms.stop().await;
+}
+
+/// The token fails in the middle of a create and of a roll, before or after it has generated; the request is
+/// repeated at once, or after a restart of the service.
+#[tokio::test]
+async fn what_a_crash_leaves_is_finished_or_forgotten() {
+    for (crash, restart) in [
+        (Crash::BeforeGenerate, false),
+        (Crash::BeforeGenerate, true),
+        (Crash::AfterGenerate, false),
+        (Crash::AfterGenerate, true),
+    ] {
+        let (site, hsm) = (Site::new(), MemoryHsm::new());
+        let mut kms = site.start(&hsm).await;
+        for (version, id) in [(0, RequestId::generate()), (1, RequestId::generate())] {
+            let mut admin = kms.as_user("user/keyadmin");
+            hsm.crash_at_next(crash);
+            let first = match version {
+                0 => admin.create_as("payroll", id).await,
+                _ => admin.roll_as("payroll", id).await,
+            };
+            assert_eq!(first.expect_err("the token crashed").reason, Reason::TokenUnavailable);
+            assert_eq!(hsm.holds("payroll", version), crash == Crash::AfterGenerate);
+            if restart {
+                kms.stop().await;
+                kms = site.start(&hsm).await;
+            }
+            let mut admin = kms.as_user("user/keyadmin");
+            if restart {
+                let known = admin.describe("payroll").await.ok().and_then(|key| key.current_version);
+                let finished = crash == Crash::AfterGenerate;
+                let expected = if finished {
+                    Some(version)
+                } else {
+                    version.checked_sub(1)
+                };
+                assert_eq!(known, expected, "{crash:?} of version {version}");
+            }
+            let key = match version {
+                0 => admin.create_as("payroll", id).await,
+                _ => admin.roll_as("payroll", id).await,
+            };
+            let key = key.expect("the repeat succeeds");
+            assert_eq!(key.current_version, Some(version), "{crash:?}, restart: {restart}");
+            assert_eq!(key.versions.len(), version as usize + 1);
+        }
+        kms.as_user("service/metadata")
+            .mint("payroll", ZoneId::generate(), 1)
+            .await
+            .expect("it mints");
+        kms.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_store_leaves_keys_that_only_open_until_confirmed() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let mut admin = kms.as_user("user/keyadmin");
+    admin.create("payroll").await.expect("created");
+    let zone = ZoneId::generate();
+    let edeks = kms
+        .as_user("service/metadata")
+        .mint("payroll", zone, 1)
+        .await
+        .expect("minted");
+    let rolled = admin.roll("payroll").await.expect("rolled");
+    kms.stop().await;
+    site.remove_store();
+
+    let kms = site.start(&hsm).await;
+    let (mut admin, mut metadata) = (kms.as_user("user/keyadmin"), kms.as_user("service/metadata"));
+    let key = admin.describe("payroll").await.expect("rebuilt from the token");
+    assert_eq!(
+        (key.current_version, states(&key)),
+        (None, vec![State::DecryptOnly, State::DecryptOnly])
+    );
+    assert_eq!(key.versions[1].kcv, rolled.versions[1].kcv);
+    kms.as_user("user/alice").unwrap(edeks.clone()).await.expect("called")[0]
+        .as_ref()
+        .expect("it opens");
+    for outcome in [
+        metadata.mint("payroll", zone, 1).await.map(drop),
+        metadata.rewrap(&edeks).await.map(drop),
+        admin.roll("payroll").await.map(drop),
+    ] {
+        let failure = outcome.expect_err("not confirmed");
+        assert_eq!(failure.reason, Reason::KeyVersionUnusable);
+        assert!(failure.message.contains("strongroom key confirm payroll"), "{failure}");
+    }
+    kms.stop().await;
+
+    // Still so after another restart; then the administrator confirms.
+    let kms = site.start(&hsm).await;
+    let (mut admin, mut metadata) = (kms.as_user("user/keyadmin"), kms.as_user("service/metadata"));
+    metadata.mint("payroll", zone, 1).await.expect_err("not confirmed");
+    let key = admin.confirm("payroll").await.expect("confirmed");
+    assert_eq!(
+        (key.current_version, states(&key)),
+        (Some(1), vec![State::DecryptOnly, State::Active])
+    );
+    assert_eq!(
+        admin.confirm("payroll").await,
+        Ok(key),
+        "a second confirmation changes nothing"
+    );
+    metadata.mint("payroll", zone, 1).await.expect("it mints again");
+    kms.stop().await;
+}
+
+#[tokio::test]
+async fn a_version_that_the_token_lost_is_remembered() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let mut admin = kms.as_user("user/keyadmin");
+    admin.create("payroll").await.expect("created");
+    let edeks = kms
+        .as_user("service/metadata")
+        .mint("payroll", ZoneId::generate(), 1)
+        .await
+        .expect("minted");
+    let rolled = admin.roll("payroll").await.expect("rolled");
+    kms.stop().await;
+
+    let lost = hsm.lose("payroll", 0);
+    let kms = site.start(&hsm).await;
+    let mut admin = kms.as_user("user/keyadmin");
+    let key = admin.describe("payroll").await.expect("known");
+    assert_eq!(
+        (key.current_version, states(&key)),
+        (Some(1), vec![State::Missing, State::Active])
+    );
+    assert_eq!(key.versions[0].kcv, rolled.versions[0].kcv);
+    let results = kms.as_user("user/alice").unwrap(edeks.clone()).await.expect("called");
+    let failure = results[0].as_ref().expect_err("its version is missing");
+    assert_eq!(failure.reason, Reason::KeyVersionUnusable);
+    assert!(
+        failure
+            .message
+            .starts_with("version 0 of key payroll is missing from the token"),
+        "{failure}"
+    );
+
+    // The token comes back with the version after an outage: everything is as it was.
+    hsm.set_state(TokenState::Unavailable {
+        why: "restoring".to_owned(),
+    });
+    kms.wait_health(false).await;
+    hsm.put(lost);
+    hsm.set_state(TokenState::Ready);
+    kms.wait_health(true).await;
+    assert_eq!(admin.describe("payroll").await, Ok(rolled));
+    kms.as_user("user/alice").unwrap(edeks).await.expect("called")[0]
+        .as_ref()
+        .expect("it opens");
+    kms.stop().await;
+}
+
+#[tokio::test]
+async fn another_key_in_a_versions_place_is_not_used() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let mut admin = kms.as_user("user/keyadmin");
+    admin.create("payroll").await.expect("created");
+    kms.stop().await;
+
+    let mut other = hsm.lose("payroll", 0);
+    other.kcv = Kcv::from_bytes(other.kcv.as_bytes().map(|byte| !byte));
+    hsm.put(other);
+    let kms = site.start(&hsm).await;
+    let failure = kms
+        .as_user("service/metadata")
+        .mint("payroll", ZoneId::generate(), 1)
+        .await
+        .expect_err("not that key");
+    assert_eq!(failure.reason, Reason::KeyVersionUnusable);
+    assert!(
+        failure
+            .message
+            .contains("another key in the place of version 0 of key payroll"),
+        "{failure}"
+    );
+    let key = kms
+        .as_user("user/keyadmin")
+        .roll("payroll")
+        .await
+        .expect("the way out that the message names");
+    assert_eq!(key.current_version, Some(1));
+    kms.stop().await;
+}
+
+#[tokio::test]
+async fn the_service_stays_up_without_its_token_and_says_so() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    kms.as_user("user/keyadmin").create("payroll").await.expect("created");
+    for service in [
+        "strongroom.kms.v1.KeyAdmin",
+        "strongroom.kms.v1.Mint",
+        "strongroom.kms.v1.Unwrap",
+    ] {
+        assert!(kms.healthy(service).await, "{service}");
+    }
+    for (state, reason) in [
+        (
+            TokenState::Unavailable { why: "gone".to_owned() },
+            Reason::TokenUnavailable,
+        ),
+        (TokenState::PinRejected, Reason::PinRejected),
+    ] {
+        hsm.set_state(state);
+        kms.wait_health(false).await;
+        assert!(!kms.healthy("strongroom.kms.v1.Mint").await);
+        let failure = kms
+            .as_user("service/metadata")
+            .mint("payroll", ZoneId::generate(), 1)
+            .await;
+        assert_eq!(failure.expect_err("no token").reason, reason);
+        let key = kms
+            .as_user("user/keyadmin")
+            .describe("payroll")
+            .await
+            .expect("what is known is shown");
+        assert_eq!(key.current_version, Some(0));
+    }
+    hsm.set_state(TokenState::Ready);
+    kms.wait_health(true).await;
+    kms.as_user("service/metadata")
+        .mint("payroll", ZoneId::generate(), 1)
+        .await
+        .expect("back");
+    kms.stop().await;
+}
+
+#[tokio::test]
+async fn a_service_that_starts_without_its_token_waits_for_it() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    hsm.set_state(TokenState::PinRejected);
+    let kms = site.start_unready(&hsm).await;
+    let failure = kms
+        .as_user("user/keyadmin")
+        .create("payroll")
+        .await
+        .expect_err("no token");
+    assert_eq!(failure.reason, Reason::PinRejected);
+    hsm.set_state(TokenState::Ready);
+    kms.wait_health(true).await;
+    kms.as_user("user/keyadmin")
+        .create("payroll")
+        .await
+        .expect("the token is there");
+    kms.stop().await;
+}
+
+#[tokio::test]
+async fn lists_come_in_pages() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let mut admin = kms.as_user("user/keyadmin");
+    for name in ["a", "b", "c"] {
+        admin.create(name).await.expect("created");
+    }
+    for (after, limit, names, more) in [
+        ("", 2, &["a", "b"][..], true),
+        ("b", 2, &["c"], false),
+        ("c", 0, &[], false),
+    ] {
+        let page = admin.list(after, limit).await.expect("a page");
+        let found: Vec<_> = page.keys.iter().map(|key| key.name.as_str()).collect();
+        assert_eq!((found.as_slice(), page.more), (names, more), "after {after:?}");
+    }
+    assert_eq!(
+        admin.list("", 1001).await.expect_err("too many").reason,
+        Reason::InvalidArgument
+    );
+    kms.stop().await;
+}
+
+#[tokio::test]
+async fn calls_of_no_or_too_many_edeks_are_refused() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    kms.as_user("user/keyadmin").create("payroll").await.expect("created");
+    let (mut metadata, mut alice) = (kms.as_user("service/metadata"), kms.as_user("user/alice"));
+    let zone = ZoneId::generate();
+    let edeks = metadata.mint("payroll", zone, 1000).await.expect("1000 are allowed");
+    assert_eq!(alice.unwrap(edeks.clone()).await.expect("1000 are allowed").len(), 1000);
+    let mut many = edeks.clone();
+    many.push(edeks[0].clone());
+    for outcome in [
+        metadata.mint("payroll", zone, 0).await.map(drop),
+        metadata.mint("payroll", zone, 1001).await.map(drop),
+        metadata.rewrap(&many).await.map(drop),
+        alice.unwrap(many).await.map(drop),
+        alice.unwrap(Vec::new()).await.map(drop),
+    ] {
+        let failure = outcome.expect_err("out of bounds");
+        assert_eq!(failure.reason, Reason::InvalidArgument);
+        assert!(
+            failure.message.starts_with("a call is about 1 to 1000 EDEKs"),
+            "{failure}"
+        );
+    }
+    kms.stop().await;
+}

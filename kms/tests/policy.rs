@@ -1,0 +1,200 @@
+//! Who may do what, through the gRPC face with real certificates, and what the audit log says of it.
+
+mod support;
+
+use strongroom_kms::audit::Outcome;
+use strongroom_proto::{Reason, ZoneId};
+use support::{MemoryHsm, Site};
+
+#[tokio::test]
+async fn duties_are_apart() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    kms.as_user("user/keyadmin")
+        .create("payroll")
+        .await
+        .expect("an administrator creates");
+    let zone = ZoneId::generate();
+    let edeks = kms
+        .as_user("service/metadata")
+        .mint("payroll", zone, 1)
+        .await
+        .expect("metadata mints");
+    for (who, allowed) in [
+        ("user/keyadmin", &["view", "list", "manage"][..]),
+        ("service/metadata", &["mint", "rewrap"]),
+        ("user/alice", &["unwrap"]),
+        ("user/fsadmin", &[]),
+        ("user/guest", &[]),
+        ("service/block/node-1", &[]),
+    ] {
+        let mut caller = kms.as_user(who);
+        let outcomes = [
+            ("view", caller.describe("payroll").await.map(drop)),
+            ("list", caller.list("", 0).await.map(drop)),
+            ("manage", caller.roll("payroll").await.map(drop)),
+            ("mint", caller.mint("payroll", zone, 1).await.map(drop)),
+            ("rewrap", caller.rewrap(&edeks).await.map(drop)),
+            ("unwrap", caller.unwrap(edeks.clone()).await.map(drop)),
+        ];
+        for (action, outcome) in outcomes {
+            match outcome {
+                Ok(()) => assert!(allowed.contains(&action), "{who} did {action}"),
+                Err(failure) => {
+                    assert!(!allowed.contains(&action), "{who} could not {action}: {failure}");
+                    assert_eq!(failure.reason, Reason::PermissionDenied);
+                }
+            }
+        }
+    }
+    kms.stop().await;
+}
+
+#[tokio::test]
+async fn a_denied_call_says_who_what_and_which_key_and_is_audited() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    kms.as_user("user/keyadmin").create("payroll").await.expect("created");
+    let zone = ZoneId::generate();
+    let edeks = kms
+        .as_user("service/metadata")
+        .mint("payroll", zone, 3)
+        .await
+        .expect("minted");
+    let before = hsm.calls();
+
+    let failure = kms
+        .as_user("user/guest")
+        .unwrap(edeks)
+        .await
+        .expect_err("guest was granted nothing");
+    assert_eq!(failure.reason, Reason::PermissionDenied);
+    assert_eq!(
+        failure.message,
+        "user guest may not unwrap with key payroll (no policy permits it)"
+    );
+    assert_eq!(hsm.calls(), before, "a denied call must not reach the token");
+
+    let record = site.audit().pop().expect("a record");
+    let entry = record.entry;
+    assert_eq!((entry.who.as_str(), entry.action.as_str()), ("user guest", "unwrap"));
+    assert_eq!(
+        (entry.key.as_deref(), entry.version, entry.count),
+        (Some("payroll"), Some(0), Some(3))
+    );
+    assert_eq!(entry.zone, Some(zone.to_string()));
+    assert_eq!(
+        (entry.outcome, entry.reason.as_deref()),
+        (Outcome::Denied, Some("permission-denied"))
+    );
+    assert_eq!(entry.message, Some(failure.message));
+    assert!(entry.from.is_some_and(|from| from.ip().is_loopback()));
+    kms.stop().await;
+}
+
+#[tokio::test]
+async fn a_forbidden_call_names_the_policy_that_forbids_it() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    kms.as_user("user/keyadmin").create("payroll").await.expect("created");
+    let mut metadata = kms.as_user("service/metadata");
+    let edeks = metadata.mint("payroll", ZoneId::generate(), 1).await.expect("minted");
+    let failure = metadata.unwrap(edeks).await.expect_err("metadata never unwraps");
+    assert_eq!(
+        failure.message,
+        "service metadata may not unwrap with key payroll (forbidden by services-never-unwrap)"
+    );
+    assert_eq!(
+        site.audit().pop().expect("a record").entry.policies,
+        ["services-never-unwrap"]
+    );
+    kms.stop().await;
+}
+
+const TWO_KEYS: &str = r#"
+    @id("admin") permit (principal == User::"keyadmin", action in [Action::"manage"], resource);
+    @id("bob-sees-b") permit (principal == User::"bob", action == Action::"view", resource == Key::"b");
+    @id("bob-reads-b") permit (principal == User::"bob", action == Action::"unwrap", resource == Key::"b");
+    @id("mint") permit (principal == Service::"metadata", action == Action::"mint", resource);
+"#;
+
+#[tokio::test]
+async fn a_list_shows_what_the_caller_may_view() {
+    let (site, hsm) = (Site::with_policy(TWO_KEYS), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let mut admin = kms.as_user("user/keyadmin");
+    assert_eq!(admin.list("", 0).await.expect("no key, nothing to refuse").keys, []);
+    for name in ["a", "b", "c"] {
+        admin.create(name).await.expect("created");
+    }
+    let page = kms.as_user("user/bob").list("", 0).await.expect("bob may view one");
+    assert_eq!(page.keys.iter().map(|key| key.name.as_str()).collect::<Vec<_>>(), ["b"]);
+    assert!(!page.more);
+    let failure = admin.list("", 0).await.expect_err("this administrator may view none");
+    assert_eq!(
+        failure.message,
+        "user keyadmin may not view any key (no policy permits it)"
+    );
+    kms.stop().await;
+}
+
+#[tokio::test]
+async fn a_mixed_batch_fails_item_by_item() {
+    let (site, hsm) = (Site::with_policy(TWO_KEYS), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let mut admin = kms.as_user("user/keyadmin");
+    let mut metadata = kms.as_user("service/metadata");
+    let mut edeks = Vec::new();
+    for name in ["a", "b"] {
+        admin.create(name).await.expect("created");
+        edeks.extend(metadata.mint(name, ZoneId::generate(), 1).await.expect("minted"));
+    }
+    let mut flipped = edeks[1].clone();
+    flipped.wrapped = [b"not it".as_slice(), &[0; 34]].concat().into();
+    let mut unknown = edeks[1].clone();
+    unknown.key_version = 9;
+    let mut malformed = edeks[1].clone();
+    malformed.zone_id = vec![1, 2, 3].into();
+    edeks.extend([flipped, unknown, malformed]);
+
+    let results = kms.as_user("user/bob").unwrap(edeks).await.expect("one item is good");
+    let reasons: Vec<_> = results
+        .iter()
+        .map(|result| result.as_ref().err().map(|f| f.reason))
+        .collect();
+    assert_eq!(
+        reasons,
+        [
+            Some(Reason::PermissionDenied),
+            None,
+            Some(Reason::EdekInvalid),
+            Some(Reason::KeyVersionUnusable),
+            Some(Reason::InvalidArgument),
+        ]
+    );
+    let of_call = site
+        .audit()
+        .into_iter()
+        .map(|record| record.entry)
+        .filter(|entry| entry.action == "unwrap");
+    assert_eq!(of_call.count(), 5, "one record for each way to end");
+    kms.stop().await;
+}
+
+#[tokio::test]
+async fn a_bad_policy_file_stops_the_start() {
+    let site = Site::with_policy(
+        "permit (principal, action, resource);\npermit (principal, action == Action::\"read\", resource);",
+    );
+    let listener = strongroom_proto::transport::bind(site.config.listen)
+        .await
+        .expect("a port");
+    let error = strongroom_kms::serve(&site.config, MemoryHsm::new(), listener, std::future::pending())
+        .await
+        .expect_err("must not start");
+    let source = std::error::Error::source(&error).expect("a source").to_string();
+    assert!(
+        source.contains("policy.cedar:2: ") && source.contains("read"),
+        "{source}"
+    );
+}

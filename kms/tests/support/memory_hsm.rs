@@ -1,0 +1,197 @@
+//! A stand-in for a token: it keeps everything in memory, protects nothing, and can be told to fail. It is
+//! here for the service's own logic; what a token really does is tested on tokens.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use bytes::Bytes;
+use strongroom_kms::{
+    hsm::Hsm,
+    token::{Kcv, TokenKeyVersion, TokenObjectId, TokenState},
+};
+use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId, ZoneId};
+use tokio::sync::watch;
+
+/// When a `generate` that is told to fail does so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crash {
+    BeforeGenerate,
+    AfterGenerate,
+}
+
+pub struct MemoryHsm {
+    inside: Mutex<Inside>,
+    state: watch::Sender<TokenState>,
+}
+
+#[derive(Default)]
+struct Inside {
+    versions: BTreeMap<(KeyName, KeyVersion), TokenKeyVersion>,
+    edeks: HashMap<Bytes, (KeyName, KeyVersion, ZoneId, Bytes)>,
+    crash: Option<Crash>,
+    calls: usize,
+}
+
+impl MemoryHsm {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            inside: Mutex::default(),
+            state: watch::Sender::new(TokenState::Ready),
+        })
+    }
+
+    pub fn set_state(&self, state: TokenState) {
+        self.state.send_replace(state);
+    }
+
+    /// The next `generate` is the last thing that the token does.
+    pub fn crash_at_next(&self, crash: Crash) {
+        self.inside().crash = Some(crash);
+    }
+
+    /// Takes a version away, as a token restored from an old backup would.
+    pub fn lose(&self, key: &str, version: u32) -> TokenKeyVersion {
+        let name: KeyName = key.parse().expect("a key name");
+        self.inside()
+            .versions
+            .remove(&(name, KeyVersion(version)))
+            .expect("it was there")
+    }
+
+    /// Puts a version in without the service.
+    pub fn put(&self, version: TokenKeyVersion) {
+        let place = (version.key.clone(), version.version);
+        self.inside().versions.insert(place, version);
+    }
+
+    /// Uses of keys that reached the token.
+    pub fn calls(&self) -> usize {
+        self.inside().calls
+    }
+
+    pub fn holds(&self, key: &str, version: u32) -> bool {
+        let name: KeyName = key.parse().expect("a key name");
+        self.inside().versions.contains_key(&(name, KeyVersion(version)))
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().expect("nobody panicked")
+    }
+
+    fn usable(&self) -> Result<MutexGuard<'_, Inside>, Failure> {
+        match &*self.state.borrow() {
+            TokenState::Ready => Ok(self.inside()),
+            TokenState::PinRejected => Err(Failure::new(Reason::PinRejected, "the stand-in refused the PIN")),
+            _ => Err(unavailable()),
+        }
+    }
+}
+
+fn unavailable() -> Failure {
+    Failure::new(Reason::TokenUnavailable, "the stand-in token is away")
+}
+
+/// Up to 64 bytes that no other call returns.
+fn random(bytes: usize) -> Bytes {
+    let ids: Vec<u8> = (0..4).flat_map(|_| *RequestId::generate().as_bytes()).collect();
+    Bytes::copy_from_slice(&ids[..bytes])
+}
+
+impl Inside {
+    fn wrap(&mut self, key: &KeyName, version: KeyVersion, zone: &ZoneId, dek: Bytes) -> Result<Bytes, Failure> {
+        if !self.versions.contains_key(&(key.clone(), version)) {
+            return Err(Failure::new(Reason::KeyVersionUnusable, "not in the stand-in"));
+        }
+        let wrapped = random(40);
+        self.edeks.insert(wrapped.clone(), (key.clone(), version, *zone, dek));
+        Ok(wrapped)
+    }
+
+    fn open(&self, key: &KeyName, version: KeyVersion, zone: &ZoneId, wrapped: &Bytes) -> Result<Bytes, Failure> {
+        match self.edeks.get(wrapped) {
+            Some((k, v, z, dek)) if k == key && *v == version && z == zone => Ok(dek.clone()),
+            _ => Err(Failure::new(
+                Reason::EdekInvalid,
+                format!("an EDEK of {key}@{version} does not open"),
+            )),
+        }
+    }
+}
+
+impl Hsm for MemoryHsm {
+    async fn check(&self) -> Result<(), Failure> {
+        self.usable().map(drop)
+    }
+
+    async fn list_versions(&self) -> Result<Vec<TokenKeyVersion>, Failure> {
+        Ok(self.usable()?.versions.values().cloned().collect())
+    }
+
+    async fn generate(&self, key: &KeyName, version: KeyVersion, suite: EdekSuite) -> Result<TokenKeyVersion, Failure> {
+        let mut inside = self.usable()?;
+        let crash = inside.crash.take();
+        if crash == Some(Crash::BeforeGenerate) {
+            return Err(unavailable());
+        }
+        let place = (key.clone(), version);
+        if inside.versions.contains_key(&place) {
+            return Err(Failure::new(Reason::AlreadyExists, "the version exists"));
+        }
+        let id = *RequestId::generate().as_bytes();
+        let made = TokenKeyVersion {
+            key: key.clone(),
+            version,
+            suite,
+            kcv: Kcv::from_bytes([id[0], id[1], id[2]]),
+            token_id: TokenObjectId::from_bytes(id),
+        };
+        inside.versions.insert(place, made.clone());
+        match crash {
+            Some(_) => Err(unavailable()),
+            None => Ok(made),
+        }
+    }
+
+    async fn mint(
+        &self,
+        key: &KeyName,
+        version: KeyVersion,
+        zone: &ZoneId,
+        count: usize,
+    ) -> Result<Vec<Bytes>, Failure> {
+        let mut inside = self.usable()?;
+        inside.calls += 1;
+        (0..count)
+            .map(|_| inside.wrap(key, version, zone, random(32)))
+            .collect()
+    }
+
+    async fn rewrap(
+        &self,
+        key: &KeyName,
+        to: KeyVersion,
+        zone: &ZoneId,
+        items: Vec<(KeyVersion, Bytes)>,
+    ) -> Result<Vec<Result<Bytes, Failure>>, Failure> {
+        let mut inside = self.usable()?;
+        inside.calls += 1;
+        let again = |(from, wrapped): (KeyVersion, Bytes)| {
+            let dek = inside.open(key, from, zone, &wrapped)?;
+            inside.wrap(key, to, zone, dek)
+        };
+        Ok(items.into_iter().map(again).collect())
+    }
+
+    async fn unwrap(&self, edeks: &[Edek]) -> Result<Vec<Result<Bytes, Failure>>, Failure> {
+        let mut inside = self.usable()?;
+        inside.calls += 1;
+        let open = |e: &Edek| inside.open(&e.key, e.version, &e.zone, &e.wrapped);
+        Ok(edeks.iter().map(open).collect())
+    }
+
+    fn subscribe(&self) -> watch::Receiver<TokenState> {
+        self.state.subscribe()
+    }
+}

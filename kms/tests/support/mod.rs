@@ -1,0 +1,255 @@
+//! What the tests of the key service share: a CA, a stand-in for the token, and a service that runs in the
+//! test's process and is reached over real mutual TLS.
+
+// Every test file uses a part of this.
+#![allow(dead_code, unreachable_pub, unused_imports)]
+
+mod memory_hsm;
+mod pki;
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use strongroom_kms::{Config, RunError, audit::Record, hsm::Hsm, token::TokenConfig};
+use strongroom_proto::{
+    Failure, Reason, RequestId, ZoneId,
+    kms::v1 as pb,
+    kms::v1::{key_admin_client::KeyAdminClient, mint_client::MintClient, unwrap_client::UnwrapClient},
+    transport::{self, Role},
+};
+use tokio::{sync::oneshot, task::JoinHandle};
+use tonic::{Status, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+
+pub use memory_hsm::{Crash, MemoryHsm};
+pub use pki::Pki;
+
+/// How long a test waits for something that must happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A directory with a CA, a configuration and the data of one key service, which may be started many times.
+pub struct Site {
+    pub pki: Pki,
+    pub config: Config,
+}
+
+impl Site {
+    pub fn new() -> Self {
+        Self::with_policy(strongroom_kms::policy::SAMPLE)
+    }
+
+    pub fn with_policy(policy: &str) -> Self {
+        let pki = Pki::new();
+        let path = pki.path("policy.cedar");
+        std::fs::write(&path, policy).expect("the policy is written");
+        let config = Config {
+            listen: ([127, 0, 0, 1], 0).into(),
+            policy: path,
+            data_dir: pki.path("data"),
+            tls: pki.issue("kms", "service/kms"),
+            token: TokenConfig {
+                module: PathBuf::from("/nonexistent/module.so"),
+                label: "unused: the token is a stand-in".to_owned(),
+                pin_file: PathBuf::from("/nonexistent/pin"),
+            },
+        };
+        Self { pki, config }
+    }
+
+    /// Starts the service on `hsm` and waits until it has compared the token with its store.
+    pub async fn start<H: Hsm>(&self, hsm: &Arc<H>) -> Kms<'_> {
+        let kms = self.start_unready(hsm).await;
+        kms.wait_health(true).await;
+        kms
+    }
+
+    pub async fn start_unready<H: Hsm>(&self, hsm: &Arc<H>) -> Kms<'_> {
+        let listener = transport::bind(self.config.listen).await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (config, hsm) = (self.config.clone(), Arc::clone(hsm));
+        let task = tokio::spawn(async move {
+            let stop = async { _ = stopped.await };
+            strongroom_kms::serve(&config, hsm, listener, stop).await
+        });
+        Kms {
+            site: self,
+            address,
+            stop,
+            task,
+        }
+    }
+
+    pub fn audit_path(&self) -> PathBuf {
+        self.config.data_dir.join("audit.log")
+    }
+
+    pub fn audit(&self) -> Vec<Record> {
+        let text = std::fs::read_to_string(self.audit_path()).expect("an audit log");
+        text.lines()
+            .map(|line| serde_json::from_str(line).expect("a record"))
+            .collect()
+    }
+
+    pub fn remove_store(&self) {
+        std::fs::remove_file(self.config.data_dir.join("keys.redb")).expect("the store was there");
+    }
+}
+
+/// A running service.
+pub struct Kms<'a> {
+    site: &'a Site,
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), RunError>>,
+}
+
+impl Kms<'_> {
+    pub async fn stop(self) {
+        drop(self.stop);
+        self.task.await.expect("no panic").expect("a clean stop");
+    }
+
+    /// A connection as `who`: `user/alice`, `service/metadata`.
+    pub fn channel(&self, who: &str) -> Channel {
+        let files = self.site.pki.issue(&who.replace('/', "-"), who);
+        let remote = self.address.to_string().parse().expect("an address");
+        transport::connect(&remote, &pki::load(&files), Role::Kms)
+    }
+
+    pub fn as_user(&self, who: &str) -> Caller {
+        let channel = self.channel(who);
+        Caller {
+            admin: KeyAdminClient::new(channel.clone()),
+            mint: MintClient::new(channel.clone()),
+            unwrap: UnwrapClient::new(channel),
+        }
+    }
+
+    pub async fn healthy(&self, service: &str) -> bool {
+        let request = HealthCheckRequest {
+            service: service.to_owned(),
+        };
+        match HealthClient::new(self.channel("user/prober")).check(request).await {
+            Ok(answer) => answer.into_inner().status() == ServingStatus::Serving,
+            Err(_) => false,
+        }
+    }
+
+    pub async fn wait_health(&self, expected: bool) {
+        let started = Instant::now();
+        while self.healthy("").await != expected {
+            assert!(started.elapsed() < PATIENCE, "health did not become {expected}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// One identity's clients.
+pub struct Caller {
+    pub admin: KeyAdminClient<Channel>,
+    pub mint: MintClient<Channel>,
+    pub unwrap: UnwrapClient<Channel>,
+}
+
+pub type Answer<T> = Result<T, Failure>;
+
+fn answer<T>(result: Result<tonic::Response<T>, Status>) -> Answer<T> {
+    Ok(result?.into_inner())
+}
+
+impl Caller {
+    pub async fn create(&mut self, name: &str) -> Answer<pb::Key> {
+        self.create_as(name, RequestId::generate()).await
+    }
+
+    pub async fn create_as(&mut self, name: &str, id: RequestId) -> Answer<pb::Key> {
+        let request = pb::CreateKeyRequest {
+            name: name.to_owned(),
+            suite: String::new(),
+            request_id: id.into(),
+        };
+        answer(self.admin.create_key(request).await)
+    }
+
+    pub async fn roll(&mut self, name: &str) -> Answer<pb::Key> {
+        self.roll_as(name, RequestId::generate()).await
+    }
+
+    pub async fn roll_as(&mut self, name: &str, id: RequestId) -> Answer<pb::Key> {
+        let request = pb::RollKeyRequest {
+            name: name.to_owned(),
+            request_id: id.into(),
+        };
+        answer(self.admin.roll_key(request).await)
+    }
+
+    pub async fn confirm(&mut self, name: &str) -> Answer<pb::Key> {
+        let name = name.to_owned();
+        answer(self.admin.confirm_key(pb::ConfirmKeyRequest { name }).await)
+    }
+
+    pub async fn describe(&mut self, name: &str) -> Answer<pb::Key> {
+        let name = name.to_owned();
+        answer(self.admin.describe_key(pb::DescribeKeyRequest { name }).await)
+    }
+
+    pub async fn list(&mut self, after: &str, limit: u32) -> Answer<pb::ListKeysResponse> {
+        let after = after.to_owned();
+        answer(self.admin.list_keys(pb::ListKeysRequest { after, limit }).await)
+    }
+
+    /// `count` EDEKs.
+    pub async fn mint(&mut self, name: &str, zone: ZoneId, count: u32) -> Answer<Vec<pb::Edek>> {
+        let request = pb::MintRequest {
+            key_name: name.to_owned(),
+            zone_id: zone.into(),
+            count,
+        };
+        let minted = answer(self.mint.mint(request).await)?;
+        let edek = |wrapped| pb::Edek {
+            key_name: name.to_owned(),
+            key_version: minted.key_version,
+            zone_id: zone.into(),
+            suite: minted.suite.clone(),
+            wrapped,
+        };
+        Ok(minted.wrapped.into_iter().map(edek).collect())
+    }
+
+    pub async fn rewrap(&mut self, edeks: &[pb::Edek]) -> Answer<pb::RewrapResponse> {
+        let request = pb::RewrapRequest {
+            key_name: edeks[0].key_name.clone(),
+            zone_id: edeks[0].zone_id.clone(),
+            edeks: edeks.iter().map(wrapped_dek).collect(),
+        };
+        answer(self.mint.rewrap(request).await)
+    }
+
+    /// For each EDEK the DEK's bytes, or the reason and message of its failure.
+    pub async fn unwrap(&mut self, edeks: Vec<pb::Edek>) -> Answer<Vec<Result<Vec<u8>, Failure>>> {
+        let results = answer(self.unwrap.unwrap(pb::UnwrapRequest { edeks }).await)?.results;
+        Ok(results.into_iter().map(opened).collect())
+    }
+}
+
+fn wrapped_dek(edek: &pb::Edek) -> pb::WrappedDek {
+    pb::WrappedDek {
+        key_version: edek.key_version,
+        wrapped: edek.wrapped.clone(),
+    }
+}
+
+fn opened(result: pb::UnwrapResult) -> Result<Vec<u8>, Failure> {
+    match result.result.expect("a result") {
+        pb::unwrap_result::Result::Dek(dek) => Ok(dek.to_vec()),
+        pb::unwrap_result::Result::Failure(failure) => {
+            let reason: Reason = failure.reason.parse().expect("a known reason");
+            Err(Failure::new(reason, failure.message))
+        }
+    }
+}
