@@ -155,7 +155,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     Dev(#[from] DevError),
     /// A role's configuration.
-    #[error("the {role} configuration {} cannot be used", path.display())]
+    #[error("the {role} service cannot start")]
     RoleConfig {
         role: &'static str,
         path: PathBuf,

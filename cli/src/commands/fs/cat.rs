@@ -18,12 +18,13 @@ pub(super) async fn run(fs: &ZoneFs, paths: &[ZonePath], offset: u64, length: Op
 }
 
 /// Writes pieces as they come, cut at `left` bytes.
-async fn copy(mut reader: FileReader, offset: u64, mut left: u64) -> Result<(), Error> {
+async fn copy(reader: FileReader, offset: u64, mut left: u64) -> Result<(), Error> {
     if left == 0 || offset >= reader.len() {
         return Ok(());
     }
     let mut stream = reader.stream(offset);
-    while let Some(bytes) = stream.next().await? {
+    while let Some(bytes) = stream.next().await {
+        let bytes = bytes?;
         let take = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
         left -= take as u64;
         let piece = bytes.slice(..take);

@@ -148,13 +148,14 @@ impl Get {
 async fn fetch_file(fs: &ZoneFs, report: &Report, remote: &ZonePath, local: &Path, force: bool) -> Result<u64, Error> {
     let target = local.to_owned();
     blocking(move || replaceable(&target, force)).await?;
-    let mut reader = fs.open(remote).await?;
+    let reader = fs.open(remote).await?;
     let (stat, length) = (reader.stat().clone(), reader.len());
     let mut sink = Sink::Empty(local.to_owned());
     let mut stream = reader.stream(0);
     let mut found = 0;
     let mut piece = Vec::new();
-    while let Some(bytes) = stream.next().await? {
+    while let Some(bytes) = stream.next().await {
+        let bytes = bytes?;
         found += bytes.len() as u64;
         report.advance(bytes.len());
         piece.extend_from_slice(&bytes);

@@ -71,6 +71,7 @@ struct Put {
 impl Put {
     /// Decides where each source goes, as `cp` does: into a directory that exists, else the target is the new name.
     async fn roots(&self, args: &PutArgs, target: &ZonePath) -> Result<Vec<Root>, Error> {
+        args.sources.iter().try_for_each(|local| self.check_source(local))?;
         let found = look_up(&self.fs, target).await?;
         let into_directory = found.is_some_and(|found| found.kind == FileKind::Directory);
         if args.sources.len() > 1 && !into_directory {
@@ -82,7 +83,6 @@ impl Put {
         }
         let mut roots = Vec::new();
         for local in &args.sources {
-            self.check_source(local)?;
             let remote = match own_name(local)? {
                 Some(name) if into_directory => target.join(&name)?,
                 _ => target.clone(),

@@ -1,0 +1,209 @@
+//! What the executable says to bad input, without any service: message and exit code.
+
+use std::net::TcpListener;
+
+use crate::support::{Home, set_mode};
+
+/// Runs each row's command in `home` and compares its exit code and what standard error must say.
+fn check(home: &Home, rows: &[(&[&str], i32, &[&str])]) {
+    for (arguments, code, words) in rows {
+        let outcome = home.run(arguments);
+        assert_eq!(outcome.code, Some(*code), "{arguments:?}: {}", outcome.stderr);
+        for word in *words {
+            assert!(
+                outcome.stderr.contains(word),
+                "{arguments:?} does not say {word:?}: {}",
+                outcome.stderr
+            );
+        }
+    }
+}
+
+#[test]
+fn usage() {
+    let rows: [(&[&str], i32, &[&str]); 9] = [
+        (&[], 2, &["Usage: strongroom"]),
+        (&["frobnicate"], 2, &["unrecognized subcommand 'frobnicate'"]),
+        (&["key", "create"], 2, &["<NAME>"]),
+        (
+            &["key", "create", "no spaces"],
+            2,
+            &["key name \"no spaces\" is not valid", "A-Z a-z 0-9"],
+        ),
+        (&["key", "create", "k", "--suite", "rot13"], 2, &["known suites: kw"]),
+        (&["fs", "put", "x"], 2, &["<REMOTE>"]),
+        (&["fs", "put", "--jobs", "0", "x", "/x"], 2, &["0 is not in 1..=256"]),
+        (&["fs", "mkdir", "--mode", "999", "/x"], 2, &["octal"]),
+        (&["dev", "--port-base", "80"], 2, &["--port-base 80", "1024 to 65531"]),
+    ];
+    check(&Home::new(), &rows[..8]);
+    let module = env!("CARGO_BIN_EXE_strongroom");
+    let home = Home::new();
+    check(
+        &home,
+        &[(
+            &["dev", "--port-base", "80", "--pkcs11-module", module],
+            rows[8].1,
+            rows[8].2,
+        )],
+    );
+}
+
+#[test]
+fn profiles_and_identities() {
+    check(
+        &Home::new(),
+        &[
+            (
+                &["key", "list"],
+                3,
+                &[
+                    "no client profile at",
+                    "/.config/strongroom/profile.toml",
+                    "strongroom dev",
+                    "--profile",
+                ],
+            ),
+            (
+                &["--profile", "/no/such", "status"],
+                3,
+                &["no client profile at /no/such"],
+            ),
+        ],
+    );
+    let home = Home::with_profile();
+    home.write("broken.toml", "kms = 3\n");
+    check(
+        &home,
+        &[
+            (
+                &["--as", "bob", "fs", "ls", "/"],
+                2,
+                &["no identity bob", "it has: alice"],
+            ),
+            (
+                &["--profile", "{home}/broken.toml", "fs", "ls"],
+                1,
+                &["broken.toml is not valid", "line 1"],
+            ),
+        ],
+    );
+    set_mode(&home.path(".config/strongroom/alice.key"), 0o644);
+    check(
+        &home,
+        &[(
+            &["fs", "ls", "/"],
+            1,
+            &["the identity alice cannot be used", "chmod 600"],
+        )],
+    );
+}
+
+#[test]
+fn paths_and_local_files() {
+    let home = Home::with_profile();
+    home.write("dir/file", "x");
+    check(
+        &home,
+        &[
+            (
+                &["fs", "ls", "relative"],
+                2,
+                &["path \"relative\" is not valid", "start with /"],
+            ),
+            (&["fs", "stat", "/a/../b"], 2, &["must not be . or .."]),
+            (
+                &["fs", "mkdir", &format!("/{}", "x".repeat(256))],
+                2,
+                &["at most 255 bytes"],
+            ),
+            (&["zone", "info", "zone"], 2, &["start with /"]),
+            (&["fs", "put", "{home}/none", "/z"], 3, &["cannot read", "/none"]),
+            (&["fs", "put", "{home}/dir", "/z"], 2, &["is a directory", "-r"]),
+            (
+                &["fs", "get", "/a", "/b", "{home}/none"],
+                2,
+                &["is no directory", "2 sources"],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn services_that_nobody_runs() {
+    let home = Home::with_profile();
+    check(
+        &home,
+        &[
+            (&["key", "list"], 5, &["cannot reach the kms service at localhost:1"]),
+            (
+                &["fs", "ls", "/"],
+                5,
+                &["cannot reach the metadata service at localhost:1"],
+            ),
+        ],
+    );
+    let outcome = home.run(&["--json", "status"]);
+    let error: serde_json::Value = serde_json::from_str(&outcome.stderr).expect("one JSON document");
+    assert_eq!(error["error"]["exit_code"], 5);
+    assert_eq!(error["error"]["reason"], "unavailable");
+    assert_eq!(outcome.stdout, "");
+}
+
+#[test]
+fn role_configurations() {
+    let home = Home::new();
+    home.write("typo.toml", "listn = \"127.0.0.1:1\"\n");
+    for role in ["kms", "metadata", "block"] {
+        check(
+            &home,
+            &[
+                (
+                    &[role, "--config", "{home}/none.toml"],
+                    3,
+                    &[role, "none.toml", "No such file"],
+                ),
+                (
+                    &[role, "--config", "{home}/typo.toml"],
+                    1,
+                    &["typo.toml", "unknown field `listn`"],
+                ),
+                (&[role], 2, &["--config <FILE>"]),
+            ],
+        );
+    }
+}
+
+#[test]
+fn dev_says_why_it_does_not_start() {
+    let home = Home::new();
+    home.write("newer/VERSION", "2\n");
+    home.write("foreign/thesis.tex", "x");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("bound").port();
+    let base = (port - 2).to_string();
+    // Any file does for a library: none of these starts gets as far as loading it.
+    let module = env!("CARGO_BIN_EXE_strongroom");
+    let dev = |directory| ["dev", "--pkcs11-module", module, "--data-dir", directory];
+    check(
+        &home,
+        &[
+            (
+                &dev("{home}/newer"),
+                1,
+                &["newer version of strongroom (format 2", "--data-dir"],
+            ),
+            (&dev("{home}/foreign"), 8, &["holds other files", "--data-dir"]),
+            (
+                &["dev", "--pkcs11-module", "/no.so"],
+                3,
+                &["/no.so does not exist", "apt-get install softhsm2"],
+            ),
+            (
+                &[&dev("{home}/data")[..], &["--port-base", &base]].concat(),
+                8,
+                &[&format!("port {port} for block-1 is taken by pid"), "--port-base"],
+            ),
+        ],
+    );
+}
