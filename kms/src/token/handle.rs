@@ -69,7 +69,7 @@ impl Token {
         let (phase_sender, phase) = watch::channel(Phase::Starting);
         let (state_sender, state) = watch::channel(TokenState::Starting);
         let (stop, stopped) = watch::channel(false);
-        let supervisor = Supervisor::new(executable, config, mark, phase_sender, state_sender);
+        let supervisor = Supervisor::new(executable, config, mark, phase_sender, state_sender)?;
         let task = tokio::spawn(supervisor.run(stopped));
         let token = Self(Arc::new(Inner {
             phase,

@@ -92,16 +92,22 @@ pub enum InitError {
 /// # Errors
 /// [`InitError`]; a token that exists is never touched.
 pub fn init_token(options: InitOptions) -> Result<InitReport, InitError> {
-    check_label(&options.label)?;
-    let so_pin = Pin::read(&options.so_pin_file)?;
-    let pin = Pin::read(&options.pin_file)?;
-    let module = Module::load(&options.module)?;
-    refuse_existing(&module, &options.label)?;
+    let InitOptions {
+        module,
+        label,
+        so_pin_file,
+        pin_file,
+    } = options;
+    check_label(&label)?;
+    let so_pin = Pin::read(&so_pin_file)?;
+    let pin = Pin::read(&pin_file)?;
+    let module = Module::load(&module)?;
+    refuse_existing(&module, &label)?;
     let slot = free_slot(&module)?;
     let info = module.token_info(slot)?;
-    check_length(&info, &so_pin, &options.so_pin_file)?;
-    check_length(&info, &pin, &options.pin_file)?;
-    initialise(module.pkcs11(), slot, &options.label, &so_pin, &pin)?;
+    check_length(&info, &so_pin, &so_pin_file)?;
+    check_length(&info, &pin, &pin_file)?;
+    initialise(module.pkcs11(), slot, &label, &so_pin, &pin)?;
     let info = module.token_info(slot)?;
     Ok(InitReport {
         label: label_of(&info).to_owned(),

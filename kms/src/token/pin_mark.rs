@@ -70,14 +70,14 @@ impl PinMark {
     }
 
     /// The state of the PIN file that was rejected, if one was.
-    pub(super) fn rejected(&self) -> Option<Fingerprint> {
+    ///
+    /// # Errors
+    /// [`MarkError`] if there is a mark that cannot be read: it must not be taken for none.
+    pub(super) fn rejected(&self) -> Result<Option<Fingerprint>, MarkError> {
         match fs::read_to_string(self.path()) {
-            Ok(text) => Some(Fingerprint(Some(text))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => {
-                tracing::error!(%error, path = %self.path().display(), "the mark of a rejected PIN cannot be read");
-                None
-            }
+            Ok(text) => Ok(Some(Fingerprint(Some(text)))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(self.error(source)),
         }
     }
 
@@ -142,18 +142,18 @@ mod tests {
         };
         let mark = PinMark::open(&directory.path().join("state"), &config).expect("writable");
         assert!(!mark.fingerprint().is_known());
-        assert_eq!(mark.rejected(), None);
+        assert_eq!(mark.rejected().expect("readable"), None);
 
         fs::write(&config.pin_file, "4711-secret").expect("writable");
         let tried = mark.fingerprint();
         mark.record(&tried).expect("writable");
-        assert_eq!(mark.rejected(), Some(mark.fingerprint()));
+        assert_eq!(mark.rejected().expect("readable"), Some(mark.fingerprint()));
         let text = fs::read_to_string(mark.path()).expect("readable");
         assert!(!text.contains("4711"), "{text}");
 
         fs::write(&config.pin_file, "0815-secrets").expect("writable");
-        assert_ne!(mark.rejected(), Some(mark.fingerprint()));
+        assert_ne!(mark.rejected().expect("readable"), Some(mark.fingerprint()));
         mark.clear();
-        assert_eq!(mark.rejected(), None);
+        assert_eq!(mark.rejected().expect("readable"), None);
     }
 }

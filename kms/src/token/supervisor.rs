@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    TokenConfig, TokenState,
+    MarkError, TokenConfig, TokenState,
     link::{End, Fault, Link, Worker},
     pb,
     pin_mark::{Fingerprint, PinMark},
@@ -54,7 +54,7 @@ pub(super) struct Supervisor {
 
 /// How the start of a worker went.
 enum Started {
-    Ready(Worker),
+    Ready(Box<Worker>),
     PinRejected(Failure),
     Failed(String),
 }
@@ -66,9 +66,9 @@ impl Supervisor {
         mark: PinMark,
         phase: watch::Sender<Phase>,
         state: watch::Sender<TokenState>,
-    ) -> Self {
-        let rejected = mark.rejected();
-        Self {
+    ) -> Result<Self, MarkError> {
+        let rejected = mark.rejected()?;
+        Ok(Self {
             executable,
             config,
             mark,
@@ -76,7 +76,7 @@ impl Supervisor {
             phase,
             state,
             generation: 0,
-        }
+        })
     }
 
     /// Supervises until `stop` turns true or its sender goes.
@@ -120,7 +120,7 @@ impl Supervisor {
         }
     }
 
-    async fn serve(&mut self, mut worker: Worker) -> Duration {
+    async fn serve(&mut self, mut worker: Box<Worker>) -> Duration {
         let since = Instant::now();
         tracing::info!(token = self.config.label, pid = worker.pid(), "the token is ready");
         self.publish(Phase::Ready(worker.link.clone()));
@@ -169,7 +169,7 @@ impl Supervisor {
         let answer = timeout(CALL_TIMEOUT, client.inspect(pb::InspectRequest {})).await;
         drop(client);
         match answer {
-            Ok(Ok(_)) => Started::Ready(worker),
+            Ok(Ok(_)) => Started::Ready(Box::new(worker)),
             Ok(Err(status)) => {
                 let failure = Failure::from(status);
                 worker.end().await;

@@ -1,7 +1,7 @@
 //! EDEKs: minted, unwrapped and re-wrapped, and bound to key, version and zone.
 
 use bytes::Bytes;
-use strongroom_kms::token::Token;
+use strongroom_kms::token::{Token, WireDek};
 use strongroom_proto::{Edek, EdekSuite, KeyVersion, Reason};
 
 use crate::fixture::{Fixture, name, zone};
@@ -23,7 +23,7 @@ async fn deks(token: &Token, edeks: &[Edek]) -> Vec<Result<Bytes, Reason>> {
     let results = token.unwrap(edeks).await.expect("the call succeeds");
     results
         .into_iter()
-        .map(|result| result.map(|dek| dek.into_wire()).map_err(|failure| failure.reason))
+        .map(|result| result.map(WireDek::into_wire).map_err(|failure| failure.reason))
         .collect()
 }
 

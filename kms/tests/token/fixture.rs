@@ -55,9 +55,11 @@ impl Fixture {
     /// The program that supervisors start. It notes each start, with its process id, before it becomes the worker.
     fn write_worker(&self) {
         let script = format!(
-            "#!/bin/sh\necho $$ >> '{}'\nSOFTHSM2_CONF='{}' exec '{}' \"$@\"\n",
+            "#!/bin/sh\necho $$ >> '{}'\nSOFTHSM2_CONF='{}' FAULTS='{}' FAULTS_MODULE='{}' exec '{}' \"$@\"\n",
             self.path("starts").display(),
             self.path("softhsm2.conf").display(),
+            self.path("faults").display(),
+            module().display(),
             program().display(),
         );
         fs::write(self.worker(), script).expect("writable");
@@ -77,6 +79,21 @@ impl Fixture {
             .env("SOFTHSM2_CONF", self.path("softhsm2.conf"))
             .output()
             .expect("the example token_worker is built with the tests")
+    }
+
+    /// Runs the probe, which goes past the token layer, and gives its output.
+    pub(crate) fn probe(&self, command: &str, rest: &[&str]) -> String {
+        let output = Command::new(example("token_probe"))
+            .arg(command)
+            .arg(module())
+            .arg(LABEL)
+            .arg(self.path("pin"))
+            .args(rest)
+            .env("SOFTHSM2_CONF", self.path("softhsm2.conf"))
+            .output()
+            .expect("the example token_probe is built with the tests");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -115,7 +132,7 @@ impl Fixture {
         text.lines().map(|line| line.parse().expect("a process id")).collect()
     }
 
-    /// Runs OpenSC-free checks on the token from another process.
+    /// Sends a signal to the youngest worker.
     pub(crate) fn signal_worker(&self, signal: &str) {
         let pid = *self.starts().last().expect("a worker was started");
         let status = Command::new("kill")
@@ -139,9 +156,13 @@ pub(crate) fn module() -> PathBuf {
 
 /// The example, which `cargo test` builds beside the tests.
 fn program() -> PathBuf {
+    example("token_worker")
+}
+
+fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a running test has a path");
     let deps = test.parent().expect("target/debug/deps");
-    let program = deps.with_file_name("examples").join("token_worker");
+    let program = deps.with_file_name("examples").join(name);
     assert!(
         program.exists(),
         "build it with: cargo build -p strongroom-kms --examples"

@@ -3,7 +3,7 @@
 use strongroom_kms::token::{Token, TokenKeyVersion};
 use strongroom_proto::{EdekSuite, KeyName, KeyVersion, Reason};
 
-use crate::fixture::{Fixture, LABEL, name};
+use crate::fixture::{Fixture, LABEL, name, zone};
 
 async fn generate(token: &Token, key: &KeyName, version: u32) -> TokenKeyVersion {
     let made = token.generate(key, KeyVersion(version), EdekSuite::Kw).await;
@@ -62,4 +62,83 @@ async fn the_profile_names_token_library_and_suites() {
         );
     }
     assert_eq!(profile.suites, [EdekSuite::Kw]);
+}
+
+#[tokio::test]
+async fn a_zone_key_derives_and_does_nothing_else() {
+    let fixture = Fixture::new();
+    let token = fixture.start().await;
+    generate(&token, &name("payroll"), 0).await;
+    token
+        .mint(&name("payroll"), KeyVersion(0), &zone(1), 3)
+        .await
+        .expect("minted");
+    // Another process sees the one token object: DEKs and wrapping keys live in the worker's session only.
+    let expected = "strongroom:1:kw:payroll@0 ValueLen(32) Token(true) Private(true) Sensitive(true) \
+                    AlwaysSensitive(true) Extractable(false) NeverExtractable(true) Local(true) Modifiable(false) \
+                    Encrypt(false) Decrypt(false) Sign(false) Verify(false) Wrap(false) Unwrap(false) Derive(true) \
+                    AllowedMechanisms(CKM_AES_CBC_ENCRYPT_DATA)\n";
+    assert_eq!(fixture.probe("dump", &[]), expected);
+}
+
+#[tokio::test]
+async fn two_objects_of_one_version_are_an_error_that_names_both() {
+    let fixture = Fixture::new();
+    let token = fixture.start().await;
+    let made = generate(&token, &name("payroll"), 0).await;
+    let sound = generate(&token, &name("sound"), 0).await;
+    let planted = "000102030405060708090a0b0c0d0e0f";
+    fixture.probe("plant", &["strongroom:1:kw:payroll@0", planted, "no"]);
+    let failure = token.list_versions().await.expect_err("which one is it?");
+    assert_eq!(failure.reason, Reason::TokenRefused);
+    for part in ["strongroom:1:kw:payroll@0", planted, &made.token_id.to_string()] {
+        assert!(failure.message.contains(part), "{failure}");
+    }
+    let failure = token
+        .mint(&made.key, made.version, &zone(1), 1)
+        .await
+        .expect_err("which one is it?");
+    assert_eq!(failure.reason, Reason::KeyVersionUnusable);
+    assert!(
+        token.mint(&sound.key, sound.version, &zone(1), 1).await.is_ok(),
+        "other keys work on"
+    );
+}
+
+#[tokio::test]
+async fn foreign_and_unfit_objects_are_left_out() {
+    let fixture = Fixture::new();
+    let token = fixture.start().await;
+    let id = "000102030405060708090a0b0c0d0e0f";
+    for (label, id, modifiable) in [
+        ("someone else's", id, "no"),
+        ("strongroom:1:kw:payroll", id, "no"),
+        ("strongroom:1:kw:payroll@00", id, "no"),
+        ("strongroom:1:kw:payroll@1", "00", "no"),
+        ("strongroom:1:kw:payroll@2", id, "yes"),
+    ] {
+        fixture.probe("plant", &[label, id, modifiable]);
+    }
+    assert_eq!(token.list_versions().await.expect("listed"), []);
+    let failure = token
+        .generate(&name("payroll"), KeyVersion(2), EdekSuite::Kw)
+        .await
+        .expect_err("there, if unfit");
+    assert_eq!(failure.reason, Reason::AlreadyExists);
+}
+
+#[tokio::test]
+async fn a_version_that_another_process_made_is_found() {
+    let fixture = Fixture::new();
+    let token = fixture.start().await;
+    fixture.probe(
+        "plant",
+        &["strongroom:1:kw:payroll@0", "000102030405060708090a0b0c0d0e0f", "no"],
+    );
+    // The token is searched again at most once a second.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while token.mint(&name("payroll"), KeyVersion(0), &zone(1), 1).await.is_err() {
+        assert!(std::time::Instant::now() < deadline, "the new version is not found");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
 }

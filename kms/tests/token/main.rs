@@ -2,6 +2,7 @@
 
 mod bench;
 mod edeks;
+mod faults;
 mod fixture;
 mod keys;
 mod pins;

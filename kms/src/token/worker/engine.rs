@@ -13,7 +13,7 @@ use super::{
     WorkerOptions,
     index::Index,
     profile,
-    queue::{Gone, Job},
+    queue::{Access, Gone, Job},
     remedy::{Remedy, Trouble, remedy_of, while_doing},
     vault::Vault,
 };
@@ -26,14 +26,16 @@ pub(super) fn serve(options: &WorkerOptions, jobs: &Receiver<Job>) {
         tracing::error!(reason = %failure.reason, "{failure}");
     }
     while let Ok(job) = jobs.recv() {
-        job.run(engine.as_mut().map_err(|failure| &*failure));
-        match engine
-            .as_mut()
-            .map(|engine| std::mem::replace(&mut engine.outlook, Outlook::Good))
-        {
-            Ok(Outlook::Good) | Err(_) => {}
-            Ok(Outlook::Refusing(failure)) => engine = Err(failure),
-            Ok(Outlook::Gone) => return,
+        match &mut engine {
+            Err(failure) => job.run(Access::Refused(failure)),
+            Ok(open) => {
+                job.run(Access::Open(open));
+                match std::mem::replace(&mut open.outlook, Outlook::Good) {
+                    Outlook::Good => {}
+                    Outlook::Refusing(failure) => engine = Err(failure),
+                    Outlook::Gone => return,
+                }
+            }
         }
     }
 }

@@ -15,8 +15,16 @@ const CALLS_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) struct Queue(SyncSender<Job>);
 
-/// What the token's thread is asked to do: runs against the open engine, or against the reason why there is none.
-pub(super) struct Job(Box<dyn FnOnce(Result<&mut Engine, &Failure>) + Send>);
+/// What the token's thread is asked to do.
+pub(super) struct Job(Box<dyn FnOnce(Access<'_>) + Send>);
+
+/// What a job gets to work with.
+pub(super) enum Access<'a> {
+    /// The open token.
+    Open(&'a mut Engine),
+    /// Why there is none.
+    Refused(&'a Failure),
+}
 
 /// The token is lost for this process: the call is left unanswered, and the key service starts another worker.
 #[derive(Debug)]
@@ -34,13 +42,13 @@ impl Queue {
         operation: impl FnOnce(&mut Engine) -> Result<Result<T, Failure>, Gone> + Send + 'static,
     ) -> Result<T, Status> {
         let (reply, answer) = oneshot::channel();
-        let job = Job(Box::new(move |engine| {
+        let job = Job(Box::new(move |access: Access<'_>| {
             if reply.is_closed() {
                 return;
             }
-            let outcome = match engine {
-                Ok(engine) => operation(engine),
-                Err(failure) => Ok(Err(failure.clone())),
+            let outcome = match access {
+                Access::Open(engine) => operation(engine),
+                Access::Refused(failure) => Ok(Err(failure.clone())),
             };
             if let Ok(outcome) = outcome {
                 // A caller that went away meanwhile has no use for it.
@@ -60,8 +68,8 @@ impl Queue {
 }
 
 impl Job {
-    pub(super) fn run(self, engine: Result<&mut Engine, &Failure>) {
-        (self.0)(engine);
+    pub(super) fn run(self, access: Access<'_>) {
+        (self.0)(access);
     }
 }
 

@@ -4,9 +4,10 @@ use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, Reason, limits::
 use tonic::{Request, Response, Status};
 
 use super::{
+    engine::Engine,
     label::KeyLabel,
     queue::Queue,
-    vault::{RewrapItem, UnwrapItem},
+    vault::{RewrapItem, UnwrapItem, Vault},
 };
 use crate::token::{
     pb::{self, token_worker_server::TokenWorker},
@@ -28,7 +29,7 @@ impl Service {
 #[tonic::async_trait]
 impl TokenWorker for Service {
     async fn inspect(&self, _: Request<pb::InspectRequest>) -> Result<Response<pb::TokenProfile>, Status> {
-        let profile = self.queue.call(super::engine::Engine::inspect).await?;
+        let profile = self.queue.call(Engine::inspect).await?;
         Ok(Response::new(profile.into()))
     }
 
@@ -36,7 +37,7 @@ impl TokenWorker for Service {
         &self,
         _: Request<pb::ListVersionsRequest>,
     ) -> Result<Response<pb::ListVersionsResponse>, Status> {
-        let versions = self.queue.call(|engine| engine.run(true, |vault| vault.list())).await?;
+        let versions = self.queue.call(|engine| engine.run(true, Vault::list)).await?;
         Ok(Response::new(pb::ListVersionsResponse {
             versions: versions.into_iter().map(Into::into).collect(),
         }))
@@ -48,7 +49,7 @@ impl TokenWorker for Service {
     ) -> Result<Response<pb::TokenKeyVersion>, Status> {
         let label = parse_label(&request.into_inner())?;
         // Not repeated: the first attempt may have made the key.
-        let call = move |engine: &mut super::engine::Engine| engine.run(false, |vault| vault.generate(label.clone()));
+        let call = move |engine: &mut Engine| engine.run(false, |vault| vault.generate(label.clone()));
         let version = self.queue.call(call).await?;
         Ok(Response::new(version.into()))
     }
@@ -58,9 +59,7 @@ impl TokenWorker for Service {
         let (name, version, zone) = parse_key_ref(request.key)?;
         let count = usize::try_from(request.count).unwrap_or(usize::MAX);
         check_count(count)?;
-        let call = move |engine: &mut super::engine::Engine| {
-            engine.run(true, |vault| vault.mint(&name, version, &zone, count))
-        };
+        let call = move |engine: &mut Engine| engine.run(true, |vault| vault.mint(&name, version, &zone, count));
         let wrapped = self.queue.call(call).await?;
         Ok(Response::new(pb::MintResponse { wrapped }))
     }
@@ -77,8 +76,7 @@ impl TokenWorker for Service {
                 wrapped: item.wrapped,
             })
             .collect();
-        let call =
-            move |engine: &mut super::engine::Engine| engine.run(true, |vault| vault.rewrap(&name, to, &zone, &items));
+        let call = move |engine: &mut Engine| engine.run(true, |vault| vault.rewrap(&name, to, &zone, &items));
         let results = self.queue.call(call).await?;
         Ok(Response::new(pb::RewrapResponse {
             results: results.into_iter().map(item_to_wire).collect(),
@@ -93,7 +91,7 @@ impl TokenWorker for Service {
             .into_iter()
             .map(parse_unwrap_item)
             .collect::<Result<Vec<_>, _>>()?;
-        let call = move |engine: &mut super::engine::Engine| engine.run(true, |vault| vault.unwrap(&items));
+        let call = move |engine: &mut Engine| engine.run(true, |vault| vault.unwrap(&items));
         let results = self.queue.call(call).await?;
         Ok(Response::new(pb::UnwrapResponse {
             results: results.into_iter().map(item_to_wire).collect(),

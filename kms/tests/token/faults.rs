@@ -1,0 +1,218 @@
+//! A token that fails in the middle: lost sessions, a lost device, codes that say nothing, attributes that are wrong. The
+//! failures come from a module in front of SoftHSM2 (`faulty.c`).
+
+use std::{fs, path::PathBuf, process::Command};
+
+use strongroom_kms::token::{Token, TokenConfig, TokenState};
+use strongroom_proto::{Edek, EdekSuite, Failure, KeyVersion, Reason};
+
+use crate::fixture::{Fixture, name, reaches, write_secret, zone};
+
+const V0: KeyVersion = KeyVersion(0);
+const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/token/faulty.c");
+
+/// The codes of PKCS#11 that the tests inject.
+const GENERAL_ERROR: &str = "5";
+const DEVICE_REMOVED: &str = "32";
+const SESSION_HANDLE_INVALID: &str = "b3";
+const PIN_LOCKED: &str = "a4";
+
+struct Faulty {
+    fixture: Fixture,
+    module: PathBuf,
+}
+
+impl Faulty {
+    fn new() -> Self {
+        let fixture = Fixture::new();
+        let module = fixture.path("faulty.so");
+        let status = Command::new("cc")
+            .args(["-shared", "-fPIC", "-O1", "-o"])
+            .arg(&module)
+            .args([SOURCE, "-ldl"])
+            .status();
+        assert!(status.expect("a C compiler is there").success());
+        fs::create_dir(fixture.path("faults")).expect("fresh directory");
+        Self { fixture, module }
+    }
+
+    fn config(&self) -> TokenConfig {
+        TokenConfig {
+            module: self.module.clone(),
+            ..self.fixture.config()
+        }
+    }
+
+    async fn start(&self) -> Token {
+        let token = self.fixture.try_start(self.config()).await.expect("all is there");
+        assert_eq!(*token.subscribe().borrow(), TokenState::Ready);
+        token
+    }
+
+    /// A token with one key version, and an EDEK of it.
+    async fn start_with_edek(&self) -> (Token, Edek) {
+        let token = self.start().await;
+        let made = token.generate(&name("payroll"), V0, EdekSuite::Kw).await;
+        made.expect("a fresh version");
+        let wrapped = token
+            .mint(&name("payroll"), V0, &zone(1), 1)
+            .await
+            .expect("minted")
+            .remove(0);
+        let edek = Edek {
+            key: name("payroll"),
+            version: V0,
+            zone: zone(1),
+            suite: EdekSuite::Kw,
+            wrapped,
+        };
+        (token, edek)
+    }
+
+    /// The next `count` calls of a function fail.
+    fn fail(&self, function: &str, code: &str, count: usize) {
+        let path = self.fixture.path("faults").join(function);
+        fs::write(path, format!("{code} {count}")).expect("writable");
+    }
+
+    fn logins(&self) -> usize {
+        let text = fs::read_to_string(self.fixture.path("faults/logins")).unwrap_or_default();
+        text.lines().count()
+    }
+}
+
+async fn unwrap_one(token: &Token, edek: &Edek) -> Result<(), Failure> {
+    let mut results = token.unwrap(std::slice::from_ref(edek)).await?;
+    results.remove(0).map(drop)
+}
+
+#[tokio::test]
+async fn a_lost_session_is_opened_anew_within_the_call() {
+    let faulty = Faulty::new();
+    let (token, edek) = faulty.start_with_edek().await;
+    assert_eq!(faulty.logins(), 1);
+    for (number, function) in ["GenerateKey", "WrapKey"].into_iter().enumerate() {
+        faulty.fail(function, SESSION_HANDLE_INVALID, 1);
+        let minted = token.mint(&name("payroll"), V0, &zone(1), 50).await;
+        assert_eq!(minted.expect("repeated").len(), 50, "{function}");
+        assert_eq!(faulty.logins(), 2 + number);
+    }
+    faulty.fail("UnwrapKey", SESSION_HANDLE_INVALID, 1);
+    unwrap_one(&token, &edek).await.expect("repeated");
+    assert_eq!(faulty.logins(), 4);
+    assert_eq!(faulty.fixture.starts().len(), 1, "no worker was lost");
+}
+
+#[tokio::test]
+async fn a_session_that_is_lost_again_and_again_ends_the_call() {
+    let faulty = Faulty::new();
+    let (token, edek) = faulty.start_with_edek().await;
+    faulty.fail("UnwrapKey", SESSION_HANDLE_INVALID, 2);
+    let failure = unwrap_one(&token, &edek).await.expect_err("lost twice");
+    assert_eq!(failure.reason, Reason::TokenUnavailable);
+    unwrap_one(&token, &edek).await.expect("the next call finds a session");
+}
+
+#[tokio::test]
+async fn a_lost_device_costs_a_worker_and_no_call() {
+    let faulty = Faulty::new();
+    let (token, edek) = faulty.start_with_edek().await;
+    faulty.fail("UnwrapKey", DEVICE_REMOVED, 1);
+    unwrap_one(&token, &edek).await.expect("repeated by another worker");
+    assert_eq!(faulty.fixture.starts().len(), 2);
+}
+
+#[tokio::test]
+async fn a_failing_token_does_not_make_a_good_edek_look_bad() {
+    let faulty = Faulty::new();
+    let (token, edek) = faulty.start_with_edek().await;
+    for count in [2, 4] {
+        faulty.fail("UnwrapKey", GENERAL_ERROR, count);
+        let outcome = unwrap_one(&token, &edek).await;
+        let reason = outcome.err().map(|failure| failure.reason);
+        assert_ne!(reason, Some(Reason::EdekInvalid), "after {count} failures");
+        _ = fs::remove_file(faulty.fixture.path("faults/UnwrapKey"));
+    }
+    unwrap_one(&token, &edek).await.expect("the token works again");
+}
+
+#[tokio::test]
+async fn a_key_that_was_ever_extractable_is_destroyed_again() {
+    let faulty = Faulty::new();
+    let token = faulty.start().await;
+    let lie = faulty.fixture.path("faults/exportable");
+    fs::write(&lie, "").expect("writable");
+    let failure = token
+        .generate(&name("payroll"), V0, EdekSuite::Kw)
+        .await
+        .expect_err("not as asked for");
+    assert_eq!(failure.reason, Reason::TokenRefused);
+    assert!(failure.message.contains("destroyed again"), "{failure}");
+    fs::remove_file(&lie).expect("own file");
+    assert_eq!(token.list_versions().await.expect("listed"), []);
+    token
+        .generate(&name("payroll"), V0, EdekSuite::Kw)
+        .await
+        .expect("the version is free");
+
+    fs::write(&lie, "").expect("writable");
+    assert_eq!(
+        token.list_versions().await.expect("listed"),
+        [],
+        "not used while it reads back wrong"
+    );
+    let failure = token
+        .mint(&name("payroll"), V0, &zone(1), 1)
+        .await
+        .expect_err("not used");
+    assert_eq!(failure.reason, Reason::KeyVersionUnusable);
+    assert!(failure.message.contains("CKA_ID"), "{failure}");
+    let failure = token
+        .generate(&name("payroll"), V0, EdekSuite::Kw)
+        .await
+        .expect_err("there all the same");
+    assert_eq!(failure.reason, Reason::AlreadyExists);
+}
+
+#[tokio::test]
+async fn a_canary_that_does_not_sing_leaves_no_key() {
+    let faulty = Faulty::new();
+    let token = faulty.start().await;
+    // The first wrap of the canary.
+    faulty.fail("WrapKey", "69", 1);
+    let failure = token
+        .generate(&name("payroll"), V0, EdekSuite::Kw)
+        .await
+        .expect_err("no canary");
+    assert_eq!(failure.reason, Reason::TokenRefused);
+    assert_eq!(token.list_versions().await.expect("listed"), []);
+}
+
+#[tokio::test]
+async fn a_wrong_pin_is_given_to_the_token_once() {
+    let faulty = Faulty::new();
+    write_secret(&faulty.fixture.path("pin"), "0000-wrong");
+    for _ in 0..2 {
+        let token = faulty.fixture.try_start(faulty.config()).await.expect("all is there");
+        for _ in 0..3 {
+            let failure = token.profile().await.expect_err("wrong PIN");
+            assert_eq!(failure.reason, Reason::PinRejected);
+        }
+        token.stop().await;
+    }
+    assert_eq!(faulty.logins(), 1);
+}
+
+#[tokio::test]
+async fn a_pin_that_is_locked_while_the_worker_runs_is_not_tried_again() {
+    let faulty = Faulty::new();
+    let (token, edek) = faulty.start_with_edek().await;
+    faulty.fail("Login", PIN_LOCKED, 1);
+    faulty.fail("UnwrapKey", SESSION_HANDLE_INVALID, 1);
+    let failure = unwrap_one(&token, &edek).await.expect_err("no login any more");
+    assert_eq!(failure.reason, Reason::PinRejected);
+    reaches(&token, |state| *state == TokenState::PinRejected).await;
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    assert_eq!(faulty.logins(), 2, "one at the start, one that was refused");
+    assert!(faulty.fixture.path("state/pin-rejected").exists());
+}
