@@ -268,6 +268,14 @@ impl Dev {
         fs::rename(config.with_extension("held"), &config).expect("the role was taken down");
     }
 
+    /// Puts a line before a role's configuration and starts the role anew. Lasts until `dev` itself starts again.
+    pub fn configure(&self, role: &str, line: &str) {
+        let config = self.data(&format!("config/{role}.toml"));
+        let text = fs::read_to_string(&config).expect("dev wrote the configuration");
+        fs::write(&config, format!("{line}\n{text}")).expect("own file");
+        self.crash(role);
+    }
+
     /// Stops all processes with SIGTERM and waits for the end.
     pub fn stop(&mut self) -> ExitStatus {
         self.stop_with(Signal::TERM)

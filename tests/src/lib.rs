@@ -9,15 +9,19 @@
 mod bin;
 mod cli;
 mod dev;
+mod kms_container;
 mod pki;
 mod poll;
+mod rpc;
 mod softhsm;
 mod tree;
 
 pub use bin::strongroom;
 pub use cli::{Cli, Outcome};
 pub use dev::{BLOCK_NODES, Dev, DevBuilder, Refused};
+pub use kms_container::KmsContainer;
 pub use pki::{Ca, Validity};
 pub use poll::{until, until_async};
+pub use rpc::{Unwrapped, create_key, mint, unwrap};
 pub use softhsm::SoftHsm;
 pub use tree::{Bytes, seed};

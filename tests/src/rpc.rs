@@ -1,0 +1,157 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+use strongroom_proto::{
+    Failure, RequestId,
+    kms::v1 as kms,
+    metadata::v1::{self as metadata, cluster_client::ClusterClient, namespace_client::NamespaceClient},
+    transport::{Role, TlsFiles},
+};
+use tonic::transport::Channel;
+
+use crate::{Dev, poll::until_async};
+
+/// How long the cluster may take to bring every block back to its replicas: a node counts as gone after 5 s and
+/// commands are sent again after 10 s.
+const REPAIR_LIMIT: Duration = Duration::from_secs(90);
+
+/// Calls below the client library, for what it would not send or does not show.
+impl Dev {
+    /// What the metadata service knows of a path.
+    ///
+    /// # Errors
+    /// As the service says.
+    pub async fn stat(&self, path: &str) -> Result<metadata::Stat, Failure> {
+        let request = metadata::GetStatRequest {
+            path: path.as_bytes().to_vec().into(),
+        };
+        Ok(self.namespace().get_stat(request).await?.into_inner())
+    }
+
+    /// What a reader gets when it opens a file: EDEK, extents and blocks.
+    ///
+    /// # Errors
+    /// As the service says.
+    pub async fn open(&self, path: &str) -> Result<metadata::OpenedFile, Failure> {
+        let request = metadata::OpenFileRequest {
+            path: path.as_bytes().to_vec().into(),
+        };
+        Ok(self.namespace().open_file(request).await?.into_inner())
+    }
+
+    /// Nodes and deficits.
+    ///
+    /// # Errors
+    /// As the service says.
+    pub async fn cluster(&self) -> Result<metadata::ClusterStatus, Failure> {
+        let mut client = ClusterClient::new(self.channel("fsadmin", Role::Metadata));
+        Ok(client
+            .get_cluster_status(metadata::GetClusterStatusRequest {})
+            .await?
+            .into_inner())
+    }
+
+    /// Waits until every node is alive and no block has fewer replicas than wanted.
+    pub async fn repaired(&self) {
+        let whole = || async {
+            let status = self.cluster().await.ok()?;
+            let alive = status.nodes.iter().filter(|node| node.alive).count();
+            (alive == 3 && status.blocks_in_deficit == 0).then_some(())
+        };
+        until_async("the repair of every block", REPAIR_LIMIT, whole).await;
+    }
+
+    /// Waits until the metadata service counts at least one block in deficit; tells how many.
+    pub async fn in_deficit(&self) -> u64 {
+        let deficit = || async {
+            self.cluster()
+                .await
+                .ok()
+                .map(|status| status.blocks_in_deficit)
+                .filter(|blocks| *blocks > 0)
+        };
+        until_async("a recorded deficit", REPAIR_LIMIT, deficit).await
+    }
+
+    /// [`unwrap`] with any certificate.
+    ///
+    /// # Errors
+    /// When the call as a whole is refused.
+    pub async fn unwrap(&self, files: &TlsFiles, edeks: Vec<kms::Edek>) -> Result<Vec<Unwrapped>, Failure> {
+        unwrap(self.channel_with(files, Role::Kms), edeks).await
+    }
+
+    /// [`mint`] with any certificate.
+    ///
+    /// # Errors
+    /// As the service says.
+    pub async fn mint(&self, files: &TlsFiles, key: &str) -> Result<Vec<kms::Edek>, Failure> {
+        mint(self.channel_with(files, Role::Kms), key, 1).await
+    }
+
+    fn namespace(&self) -> NamespaceClient<Channel> {
+        NamespaceClient::new(self.channel("alice", Role::Metadata))
+    }
+}
+
+/// Whether a DEK was given, and why not.
+pub type Unwrapped = Result<(), kms::ItemFailure>;
+
+/// Makes a key.
+///
+/// # Errors
+/// As the service says.
+pub async fn create_key(channel: Channel, name: &str) -> Result<kms::Key, Failure> {
+    let request = kms::CreateKeyRequest {
+        name: name.to_owned(),
+        suite: String::new(),
+        request_id: RequestId::generate().into(),
+    };
+    Ok(kms::key_admin_client::KeyAdminClient::new(channel)
+        .create_key(request)
+        .await?
+        .into_inner())
+}
+
+/// Asks the key service for fresh EDEKs of a zone that only tests have.
+///
+/// # Errors
+/// As the service says.
+pub async fn mint(channel: Channel, key: &str, count: u32) -> Result<Vec<kms::Edek>, Failure> {
+    let zone_id = Bytes::from_static(&[7; 16]);
+    let request = kms::MintRequest {
+        key_name: key.to_owned(),
+        zone_id: zone_id.clone(),
+        count,
+    };
+    let answer = kms::mint_client::MintClient::new(channel)
+        .mint(request)
+        .await?
+        .into_inner();
+    let edek = |wrapped| kms::Edek {
+        key_name: key.to_owned(),
+        key_version: answer.key_version,
+        zone_id: zone_id.clone(),
+        suite: answer.suite.clone(),
+        wrapped,
+    };
+    Ok(answer.wrapped.iter().cloned().map(edek).collect())
+}
+
+/// Asks the key service for the DEKs of EDEKs. The DEKs are dropped.
+///
+/// # Errors
+/// When the call as a whole is refused.
+pub async fn unwrap(channel: Channel, edeks: Vec<kms::Edek>) -> Result<Vec<Unwrapped>, Failure> {
+    let mut client = kms::unwrap_client::UnwrapClient::new(channel);
+    let answer = client.unwrap(kms::UnwrapRequest { edeks }).await?.into_inner();
+    let given = |result: kms::UnwrapResult| match result.result {
+        Some(kms::unwrap_result::Result::Dek(dek)) => {
+            assert_eq!(dek.len(), 32, "a DEK is an AES-256 key");
+            Ok(())
+        }
+        Some(kms::unwrap_result::Result::Failure(failure)) => Err(failure),
+        None => panic!("a result without content"),
+    };
+    Ok(answer.results.into_iter().map(given).collect())
+}

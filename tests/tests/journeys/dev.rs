@@ -1,0 +1,200 @@
+//! `strongroom dev`: what it makes, what it refuses, and how it stops and starts again.
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use rustix::process::Signal;
+use strongroom_tests::{BLOCK_NODES, Dev, strongroom, until};
+
+#[test]
+fn everything_survives_a_restart_and_needs_no_flags() {
+    let mut dev = Dev::start();
+    let zone = dev.zone("payroll");
+    let file = dev.scratch("in").join("jan.csv");
+    fs::write(&file, "alice,1000\n").expect("own directory");
+    dev.cli()
+        .run(["fs", "put", file.to_str().expect("UTF-8"), &format!("{zone}/jan.csv")])
+        .ok();
+    let remotes = fs::read_to_string(dev.data("client.toml")).expect("a profile");
+
+    let status = dev.stop();
+    assert_eq!(status.code(), Some(0), "SIGTERM is a clean stop");
+    assert!(!dev.data("pids.json").exists(), "nothing runs");
+    dev.start_again();
+    assert_eq!(
+        fs::read_to_string(dev.data("client.toml")).expect("a profile"),
+        remotes,
+        "the ports stay"
+    );
+    assert_eq!(
+        dev.cli().run(["fs", "cat", &format!("{zone}/jan.csv")]).text(),
+        "alice,1000\n"
+    );
+
+    assert_eq!(dev.stop_with(Signal::INT).code(), Some(0), "Ctrl-C is a clean stop");
+    dev.start_again();
+    assert_eq!(
+        dev.cli().run(["fs", "cat", &format!("{zone}/jan.csv")]).text(),
+        "alice,1000\n"
+    );
+}
+
+#[test]
+fn secrets_are_for_their_owner_only() {
+    let dev = Dev::start();
+    for path in [
+        "token/user.pin",
+        "token/so.pin",
+        "pki/ca.key",
+        "pki/alice.key",
+        "pki/kms.key",
+    ] {
+        let mode = fs::metadata(dev.data(path)).expect("dev made it").permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{path} has mode {mode:o}");
+    }
+    let pin = fs::read_to_string(dev.data("token/user.pin")).expect("readable for its owner");
+    for role in ["kms", "metadata", "block-1"] {
+        assert!(!dev.log(role).contains(pin.trim()), "the {role} log has the PIN");
+    }
+    let worker = dev.pid("kms").expect("runs").as_raw_nonzero();
+    let children = fs::read_to_string(format!("/proc/{worker}/task/{worker}/children")).expect("Linux tells children");
+    for child in children.split_whitespace() {
+        let arguments = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+        assert!(
+            !String::from_utf8_lossy(&arguments).contains(pin.trim()),
+            "the PIN is an argument"
+        );
+    }
+}
+
+#[test]
+fn a_child_that_dies_is_restarted_and_said_so() {
+    let dev = Dev::start();
+    let zone = dev.zone("payroll");
+    for role in ["kms", "metadata", "block-2"] {
+        dev.crash(role);
+        assert!(
+            dev.stderr()
+                .contains(&format!("{role} stopped (killed by signal 9); restarting in")),
+            "{}",
+            dev.stderr()
+        );
+    }
+    let file = dev.scratch("in").join("a");
+    fs::write(&file, "a").expect("own directory");
+    until("a write after the crashes", Duration::from_secs(30), || {
+        let outcome = dev.cli().run([
+            "fs",
+            "put",
+            "--force",
+            file.to_str().expect("UTF-8"),
+            &format!("{zone}/a"),
+        ]);
+        (outcome.code == Some(0)).then_some(())
+    });
+}
+
+#[test]
+fn a_supervisor_that_is_killed_leaves_no_children() {
+    let mut dev = Dev::start();
+    let roles: Vec<_> = ["kms", "metadata"]
+        .iter()
+        .chain(&BLOCK_NODES)
+        .map(|role| dev.pid(role).expect("runs"))
+        .collect();
+    dev.stop_with(Signal::KILL);
+    until("the end of every role", Duration::from_secs(30), || {
+        roles
+            .iter()
+            .all(|pid| rustix::process::test_kill_process(*pid).is_err())
+            .then_some(())
+    });
+    dev.start_again();
+}
+
+#[test]
+fn a_taken_port_is_named_with_the_way_out() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("bound").port();
+    let base = port - 1;
+    let mut dev = Dev::builder()
+        .argument("--port-base")
+        .argument(base.to_string())
+        .prepare();
+    let refused = dev.try_start().expect_err("the port is taken");
+    assert_eq!(refused.code, Some(8), "{}", refused.stderr);
+    for words in [&format!("port {port}"), "--port-base"] {
+        assert!(refused.stderr.contains(words), "{}", refused.stderr);
+    }
+}
+
+#[test]
+fn a_newer_or_foreign_data_directory_is_left_alone() {
+    let mut dev = Dev::builder().prepare();
+    fs::create_dir_all(dev.data("")).expect("own directory");
+    fs::write(dev.data("VERSION"), "2\n").expect("own directory");
+    let refused = dev.try_start().expect_err("a newer format");
+    assert!(
+        refused.stderr.contains("was made by a newer version of strongroom"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(fs::read_to_string(dev.data("VERSION")).expect("still there"), "2\n");
+
+    fs::remove_file(dev.data("VERSION")).expect("own file");
+    fs::write(dev.data("thesis.tex"), "x").expect("own directory");
+    let refused = dev.try_start().expect_err("somebody else's directory");
+    assert!(
+        refused.stderr.contains("holds other files") && refused.stderr.contains("--data-dir"),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
+fn a_second_dev_on_the_same_directory_is_refused() {
+    let dev = Dev::start();
+    let outcome = dev.cli().run(["dev"]);
+    let pid = dev.pid("dev").expect("runs").as_raw_nonzero();
+    outcome.fails(8, &["another strongroom dev", &format!("pid {pid}"), "--data-dir"]);
+}
+
+#[test]
+fn a_missing_token_library_is_named_with_the_way_out() {
+    let mut dev = Dev::builder()
+        .argument("--pkcs11-module")
+        .argument("/nowhere/libtoken.so")
+        .prepare();
+    let refused = dev.try_start().expect_err("no such library");
+    assert_eq!(refused.code, Some(3), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("/nowhere/libtoken.so does not exist"),
+        "{}",
+        refused.stderr
+    );
+
+    // In a mount namespace of its own, where the folders of SoftHSM2 are empty.
+    let dev = Dev::builder().prepare();
+    let script =
+        "for d in /usr/lib/softhsm /usr/lib/*/softhsm; do [ -d $d ] && mount -t tmpfs none $d; done; exec \"$0\" dev";
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script])
+        .arg(strongroom())
+        .env("HOME", dev.home())
+        .env_remove("XDG_DATA_HOME")
+        .env_remove("XDG_CONFIG_HOME")
+        .stdin(Stdio::null())
+        .output()
+        .expect("unshare is part of every Debian; run the tests as root");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(
+        stderr.contains("libsofthsm2.so is not installed") && stderr.contains("apt-get install softhsm2"),
+        "{stderr}"
+    );
+}

@@ -1,0 +1,9 @@
+//! Journeys across real processes: `strongroom dev` with its key service, metadata service and block nodes, used
+//! through the command line and the client library, and hurt in every way that the fixtures know.
+
+mod blocks;
+mod crash;
+mod dev;
+mod files;
+mod keys;
+mod refusals;
