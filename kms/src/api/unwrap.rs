@@ -1,5 +1,5 @@
 //! `Unwrap`: DEKs for those who were granted them. One call may be about several keys and zones; policy is asked
-//! once for each key, and what it refuses fails alone. A call of which everything is refused is refused.
+//! once for each key, and what it refuses fails alone. A call about one key that is refused is refused as a whole.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -87,20 +87,14 @@ fn check(item: &Result<Edek, Failure>, verdicts: &Verdicts) -> Result<(), Failur
     }
 }
 
-/// The refusal of the whole call, if policy refuses every item of it.
+/// The refusal of the whole call, if it is about one key and policy refuses that.
 fn all_refused(checks: &[Result<(), Failure>], verdicts: &Verdicts) -> Option<Failure> {
-    let refusals = checks.iter().map(|check| check.as_ref().err());
-    let refusals: Option<Vec<_>> = refusals
-        .map(|failure| failure.filter(|failure| failure.reason == Reason::PermissionDenied))
-        .collect();
-    let first = refusals?.first().copied()?.clone();
-    Some(match verdicts.len() {
-        0 | 1 => first,
-        keys => Failure::new(
-            first.reason,
-            format!("{}, and so for {} more keys", first.message, keys - 1),
-        ),
-    })
+    let denied = |check: &Result<(), Failure>| matches!(check, Err(f) if f.reason == Reason::PermissionDenied);
+    if verdicts.len() == 1 && checks.iter().all(denied) {
+        checks.first().and_then(|check| check.as_ref().err().cloned())
+    } else {
+        None
+    }
 }
 
 /// What the audit log says of an item: everything but the wrapped bytes.

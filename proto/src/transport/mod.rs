@@ -6,10 +6,12 @@
 
 mod client;
 mod identity;
+mod retry;
 mod server;
 mod tls;
 
 pub use client::{Remote, connect};
 pub use identity::{PeerIdentity, Role, UserName, peer};
+pub use retry::retry;
 pub use server::{ServeError, bind, serve};
 pub use tls::{TlsError, TlsFiles, TlsIdentity};

@@ -1,1 +1,125 @@
-//! Client of the key service for the metadata service: mint and re-wrap.
+//! Client of the key service for the metadata service: mints EDEKs and wraps them again. Nothing that it is
+//! answered opens a file.
+
+use bytes::Bytes;
+use strongroom_proto::{
+    EdekSuite, Failure, KeyName, KeyVersion, Reason, ZoneId,
+    kms::v1::{self as pb, mint_client::MintClient as Grpc, rewrap_result},
+    limits::MESSAGE_BYTES_MAX,
+    transport::{Remote, Role, TlsIdentity, connect, retry},
+};
+use tonic::transport::Channel;
+
+/// EDEKs fresh from the token, all under one key version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Minted {
+    /// The version that wraps them.
+    pub version: KeyVersion,
+    /// How they are wrapped.
+    pub suite: EdekSuite,
+    /// The wrapped DEKs.
+    pub edeks: Vec<Bytes>,
+}
+
+/// The outcome of wrapping a batch again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rewrapped {
+    /// The version that every success is wrapped under.
+    pub version: KeyVersion,
+    /// One for each EDEK asked for, in order.
+    pub results: Vec<Result<Bytes, Failure>>,
+}
+
+/// A connection to the key service's `Mint`. Clones share it. Failures that pass by themselves are retried for
+/// at most 20 s.
+#[derive(Debug, Clone)]
+pub struct MintClient {
+    grpc: Grpc<Channel>,
+}
+
+impl MintClient {
+    /// A client that connects at its first call, in the runtime that it is made in.
+    #[must_use]
+    pub fn connect(remote: &Remote, tls: &TlsIdentity) -> Self {
+        let grpc = Grpc::new(connect(remote, tls, Role::Kms))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        Self { grpc }
+    }
+
+    /// `count` EDEKs (1 to 1000) of fresh DEKs for `zone`, under the current version of `key`.
+    ///
+    /// # Errors
+    /// What the key service says, or why it cannot be reached.
+    pub async fn mint(&self, key: &KeyName, zone: &ZoneId, count: usize) -> Result<Minted, Failure> {
+        let request = pb::MintRequest {
+            key_name: key.as_str().to_owned(),
+            zone_id: (*zone).into(),
+            // More than fits is more than the service allows: it says so.
+            count: u32::try_from(count).unwrap_or(u32::MAX),
+        };
+        let answer = retry(|| async { Ok(self.grpc.clone().mint(request.clone()).await?.into_inner()) }).await?;
+        same_count(answer.wrapped.len(), count)?;
+        Ok(Minted {
+            version: KeyVersion(answer.key_version),
+            suite: answer.suite.parse()?,
+            edeks: answer.wrapped,
+        })
+    }
+
+    /// Wraps 1 to 1000 EDEKs of `key` and `zone` again, under the current version of `key`.
+    ///
+    /// # Errors
+    /// What the key service says of the whole call, or why it cannot be reached. A single EDEK's failure is in its
+    /// result.
+    pub async fn rewrap(
+        &self,
+        key: &KeyName,
+        zone: &ZoneId,
+        edeks: &[(KeyVersion, Bytes)],
+    ) -> Result<Rewrapped, Failure> {
+        let request = pb::RewrapRequest {
+            key_name: key.as_str().to_owned(),
+            zone_id: (*zone).into(),
+            edeks: edeks.iter().map(wrapped_dek).collect(),
+        };
+        let answer = retry(|| async { Ok(self.grpc.clone().rewrap(request.clone()).await?.into_inner()) }).await?;
+        same_count(answer.results.len(), edeks.len())?;
+        Ok(Rewrapped {
+            version: KeyVersion(answer.key_version),
+            results: answer.results.into_iter().map(rewrapped).collect(),
+        })
+    }
+}
+
+fn wrapped_dek((version, wrapped): &(KeyVersion, Bytes)) -> pb::WrappedDek {
+    pb::WrappedDek {
+        key_version: version.0,
+        wrapped: wrapped.clone(),
+    }
+}
+
+fn rewrapped(wire: pb::RewrapResult) -> Result<Bytes, Failure> {
+    match wire.result {
+        Some(rewrap_result::Result::Wrapped(wrapped)) => Ok(wrapped),
+        Some(rewrap_result::Result::Failure(failure)) => {
+            let reason = failure.reason.parse().unwrap_or(Reason::Internal);
+            Err(Failure::new(reason, failure.message))
+        }
+        None => Err(Failure::new(
+            Reason::Internal,
+            "the key service answered with an empty result",
+        )),
+    }
+}
+
+fn same_count(found: usize, expected: usize) -> Result<(), Failure> {
+    if found == expected {
+        Ok(())
+    } else {
+        Err(Failure::new(
+            Reason::Internal,
+            format!("the key service answered {found} results for {expected} EDEKs"),
+        ))
+    }
+}

@@ -1,1 +1,51 @@
 //! Client of the key service for readers and writers: the only one that knows a DEK.
+
+mod batcher;
+mod dek;
+
+pub use dek::Dek;
+
+use strongroom_proto::{
+    Edek, Failure, Reason,
+    kms::v1::unwrap_client::UnwrapClient as Grpc,
+    limits::MESSAGE_BYTES_MAX,
+    transport::{Remote, Role, TlsIdentity, connect},
+};
+use tokio::sync::{mpsc, oneshot};
+
+use batcher::{Job, QUEUE_MAX};
+
+/// A connection to the key service's `Unwrap`. Clones share it, and with it the batches that concurrent callers
+/// are gathered into. Failures that pass by themselves are retried for at most 20 s.
+#[derive(Debug, Clone)]
+pub struct UnwrapClient {
+    queue: mpsc::Sender<Job>,
+}
+
+impl UnwrapClient {
+    /// A client that connects at its first call. Must be made inside a Tokio runtime, which runs its batches.
+    #[must_use]
+    pub fn connect(remote: &Remote, tls: &TlsIdentity) -> Self {
+        let grpc = Grpc::new(connect(remote, tls, Role::Kms))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let (queue, jobs) = mpsc::channel(QUEUE_MAX);
+        tokio::spawn(batcher::run(grpc, jobs));
+        Self { queue }
+    }
+
+    /// The DEK of one EDEK. Waits for room if 4096 others wait.
+    ///
+    /// # Errors
+    /// What the key service says of this EDEK, or why it cannot be reached.
+    pub async fn unwrap(&self, edek: &Edek) -> Result<Dek, Failure> {
+        let (answer, answered) = oneshot::channel();
+        let job = Job {
+            edek: edek.clone().into(),
+            answer,
+        };
+        let gone = || Failure::new(Reason::Unavailable, "the unwrap client's runtime has stopped");
+        self.queue.send(job).await.map_err(|_| gone())?;
+        answered.await.unwrap_or_else(|_| Err(gone()))
+    }
+}
