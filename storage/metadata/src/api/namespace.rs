@@ -89,9 +89,6 @@ impl<S: Store, E: EdekSource> Namespace for Api<S, E> {
         let owner = user(&request, "add blocks")?;
         let asked = request.into_inner();
         let file = file_id(&asked.file_id)?;
-        if asked.blocks.is_empty() {
-            return Err(field("blocks", "at least 1 in one call").into());
-        }
         let extent = extent_id(&asked.extent_id)?;
         let report = Report::parse(&self.core, file, extent, asked.first_index, asked.blocks)?;
         Ok(Response::new(blocks::add(&self.core, file, &owner, report).await?))
