@@ -88,7 +88,9 @@ fn log_to_stderr(command: &Command, verbose: u8) {
         (true, 0) | (false, 1) => "info",
         _ => "debug",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    // The binding of PKCS#11 reports every mechanism of a token that it has no name for as an error.
+    let directives = format!("{level},cryptoki::mechanism=off");
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(directives));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -222,7 +222,7 @@ impl Put {
                 Ok(())
             }
             Err(error) => {
-                writer.abandon().await;
+                give_up(writer, target).await;
                 Err(error)
             }
         }
@@ -299,9 +299,16 @@ async fn store_file(
             Ok(bytes)
         }
         Err(error) => {
-            writer.abandon().await;
+            give_up(writer, remote).await;
             Err(error)
         }
+    }
+}
+
+/// Gives an unfinished file up. If even that fails, its lease runs out and nothing shows under its path.
+async fn give_up(writer: FileWriter, path: &ZonePath) {
+    if let Err(error) = writer.abandon().await {
+        tracing::info!(%path, %error, "the unfinished file is left to its lease");
     }
 }
 
