@@ -1,0 +1,124 @@
+//! Typed answers and retries, against a key service that is only its face, over real mutual TLS.
+
+#[path = "../../../tests/support/pki.rs"]
+#[allow(unreachable_pub)]
+mod pki;
+
+use std::sync::{Arc, Mutex};
+
+use strongroom_kms_admin::{KeyAdminClient, VersionState};
+use strongroom_proto::{
+    EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId,
+    kms::v1::{
+        ConfirmKeyRequest, CreateKeyRequest, DescribeKeyRequest, Key, KeyVersion as WireVersion, KeyVersionState,
+        ListKeysRequest, ListKeysResponse, RollKeyRequest,
+        key_admin_server::{KeyAdmin, KeyAdminServer},
+    },
+    transport,
+};
+use tonic::{Request, Response, Status, async_trait, service::Routes};
+
+/// Knows keys with a missing, a superseded and an active version, and fails its first create.
+#[derive(Default, Clone)]
+struct Face {
+    creates: Arc<Mutex<Vec<CreateKeyRequest>>>,
+}
+
+fn key(name: String) -> Response<Key> {
+    let states = [
+        KeyVersionState::Missing,
+        KeyVersionState::DecryptOnly,
+        KeyVersionState::Active,
+    ];
+    let version = |(number, state): (u32, KeyVersionState)| WireVersion {
+        version: number,
+        state: state.into(),
+        created_ms: 7,
+        kcv: vec![1, 2, 3].into(),
+        token_id: vec![9; 16].into(),
+    };
+    Response::new(Key {
+        name,
+        suite: "kw".to_owned(),
+        current_version: Some(2),
+        versions: (0..).zip(states).map(version).collect(),
+        created_ms: 5,
+    })
+}
+
+#[async_trait]
+impl KeyAdmin for Face {
+    async fn create_key(&self, request: Request<CreateKeyRequest>) -> Result<Response<Key>, Status> {
+        let request = request.into_inner();
+        let name = request.name.clone();
+        let mut creates = self.creates.lock().expect("unpoisoned");
+        creates.push(request);
+        match creates.len() {
+            1 => Err(Failure::new(Reason::TokenUnavailable, "coming up").into()),
+            _ => Ok(key(name)),
+        }
+    }
+    async fn describe_key(&self, request: Request<DescribeKeyRequest>) -> Result<Response<Key>, Status> {
+        Ok(key(request.into_inner().name))
+    }
+    async fn list_keys(&self, request: Request<ListKeysRequest>) -> Result<Response<ListKeysResponse>, Status> {
+        let request = request.into_inner();
+        Ok(Response::new(ListKeysResponse {
+            keys: vec![key(format!("{}-after", request.after)).into_inner(); request.limit as usize],
+            more: true,
+        }))
+    }
+    async fn roll_key(&self, request: Request<RollKeyRequest>) -> Result<Response<Key>, Status> {
+        Ok(key(request.into_inner().name))
+    }
+    async fn confirm_key(&self, _: Request<ConfirmKeyRequest>) -> Result<Response<Key>, Status> {
+        Err(Failure::new(Reason::KeyNotFound, "no such key").into())
+    }
+}
+
+async fn connect(face: &Face) -> KeyAdminClient {
+    let pki = pki::Pki::new();
+    let listener = transport::bind(([127, 0, 0, 1], 0).into()).await.expect("a port");
+    let remote = listener.local_addr().expect("an address").to_string();
+    let tls = pki::load(&pki.issue("kms", "service/kms"));
+    let routes = Routes::new(KeyAdminServer::new(face.clone()));
+    tokio::spawn(async move { transport::serve(listener, &tls, routes, std::future::pending()).await });
+    let admin = pki::load(&pki.issue("keyadmin", "user/keyadmin"));
+    KeyAdminClient::connect(&remote.parse().expect("an address"), &admin)
+}
+
+#[tokio::test]
+async fn keys_come_back_typed_and_a_retry_keeps_its_request_id() {
+    let face = Face::default();
+    let client = connect(&face).await;
+    let name: KeyName = "payroll".parse().expect("a key name");
+    let key = client
+        .create(&name, EdekSuite::Kw, RequestId::generate())
+        .await
+        .expect("the second call succeeds");
+    assert_eq!(
+        (&key.name, key.suite, key.current, key.created_ms),
+        (&name, EdekSuite::Kw, Some(KeyVersion(2)), 5)
+    );
+    let states: Vec<_> = key.versions.iter().map(|version| version.state).collect();
+    assert_eq!(
+        states,
+        [VersionState::Missing, VersionState::DecryptOnly, VersionState::Active]
+    );
+    assert_eq!((key.versions[2].kcv, key.versions[2].token_id), ([1, 2, 3], [9; 16]));
+    {
+        let creates = face.creates.lock().expect("unpoisoned");
+        assert_eq!(creates.len(), 2);
+        assert_eq!(creates[0], creates[1]);
+    }
+
+    assert_eq!(client.describe(&name).await, Ok(key.clone()));
+    assert_eq!(client.roll(&name, RequestId::generate()).await, Ok(key));
+    let page = client.list(Some(&name), 2).await.expect("a page");
+    assert_eq!((page.keys.len(), page.more), (2, true));
+    assert_eq!(page.keys[0].name.as_str(), "payroll-after");
+    assert_eq!(
+        client.confirm(&name).await.expect_err("refused").reason,
+        Reason::KeyNotFound
+    );
+}

@@ -1,0 +1,108 @@
+//! The whole service over a real token: SoftHSM2, worked by the token worker, reached over mutual TLS.
+
+#[path = "token/fixture.rs"]
+#[allow(dead_code)]
+mod fixture;
+mod support;
+
+use std::sync::Arc;
+
+use fixture::{Fixture, write_secret};
+use strongroom_proto::{Reason, ZoneId, kms::v1::KeyVersionState as State};
+use support::Site;
+
+#[tokio::test]
+async fn keys_and_edeks_live_through_a_roll_a_killed_worker_and_a_lost_store() {
+    let (site, fixture) = (Site::new(), Fixture::new());
+    let token = Arc::new(fixture.start().await);
+    let kms = site.start(&token).await;
+    let (mut admin, mut metadata, mut alice) = (
+        kms.as_user("user/keyadmin"),
+        kms.as_user("service/metadata"),
+        kms.as_user("user/alice"),
+    );
+    let created = admin.create("payroll").await.expect("generated in the token");
+    let zone = ZoneId::generate();
+    let edeks = metadata.mint("payroll", zone, 100).await.expect("minted");
+    let deks = alice.unwrap(edeks.clone()).await.expect("called");
+    assert!(deks.iter().all(|dek| dek.as_ref().is_ok_and(|dek| dek.len() == 32)));
+
+    fixture.signal_worker("KILL");
+    let again = alice
+        .unwrap(edeks.clone())
+        .await
+        .expect("a killed worker costs time, not an error");
+    assert_eq!(again, deks);
+
+    let mut flipped = edeks[0].clone();
+    let mut bytes = flipped.wrapped.to_vec();
+    bytes[7] ^= 1;
+    flipped.wrapped = bytes.into();
+    let mut moved = edeks[1].clone();
+    moved.zone_id = ZoneId::generate().into();
+    let results = alice
+        .unwrap(vec![flipped, edeks[2].clone(), moved])
+        .await
+        .expect("called");
+    let reasons: Vec<_> = results
+        .iter()
+        .map(|result| result.as_ref().err().map(|f| f.reason))
+        .collect();
+    assert_eq!(reasons, [Some(Reason::EdekInvalid), None, Some(Reason::EdekInvalid)]);
+
+    let rolled = admin.roll("payroll").await.expect("a new version in the token");
+    assert_eq!(rolled.current_version, Some(1));
+    assert_eq!(rolled.versions[0].kcv, created.versions[0].kcv);
+    assert_ne!(rolled.versions[1].kcv, created.versions[0].kcv);
+    assert_eq!(metadata.rewrap(&edeks).await.expect("re-wrapped").key_version, 1);
+    kms.stop().await;
+
+    site.remove_store();
+    let kms = site.start(&token).await;
+    let key = kms.as_user("user/keyadmin").describe("payroll").await.expect("rebuilt");
+    assert_eq!(key.current_version, None);
+    assert!(key.versions.iter().all(|version| version.state() == State::DecryptOnly));
+    assert_eq!(kms.as_user("user/alice").unwrap(edeks).await.expect("called"), deks);
+    let refused = kms
+        .as_user("service/metadata")
+        .mint("payroll", zone, 1)
+        .await
+        .expect_err("not confirmed");
+    assert_eq!(refused.reason, Reason::KeyVersionUnusable);
+    kms.as_user("user/keyadmin")
+        .confirm("payroll")
+        .await
+        .expect("confirmed");
+    kms.as_user("service/metadata")
+        .mint("payroll", zone, 1)
+        .await
+        .expect("it mints again");
+    kms.stop().await;
+    token.stop().await;
+}
+
+#[tokio::test]
+async fn a_wrong_pin_leaves_the_service_up_and_is_said_in_answers() {
+    let (site, fixture) = (Site::new(), Fixture::new());
+    write_secret(&fixture.path("pin"), "0000-wrong");
+    let token = Arc::new(fixture.try_start(fixture.config()).await.expect("starts all the same"));
+    let kms = site.start_unready(&token).await;
+    let failure = kms
+        .as_user("user/keyadmin")
+        .create("payroll")
+        .await
+        .expect_err("no PIN");
+    assert_eq!(failure.reason, Reason::PinRejected);
+    assert!(failure.message.contains("correct the PIN file"), "{failure}");
+    assert!(!kms.healthy("").await);
+    assert_eq!(fixture.starts().len(), 1, "the PIN is tried once");
+
+    write_secret(&fixture.path("pin"), fixture::PIN);
+    kms.wait_health(true).await;
+    kms.as_user("user/keyadmin")
+        .create("payroll")
+        .await
+        .expect("the PIN is right");
+    kms.stop().await;
+    token.stop().await;
+}
