@@ -148,7 +148,7 @@ impl<E: EdekSource> Stock<E> {
     pub(crate) fn warm(&self, zone: ZoneId, key: &KeyName) {
         let shelf = self.shared.shelf(zone, key);
         let mut state = shelf.lock();
-        if state.edeks.len() < self.shared.settings.stock_low_edeks && !state.refilling {
+        if state.edeks.len() < self.shared.settings.stock_edeks && !state.refilling {
             state.refilling = true;
             tokio::spawn(refill(Arc::clone(&self.shared), Arc::clone(&shelf), state.generation));
         }
