@@ -1,7 +1,9 @@
 //! The assembly point: configuration in, a running key service out.
 
 use std::{
+    fs::DirBuilder,
     io,
+    os::unix::fs::DirBuilderExt,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -64,6 +66,9 @@ pub enum RunError {
     /// The descriptors of the services do not fit together.
     #[error("cannot offer gRPC reflection")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// The system does not say where the service listens.
+    #[error("cannot tell the own address")]
+    Address(#[source] io::Error),
     /// The port cannot be taken, or the server failed.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -116,10 +121,14 @@ impl Parts {
         }
         let policy = Policy::load(&config.policy)?;
         let data_dir = config.data_dir.clone();
-        std::fs::create_dir_all(&data_dir).map_err(|source| RunError::DataDir {
-            path: data_dir.clone(),
-            source,
-        })?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&data_dir)
+            .map_err(|source| RunError::DataDir {
+                path: data_dir.clone(),
+                source,
+            })?;
         Ok(Self { tls, policy, data_dir })
     }
 
@@ -138,10 +147,7 @@ impl Parts {
             audit,
         });
         let routes = api::routes(&desk)?;
-        let address = listener.local_addr().map_err(|source| ServeError::Bind {
-            address: ([0, 0, 0, 0], 0).into(),
-            source,
-        })?;
+        let address = listener.local_addr().map_err(RunError::Address)?;
         let follower = tokio::spawn({
             let desk = Arc::clone(&desk);
             async move { desk.keys.follow_token().await }

@@ -3,7 +3,7 @@
 mod support;
 
 use strongroom_kms::token::{Kcv, TokenState};
-use strongroom_proto::{Reason, RequestId, ZoneId, kms::v1::KeyVersionState as State};
+use strongroom_proto::{Failure, Reason, RequestId, ZoneId, kms::v1::KeyVersionState as State};
 use support::{Crash, MemoryHsm, Site};
 
 fn states(key: &strongroom_proto::kms::v1::Key) -> Vec<State> {
@@ -409,5 +409,125 @@ async fn calls_of_no_or_too_many_edeks_are_refused() {
             "{failure}"
         );
     }
+    kms.stop().await;
+}
+
+#[tokio::test]
+async fn a_version_that_fails_its_canary_never_becomes_current() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let mut admin = kms.as_user("user/keyadmin");
+    admin.create("payroll").await.expect("created");
+    hsm.set_opens_nothing(true);
+    let id = RequestId::generate();
+    let failure = admin.roll_as("payroll", id).await.expect_err("the canary fails");
+    assert_eq!(failure.reason, Reason::TokenRefused);
+    let object = "remove the object strongroom:1:kw:payroll@1 from the token";
+    assert!(failure.message.contains(object), "{failure}");
+    assert_eq!(admin.describe("payroll").await.expect("known").current_version, Some(0));
+    kms.stop().await;
+
+    // It is nobody's version after a restart either, and holds up nothing else.
+    let kms = site.start(&hsm).await;
+    let mut admin = kms.as_user("user/keyadmin");
+    let key = admin.describe("payroll").await.expect("known");
+    assert_eq!((key.current_version, key.versions.len()), (Some(0), 1));
+    kms.as_user("service/metadata")
+        .mint("payroll", ZoneId::generate(), 1)
+        .await
+        .expect("it mints as before");
+
+    // The way out that the message names.
+    hsm.set_opens_nothing(false);
+    hsm.lose("payroll", 1);
+    assert_eq!(
+        admin.roll_as("payroll", id).await.expect("rolled").current_version,
+        Some(1)
+    );
+    kms.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_that_cannot_be_compared_is_not_used_and_answers_say_why() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let why = Failure::new(Reason::TokenRefused, "two objects claim to be version 0 of key payroll");
+    hsm.set_list_failure(Some(why.clone()));
+    let kms = site.start_unready(&hsm).await;
+    assert_eq!(kms.as_user("user/keyadmin").create("payroll").await, Err(why));
+    assert!(!kms.healthy("").await);
+    hsm.set_list_failure(None);
+    kms.wait_health(true).await;
+    kms.as_user("user/keyadmin").create("payroll").await.expect("compared");
+    kms.stop().await;
+}
+
+#[tokio::test]
+async fn of_many_who_create_a_key_at_once_one_succeeds() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..32 {
+        let mut admin = kms.as_user("user/keyadmin");
+        calls.spawn(async move { admin.create("payroll").await });
+    }
+    let outcomes = calls.join_all().await;
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+    let refused = outcomes.into_iter().filter_map(Result::err);
+    assert!(refused.into_iter().all(|failure| failure.reason == Reason::KeyExists));
+    kms.stop().await;
+    let verified = strongroom_kms::audit::verify(&site.audit_path()).expect("a chain");
+    assert_eq!(verified.records, 64, "each call started and ended");
+}
+
+/// A caller that goes away in the middle of a change does not stop it.
+#[tokio::test]
+async fn a_change_is_made_to_its_end_without_its_caller() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let mut admin = kms.as_user("user/keyadmin");
+    let resume = hsm.hold_generate();
+    let id = RequestId::generate();
+    let given_up = tokio::time::timeout(std::time::Duration::from_millis(300), admin.create_as("payroll", id)).await;
+    assert!(given_up.is_err(), "the token was held");
+    drop(admin);
+    drop(resume);
+    let mut admin = kms.as_user("user/keyadmin");
+    let key = admin.create_as("payroll", id).await.expect("the same request");
+    assert_eq!((key.current_version, key.versions.len()), (Some(0), 1));
+    kms.stop().await;
+    let ended = site
+        .audit()
+        .into_iter()
+        .filter(|r| r.entry.outcome == strongroom_kms::audit::Outcome::Allowed);
+    assert_eq!(ended.count(), 2, "both calls ended, whoever waited");
+}
+
+#[tokio::test]
+async fn reflection_names_every_service() {
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let mut client = ServerReflectionClient::new(kms.channel("user/guest"));
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut answers = client
+        .server_reflection_info(tokio_stream::once(request))
+        .await
+        .expect("reflection")
+        .into_inner();
+    let answer = answers.message().await.expect("an answer").expect("one answer");
+    let Some(MessageResponse::ListServicesResponse(services)) = answer.message_response else {
+        panic!("{answer:?}");
+    };
+    let names: Vec<_> = services.service.into_iter().map(|service| service.name).collect();
+    for expected in ["KeyAdmin", "Mint", "Unwrap"].map(|name| format!("strongroom.kms.v1.{name}")) {
+        assert!(names.contains(&expected), "{names:?}");
+    }
+    drop(answers);
     kms.stop().await;
 }

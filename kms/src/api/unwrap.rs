@@ -115,7 +115,10 @@ impl About {
     }
 }
 
-/// One record for each key version, zone and way to end.
+/// Items that one record speaks of: of the same key version and zone, with the same reason if they failed.
+type Group<'a> = (&'a Option<About>, Option<&'static str>);
+
+/// One record for each group of items.
 fn entries(
     caller: &Caller,
     about: &[Option<About>],
@@ -123,7 +126,7 @@ fn entries(
     places: &[Option<Failure>],
     outcome: &Result<Vec<Result<Bytes, Failure>>, Failure>,
 ) -> Vec<Entry> {
-    let mut groups: BTreeMap<(&Option<About>, Option<&str>), (Option<&Failure>, usize)> = BTreeMap::new();
+    let mut groups: BTreeMap<Group<'_>, (Option<&Failure>, usize)> = BTreeMap::new();
     for (at, about) in about.iter().enumerate() {
         // An item that policy refused says so itself, also when the whole call failed for another reason.
         let failure = places[at].as_ref().or(match outcome {

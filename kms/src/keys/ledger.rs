@@ -65,7 +65,7 @@ impl Ledger {
         for page in self.scan(REQUESTS).await?.chunks(PAGE) {
             let mut txn = self.store.begin().await?;
             for (key, value) in page {
-                if read_request(key, value)?.created_ms + REQUEST_KEPT_MS < now_ms {
+                if read_request(key, value)?.created_ms.saturating_add(REQUEST_KEPT_MS) < now_ms {
                     txn.delete(key);
                 }
             }

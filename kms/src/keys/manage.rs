@@ -94,6 +94,7 @@ impl<H: Hsm> Keys<H> {
             match outcome {
                 Ok(()) => {
                     pause = PAUSE_FIRST;
+                    *self.obstacle() = None;
                     self.compared.send_replace(state == TokenState::Ready);
                     if states.changed().await.is_err() {
                         return;
@@ -101,6 +102,7 @@ impl<H: Hsm> Keys<H> {
                 }
                 Err(failure) => {
                     tracing::error!(reason = %failure.reason, "cannot compare the token with the store: {failure}");
+                    *self.obstacle() = Some(failure);
                     _ = tokio::time::timeout(pause, states.changed()).await;
                     pause = (pause * 2).min(PAUSE_MAX);
                 }

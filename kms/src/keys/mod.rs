@@ -13,7 +13,7 @@ mod records;
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, Mutex as StdMutex, MutexGuard as StdMutexGuard, PoisonError, RwLock, RwLockReadGuard},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -95,6 +95,8 @@ pub(crate) struct Keys<H> {
     table: RwLock<BTreeMap<KeyName, Key>>,
     /// Whether the token that is up has been compared with the store.
     compared: watch::Sender<bool>,
+    /// Why the last comparison failed, until one succeeds.
+    obstacle: StdMutex<Option<Failure>>,
     /// Held by whoever changes keys: one change at a time. Versions that may or may not be in the token.
     changes: Mutex<BTreeMap<KeyName, Intent>>,
 }
@@ -111,6 +113,7 @@ impl<H: Hsm> Keys<H> {
             ledger,
             table: RwLock::new(loaded.keys),
             compared: watch::Sender::new(false),
+            obstacle: StdMutex::new(None),
             changes: Mutex::new(loaded.intents),
         })
     }
@@ -226,13 +229,20 @@ impl<H: Hsm> Keys<H> {
             _ = compared.wait_for(|&compared| compared).await;
             Ok(())
         };
-        tokio::time::timeout(READY_WAIT, wait).await.unwrap_or_else(|_| {
-            Err(Failure::new(
-                Reason::TokenUnavailable,
-                "the token is coming up and has not been compared with the key service's store yet; try again in a moment",
-            ))
-        })
+        let waited = tokio::time::timeout(READY_WAIT, wait).await;
+        waited.unwrap_or_else(|_| Err(self.obstacle().clone().unwrap_or_else(coming_up)))
     }
+
+    fn obstacle(&self) -> StdMutexGuard<'_, Option<Failure>> {
+        self.obstacle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn coming_up() -> Failure {
+    Failure::new(
+        Reason::TokenUnavailable,
+        "the token is coming up and has not been compared with the key service's store yet; try again in a moment",
+    )
 }
 
 fn not_found(name: &KeyName) -> Failure {

@@ -12,7 +12,7 @@ use strongroom_kms::{
     token::{Kcv, TokenKeyVersion, TokenObjectId, TokenState},
 };
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId, ZoneId};
-use tokio::sync::watch;
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock, watch};
 
 /// When a `generate` that is told to fail does so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +24,7 @@ pub enum Crash {
 pub struct MemoryHsm {
     inside: Mutex<Inside>,
     state: watch::Sender<TokenState>,
+    gate: Arc<RwLock<()>>,
 }
 
 #[derive(Default)]
@@ -32,6 +33,8 @@ struct Inside {
     edeks: HashMap<Bytes, (KeyName, KeyVersion, ZoneId, Bytes)>,
     crash: Option<Crash>,
     calls: usize,
+    opens_nothing: bool,
+    lists: Option<Failure>,
 }
 
 impl MemoryHsm {
@@ -39,6 +42,7 @@ impl MemoryHsm {
         Arc::new(Self {
             inside: Mutex::default(),
             state: watch::Sender::new(TokenState::Ready),
+            gate: Arc::default(),
         })
     }
 
@@ -49,6 +53,22 @@ impl MemoryHsm {
     /// The next `generate` is the last thing that the token does.
     pub fn crash_at_next(&self, crash: Crash) {
         self.inside().crash = Some(crash);
+    }
+
+    /// From now on no EDEK opens, as with a key that was damaged while it was made; or all do again.
+    pub fn set_opens_nothing(&self, opens_nothing: bool) {
+        self.inside().opens_nothing = opens_nothing;
+    }
+
+    /// What listing the versions fails with, if it does.
+    pub fn set_list_failure(&self, failure: Option<Failure>) {
+        self.inside().lists = failure;
+    }
+
+    /// Lets no `generate` go on until the guard is dropped.
+    pub fn hold_generate(&self) -> OwnedRwLockWriteGuard<()> {
+        let gate = Arc::clone(&self.gate);
+        gate.try_write_owned().expect("nothing is being generated")
     }
 
     /// Takes a version away, as a token restored from an old backup would.
@@ -111,7 +131,7 @@ impl Inside {
 
     fn open(&self, key: &KeyName, version: KeyVersion, zone: &ZoneId, wrapped: &Bytes) -> Result<Bytes, Failure> {
         match self.edeks.get(wrapped) {
-            Some((k, v, z, dek)) if k == key && *v == version && z == zone => Ok(dek.clone()),
+            Some((k, v, z, dek)) if !self.opens_nothing && k == key && *v == version && z == zone => Ok(dek.clone()),
             _ => Err(Failure::new(
                 Reason::EdekInvalid,
                 format!("an EDEK of {key}@{version} does not open"),
@@ -126,10 +146,15 @@ impl Hsm for MemoryHsm {
     }
 
     async fn list_versions(&self) -> Result<Vec<TokenKeyVersion>, Failure> {
-        Ok(self.usable()?.versions.values().cloned().collect())
+        let inside = self.usable()?;
+        match &inside.lists {
+            Some(failure) => Err(failure.clone()),
+            None => Ok(inside.versions.values().cloned().collect()),
+        }
     }
 
     async fn generate(&self, key: &KeyName, version: KeyVersion, suite: EdekSuite) -> Result<TokenKeyVersion, Failure> {
+        let _passed = self.gate.read().await;
         let mut inside = self.usable()?;
         let crash = inside.crash.take();
         if crash == Some(Crash::BeforeGenerate) {

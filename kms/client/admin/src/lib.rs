@@ -97,13 +97,10 @@ impl KeyAdminClient {
             suite: suite.as_str().to_owned(),
             request_id: id.into(),
         };
-        key(
-            |mut grpc| {
-                let request = request.clone();
-                async move { grpc.create_key(request).await }
-            },
-            &self.grpc,
-        )
+        self.key(|mut grpc| {
+            let request = request.clone();
+            async move { grpc.create_key(request).await }
+        })
         .await
     }
 
@@ -112,14 +109,13 @@ impl KeyAdminClient {
     /// # Errors
     /// What the key service says, or why it cannot be reached.
     pub async fn describe(&self, name: &KeyName) -> Result<Key, Failure> {
-        let name = name.as_str();
-        key(
-            |mut grpc| async move {
-                grpc.describe_key(pb::DescribeKeyRequest { name: name.to_owned() })
-                    .await
-            },
-            &self.grpc,
-        )
+        let request = pb::DescribeKeyRequest {
+            name: name.as_str().to_owned(),
+        };
+        self.key(|mut grpc| {
+            let request = request.clone();
+            async move { grpc.describe_key(request).await }
+        })
         .await
     }
 
@@ -134,7 +130,7 @@ impl KeyAdminClient {
         };
         let page = retry(|| async { Ok(self.grpc.clone().list_keys(request.clone()).await?.into_inner()) }).await?;
         Ok(KeyPage {
-            keys: page.keys.into_iter().map(parse).collect::<Result<_, _>>()?,
+            keys: page.keys.iter().map(parse).collect::<Result<_, _>>()?,
             more: page.more,
         })
     }
@@ -148,13 +144,10 @@ impl KeyAdminClient {
             name: name.as_str().to_owned(),
             request_id: id.into(),
         };
-        key(
-            |mut grpc| {
-                let request = request.clone();
-                async move { grpc.roll_key(request).await }
-            },
-            &self.grpc,
-        )
+        self.key(|mut grpc| {
+            let request = request.clone();
+            async move { grpc.roll_key(request).await }
+        })
         .await
     }
 
@@ -163,28 +156,30 @@ impl KeyAdminClient {
     /// # Errors
     /// What the key service says, or why it cannot be reached.
     pub async fn confirm(&self, name: &KeyName) -> Result<Key, Failure> {
-        let name = name.as_str();
-        key(
-            |mut grpc| async move { grpc.confirm_key(pb::ConfirmKeyRequest { name: name.to_owned() }).await },
-            &self.grpc,
-        )
+        let request = pb::ConfirmKeyRequest {
+            name: name.as_str().to_owned(),
+        };
+        self.key(|mut grpc| {
+            let request = request.clone();
+            async move { grpc.confirm_key(request).await }
+        })
         .await
+    }
+
+    /// Makes a call that is answered with a key.
+    async fn key<F>(&self, call: impl Fn(Grpc<Channel>) -> F) -> Result<Key, Failure>
+    where
+        F: Future<Output = Result<Response<pb::Key>, Status>>,
+    {
+        let answer = retry(|| {
+            let answer = call(self.grpc.clone());
+            async { Ok(answer.await?.into_inner()) }
+        });
+        parse(&answer.await?)
     }
 }
 
-/// Makes a call that is answered with a key.
-async fn key<F>(call: impl Fn(Grpc<Channel>) -> F, grpc: &Grpc<Channel>) -> Result<Key, Failure>
-where
-    F: Future<Output = Result<Response<pb::Key>, Status>>,
-{
-    let answer = retry(|| {
-        let answer = call(grpc.clone());
-        async { Ok(answer.await?.into_inner()) }
-    });
-    parse(answer.await?)
-}
-
-fn parse(wire: pb::Key) -> Result<Key, Failure> {
+fn parse(wire: &pb::Key) -> Result<Key, Failure> {
     Ok(Key {
         name: wire.name.parse()?,
         suite: wire.suite.parse()?,
