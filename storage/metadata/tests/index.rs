@@ -1,0 +1,208 @@
+//! After random operations the index by key version says what a full scan of the store says, and so do the counts.
+
+mod fixture;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fixture::{World, files::commit_request};
+use proptest::{
+    prelude::{Strategy, prop_oneof},
+    test_runner::{Config, TestCaseError, TestRunner},
+};
+use prost::Message;
+use strongroom_kv::{EmbeddedStore, Store, Txn};
+use strongroom_proto::metadata::v1 as pb;
+
+/// The stored records, from the same file that the service is built from.
+#[allow(missing_docs, clippy::all, unreachable_pub, dead_code)]
+mod records {
+    include!(concat!(env!("OUT_DIR"), "/strongroom.metadata.records.v1.rs"));
+}
+
+/// Names are few, so that operations meet each other.
+#[derive(Debug, Clone)]
+enum Operation {
+    Write { zone: u8, name: u8 },
+    LeaveOpen { zone: u8, name: u8 },
+    Abandon,
+    Rename { zone: u8, from: u8, to: u8 },
+    Remove { zone: u8, name: u8 },
+    RemoveDirectory { zone: u8 },
+    MakeDirectory { zone: u8 },
+    Roll { zone: u8 },
+    Reencrypt { zone: u8 },
+    Restart,
+}
+
+fn operations() -> impl Strategy<Value = Vec<Operation>> {
+    let (zone, name) = (0..2_u8, 0..4_u8);
+    let one = prop_oneof![
+        6 => (zone.clone(), name.clone()).prop_map(|(zone, name)| Operation::Write { zone, name }),
+        2 => (zone.clone(), name.clone()).prop_map(|(zone, name)| Operation::LeaveOpen { zone, name }),
+        1 => proptest::strategy::Just(Operation::Abandon),
+        3 => (zone.clone(), name.clone(), name.clone()).prop_map(|(zone, from, to)| Operation::Rename { zone, from, to }),
+        2 => (zone.clone(), name).prop_map(|(zone, name)| Operation::Remove { zone, name }),
+        1 => zone.clone().prop_map(|zone| Operation::RemoveDirectory { zone }),
+        2 => zone.clone().prop_map(|zone| Operation::MakeDirectory { zone }),
+        1 => zone.clone().prop_map(|zone| Operation::Roll { zone }),
+        2 => zone.prop_map(|zone| Operation::Reencrypt { zone }),
+        1 => proptest::strategy::Just(Operation::Restart),
+    ];
+    proptest::collection::vec(one, 1..60)
+}
+
+const KEYS: [&str; 2] = ["payroll", "other"];
+
+#[test]
+fn the_index_equals_a_full_scan() {
+    // A failure prints the operations, shrunk, and the seed of the run.
+    let config = Config {
+        cases: 8,
+        max_shrink_iters: 30,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let mut runner = TestRunner::new(config);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let outcome = runner.run(&operations(), |operations| {
+        runtime.block_on(check(&operations)).map_err(TestCaseError::fail)
+    });
+    if let Err(failure) = outcome {
+        panic!("{failure}");
+    }
+}
+
+async fn check(operations: &[Operation]) -> Result<(), String> {
+    let mut world = World::start().await;
+    for (zone, key) in KEYS.into_iter().enumerate() {
+        world.zone(&format!("/z{zone}"), key).await;
+    }
+    let mut open = Vec::new();
+    for operation in operations {
+        run(&mut world, &mut open, operation).await;
+    }
+    let mut counted = BTreeMap::new();
+    for zone in 0..2 {
+        let zone = world.get_zone(&format!("/z{zone}")).await.expect("a zone").into_inner();
+        let counts: Vec<_> = zone
+            .files
+            .iter()
+            .map(|count| (count.key_version, count.files))
+            .collect();
+        counted.insert(zone.zone_id.to_vec(), counts);
+    }
+    let settled = world.cluster_status().await;
+    world.stop().await;
+    compare(&world, &counted, settled.files_open).await
+}
+
+/// Failures are part of the game: most operations meet a file that is not there.
+async fn run(world: &mut World, open: &mut Vec<pb::WriteGrant>, operation: &Operation) {
+    let path = |zone: u8, name: u8| match name {
+        3 => format!("/z{zone}/d/f"),
+        _ => format!("/z{zone}/f{name}"),
+    };
+    match *operation {
+        Operation::Write { zone, name } => {
+            if let Ok(created) = world.create(&path(zone, name), true).await {
+                let grant = created.grant.expect("a grant");
+                _ = world.commit(commit_request(&grant, 10, &["n1", "n2"])).await;
+            }
+        }
+        Operation::LeaveOpen { zone, name } => {
+            let created = world.create(&path(zone, name), true).await;
+            open.extend(created.ok().and_then(|created| created.grant));
+        }
+        Operation::Abandon => {
+            if let Some(grant) = open.pop() {
+                let request = pb::AbandonFileRequest { file_id: grant.file_id };
+                world
+                    .user("alice")
+                    .namespace
+                    .abandon_file(request)
+                    .await
+                    .expect("abandoned");
+            }
+        }
+        Operation::Rename { zone, from, to } => {
+            _ = world.rename(&path(zone, from), &path(zone, to), true).await;
+        }
+        Operation::Remove { zone, name } => _ = world.remove(&path(zone, name), false).await,
+        Operation::RemoveDirectory { zone } => _ = world.remove(&format!("/z{zone}/d"), true).await,
+        Operation::MakeDirectory { zone } => world.mkdir(&format!("/z{zone}/d")).await,
+        Operation::Roll { zone } => world.kms.roll(KEYS[usize::from(zone)]),
+        Operation::Reencrypt { zone } => {
+            let path = format!("/z{zone}").into();
+            let request = pb::StartReencryptionRequest { path };
+            world
+                .user("fsadmin")
+                .zones
+                .start_reencryption(request)
+                .await
+                .expect("started");
+        }
+        Operation::Restart => world.restart().await,
+    }
+}
+
+type Entry = (Vec<u8>, u32, Vec<u8>);
+
+async fn compare(world: &World, counted: &BTreeMap<Vec<u8>, Vec<(u32, u64)>>, files_open: u64) -> Result<(), String> {
+    let store = reopen(world).await;
+    let mut scanned = BTreeSet::new();
+    for (key, value) in scan(&store, b'i').await {
+        let inode = records::Inode::decode(value).expect("an inode");
+        scanned.extend(inode.file.and_then(|file| file.edek).map(|edek| entry(&edek, &key)));
+    }
+    let open = scan(&store, b'o').await;
+    if open.len() as u64 != files_open {
+        return Err(format!("{} open files are stored, {files_open} were told", open.len()));
+    }
+    for (key, value) in open {
+        let edek = records::OpenFile::decode(value)
+            .expect("an open file")
+            .edek
+            .expect("an EDEK");
+        scanned.insert(entry(&edek, &key));
+    }
+    let indexed: BTreeSet<Entry> = scan(&store, b'x')
+        .await
+        .into_iter()
+        .map(|(key, _)| {
+            let version = u32::from_be_bytes(key[17..21].try_into().expect("4 bytes"));
+            (key[1..17].to_vec(), version, key[21..].to_vec())
+        })
+        .collect();
+    if indexed != scanned {
+        return Err(format!("index {indexed:?}\nscan {scanned:?}"));
+    }
+    for (zone, counts) in counted {
+        let told: u64 = counts.iter().map(|(_, files)| files).sum();
+        let stored = indexed.iter().filter(|(of, ..)| of == zone).count() as u64;
+        // A purge between the count and the stop may have taken files away.
+        if told < stored {
+            return Err(format!("{told} files were counted, {stored} are stored"));
+        }
+    }
+    Ok(())
+}
+
+fn entry(edek: &records::Edek, key: &[u8]) -> Entry {
+    (edek.zone_id.to_vec(), edek.key_version, key[1..].to_vec())
+}
+
+async fn scan(store: &EmbeddedStore, table: u8) -> Vec<(bytes::Bytes, bytes::Bytes)> {
+    let mut txn = store.begin().await.expect("a transaction");
+    txn.range(&[table], &[table + 1], 100_000).await.expect("a range")
+}
+
+/// The store of a service just stopped may take a moment to close.
+async fn reopen(world: &World) -> EmbeddedStore {
+    for _ in 0..500 {
+        if let Ok(store) = EmbeddedStore::open(&world.store_path()) {
+            return store;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("the store does not open");
+}
