@@ -88,6 +88,9 @@ pub(crate) enum Error {
     /// A call of the filesystem failed.
     #[error(transparent)]
     Fs(#[from] FsError),
+    /// A file is in the way that may not be replaced.
+    #[error("{0}; pass --force to replace it")]
+    Exists(FsError),
     /// A name or path on the command line breaks its rule.
     #[error(transparent)]
     Argument(#[from] ParseError),
@@ -195,7 +198,7 @@ impl Error {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Failure(failure) => failure.reason.into(),
-            Self::Fs(error) => error.reason().into(),
+            Self::Fs(error) | Self::Exists(error) => error.reason().into(),
             Self::Argument(_) | Self::Usage { .. } => Exit::Usage,
             Self::Profile(error) => error.exit(),
             Self::Identity { source, .. } => match source {
@@ -228,7 +231,7 @@ impl Error {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Failure(failure) => return failure.reason.as_str(),
-            Self::Fs(error) => return error.reason().as_str(),
+            Self::Fs(error) | Self::Exists(error) => return error.reason().as_str(),
             _ => {}
         }
         match self.exit() {

@@ -50,7 +50,7 @@ struct Counts {
     unexpected: u64,
     failed: u64,
     listed: Vec<Listed>,
-    /// The exit code of every failure so far, if it is one and the same.
+    /// The exit code of the first failure.
     exit: Option<Exit>,
 }
 
@@ -123,10 +123,8 @@ impl Report {
 
     /// Something failed; the others go on.
     pub(crate) fn fail(&self, path: &str, error: &Error) {
-        let exit = error.exit();
         let mut counts = self.counts();
-        let same = counts.failed == 0 || counts.exit == Some(exit);
-        counts.exit = same.then_some(exit);
+        counts.exit.get_or_insert(error.exit());
         counts.failed += 1;
         if counts.listed.len() < LISTED_MAX {
             counts.listed.push(Listed {
@@ -189,11 +187,9 @@ impl Counts {
         if self.failed + self.unexpected == 0 {
             return Ok(());
         }
-        // Nothing at all was done, and for one reason: that reason says more than "partly".
-        let exit = match self.exit {
-            Some(exit) if self.files == 0 && self.unexpected == 0 => exit,
-            _ => Exit::Partly,
-        };
+        // One file was asked for and that one failed: its own code says more than "partly".
+        let alone = self.files == 0 && self.skipped == 0 && self.failed == 1;
+        let exit = self.exit.filter(|_| alone).unwrap_or(Exit::Partly);
         Err(Error::Partly {
             failed: self.failed,
             skipped: self.skipped,
@@ -279,7 +275,7 @@ mod tests {
                     report.fail("a", &exists());
                     report.fail("b", &exists());
                 },
-                Exit::Conflict,
+                Exit::Partly,
             ),
             (
                 |report| {

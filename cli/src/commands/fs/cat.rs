@@ -6,11 +6,17 @@ use strongroom_fs::{FileReader, ZoneFs};
 use strongroom_proto::ZonePath;
 
 use super::for_each;
-use crate::{error::Error, transfer::blocking};
+use crate::{error::Error, output::Output, transfer::blocking};
 
 /// Writes `length` bytes from `offset` of each file, or all that follow.
-pub(super) async fn run(fs: &ZoneFs, paths: &[ZonePath], offset: u64, length: Option<u64>) -> Result<(), Error> {
-    for_each(paths, async |path| {
+pub(super) async fn run(
+    fs: &ZoneFs,
+    paths: &[ZonePath],
+    offset: u64,
+    length: Option<u64>,
+    output: Output,
+) -> Result<(), Error> {
+    for_each(paths, output, async |path| {
         let reader = fs.open(path).await?;
         copy(reader, offset, length.unwrap_or(u64::MAX)).await
     })

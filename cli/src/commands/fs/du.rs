@@ -21,7 +21,7 @@ struct Usage {
 
 /// Counts each path.
 pub(super) async fn run(fs: &ZoneFs, paths: &[ZonePath], output: Output) -> Result<(), Error> {
-    for_each(paths, async |path| {
+    for_each(paths, output, async |path| {
         let usage = count(fs, path).await?;
         output.result(&usage, || usage.text())
     })

@@ -12,7 +12,7 @@ use crate::{
 /// Lists each path: a directory's entries, or the file itself.
 pub(super) async fn run(fs: &ZoneFs, paths: &[ZonePath], long: bool, output: Output) -> Result<(), Error> {
     let headings = paths.len() > 1 && !output.is_json();
-    for_each(paths, async |path| {
+    for_each(paths, output, async |path| {
         if headings {
             crate::output::print(&format!("{path}:"))?;
         }

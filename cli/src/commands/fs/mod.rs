@@ -8,7 +8,7 @@ mod mv;
 mod put;
 mod simple;
 
-use strongroom_fs::{Stat, ZoneFs};
+use strongroom_fs::{FsError, Stat, ZoneFs};
 use strongroom_proto::{Reason, ZonePath};
 
 use super::session::Session;
@@ -24,7 +24,7 @@ pub(super) async fn run(session: &Session, command: FsCommand, output: Output) -
         FsCommand::Ls { paths, long } => ls::run(&fs, &parse_all(&paths)?, long, output).await,
         FsCommand::Put(args) => put::run(fs, args, output).await,
         FsCommand::Get(args) => get::run(fs, args, output).await,
-        FsCommand::Cat { paths, offset, length } => cat::run(&fs, &parse_all(&paths)?, offset, length).await,
+        FsCommand::Cat { paths, offset, length } => cat::run(&fs, &parse_all(&paths)?, offset, length, output).await,
         FsCommand::Stat { paths } => simple::stat(&fs, &parse_all(&paths)?, output).await,
         FsCommand::Mv { from, to, force } => mv::run(&fs, &from, &to, force, output).await,
         FsCommand::Rm { paths, recursive } => simple::rm(&fs, &parse_all(&paths)?, recursive, output).await,
@@ -93,21 +93,32 @@ impl<'a> Listing<'a> {
     }
 }
 
-/// Does `act` for each path in turn. One that fails does not stop the others; the first failure is the command's,
-/// further ones are named on standard error.
-async fn for_each<'a, F>(paths: &'a [ZonePath], act: impl Fn(&'a ZonePath) -> F) -> Result<(), Error>
+/// Does `act` for each path in turn. One that fails does not stop the others; each failure is said on standard error
+/// in its turn, and the last one is the command's.
+async fn for_each<'a, F>(paths: &'a [ZonePath], output: Output, act: impl Fn(&'a ZonePath) -> F) -> Result<(), Error>
 where
     F: Future<Output = Result<(), Error>> + 'a,
 {
-    let mut first = None;
+    let mut last: Option<Error> = None;
     for path in paths {
         match act(path).await {
             Ok(()) => {}
             // Nobody reads any further.
             Err(error @ Error::Output(_)) => return Err(error),
-            Err(error) if first.is_none() => first = Some(error),
-            Err(error) => crate::output::note(&format!("strongroom: {}", crate::error::chain(&error))),
+            Err(error) => {
+                if let Some(earlier) = last.replace(error) {
+                    output.error(&earlier);
+                }
+            }
         }
     }
-    first.map_or(Ok(()), Err)
+    last.map_or(Ok(()), Err)
+}
+
+/// Says how to replace what is there, if that is why a call failed.
+fn with_force_hint(error: FsError) -> Error {
+    match error.reason() {
+        Reason::AlreadyExists => Error::Exists(error),
+        _ => error.into(),
+    }
 }

@@ -3,14 +3,14 @@
 use strongroom_fs::{FileKind, ZoneFs};
 use strongroom_proto::ZonePath;
 
-use super::{look_up, parse};
+use super::{look_up, parse, with_force_hint};
 use crate::{error::Error, output::Output};
 
 /// Renames `from` to `to`, or into `to` if that is a directory that exists, as `mv` does.
 pub(super) async fn run(fs: &ZoneFs, from: &str, to: &str, force: bool, output: Output) -> Result<(), Error> {
     let from = parse(from)?;
     let to = destination(fs, &from, to).await?;
-    let stat = fs.rename(&from, &to, force).await?;
+    let stat = fs.rename(&from, &to, force).await.map_err(with_force_hint)?;
     output.result(&stat, String::new)
 }
 

@@ -10,7 +10,7 @@ use strongroom_fs::{CreateOptions, FileKind, FileWriter, ZoneFs};
 use strongroom_proto::ZonePath;
 use tokio::sync::mpsc;
 
-use super::{look_up, parse};
+use super::{look_up, parse, with_force_hint};
 use crate::{
     cli::PutArgs,
     error::Error,
@@ -177,7 +177,7 @@ impl Put {
             };
             let (fs, report, force) = (Arc::clone(&self.fs), Arc::clone(&self.report), self.force);
             let task = async move {
-                match store_file(&fs, &report, &local, &remote, named, force).await {
+                match Box::pin(store_file(&fs, &report, &local, &remote, named, force)).await {
                     Ok(bytes) => report.file_done(bytes),
                     Err(error) => report.fail(&local.display().to_string(), &error),
                 }
@@ -213,11 +213,11 @@ impl Put {
             mode: PIPE_MODE,
             overwrite: self.force,
         };
-        let mut writer = self.fs.create(target, options).await?;
+        let mut writer = self.fs.create(target, options).await.map_err(with_force_hint)?;
         let outcome = copy_stdin(&mut writer, &self.report).await;
         match outcome {
             Ok(bytes) => {
-                writer.finish(now_ms()).await?;
+                writer.finish(now_ms()).await.map_err(with_force_hint)?;
                 self.report.file_done(bytes);
                 Ok(())
             }
@@ -292,10 +292,10 @@ async fn store_file(
         overwrite: force,
     };
     let mtime_ms = file.mtime_ms();
-    let mut writer = fs.create(remote, options).await?;
+    let mut writer = fs.create(remote, options).await.map_err(with_force_hint)?;
     match copy_file(file, first, &mut writer, report).await {
         Ok(bytes) => {
-            writer.finish(mtime_ms).await?;
+            writer.finish(mtime_ms).await.map_err(with_force_hint)?;
             Ok(bytes)
         }
         Err(error) => {

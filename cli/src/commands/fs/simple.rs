@@ -18,7 +18,7 @@ pub(super) async fn mkdir(
     parents: bool,
     output: Output,
 ) -> Result<(), Error> {
-    for_each(paths, async |path| {
+    for_each(paths, output, async |path| {
         let stat = fs.make_directory(path, mode, parents).await?;
         output.result(&stat, String::new)
     })
@@ -27,7 +27,7 @@ pub(super) async fn mkdir(
 
 /// Removes files, and directories with `recursive`.
 pub(super) async fn rm(fs: &ZoneFs, paths: &[ZonePath], recursive: bool, output: Output) -> Result<(), Error> {
-    for_each(paths, async |path| {
+    for_each(paths, output, async |path| {
         fs.remove(path, recursive).await?;
         output.result(&json!({"removed": path.as_str()}), String::new)
     })
@@ -36,7 +36,7 @@ pub(super) async fn rm(fs: &ZoneFs, paths: &[ZonePath], recursive: bool, output:
 
 /// Shows what is known of each path.
 pub(super) async fn stat(fs: &ZoneFs, paths: &[ZonePath], output: Output) -> Result<(), Error> {
-    for_each(paths, async |path| {
+    for_each(paths, output, async |path| {
         let stat = fs.stat(path).await?;
         output.result(&stat, || text(&stat))
     })
