@@ -1,0 +1,43 @@
+use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
+use strongroom_proto::{
+    Reason,
+    kms::v1::{
+        ItemFailure, UnwrapRequest, UnwrapResponse, UnwrapResult, unwrap_result::Result as Outcome,
+        unwrap_server::Unwrap,
+    },
+};
+use tonic::{Request, Response, Status};
+
+/// "Wraps" a DEK: its bytes inverted and 8 bytes that check them.
+pub(crate) fn wrap(dek: &[u8; 32]) -> Bytes {
+    let mut wrapped: Vec<u8> = dek.iter().map(|byte| !byte).collect();
+    wrapped.extend_from_slice(&digest(&SHA256, dek).as_ref()[..8]);
+    wrapped.into()
+}
+
+pub(crate) struct Kms;
+
+#[tonic::async_trait]
+impl Unwrap for Kms {
+    async fn unwrap(&self, request: Request<UnwrapRequest>) -> Result<Response<UnwrapResponse>, Status> {
+        let edeks = request.into_inner().edeks;
+        let results = edeks.iter().map(|edek| {
+            let dek: Vec<u8> = edek.wrapped[..32].iter().map(|byte| !byte).collect();
+            let good = digest(&SHA256, &dek).as_ref()[..8] == edek.wrapped[32..];
+            let failure = ItemFailure {
+                reason: Reason::EdekInvalid.as_str().to_owned(),
+                message: "the EDEK does not open".to_owned(),
+            };
+            let outcome = if good {
+                Outcome::Dek(dek.into())
+            } else {
+                Outcome::Failure(failure)
+            };
+            UnwrapResult { result: Some(outcome) }
+        });
+        Ok(Response::new(UnwrapResponse {
+            results: results.collect(),
+        }))
+    }
+}

@@ -1,0 +1,277 @@
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use strongroom_proto::{
+    ExtentId, Failure, FileId, Reason,
+    block::v1::Target,
+    kms::v1::Edek,
+    metadata::v1::{
+        AbandonFileRequest, AbandonFileResponse, AddBlocksRequest, BlockPlacement, CommitFileRequest,
+        CreateFileRequest, CreatedFile, Extent, FileKind, GetStatRequest, ListBlocksRequest, ListBlocksResponse,
+        ListRequest, ListResponse, MakeDirectoryRequest, OpenFileRequest, OpenedFile, RemoveRequest, RemoveResponse,
+        RenameRequest, SetAttributesRequest, Stat, WriteGrant, namespace_server::Namespace,
+    },
+};
+use tonic::{Request, Response, Status};
+
+use super::{NodeState, Shared, kms::wrap, now_ms};
+
+/// A file, written or being written. Tests change it as a hostile service would.
+#[derive(Clone)]
+pub(crate) struct FileRecord {
+    pub(crate) stat: Stat,
+    pub(crate) edek: Edek,
+    pub(crate) extents: Vec<Extent>,
+    pub(crate) code: Bytes,
+    extent: ExtentId,
+    pub(crate) blocks: BTreeMap<u32, BlockPlacement>,
+}
+
+pub(crate) struct MetadataState {
+    pub(crate) block_bytes: u32,
+    targets: Vec<Target>,
+    pub(crate) files: HashMap<Bytes, FileRecord>,
+    pub(crate) open: HashMap<Bytes, FileRecord>,
+    /// Calls to refuse as if the service were restarting.
+    pub(crate) failing_calls: u32,
+    /// The capability that it gives out now.
+    pub(crate) capability: Bytes,
+    /// How long a grant lasts.
+    pub(crate) grant_ms: u64,
+    /// Blocks in one answer.
+    pub(crate) page: usize,
+    /// AddBlocks calls by how many blocks they brought.
+    pub(crate) added: Vec<usize>,
+    pub(crate) block_lists: usize,
+    next_dek: u8,
+}
+
+impl MetadataState {
+    pub(crate) fn new(block_bytes: u32, nodes: &[Shared<NodeState>]) -> Self {
+        let target = |node: &Shared<NodeState>| {
+            let node = node.lock();
+            Target {
+                node_id: node.id(),
+                address: node.address.clone(),
+            }
+        };
+        Self {
+            block_bytes,
+            targets: nodes.iter().map(target).collect(),
+            files: HashMap::new(),
+            open: HashMap::new(),
+            failing_calls: 0,
+            capability: Bytes::from_static(b"capability 0"),
+            grant_ms: 60_000,
+            page: 1024,
+            added: Vec::new(),
+            block_lists: 0,
+            next_dek: 1,
+        }
+    }
+
+    fn grant(&self, file: &FileRecord) -> WriteGrant {
+        WriteGrant {
+            file_id: file.stat.file_id.clone(),
+            extent_id: file.extent.into(),
+            capability: self.capability.clone(),
+            expires_ms: now_ms() + self.grant_ms,
+            targets: self.targets.clone(),
+            replicas: 3,
+            min_replicas: 2,
+        }
+    }
+
+    fn create(&mut self, request: CreateFileRequest) -> CreatedFile {
+        let dek = [self.next_dek; 32];
+        self.next_dek += 1;
+        let file = FileRecord {
+            stat: Stat {
+                path: request.path,
+                kind: FileKind::File.into(),
+                mode: request.mode,
+                owner: "alice".to_owned(),
+                file_id: FileId::generate().into(),
+                zone_path: Bytes::from_static(b"/z"),
+                key_name: "payroll".to_owned(),
+                data_suite: "gcm".to_owned(),
+                ..Stat::default()
+            },
+            edek: Edek {
+                key_name: "payroll".to_owned(),
+                key_version: 0,
+                zone_id: Bytes::from_static(&[7; 16]),
+                suite: "kw".to_owned(),
+                wrapped: wrap(&dek),
+            },
+            extents: Vec::new(),
+            code: Bytes::new(),
+            extent: ExtentId::generate(),
+            blocks: BTreeMap::new(),
+        };
+        let created = CreatedFile {
+            grant: Some(self.grant(&file)),
+            edek: Some(file.edek.clone()),
+            data_suite: "gcm".to_owned(),
+            frame_bytes: 4096,
+            block_bytes: self.block_bytes,
+        };
+        self.open.insert(file.stat.file_id.clone(), file);
+        created
+    }
+
+    fn add(&mut self, request: AddBlocksRequest) -> Result<WriteGrant, Failure> {
+        self.added.push(request.blocks.len());
+        let file = self.open.get_mut(&request.file_id).ok_or_else(lost)?;
+        file.blocks.extend((request.first_index..).zip(request.blocks));
+        let file = file.clone();
+        Ok(self.grant(&file))
+    }
+
+    fn commit(&mut self, request: CommitFileRequest) -> Result<Stat, Failure> {
+        let mut file = self.open.remove(&request.file_id).ok_or_else(lost)?;
+        file.blocks.extend((request.first_index..).zip(request.blocks));
+        file.stat.length = request.extents.iter().map(|extent| extent.length).sum();
+        file.stat.blocks = file.blocks.len() as u32;
+        file.stat.mtime_ms = request.mtime_ms;
+        file.extents = request.extents;
+        file.code = request.manifest_mac;
+        let stat = file.stat.clone();
+        self.files.insert(stat.path.clone(), file);
+        Ok(stat)
+    }
+
+    fn opened(&self, path: &Bytes) -> Result<OpenedFile, Failure> {
+        let file = self.files.get(path).ok_or_else(missing)?;
+        Ok(OpenedFile {
+            stat: Some(file.stat.clone()),
+            edek: Some(file.edek.clone()),
+            frame_bytes: 4096,
+            block_bytes: self.block_bytes,
+            extents: file.extents.clone(),
+            manifest_mac: file.code.clone(),
+            blocks: Some(self.block_list(file, 0)),
+        })
+    }
+
+    fn blocks(&mut self, request: &ListBlocksRequest) -> Result<ListBlocksResponse, Failure> {
+        self.block_lists += 1;
+        let file = self.files.values().find(|file| file.stat.file_id == request.file_id);
+        Ok(self.block_list(file.ok_or_else(missing)?, request.first_index))
+    }
+
+    fn block_list(&self, file: &FileRecord, first: u32) -> ListBlocksResponse {
+        ListBlocksResponse {
+            blocks: file
+                .blocks
+                .range(first..)
+                .take(self.page)
+                .map(|(_, block)| block.clone())
+                .collect(),
+            capability: self.capability.clone(),
+            expires_ms: now_ms() + self.grant_ms,
+            nodes: self.targets.clone(),
+        }
+    }
+}
+
+fn lost() -> Failure {
+    Failure::new(Reason::LeaseLost, "the file is not being written")
+}
+
+fn missing() -> Failure {
+    Failure::new(Reason::NotFound, "nothing is there")
+}
+
+#[derive(Clone)]
+pub(crate) struct Metadata {
+    state: Shared<MetadataState>,
+}
+
+impl Metadata {
+    pub(crate) fn new(state: Shared<MetadataState>) -> Self {
+        Self { state }
+    }
+
+    pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, MetadataState> {
+        self.state.lock()
+    }
+
+    /// Changes a written file.
+    pub(crate) fn change(&self, path: &str, change: impl FnOnce(&mut FileRecord)) {
+        let mut state = self.lock();
+        change(state.files.get_mut(path.as_bytes()).expect("a written file"));
+    }
+
+    fn answer<T>(&self, act: impl FnOnce(&mut MetadataState) -> Result<T, Failure>) -> Result<Response<T>, Status> {
+        let mut state = self.lock();
+        if state.failing_calls > 0 {
+            state.failing_calls -= 1;
+            return Err(Failure::new(Reason::Unavailable, "restarting").into());
+        }
+        Ok(Response::new(act(&mut state)?))
+    }
+}
+
+#[tonic::async_trait]
+impl Namespace for Metadata {
+    async fn create_file(&self, request: Request<CreateFileRequest>) -> Result<Response<CreatedFile>, Status> {
+        self.answer(|state| Ok(state.create(request.into_inner())))
+    }
+
+    async fn add_blocks(&self, request: Request<AddBlocksRequest>) -> Result<Response<WriteGrant>, Status> {
+        self.answer(|state| state.add(request.into_inner()))
+    }
+
+    async fn commit_file(&self, request: Request<CommitFileRequest>) -> Result<Response<Stat>, Status> {
+        self.answer(|state| state.commit(request.into_inner()))
+    }
+
+    async fn abandon_file(
+        &self,
+        request: Request<AbandonFileRequest>,
+    ) -> Result<Response<AbandonFileResponse>, Status> {
+        self.answer(|state| {
+            state.open.remove(&request.into_inner().file_id);
+            Ok(AbandonFileResponse {})
+        })
+    }
+
+    async fn open_file(&self, request: Request<OpenFileRequest>) -> Result<Response<OpenedFile>, Status> {
+        self.answer(|state| state.opened(&request.into_inner().path))
+    }
+
+    async fn list_blocks(&self, request: Request<ListBlocksRequest>) -> Result<Response<ListBlocksResponse>, Status> {
+        self.answer(|state| state.blocks(&request.into_inner()))
+    }
+
+    async fn get_stat(&self, request: Request<GetStatRequest>) -> Result<Response<Stat>, Status> {
+        self.answer(|state| {
+            let file = state.files.get(&request.into_inner().path);
+            file.map(|file| file.stat.clone()).ok_or_else(missing)
+        })
+    }
+
+    async fn remove(&self, request: Request<RemoveRequest>) -> Result<Response<RemoveResponse>, Status> {
+        self.answer(|state| {
+            let file = state.files.remove(&request.into_inner().path);
+            file.map(|_| RemoveResponse {}).ok_or_else(missing)
+        })
+    }
+
+    async fn make_directory(&self, _: Request<MakeDirectoryRequest>) -> Result<Response<Stat>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
+
+    async fn list(&self, _: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
+
+    async fn rename(&self, _: Request<RenameRequest>) -> Result<Response<Stat>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
+
+    async fn set_attributes(&self, _: Request<SetAttributesRequest>) -> Result<Response<Stat>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
+}
