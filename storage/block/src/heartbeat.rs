@@ -134,7 +134,7 @@ impl Heart {
         match reached {
             Ok(()) if self.reachable != Some(true) => tracing::info!(%metadata, "the metadata service answers"),
             Err(error) if self.reachable != Some(false) => {
-                tracing::warn!(%metadata, %error, "the metadata service is not reachable; serving with the keys known");
+                tracing::warn!(%metadata, %error, "cannot report to the metadata service; serving with the keys known");
             }
             _ => {}
         }

@@ -75,6 +75,10 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
         .build_v1()?;
     let routes = Routes::new(blocks).add_service(health_service).add_service(reflection);
 
+    let stop = async move {
+        stop.await;
+        health.set_not_serving::<BlocksServer<BlocksService>>().await;
+    };
     let channel = transport::connect(&config.metadata, &tls, Role::Metadata);
     let heart = Heart::new(node, &config.advertise, config.metadata, channel);
     tokio::select! {

@@ -219,11 +219,8 @@ async fn a_node_waits_for_the_metadata_service_and_then_serves() {
 }
 
 async fn three(cluster: &Cluster) -> [Node; 3] {
-    [
-        cluster.join("node-1").await,
-        cluster.join("node-2").await,
-        cluster.join("node-3").await,
-    ]
+    let joins = tokio::join!(cluster.join("node-1"), cluster.join("node-2"), cluster.join("node-3"));
+    joins.into()
 }
 
 #[tokio::test(flavor = "multi_thread")]

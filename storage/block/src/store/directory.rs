@@ -90,7 +90,7 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenErro
 /// A data directory, locked for this process.
 pub(super) struct Directory {
     root: PathBuf,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Directory {
@@ -140,7 +140,9 @@ impl Directory {
             write_synced(&draft, format!("{FORMAT} {node}\n").as_bytes()).map_err(failed("write", &draft))?;
             fs::rename(&draft, &format).map_err(failed("write", &format))?;
         }
-        sync_directory(&self.root).map_err(failed("sync", &self.root))
+        sync_directory(&self.root).map_err(failed("sync", &self.root))?;
+        let parent = self.root.join("..");
+        sync_directory(&parent).map_err(failed("sync", &parent))
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -196,7 +198,19 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-fn lock(root: &Path) -> Result<File, OpenError> {
+/// A locked file.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing alone would leave the lock with a child process that another thread is just starting.
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "cannot unlock the data directory");
+        }
+    }
+}
+
+fn lock(root: &Path) -> Result<Lock, OpenError> {
     let path = root.join("LOCK");
     let mut file = OpenOptions::new()
         .create(true)
@@ -222,7 +236,7 @@ fn lock(root: &Path) -> Result<File, OpenError> {
     if let Err(error) = described {
         tracing::warn!(path = %path.display(), %error, "cannot write this process' id into the lock file");
     }
-    Ok(file)
+    Ok(Lock(file))
 }
 
 fn holder(file: &mut File) -> String {

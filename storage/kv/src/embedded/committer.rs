@@ -2,12 +2,17 @@
 //! durable with one write to the disk.
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use redb::Database;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::timeout,
+};
 
 use super::{
     buffer::{ReadSet, Writes},
@@ -18,6 +23,10 @@ use crate::{CommitError, StoreError};
 
 /// Commits that wait; more wait at the queue's door.
 const QUEUE_MAX: usize = 1024;
+/// Bytes of the commits that wait or are being written.
+const QUEUE_BYTES_MAX: usize = 128 << 20;
+/// How long a commit waits for room in the queue.
+const QUEUE_WAIT: Duration = Duration::from_secs(10);
 /// Commits that share one write to the disk.
 const BATCH_MAX: usize = 256;
 /// Bytes after which a batch takes no more commits.
@@ -36,6 +45,12 @@ pub(super) struct Request {
     pub(super) answer: oneshot::Sender<Result<(), CommitError>>,
 }
 
+/// A request with its share of the queue's bytes, given back when it is answered.
+struct Queued {
+    request: Request,
+    _room: OwnedSemaphorePermit,
+}
+
 impl Request {
     fn bytes(&self) -> usize {
         let pairs = self.writes.iter();
@@ -52,7 +67,9 @@ impl Request {
 
 /// The thread's handle. Dropping it waits until the queue is worked off.
 pub(super) struct Committer {
-    queue: Option<mpsc::Sender<Request>>,
+    queue: Option<mpsc::Sender<Queued>>,
+    room: Arc<Semaphore>,
+    path: PathBuf,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -60,6 +77,11 @@ impl Committer {
     pub(super) fn start(file: Arc<DatabaseFile>) -> Result<Self, StoreError> {
         let (queue, requests) = mpsc::channel(QUEUE_MAX);
         let path = file.path().to_owned();
+        let failed = |error| StoreError::Failed {
+            path: path.clone(),
+            what: "start its commit thread",
+            source: Arc::new(error),
+        };
         let worker = Worker {
             window: Some(Window::after(file.sequence()?)),
             file,
@@ -67,19 +89,41 @@ impl Committer {
         let thread = thread::Builder::new()
             .name("kv-committer".to_owned())
             .spawn(move || worker.run(requests))
-            .map_err(|error| StoreError::Failed {
-                path,
-                what: "start its commit thread",
-                source: Arc::new(error),
-            })?;
+            .map_err(failed)?;
         Ok(Self {
             queue: Some(queue),
+            room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
+            path,
             thread: Some(thread),
         })
     }
 
-    pub(super) fn queue(&self) -> &mpsc::Sender<Request> {
-        self.queue.as_ref().expect("taken only by drop")
+    /// Puts a request into the queue, when there is room.
+    pub(super) async fn submit(&self, request: Request) -> Result<(), StoreError> {
+        let queued = timeout(QUEUE_WAIT, self.enqueue(request)).await;
+        queued.unwrap_or_else(|_| {
+            Err(StoreError::Overloaded {
+                waited_ms: u64::try_from(QUEUE_WAIT.as_millis()).unwrap_or(u64::MAX),
+            })
+        })
+    }
+
+    async fn enqueue(&self, request: Request) -> Result<(), StoreError> {
+        let bytes = u32::try_from(request.bytes()).expect("a transaction's bytes are bounded");
+        let room = Arc::clone(&self.room).acquire_many_owned(bytes).await;
+        let queued = Queued {
+            request,
+            _room: room.map_err(|_| self.stopped())?,
+        };
+        let queue = self.queue.as_ref().ok_or_else(|| self.stopped())?;
+        queue.send(queued).await.map_err(|_| self.stopped())
+    }
+
+    /// The error of a commit that the thread did not answer.
+    pub(super) fn stopped(&self) -> StoreError {
+        StoreError::Stopped {
+            path: self.path.clone(),
+        }
     }
 }
 
@@ -101,13 +145,13 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+    fn run(mut self, mut requests: mpsc::Receiver<Queued>) {
         while let Some(first) = requests.blocking_recv() {
             self.commit(batch(first, &mut requests));
         }
     }
 
-    fn commit(&mut self, batch: Vec<Request>) {
+    fn commit(&mut self, batch: Vec<Queued>) {
         let last = match self.ready_for(&batch) {
             Ok(last) => last,
             Err(error) => return answer_all(batch, &Err(error)),
@@ -125,7 +169,7 @@ impl Worker {
 
     /// The number of the last commit, if there is room on the disk for `batch`. A full disk is noticed here, before
     /// redb meets it and has to be opened again.
-    fn ready_for(&self, batch: &[Request]) -> Result<u64, StoreError> {
+    fn ready_for(&self, batch: &[Queued]) -> Result<u64, StoreError> {
         let free_bytes = self.file.free_bytes()?;
         if free_bytes < disk_need_bytes(batch) {
             return Err(StoreError::Full {
@@ -137,22 +181,23 @@ impl Worker {
     }
 
     /// Those whose reads still hold, each checked also against those before it. The others are answered.
-    fn judge(&mut self, batch: Vec<Request>, last: u64) -> Vec<Request> {
+    fn judge(&mut self, batch: Vec<Queued>, last: u64) -> Vec<Queued> {
         let window = self.window.get_or_insert_with(|| Window::after(last));
         let mut passed = Vec::with_capacity(batch.len());
-        for request in batch {
+        for queued in batch {
+            let request = &queued.request;
             if window.still_holds(&request.reads, request.sequence) {
                 window.record(last + 1, &request.writes);
-                passed.push(request);
+                passed.push(queued);
             } else {
-                request.answer(Err(CommitError::Conflict));
+                queued.request.answer(Err(CommitError::Conflict));
             }
         }
         passed
     }
 
     /// Makes the commit `sequence` durable, or finds out after an error whether it became so.
-    fn write(&mut self, sequence: u64, passed: &[Request]) -> Result<(), StoreError> {
+    fn write(&mut self, sequence: u64, passed: &[Queued]) -> Result<(), StoreError> {
         let written = self.file.with_database(|database| {
             apply(database, sequence, passed).map_err(|error| self.file.failed("commit", error))
         });
@@ -171,24 +216,24 @@ impl Worker {
 }
 
 /// `first` and what else waits, within bounds.
-fn batch(first: Request, requests: &mut mpsc::Receiver<Request>) -> Vec<Request> {
-    let mut bytes = first.bytes();
+fn batch(first: Queued, requests: &mut mpsc::Receiver<Queued>) -> Vec<Queued> {
+    let mut bytes = first.request.bytes();
     let mut batch = vec![first];
     while batch.len() < BATCH_MAX && bytes < BATCH_BYTES_MAX {
-        let Ok(request) = requests.try_recv() else {
+        let Ok(next) = requests.try_recv() else {
             break;
         };
-        bytes += request.bytes();
-        batch.push(request);
+        bytes += next.request.bytes();
+        batch.push(next);
     }
     batch
 }
 
-fn apply(database: &Database, sequence: u64, passed: &[Request]) -> Result<(), redb::Error> {
+fn apply(database: &Database, sequence: u64, passed: &[Queued]) -> Result<(), redb::Error> {
     let txn = database.begin_write()?;
     {
         let mut data = txn.open_table(DATA)?;
-        for (key, value) in passed.iter().flat_map(|request| &request.writes) {
+        for (key, value) in passed.iter().flat_map(|queued| &queued.request.writes) {
             match value {
                 Some(value) => _ = data.insert(key.as_ref(), value.as_ref())?,
                 None => _ = data.remove(key.as_ref())?,
@@ -202,13 +247,13 @@ fn apply(database: &Database, sequence: u64, passed: &[Request]) -> Result<(), r
 }
 
 /// Copy-on-write needs room for the data and for the pages on the way to it.
-fn disk_need_bytes(batch: &[Request]) -> u64 {
-    let need = |request: &Request| request.bytes() as u64 * 2 + request.writes.len() as u64 * PATH_BYTES;
+fn disk_need_bytes(batch: &[Queued]) -> u64 {
+    let need = |queued: &Queued| queued.request.bytes() as u64 * 2 + queued.request.writes.len() as u64 * PATH_BYTES;
     DISK_RESERVE_BYTES + batch.iter().map(need).sum::<u64>()
 }
 
-fn answer_all(requests: Vec<Request>, outcome: &Result<(), StoreError>) {
-    for request in requests {
-        request.answer(outcome.clone().map_err(CommitError::from));
+fn answer_all(batch: Vec<Queued>, outcome: &Result<(), StoreError>) {
+    for queued in batch {
+        queued.request.answer(outcome.clone().map_err(CommitError::from));
     }
 }

@@ -70,7 +70,7 @@ pub(super) struct DatabaseFile {
     path: PathBuf,
     database: RwLock<Option<Database>>,
     /// Held for its lock. Declared last: released after the database is closed.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl DatabaseFile {
@@ -83,6 +83,7 @@ impl DatabaseFile {
         }
         let lock = lock(path)?;
         let database = open_database(path)?;
+        sync_name(path).map_err(|error| failed(path, "sync the directory of", error))?;
         Ok(Self {
             path: path.to_owned(),
             database: RwLock::new(Some(database)),
@@ -158,6 +159,12 @@ impl DatabaseFile {
     pub(super) fn failed(&self, what: &'static str, error: impl Error + Send + Sync + 'static) -> StoreError {
         failed(&self.path, what, error)
     }
+}
+
+/// Makes the file's name durable: redb only sees to its bytes.
+fn sync_name(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 fn sequence(txn: &ReadTransaction) -> Result<u64, redb::Error> {
@@ -242,8 +249,20 @@ fn initialize(database: &Database) -> Result<(), redb::Error> {
     Ok(())
 }
 
+/// A locked file.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing alone would leave the lock with a child process that another thread is just starting.
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "cannot unlock the store");
+        }
+    }
+}
+
 /// Locks `path.lock` and writes this process into it.
-fn lock(path: &Path) -> Result<File, OpenError> {
+fn lock(path: &Path) -> Result<Lock, OpenError> {
     let lock_path = beside(path, ".lock");
     let create = |source| OpenError::Create {
         path: lock_path.clone(),
@@ -273,7 +292,7 @@ fn lock(path: &Path) -> Result<File, OpenError> {
     if let Err(error) = described {
         tracing::warn!(path = %lock_path.display(), %error, "cannot write this process' id into the lock file");
     }
-    Ok(file)
+    Ok(Lock(file))
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {

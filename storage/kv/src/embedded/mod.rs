@@ -10,11 +10,11 @@ mod committer;
 mod file;
 mod window;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use redb::ReadOnlyTable;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 pub use file::OpenError;
 
@@ -24,9 +24,6 @@ use self::{
     file::DatabaseFile,
 };
 use crate::{CommitError, Store, StoreError, Txn};
-
-/// How long a commit waits for room in the queue.
-const QUEUE_WAIT: Duration = Duration::from_secs(10);
 
 /// A store in one file, owned by one process.
 #[derive(Clone)]
@@ -167,16 +164,8 @@ impl Txn for EmbeddedTxn {
         };
         // The snapshot keeps old pages of the file alive: give it up before waiting.
         drop(self.snapshot);
-        let stopped = || StoreError::Stopped {
-            path: self.engine.file.path().to_owned(),
-        };
-        let sent = self.engine.committer.queue().send_timeout(request, QUEUE_WAIT).await;
-        sent.map_err(|error| match error {
-            mpsc::error::SendTimeoutError::Timeout(_) => StoreError::Overloaded {
-                waited_ms: u64::try_from(QUEUE_WAIT.as_millis()).unwrap_or(u64::MAX),
-            },
-            mpsc::error::SendTimeoutError::Closed(_) => stopped(),
-        })?;
-        answered.await.map_err(|_| stopped())?
+        let committer = &self.engine.committer;
+        committer.submit(request).await?;
+        answered.await.map_err(|_| committer.stopped())?
     }
 }
