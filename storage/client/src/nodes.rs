@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use strongroom_proto::{
-    BlockId, Failure, NodeId, ParseError,
+    BlockId, Failure, NodeId, ParseError, Reason,
     block::v1::{self as pb, blocks_client::BlocksClient},
     limits::MESSAGE_BYTES_MAX,
     transport::{self, Remote, Role, TlsIdentity},
@@ -22,6 +22,8 @@ use crate::retry::once;
 const CONNECTIONS_MAX: usize = 256;
 /// How long a node that failed is asked last.
 const REST: Duration = Duration::from_secs(5);
+/// The same for a node that did not answer: asking it again costs much more than asking another.
+const REST_AFTER_SILENCE: Duration = Duration::from_secs(30);
 /// How long a whole chain of replicas may take to store a block.
 const PUT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a node may take to answer with a block.
@@ -120,12 +122,18 @@ impl Nodes {
         nodes
     }
 
-    /// Lets a node rest.
-    pub(crate) fn rest(&self, node: &NodeId) {
+    /// Asks a node last for a while if its failure says something about its next answers.
+    pub(crate) fn rest_after(&self, node: &NodeId, failure: &Failure) {
+        let rest = match failure.reason {
+            Reason::DeadlineExceeded => REST_AFTER_SILENCE,
+            Reason::NoSpace => REST,
+            _ if failure.is_transient() => REST,
+            _ => return,
+        };
         let now = Instant::now();
         let mut table = self.lock();
         table.resting.retain(|_, until| *until > now);
-        table.resting.insert(node.clone(), now + REST);
+        table.resting.insert(node.clone(), now + rest);
     }
 
     fn note<T>(&self, node: &Node, outcome: Result<T, Failure>) -> Result<T, Failure> {
@@ -133,7 +141,7 @@ impl Nodes {
             Ok(_) => _ = self.lock().resting.remove(&node.id),
             Err(failure) => {
                 tracing::debug!(node = %node.id, %failure, "a block node failed");
-                self.rest(&node.id);
+                self.rest_after(&node.id, failure);
             }
         }
         outcome

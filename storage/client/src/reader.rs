@@ -146,16 +146,14 @@ impl FileReader {
     /// the file, 0 at and beyond it. Fetches only the frames that hold them.
     ///
     /// # Errors
-    /// [`FsError::BlockUnreadable`] if no replica of a block can be read. Bytes of `buf` are then as they were.
+    /// [`FsError::BlockUnreadable`] if no replica of a block can be read. The blocks before it may be in `buf`.
     pub async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, FsError> {
         let end = offset.saturating_add(buf.len() as u64);
-        let parts: Vec<Bytes> = futures::stream::iter(self.plan(offset, end))
+        let mut parts = futures::stream::iter(self.plan(offset, end))
             .map(|piece| self.fetch(piece))
-            .buffered(READS_AT_ONCE)
-            .try_collect()
-            .await?;
+            .buffered(READS_AT_ONCE);
         let mut read = 0;
-        for part in parts {
+        while let Some(part) = parts.try_next().await? {
             buf[read..read + part.len()].copy_from_slice(&part);
             read += part.len();
         }

@@ -73,9 +73,9 @@ impl Replication {
             } else {
                 let said = answer.failed.iter().find(|failed| failed.node_id == node.id.as_str());
                 let message = said.map_or("did not store the block", |failed| failed.message.as_str());
-                self.troubles
-                    .insert(node.id.clone(), Failure::new(Reason::Unavailable, message));
-                nodes.rest(&node.id);
+                let failure = Failure::new(Reason::Unavailable, message);
+                nodes.rest_after(&node.id, &failure);
+                self.troubles.insert(node.id.clone(), failure);
             }
         }
     }

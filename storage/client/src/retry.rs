@@ -22,9 +22,9 @@ pub(crate) enum Repeat {
     Unsent,
 }
 
-/// Growing pauses, until patience ends.
+/// Growing pauses, until patience ends. Patience starts with the first pause, that is with the first failure.
 pub(crate) struct Pauses {
-    end: Instant,
+    end: Option<Instant>,
     next: Duration,
 }
 
@@ -32,16 +32,17 @@ impl Pauses {
     const FIRST: Duration = Duration::from_millis(50);
     const LONGEST: Duration = Duration::from_secs(1);
 
-    pub(crate) fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
-            end: Instant::now() + PATIENCE,
+            end: None,
             next: Self::FIRST,
         }
     }
 
     /// Waits before another attempt; false, without waiting, once patience has ended.
     pub(crate) async fn pause(&mut self) -> bool {
-        if Instant::now() + self.next > self.end {
+        let now = Instant::now();
+        if now + self.next > *self.end.get_or_insert(now + PATIENCE) {
             return false;
         }
         // Between half the pause and all of it, so that many clients do not come back at once.
@@ -57,7 +58,7 @@ pub(crate) async fn call<T, F>(repeat: Repeat, attempt: impl Fn() -> F) -> Resul
 where
     F: Future<Output = Result<Response<T>, Status>>,
 {
-    let mut pauses = None;
+    let mut pauses = Pauses::new();
     loop {
         let (failure, unsent) = match timeout(ATTEMPT_TIMEOUT, attempt()).await {
             Ok(Ok(response)) => return Ok(response.into_inner()),
@@ -70,7 +71,7 @@ where
         // Block nodes report themselves within seconds to a metadata service that restarted.
         let passing = failure.is_transient() || failure.reason == Reason::TooFewNodes;
         let again = passing && (unsent || repeat == Repeat::Harmless);
-        if !again || !pauses.get_or_insert_with(Pauses::new).pause().await {
+        if !again || !pauses.pause().await {
             return Err(failure);
         }
         tracing::debug!(%failure, "calling again");

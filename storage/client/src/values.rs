@@ -345,3 +345,67 @@ fn optional_version<S: Serializer>(value: &Option<KeyVersion>, serializer: S) ->
         None => serializer.serialize_none(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use serde_json::json;
+
+    use super::*;
+
+    fn file() -> pb::Stat {
+        pb::Stat {
+            path: Bytes::from_static(b"/z/a"),
+            kind: pb::FileKind::File.into(),
+            length: 5,
+            mode: 0o640,
+            owner: "alice".to_owned(),
+            mtime_ms: 7,
+            file_id: Bytes::from_static(&[0xab; 16]),
+            zone_path: Bytes::from_static(b"/z"),
+            key_name: "payroll".to_owned(),
+            key_version: 3,
+            data_suite: "gcm".to_owned(),
+            blocks: 1,
+            ..pb::Stat::default()
+        }
+    }
+
+    #[test]
+    fn a_file_and_a_directory_print_as_json() {
+        let stat = Stat::try_from(file()).expect("valid");
+        let printed = serde_json::to_value(stat).expect("JSON");
+        let expected = json!({
+            "path": "/z/a", "kind": "file", "length": 5, "mode": 0o640, "owner": "alice", "mtime_ms": 7,
+            "file_id": "ab".repeat(16), "zone_path": "/z", "zone_root": false, "key_name": "payroll",
+            "key_version": 3, "data_suite": "gcm", "blocks": 1, "blocks_in_deficit": 0,
+        });
+        assert_eq!(printed, expected);
+        let directory = pb::Stat {
+            kind: pb::FileKind::Directory.into(),
+            zone_path: Bytes::new(),
+            key_name: String::new(),
+            data_suite: String::new(),
+            ..file()
+        };
+        let stat = Stat::try_from(directory).expect("valid");
+        assert_eq!((stat.zone_path, stat.key_name, stat.data_suite), (None, None, None));
+    }
+
+    #[test]
+    fn answers_that_break_the_contract_are_refused() {
+        let changes: [fn(&mut pb::Stat); 6] = [
+            |stat| stat.kind = 0,
+            |stat| stat.path = Bytes::from_static(b"z/a"),
+            |stat| stat.path = Bytes::from_static(b"/z/../etc"),
+            |stat| stat.file_id = Bytes::from_static(&[1; 15]),
+            |stat| stat.key_name = String::new(),
+            |stat| stat.data_suite = "rot13".to_owned(),
+        ];
+        for (i, change) in changes.into_iter().enumerate() {
+            let mut stat = file();
+            change(&mut stat);
+            assert!(Stat::try_from(stat).is_err(), "change {i} passes");
+        }
+    }
+}

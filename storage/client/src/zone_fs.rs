@@ -15,7 +15,7 @@ use crate::{
     metadata::Metadata,
     nodes::Nodes,
     reader::Opening,
-    retry::{Repeat, call},
+    retry::{Pauses, Repeat, call},
 };
 
 /// Blocks that all writers of one [`ZoneFs`] seal and store at once: at most 64 MiB of them.
@@ -288,12 +288,21 @@ impl ZoneFs {
         FileWriter::new(self.clone(), path.clone(), lease, &DataKey::new(dek.expose()), geometry)
     }
 
+    /// The unwrap client's own repeats cover a hiccup; these cover the restart of the key service or its token.
     async fn unwrap(&self, path: &ZonePath, edek: &Edek) -> Result<Dek, FsError> {
-        let unwrapped = self.shared.kms.unwrap(edek).await;
-        unwrapped.map_err(|failure| FsError::Unwrap {
-            path: path.clone(),
-            edek: Box::new(edek.clone()),
-            failure,
-        })
+        let mut pauses = Pauses::new();
+        loop {
+            let failure = match self.shared.kms.unwrap(edek).await {
+                Ok(dek) => return Ok(dek),
+                Err(failure) => failure,
+            };
+            if !failure.is_transient() || !pauses.pause().await {
+                return Err(FsError::Unwrap {
+                    path: path.clone(),
+                    edek: Box::new(edek.clone()),
+                    failure,
+                });
+            }
+        }
     }
 }

@@ -300,6 +300,15 @@ async fn a_restart_of_the_metadata_service_costs_no_error() {
 }
 
 #[tokio::test]
+async fn a_restart_of_the_key_service_costs_no_error() {
+    let world = world().await;
+    *world.failing_unwraps.lock() = 8;
+    put(&world, "/z/a", b"data").await;
+    assert_eq!(*world.failing_unwraps.lock(), 0);
+    assert!(read_all(&world, "/z/a").await.expect("read") == b"data");
+}
+
+#[tokio::test]
 async fn a_call_that_must_not_run_twice_is_not_repeated() {
     let world = world().await;
     put(&world, "/z/a", b"data").await;

@@ -1,13 +1,15 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use strongroom_proto::{
-    Reason,
+    Failure, Reason,
     kms::v1::{
         ItemFailure, UnwrapRequest, UnwrapResponse, UnwrapResult, unwrap_result::Result as Outcome,
         unwrap_server::Unwrap,
     },
 };
 use tonic::{Request, Response, Status};
+
+use super::Shared;
 
 /// "Wraps" a DEK: its bytes inverted and 8 bytes that check them.
 pub(crate) fn wrap(dek: &[u8; 32]) -> Bytes {
@@ -16,11 +18,19 @@ pub(crate) fn wrap(dek: &[u8; 32]) -> Bytes {
     wrapped.into()
 }
 
-pub(crate) struct Kms;
+pub(crate) struct Kms {
+    /// Calls to refuse as if the token were gone.
+    pub(crate) failing_calls: Shared<u32>,
+}
 
 #[tonic::async_trait]
 impl Unwrap for Kms {
     async fn unwrap(&self, request: Request<UnwrapRequest>) -> Result<Response<UnwrapResponse>, Status> {
+        let mut failing = self.failing_calls.lock();
+        if *failing > 0 {
+            *failing -= 1;
+            return Err(Failure::new(Reason::TokenUnavailable, "the token is gone").into());
+        }
         let edeks = request.into_inner().edeks;
         let results = edeks.iter().map(|edek| {
             let dek: Vec<u8> = edek.wrapped[..32].iter().map(|byte| !byte).collect();

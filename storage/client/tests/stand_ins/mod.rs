@@ -31,6 +31,8 @@ pub(crate) struct World {
     pub(crate) fs: ZoneFs,
     pub(crate) metadata: Metadata,
     pub(crate) nodes: Vec<Shared<NodeState>>,
+    /// Calls that the key service refuses.
+    pub(crate) failing_unwraps: Shared<u32>,
     _pki: pki::Pki,
 }
 
@@ -71,12 +73,17 @@ impl World {
         let metadata = Metadata::new(state);
         let routes = Routes::new(NamespaceServer::new(metadata.clone()));
         let metadata_remote = serve(pki.issue("service/metadata"), routes).await;
-        let kms_remote = serve(pki.issue("service/kms"), Routes::new(UnwrapServer::new(kms::Kms))).await;
+        let failing_unwraps = Shared::new(0);
+        let kms = kms::Kms {
+            failing_calls: failing_unwraps.clone(),
+        };
+        let kms_remote = serve(pki.issue("service/kms"), Routes::new(UnwrapServer::new(kms))).await;
         let alice = Arc::new(pki.issue("user/alice"));
         Self {
             fs: ZoneFs::connect(&kms_remote, &metadata_remote, alice),
             metadata,
             nodes,
+            failing_unwraps,
             _pki: pki,
         }
     }
