@@ -24,7 +24,7 @@ use super::{
     layout::{Layout, Role},
     token::SOFTHSM_VARIABLE,
 };
-use crate::output::note;
+use crate::{error::chain, output::note};
 
 /// The first pause before a child that died is started again; doubled at every further death.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
@@ -114,22 +114,8 @@ impl Keeper {
         let mut pause = PAUSE_MIN;
         loop {
             let started = Instant::now();
-            let how = match self.spawn() {
-                Ok((mut child, stdin)) => {
-                    self.pids.set(&self.role.name(), child.id());
-                    let ended = tokio::select! {
-                        status = child.wait() => Some(status),
-                        _ = stopped.wait_for(|stopped| *stopped) => None,
-                    };
-                    let Some(status) = ended else {
-                        self.stop(child, stdin).await;
-                        self.pids.set(&self.role.name(), None);
-                        return;
-                    };
-                    self.pids.set(&self.role.name(), None);
-                    status.map_or_else(|error| error.to_string(), describe)
-                }
-                Err(error) => crate::error::chain(&error),
+            let Some(how) = self.run_once(&mut stopped).await else {
+                return;
             };
             if started.elapsed() >= STEADY_AFTER {
                 pause = PAUSE_MIN;
@@ -141,6 +127,25 @@ impl Keeper {
             }
             pause = (pause * 2).min(PAUSE_MAX);
         }
+    }
+
+    /// Runs the role until it ends by itself, and says how; `None` if it was stopped because that was asked for.
+    async fn run_once(&self, stopped: &mut watch::Receiver<bool>) -> Option<String> {
+        let (mut child, stdin) = match self.spawn() {
+            Ok(spawned) => spawned,
+            Err(error) => return Some(chain(&error)),
+        };
+        let name = self.role.name();
+        self.pids.set(&name, child.id());
+        let ended = tokio::select! {
+            status = child.wait() => Some(status),
+            _ = stopped.wait_for(|stopped| *stopped) => None,
+        };
+        if ended.is_none() {
+            self.stop(child, stdin).await;
+        }
+        self.pids.set(&name, None);
+        ended.map(|status| status.map_or_else(|error| error.to_string(), describe))
     }
 
     fn spawn(&self) -> Result<(Child, ChildStdin), DevError> {
@@ -247,7 +252,7 @@ impl Pids {
         // Written under the lock, so that the file never goes back to an older state.
         let text = serde_json::json!(&*running).to_string();
         if let Err(error) = files::write(&self.path, &text, Audience::Owner) {
-            note(&format!("strongroom dev: {}", crate::error::chain(&error)));
+            note(&format!("strongroom dev: {}", chain(&error)));
         }
     }
 
