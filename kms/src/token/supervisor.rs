@@ -79,39 +79,51 @@ impl Supervisor {
         })
     }
 
-    /// Supervises until `stop` turns true or its sender goes.
+    /// Supervises until `stop` turns true or its sender goes. A worker that serves then is let go in good order.
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut backoff = BACKOFF_MIN;
         while !*stop.borrow_and_update() {
-            let asked = tokio::select! {
-                served = self.serve_once() => {
-                    backoff = if served >= SOUND_AFTER { BACKOFF_MIN } else { backoff };
-                    tokio::select! { () = sleep(backoff) => false, _ = stop.changed() => true }
-                }
-                _ = stop.changed() => true,
+            let started = tokio::select! {
+                started = self.next_worker() => started,
+                // Drops the worker that is being started, which kills its process.
+                _ = stop.changed() => break,
             };
-            if asked {
-                break;
+            let served = self.live_through(started, &mut stop).await;
+            if served >= SOUND_AFTER {
+                backoff = BACKOFF_MIN;
+            }
+            tokio::select! {
+                () = sleep(backoff) => {}
+                _ = stop.changed() => break,
             }
             backoff = (backoff * 2).min(BACKOFF_MAX);
         }
         self.publish(Phase::Stopped);
     }
 
-    /// One worker's life, or a wait for the PIN file. Answers how long calls were served. When this is dropped at a
-    /// stop, the worker's process is killed with it.
-    async fn serve_once(&mut self) -> Duration {
+    /// Starts a worker as soon as there is a PIN worth trying.
+    async fn next_worker(&mut self) -> Started {
         self.wait_for_pin().await;
+        // Taken before the worker reads the file: a change in between can cost one more try, but is never overlooked.
         let tried = self.mark.fingerprint();
-        match self.start().await {
+        let started = self.start().await;
+        match &started {
+            Started::Ready(_) => self.accept_pin(),
+            Started::PinRejected(failure) => self.reject_pin(tried, failure.clone()),
+            Started::Failed(_) => {}
+        }
+        started
+    }
+
+    /// Answers how long calls were served.
+    async fn live_through(&mut self, started: Started, stop: &mut watch::Receiver<bool>) -> Duration {
+        match started {
             Started::Ready(worker) => {
-                self.accept_pin();
-                self.serve(worker).await
+                let since = Instant::now();
+                self.serve(worker, stop).await;
+                since.elapsed()
             }
-            Started::PinRejected(failure) => {
-                self.reject_pin(tried, failure);
-                Duration::ZERO
-            }
+            Started::PinRejected(_) => Duration::ZERO,
             Started::Failed(why) => {
                 tracing::warn!(token = self.config.label, why, "the token is not available");
                 self.publish(Phase::Unavailable(why));
@@ -120,12 +132,17 @@ impl Supervisor {
         }
     }
 
-    async fn serve(&mut self, mut worker: Box<Worker>) -> Duration {
-        let since = Instant::now();
+    async fn serve(&mut self, mut worker: Box<Worker>, stop: &mut watch::Receiver<bool>) {
         tracing::info!(token = self.config.label, pid = worker.pid(), "the token is ready");
         self.publish(Phase::Ready(worker.link.clone()));
-        let end = worker.watch().await;
-        // The link in the phase goes, so that a sound worker sees its connection close.
+        let end = tokio::select! {
+            end = worker.watch() => end,
+            _ = stop.changed() => {
+                // The link in the phase goes with this, so that the worker sees its connection close.
+                self.publish(Phase::Stopped);
+                return worker.end().await;
+            }
+        };
         match end {
             End::Exited(status) => {
                 tracing::warn!(
@@ -150,7 +167,6 @@ impl Supervisor {
                 worker.kill().await;
             }
         }
-        since.elapsed()
     }
 
     async fn start(&mut self) -> Started {

@@ -131,7 +131,10 @@ async fn a_failing_token_does_not_make_a_good_edek_look_bad() {
         let outcome = unwrap_one(&token, &edek).await;
         let reason = outcome.err().map(|failure| failure.reason);
         assert_ne!(reason, Some(Reason::EdekInvalid), "after {count} failures");
-        _ = fs::remove_file(faulty.fixture.path("faults/UnwrapKey"));
+        assert!(
+            !faulty.fixture.path("faults/UnwrapKey").exists(),
+            "all {count} failures were met"
+        );
     }
     unwrap_one(&token, &edek).await.expect("the token works again");
 }

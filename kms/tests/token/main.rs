@@ -1,6 +1,5 @@
 //! The token layer against SoftHSM2: every test has its own fresh token and its own worker process.
 
-mod bench;
 mod edeks;
 mod faults;
 mod fixture;
@@ -8,3 +7,4 @@ mod keys;
 mod pins;
 mod start;
 mod supervision;
+mod throughput;

@@ -84,3 +84,30 @@ fn overloaded() -> Failure {
 fn thread_gone() -> Status {
     Status::unavailable("the token worker is stopping")
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use strongroom_proto::REASON_HEADER;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_and_a_dead_thread_is_no_answer() {
+        let (queue, jobs) = Queue::new();
+        let call = || queue.call(|_| Ok(Ok(())));
+        let mut waiting = Box::pin(call());
+        assert!((&mut waiting).now_or_never().is_none(), "nobody takes it off the queue");
+        for _ in 1..CALLS_MAX {
+            assert!(call().now_or_never().is_none(), "there is room");
+        }
+        let status = call().now_or_never().expect("refused at once").expect_err("full");
+        assert_eq!(Failure::from(status).reason, Reason::Overloaded);
+
+        drop(jobs);
+        for outcome in [waiting.await, call().await] {
+            let status = outcome.expect_err("nobody answers");
+            assert!(!status.metadata().contains_key(REASON_HEADER), "{status:?}");
+        }
+    }
+}
