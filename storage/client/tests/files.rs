@@ -300,6 +300,13 @@ async fn a_restart_of_the_metadata_service_costs_no_error() {
 }
 
 #[tokio::test]
+async fn a_call_that_was_never_sent_is_repeated() {
+    let world = World::start_late(BLOCK as u32, Duration::from_millis(600)).await;
+    let error = world.fs.remove(&path("/z/a"), false).await.expect_err("nothing there");
+    assert_eq!(error.reason(), Reason::NotFound, "{error}");
+}
+
+#[tokio::test]
 async fn a_restart_of_the_key_service_costs_no_error() {
     let world = world().await;
     *world.failing_unwraps.lock() = 8;

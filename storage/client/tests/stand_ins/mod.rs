@@ -7,7 +7,7 @@ mod pki;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use strongroom_fs::ZoneFs;
@@ -58,6 +58,11 @@ impl<T> Clone for Shared<T> {
 impl World {
     /// Three nodes, frames of 4096 bytes and blocks of `block_bytes`.
     pub(crate) async fn start(block_bytes: u32) -> Self {
+        Self::start_late(block_bytes, Duration::ZERO).await
+    }
+
+    /// The same with a metadata service that listens only after `delay`.
+    pub(crate) async fn start_late(block_bytes: u32, delay: Duration) -> Self {
         let pki = pki::Pki::new();
         let nodes: Vec<_> = (1..=3).map(|n| Shared::new(NodeState::new(n))).collect();
         for (n, node) in nodes.iter().enumerate() {
@@ -66,18 +71,28 @@ impl World {
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX);
             let id = node.lock().id();
-            let remote = serve(pki.issue(&format!("service/block/{id}")), Routes::new(service)).await;
+            let remote = serve(
+                pki.issue(&format!("service/block/{id}")),
+                Routes::new(service),
+                Duration::ZERO,
+            )
+            .await;
             node.lock().address = remote.to_string();
         }
         let state = Shared::new(MetadataState::new(block_bytes, &nodes));
         let metadata = Metadata::new(state);
         let routes = Routes::new(NamespaceServer::new(metadata.clone()));
-        let metadata_remote = serve(pki.issue("service/metadata"), routes).await;
+        let metadata_remote = serve(pki.issue("service/metadata"), routes, delay).await;
         let failing_unwraps = Shared::new(0);
         let kms = kms::Kms {
             failing_calls: failing_unwraps.clone(),
         };
-        let kms_remote = serve(pki.issue("service/kms"), Routes::new(UnwrapServer::new(kms))).await;
+        let kms_remote = serve(
+            pki.issue("service/kms"),
+            Routes::new(UnwrapServer::new(kms)),
+            Duration::ZERO,
+        )
+        .await;
         let alice = Arc::new(pki.issue("user/alice"));
         Self {
             fs: ZoneFs::connect(&kms_remote, &metadata_remote, alice),
@@ -104,10 +119,21 @@ pub(crate) fn now_ms() -> u64 {
     now.expect("after 1970").as_millis() as u64
 }
 
-async fn serve(tls: TlsIdentity, routes: Routes) -> Remote {
-    let listener = transport::bind(([127, 0, 0, 1], 0).into()).await.expect("a port");
-    let address = listener.local_addr().expect("an address");
+async fn serve(tls: TlsIdentity, routes: Routes, delay: Duration) -> Remote {
+    let mut listener = Some(transport::bind(([127, 0, 0, 1], 0).into()).await.expect("a port"));
+    let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+    let address = address.expect("an address");
+    if delay > Duration::ZERO {
+        listener = None;
+    }
     // Ends with the test's runtime.
-    tokio::spawn(async move { transport::serve(listener, &tls, routes, std::future::pending()).await });
+    tokio::spawn(async move {
+        tokio::time::sleep(delay).await;
+        let listener = match listener {
+            Some(listener) => listener,
+            None => transport::bind(address).await.expect("the port is free again"),
+        };
+        transport::serve(listener, &tls, routes, std::future::pending()).await
+    });
     address.to_string().parse().expect("an address is a remote")
 }
