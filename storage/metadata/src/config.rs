@@ -153,6 +153,10 @@ impl Settings {
                 "settings.stock_low_edeks must not exceed settings.stock_edeks",
             ),
             (
+                self.lease_ms >= 10_000 && self.capability_ms >= 10_000,
+                "settings.lease_ms and settings.capability_ms must be at least 10000",
+            ),
+            (
                 self.mint_wait_ms <= 20_000,
                 "settings.mint_wait_ms must be at most 20000",
             ),

@@ -177,7 +177,18 @@ async fn reap_leases<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
         if let Some(reaped @ 1..) = logged("reap", reap(&core.store, core.clock.now_ms())).await {
             tracing::info!(reaped, "files whose writers were silent for too long are given up");
         }
+        logged("stock", drop_stocks(&core)).await;
     }
+}
+
+/// Forgets the stocks of zones that were purged.
+async fn drop_stocks<S: Store, E: EdekSource>(core: &Core<S, E>) -> Result<(), MetadataError> {
+    for zone in core.stock.zones() {
+        if access::zone(&mut core.store.begin().await?, zone).await?.is_none() {
+            core.stock.drop_zone(zone);
+        }
+    }
+    Ok(())
 }
 
 /// A round of a background loop; its failure is logged and the loop goes on.

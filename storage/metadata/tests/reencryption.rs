@@ -116,9 +116,13 @@ async fn it_resumes_after_a_restart_beside_removals_renames_and_writes() {
         running.started_ms
     );
 
-    world.remove("/z/f610", false).await.expect("removed");
-    world.rename("/z/f611", "/z/d/moved", false).await.expect("renamed");
-    world.write_empty("/z/f612".to_owned()).await.expect("overwritten");
+    let stale = stale_files(&world).await;
+    let [removed, renamed, overwritten] = &stale[..3] else {
+        panic!("{} files are stale", stale.len());
+    };
+    world.remove(removed, false).await.expect("removed");
+    world.rename(renamed, "/z/d/moved", false).await.expect("renamed");
+    world.write_empty(overwritten.clone()).await.expect("overwritten");
     world.restart().await;
     assert_eq!(status(&world).await.state(), pb::ReencryptionState::Running);
     world.kms.rewraps.add_permits(1000);
@@ -233,6 +237,28 @@ async fn completed(world: &World) -> pb::Reencryption {
         })
         .await;
     status(world).await
+}
+
+/// Paths of the files that still have an EDEK of version 0.
+async fn stale_files(world: &World) -> Vec<String> {
+    let request = pb::ListRequest {
+        path: "/z".into(),
+        ..pb::ListRequest::default()
+    };
+    let listed = world
+        .user("alice")
+        .namespace
+        .list(request)
+        .await
+        .expect("a listing")
+        .into_inner();
+    let files = listed
+        .entries
+        .into_iter()
+        .filter(|stat| stat.kind() == pb::FileKind::File && stat.key_version == 0);
+    files
+        .map(|stat| String::from_utf8(stat.path.to_vec()).expect("UTF-8"))
+        .collect()
 }
 
 async fn edeks(world: &World, files: u32) -> BTreeMap<String, Edek> {

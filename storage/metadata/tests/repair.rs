@@ -59,8 +59,8 @@ async fn a_bad_replica_moves_to_a_further_node_if_there_is_one() {
     world.add_node("n4");
     world.zone("/z", "payroll").await;
     let grant = world.write("/z/f", 10, &NODES).await.expect("a file");
-    world.nodes.set_silent("n2", true);
-    world.nodes.set_silent("n1", false);
+    // It cannot delete the bad copy, so it cannot take a good one.
+    world.nodes.set_failing("n1", true);
     let block = block_id(&grant, 0);
     world.nodes.report_bad("n1", block);
     world

@@ -1,3 +1,4 @@
+use futures::{TryStreamExt, stream};
 use strongroom_kv::Store;
 use strongroom_proto::{
     BlockId, NodeId,
@@ -16,6 +17,8 @@ use crate::{
 
 /// Bad blocks or results in one heartbeat.
 const REPORTS_MAX: usize = 1000;
+/// Transactions of one heartbeat under way at once, so that they share the store's durable writes.
+const WRITES_AT_ONCE: usize = 16;
 
 #[tonic::async_trait]
 impl<S: Store, E: EdekSource> Cluster for Api<S, E> {
@@ -75,20 +78,27 @@ impl<S: Store, E: EdekSource> Api<S, E> {
 
     async fn settle(&self, node: &NodeId, results: Vec<pb::CommandResult>) -> Result<(), MetadataError> {
         let (store, cluster) = (&self.core.store, &self.core.cluster);
+        let (mut won, mut deleted) = (Vec::new(), Vec::new());
         for result in results {
             if !result.failure.is_empty() {
                 tracing::warn!(%node, failure = result.failure, "a block node could not do what it was told");
                 cluster.commands().failed(node, result.command_id, cluster.now_ms());
                 continue;
             }
-            let done = cluster.commands().done(node, result.command_id);
-            match done {
-                Some(Work::Replicate { block, to }) => replicas::won(store, block, &to, cluster.replicas()).await?,
-                Some(Work::Delete { block }) => replicas::deleted(store, block, node).await?,
+            match cluster.commands().done(node, result.command_id) {
+                Some(Work::Replicate { block, to }) => won.push((block, to)),
+                Some(Work::Delete { block }) => deleted.push(block),
                 None => {}
             }
         }
-        Ok(())
+        if !deleted.is_empty() {
+            replicas::deleted(store, node, deleted).await?;
+        }
+        stream::iter(won.into_iter().map(Ok))
+            .try_for_each_concurrent(WRITES_AT_ONCE, |(block, to)| async move {
+                replicas::won(store, block, &to, cluster.replicas()).await
+            })
+            .await
     }
 
     async fn lose(&self, node: &NodeId, bad: Vec<strongroom_proto::block::v1::BlockId>) -> Result<(), MetadataError> {

@@ -90,7 +90,7 @@ impl<S: Store, E: EdekSource> Namespace for Api<S, E> {
         let asked = request.into_inner();
         let file = file_id(&asked.file_id)?;
         let extent = extent_id(&asked.extent_id)?;
-        let report = Report::parse(&self.core, file, extent, asked.first_index, asked.blocks)?;
+        let report = Report::parse(&self.core, file, extent, asked.first_index, &asked.blocks)?;
         Ok(Response::new(blocks::add(&self.core, file, &owner, report).await?))
     }
 
@@ -103,7 +103,7 @@ impl<S: Store, E: EdekSource> Namespace for Api<S, E> {
             _ if asked.blocks.is_empty() => None,
             Some(last) => {
                 let id = extent_id(&last.extent_id)?;
-                Some(Report::parse(&self.core, file, id, asked.first_index, asked.blocks)?)
+                Some(Report::parse(&self.core, file, id, asked.first_index, &asked.blocks)?)
             }
             None => return Err(field("blocks", "none without an extent").into()),
         };

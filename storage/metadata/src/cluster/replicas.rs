@@ -55,13 +55,15 @@ async fn lost_in(txn: &mut impl Txn, block: BlockId, node: &NodeId) -> Result<bo
     Ok(true)
 }
 
-/// Records that `node` deleted `block`.
-pub(crate) async fn deleted(store: &impl Store, block: BlockId, node: &NodeId) -> Result<(), MetadataError> {
-    transact!(store, [node], |txn| deleted_in(txn, block, &node)).await
+/// Records that `node` deleted `blocks`.
+pub(crate) async fn deleted(store: &impl Store, node: &NodeId, blocks: Vec<BlockId>) -> Result<(), MetadataError> {
+    transact!(store, [node, blocks], |txn| deleted_in(txn, &node, &blocks)).await
 }
 
-async fn deleted_in(txn: &mut impl Txn, block: BlockId, node: &NodeId) -> Result<(), MetadataError> {
-    txn.delete(&keys::garbage(node, block));
+async fn deleted_in(txn: &mut impl Txn, node: &NodeId, blocks: &[BlockId]) -> Result<(), MetadataError> {
+    for block in blocks {
+        txn.delete(&keys::garbage(node, *block));
+    }
     Ok(())
 }
 

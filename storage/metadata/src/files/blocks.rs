@@ -33,7 +33,7 @@ impl Report {
         file: FileId,
         extent: ExtentId,
         first: u32,
-        blocks: Vec<pb::BlockPlacement>,
+        blocks: &[pb::BlockPlacement],
     ) -> Result<Self, MetadataError> {
         let count = u32::try_from(blocks.len()).unwrap_or(u32::MAX);
         if blocks.len() > BLOCKS_PER_CALL_MAX || first.checked_add(count).is_none() {
@@ -43,7 +43,7 @@ impl Report {
             });
         }
         let blocks = blocks
-            .into_iter()
+            .iter()
             .zip(first..)
             .map(|(block, index)| placed(core, file, index, block))
             .collect::<Result<_, _>>()?;
@@ -97,17 +97,14 @@ pub(crate) async fn record(
     open: &mut records::OpenFile,
     report: &Report,
 ) -> Result<(), MetadataError> {
-    let bad = |rule: String| Err(MetadataError::Manifest { file, rule });
     let full = sealed_bytes(open.block_bytes, open.frame_bytes);
     let id = report.extent;
-    let Some(extent) = open.extents.iter_mut().find(|e| e.extent_id.as_ref() == id.as_bytes()) else {
-        return bad(format!("extent {id} was not granted to its writer"));
-    };
+    let bad = |rule: String| MetadataError::Manifest { file, rule };
+    let extent = open.extents.iter_mut().find(|e| e.extent_id.as_ref() == id.as_bytes());
+    let extent = extent.ok_or_else(|| bad(format!("extent {id} was not granted to its writer")))?;
     if report.first > extent.blocks {
-        return bad(format!(
-            "block {} comes next, not block {}",
-            extent.blocks, report.first
-        ));
+        let next = extent.blocks;
+        return Err(bad(format!("block {next} comes next, not block {}", report.first)));
     }
     let mut rest = report.blocks.as_slice();
     let mut index = report.first;
@@ -121,17 +118,8 @@ pub(crate) async fn record(
             if index < extent.blocks {
                 let nodes = merge(file, at, &mut chunk, block)?;
                 access::mark_deficit(txn, at, nodes < report.replicas);
-            } else if extent.blocks > 0 && extent.last_length != full {
-                return bad(format!("block {} is not full, so none may follow it", index - 1));
-            } else if block.length == 0 || block.length > full {
-                return bad(format!(
-                    "block {index} has {} bytes, 1 to {full} are possible",
-                    block.length
-                ));
             } else {
-                chunk.blocks.push(block.clone());
-                extent.blocks = index + 1;
-                extent.last_length = block.length;
+                append(extent, full, &mut chunk, block).map_err(bad)?;
                 if block.nodes.len() < report.replicas {
                     access::mark_deficit(txn, at, true);
                 }
@@ -141,6 +129,29 @@ pub(crate) async fn record(
         access::put(txn, &keys::chunk(start.extent, start.index), &chunk);
         rest = later;
     }
+    Ok(())
+}
+
+/// Adds the next block of an extent, or says what rule it breaks. `full` is the length of a full block.
+fn append(
+    extent: &mut records::OpenExtent,
+    full: u32,
+    chunk: &mut records::BlockChunk,
+    block: &records::Block,
+) -> Result<(), String> {
+    let index = extent.blocks;
+    if index > 0 && extent.last_length != full {
+        return Err(format!("block {} is not full, so none may follow it", index - 1));
+    }
+    if !(1..=full).contains(&block.length) {
+        return Err(format!(
+            "block {index} has {} bytes, 1 to {full} are possible",
+            block.length
+        ));
+    }
+    chunk.blocks.push(block.clone());
+    extent.blocks += 1;
+    extent.last_length = block.length;
     Ok(())
 }
 
@@ -173,7 +184,7 @@ fn placed<S, E>(
     core: &Core<S, E>,
     file: FileId,
     index: u32,
-    block: pb::BlockPlacement,
+    block: &pb::BlockPlacement,
 ) -> Result<records::Block, MetadataError> {
     let nodes: BTreeSet<NodeId> = block.nodes.iter().map(|node| node.parse()).collect::<Result<_, _>>()?;
     let bad = |rule| Err(MetadataError::Manifest { file, rule });

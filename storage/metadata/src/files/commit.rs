@@ -138,7 +138,7 @@ fn broken_extent(extent: &records::Extent, known: &records::OpenExtent, open: &r
 
 /// Blocks recorded in extents that the file does without become garbage.
 fn drop_unused(txn: &mut impl Txn, commit: &Commit, open: &records::OpenFile) {
-    let used = |id: &Bytes| commit.extents.iter().any(|extent| &extent.extent_id == id);
+    let used = |id: &Bytes| commit.extents.iter().any(|extent| extent.extent_id == *id);
     let mut unused = open.garbage();
     unused.extents.retain(|extent| !used(&extent.extent_id));
     // Under an id of its own: the file's id may be purged later for its own blocks.

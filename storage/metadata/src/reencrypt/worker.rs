@@ -1,6 +1,6 @@
 //! The background side of re-encryption: a bounded number of zones at once, each page with bounded tries.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use strongroom_kv::Store;
@@ -31,13 +31,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Works on jobs for ever; those that were running before a restart first.
 pub(crate) async fn work<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
     let mut workers = JoinSet::new();
-    let mut busy = HashSet::new();
+    let mut busy = HashMap::new();
     loop {
         match running(&core.store).await {
             Ok(zones) => {
                 for zone in zones {
-                    if busy.len() < core.settings.reencryptions && busy.insert(zone) {
-                        workers.spawn(run(Arc::clone(&core), zone));
+                    let is_busy = busy.values().any(|other| *other == zone);
+                    if busy.len() < core.settings.reencryptions && !is_busy {
+                        let worker = workers.spawn(run(Arc::clone(&core), zone));
+                        busy.insert(worker.id(), zone);
                     }
                 }
             }
@@ -46,11 +48,16 @@ pub(crate) async fn work<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
         tokio::select! {
             () = core.work.notified() => {}
             () = sleep(LOOK_EVERY) => {}
-            Some(ended) = workers.join_next(), if !workers.is_empty() => match ended {
-                Ok(zone) => _ = busy.remove(&zone),
-                // A worker that panicked does not say which; its zone is taken up at the next start.
-                Err(error) => tracing::error!(%error, "a re-encryption worker failed"),
-            },
+            Some(ended) = workers.join_next_with_id(), if !workers.is_empty() => {
+                let id = match ended {
+                    Ok((id, ())) => id,
+                    Err(error) => {
+                        tracing::error!(%error, "a re-encryption worker failed");
+                        error.id()
+                    }
+                };
+                busy.remove(&id);
+            }
         }
     }
 }
@@ -74,7 +81,7 @@ async fn running(store: &impl Store) -> Result<Vec<ZoneId>, MetadataError> {
 }
 
 /// Runs one zone's job to its end, or until the store fails; then a later look takes it up again.
-async fn run<S: Store, E: EdekSource>(core: Arc<Core<S, E>>, zone: ZoneId) -> ZoneId {
+async fn run<S: Store, E: EdekSource>(core: Arc<Core<S, E>>, zone: ZoneId) {
     tracing::info!(%zone, "re-encryption runs");
     let mut pass = Pass {
         core: &core,
@@ -93,7 +100,6 @@ async fn run<S: Store, E: EdekSource>(core: Arc<Core<S, E>>, zone: ZoneId) -> Zo
             }
         }
     }
-    zone
 }
 
 struct Pass<'a, S, E> {

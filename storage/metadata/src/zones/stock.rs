@@ -154,6 +154,11 @@ impl<E: EdekSource> Stock<E> {
         }
     }
 
+    /// Zones that have a stock.
+    pub(crate) fn zones(&self) -> Vec<ZoneId> {
+        lock(&self.shared.zones).keys().copied().collect()
+    }
+
     /// EDEKs ready for a zone now.
     pub(crate) fn count(&self, zone: ZoneId) -> usize {
         let shelf = lock(&self.shared.zones).get(&zone).cloned();

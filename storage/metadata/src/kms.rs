@@ -1,0 +1,26 @@
+//! The real source of EDEKs: the key service, through its client for minting and re-wrapping.
+
+use bytes::Bytes;
+use strongroom_kms_mint::MintClient;
+use strongroom_proto::{Failure, KeyName, KeyVersion, ZoneId};
+
+use crate::zones::source::{EdekSource, Minted, Rewrapped};
+
+impl EdekSource for MintClient {
+    async fn mint(&self, key: &KeyName, zone: &ZoneId, count: usize) -> Result<Minted, Failure> {
+        let minted = Self::mint(self, key, zone, count).await?;
+        Ok(Minted {
+            version: minted.version,
+            suite: minted.suite,
+            edeks: minted.edeks,
+        })
+    }
+
+    async fn rewrap(&self, key: &KeyName, zone: &ZoneId, edeks: &[(KeyVersion, Bytes)]) -> Result<Rewrapped, Failure> {
+        let rewrapped = Self::rewrap(self, key, zone, edeks).await?;
+        Ok(Rewrapped {
+            version: rewrapped.version,
+            results: rewrapped.results,
+        })
+    }
+}

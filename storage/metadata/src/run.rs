@@ -1,0 +1,79 @@
+//! The metadata role as a process: configuration in, service on its port, until told to stop.
+
+use std::{io, os::unix::fs::DirBuilderExt, path::Path, path::PathBuf, time::SystemTime};
+
+use strongroom_kms_mint::MintClient;
+use strongroom_kv::EmbeddedStore;
+use strongroom_proto::transport::{ServeError, TlsError, TlsIdentity, bind, serve};
+
+use crate::{Clock, Config, Service, StartError};
+
+/// Why the metadata service does not run, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The data directory cannot be made.
+    #[error("cannot make the data directory {}", path.display())]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] strongroom_kv::OpenError),
+    /// The thread that opens the store failed.
+    #[error("opening the store failed")]
+    Opening(#[from] tokio::task::JoinError),
+    /// The service cannot start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The port is taken or the server failed.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+/// Runs the metadata service until `stop` resolves. It starts and serves what needs no new EDEK while the key
+/// service is away.
+///
+/// # Errors
+/// Says what is missing or taken, and the way out.
+pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Result<(), RunError> {
+    let tls = TlsIdentity::load(&config.tls, SystemTime::now())?;
+    make_data_dir(&config.data_dir)?;
+    let listener = bind(config.listen).await?;
+    let store = config.data_dir.join("metadata.redb");
+    let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&store)).await??;
+    let service = Service::open(
+        store,
+        MintClient::connect(&config.kms, &tls),
+        &config.data_dir,
+        Clock::system(),
+        config.settings,
+        config.administrators,
+    )
+    .await?;
+    let mut background = service.background();
+    let routes = service.routes().await?;
+    tracing::info!(address = %config.listen, "serving");
+    let outcome = serve(listener, &tls, routes, stop).await;
+    background.shutdown().await;
+    Ok(outcome?)
+}
+
+/// Makes the directory for its owner alone; one that exists is left as it is.
+fn make_data_dir(path: &Path) -> Result<(), RunError> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| RunError::DataDir {
+            path: path.to_owned(),
+            source,
+        })
+}
