@@ -16,6 +16,10 @@ use crate::{
 /// Failures that are listed at the end; more are only counted.
 const LISTED_MAX: usize = 100;
 
+/// After so many failures in a row because a service, the token or the nodes cannot be reached, the rest is not tried:
+/// each try takes its time to fail.
+const UNAVAILABLE_IN_A_ROW_MAX: u32 = 32;
+
 /// What the transfer does, for its summary.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Verb {
@@ -52,6 +56,7 @@ struct Counts {
     listed: Vec<Listed>,
     /// The exit code of the first failure.
     exit: Option<Exit>,
+    unavailable_in_a_row: u32,
 }
 
 /// A failure in the summary.
@@ -102,6 +107,7 @@ impl Report {
         let mut counts = self.counts();
         counts.files += 1;
         counts.bytes += bytes;
+        counts.unavailable_in_a_row = 0;
         self.bar.set_message(format!("{} files", counts.files));
     }
 
@@ -123,8 +129,14 @@ impl Report {
 
     /// Something failed; the others go on.
     pub(crate) fn fail(&self, path: &str, error: &Error) {
+        let exit = error.exit();
         let mut counts = self.counts();
-        counts.exit.get_or_insert(error.exit());
+        counts.unavailable_in_a_row = if exit == Exit::Unavailable {
+            counts.unavailable_in_a_row + 1
+        } else {
+            0
+        };
+        counts.exit.get_or_insert(exit);
         counts.failed += 1;
         if counts.listed.len() < LISTED_MAX {
             counts.listed.push(Listed {
@@ -133,6 +145,11 @@ impl Report {
                 message: chain(error),
             });
         }
+    }
+
+    /// Whether there is no point in trying further files.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        self.counts().is_hopeless()
     }
 
     /// Prints the summary and the failures. Fails if anything failed or was skipped without leave.
@@ -181,14 +198,21 @@ impl Counts {
         if more > 0 {
             note(&format!("strongroom: … and {more} more failures"));
         }
+        if self.is_hopeless() {
+            note("strongroom: gave up, since nothing can be reached any more; the rest was not tried");
+        }
+    }
+
+    const fn is_hopeless(&self) -> bool {
+        self.unavailable_in_a_row >= UNAVAILABLE_IN_A_ROW_MAX
     }
 
     fn outcome(&self) -> Result<(), Error> {
         if self.failed + self.unexpected == 0 {
             return Ok(());
         }
-        // One file was asked for and that one failed: its own code says more than "partly".
-        let alone = self.files == 0 && self.skipped == 0 && self.failed == 1;
+        // One file was asked for and that one failed, or nothing could be reached: that says more than "partly".
+        let alone = self.files == 0 && self.skipped == 0 && (self.failed == 1 || self.is_hopeless());
         let exit = self.exit.filter(|_| alone).unwrap_or(Exit::Partly);
         Err(Error::Partly {
             failed: self.failed,
@@ -288,6 +312,22 @@ mod tests {
         for (row, (acts, exit)) in table.into_iter().enumerate() {
             assert_eq!(exit_of(acts), exit, "row {row}");
         }
+    }
+
+    #[test]
+    fn a_transfer_gives_up_when_nothing_answers() {
+        let unavailable = || Error::from(Failure::new(Reason::Unavailable, "nobody there"));
+        let report = Report::start(Verb::Fetched);
+        for _ in 1..UNAVAILABLE_IN_A_ROW_MAX {
+            report.fail("a", &unavailable());
+        }
+        report.fail("b", &refused());
+        report.fail("a", &unavailable());
+        assert!(!report.is_hopeless());
+        let many = |report: &Report| (0..UNAVAILABLE_IN_A_ROW_MAX).for_each(|_| report.fail("a", &unavailable()));
+        many(&report);
+        assert!(report.is_hopeless());
+        assert_eq!(exit_of(many), Exit::Unavailable);
     }
 
     #[test]

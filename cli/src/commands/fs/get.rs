@@ -89,6 +89,9 @@ impl Get {
                 Ok(()) => done.push(directory),
                 Err(error) => self.report.fail(directory.stat.path.as_str(), &error),
             }
+            if self.report.is_hopeless() {
+                break;
+            }
         }
         self.pool.finish().await;
         self.finish_directories(done).await;
@@ -118,6 +121,9 @@ impl Get {
 
     /// Starts fetching one file, once there is room.
     async fn file(&mut self, stat: Stat, local: PathBuf) {
+        if self.report.is_hopeless() {
+            return;
+        }
         self.report.expect(stat.length);
         let (fs, report, force) = (Arc::clone(&self.fs), Arc::clone(&self.report), self.force);
         let task = async move {

@@ -160,7 +160,7 @@ impl Put {
     /// The second walk: stores each file as it is found.
     async fn store_files(&self, roots: Vec<Root>) {
         let (found, mut files) = mpsc::channel(WALK_AHEAD_MAX);
-        let walk = tokio::task::spawn_blocking(move || {
+        tokio::task::spawn_blocking(move || {
             for found_one in roots.iter().flat_map(|root| survey(&root.local, &root.remote)) {
                 if found.blocking_send(found_one).is_err() {
                     return;
@@ -183,9 +183,13 @@ impl Put {
                 }
             };
             pool.spawn(task).await;
+            if self.report.is_hopeless() {
+                break;
+            }
         }
+        // The walk ends at the next entry that nobody takes.
+        drop(files);
         pool.finish().await;
-        drop(walk);
     }
 
     async fn finish_directories(&self, directories: &Arc<Vec<Directory>>) {
