@@ -364,6 +364,12 @@ async fn too_few_healthy_nodes_are_counted() {
         })
         .await;
     world.write("/z/f", 10, &["n2", "n3"]).await.expect("two are enough");
+    let grant = world
+        .create("/z/open", false)
+        .await
+        .expect("created")
+        .grant
+        .expect("a grant");
     world.nodes.set_full("n2", true);
     world
         .until("one node is full", async |world| {
@@ -377,6 +383,10 @@ async fn too_few_healthy_nodes_are_counted() {
         &["1 of 3 block nodes are healthy, at least 2 are needed"],
     );
     world.read("/z/f").await.expect("reads go on");
+    let renewed = add_blocks(&world, &grant, 0, Vec::new())
+        .await
+        .expect("a writer may wait for nodes");
+    assert_eq!(renewed.targets.len(), 1);
 }
 
 #[tokio::test]

@@ -2,12 +2,15 @@
 
 mod fixture;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{BuildHasher, RandomState},
+};
 
 use fixture::{World, files::commit_request};
 use proptest::{
     prelude::{Strategy, prop_oneof},
-    test_runner::{Config, TestCaseError, TestRunner},
+    test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner},
 };
 use prost::Message;
 use strongroom_kv::{EmbeddedStore, Store, Txn};
@@ -51,25 +54,39 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
     proptest::collection::vec(one, 1..60)
 }
 
+/// Runs of up to 60 operations.
+const CASES: u32 = 8;
+
 const KEYS: [&str; 2] = ["payroll", "other"];
 
 #[test]
 fn the_index_equals_a_full_scan() {
-    // A failure prints the operations, shrunk, and the seed of the run.
+    let seed = seed();
     let config = Config {
-        cases: 8,
+        cases: CASES,
         max_shrink_iters: 30,
         failure_persistence: None,
         ..Config::default()
     };
-    let mut runner = TestRunner::new(config);
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_be_bytes());
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let outcome = runner.run(&operations(), |operations| {
         runtime.block_on(check(&operations)).map_err(TestCaseError::fail)
     });
     if let Err(failure) = outcome {
-        panic!("{failure}");
+        panic!("with STRONGROOM_TEST_SEED={seed}: {failure}");
     }
+}
+
+/// The seed given, or a new one.
+fn seed() -> u64 {
+    let given = std::env::var("STRONGROOM_TEST_SEED").ok();
+    given.map_or_else(
+        || RandomState::new().hash_one(0),
+        |seed| seed.parse().expect("a seed is a number"),
+    )
 }
 
 async fn check(operations: &[Operation]) -> Result<(), String> {

@@ -341,3 +341,41 @@ async fn a_removed_tree_is_gone_at_once_and_its_blocks_soon() {
         "the file kept and the one open"
     );
 }
+
+#[tokio::test]
+async fn a_large_tree_is_purged_in_steps_that_a_restart_resumes() {
+    let mut world = World::start().await;
+    world.zone("/z", "payroll").await;
+    world.mkdir("/z/d/e").await;
+    let writes = (0..450).map(|number| {
+        let (world, directory) = (&world, if number % 2 == 0 { "/z/d" } else { "/z/d/e" });
+        async move { world.write(&format!("{directory}/f{number}"), 0, &[]).await }
+    });
+    for written in futures::future::join_all(writes).await {
+        written.expect("a file");
+    }
+    world.write("/z/d/e/blocks", 6 << 20, &NODES).await.expect("a file");
+    world.remove("/z/d", true).await.expect("removed");
+    world.restart().await;
+    world.stat("/z/d").await.expect_err("gone");
+    world.mkdir("/z/d").await;
+    assert_eq!(
+        world.names("/z/d").await,
+        [""; 0],
+        "a new directory of the name is empty"
+    );
+    world
+        .until("the index is empty", async |world| {
+            world
+                .get_zone("/z")
+                .await
+                .expect("a zone")
+                .into_inner()
+                .files
+                .is_empty()
+        })
+        .await;
+    world
+        .until("the blocks are deleted", async |world| world.nodes.blocks() == 0)
+        .await;
+}

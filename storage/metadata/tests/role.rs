@@ -9,6 +9,7 @@ use std::{
 };
 
 use fixture::{check, pki::Pki, refused};
+use strongroom_kv::{EmbeddedStore, Store, Txn};
 use strongroom_metadata::{Config, RunError, Settings, run};
 use strongroom_proto::{
     Reason,
@@ -92,10 +93,30 @@ async fn what_keeps_it_from_starting_is_said() {
         "{error}"
     );
 
+    config.data_dir = dir.path().join("newer");
+    newer_store(&config).await;
+    let error = run(config.clone(), std::future::pending())
+        .await
+        .expect_err("a newer store");
+    let text = format!("{error}");
+    assert!(
+        text.contains("has format 2, this version of strongroom reads format 1"),
+        "{text}"
+    );
+
     config.data_dir = dir.path().join("file");
     std::fs::write(&config.data_dir, b"").expect("written");
     let error = run(config, std::future::pending()).await.expect_err("a file");
     assert!(matches!(error, RunError::DataDir { .. }), "{error}");
+}
+
+/// A store as a later version may leave it.
+async fn newer_store(config: &Config) {
+    std::fs::create_dir_all(&config.data_dir).expect("a directory");
+    let store = EmbeddedStore::open(&config.data_dir.join("metadata.redb")).expect("a store");
+    let mut txn = store.begin().await.expect("a transaction");
+    txn.put(b"v", 2_u32.to_be_bytes().to_vec());
+    txn.commit().await.expect("committed");
 }
 
 fn config(pki: &Pki, dir: &TempDir) -> Config {

@@ -45,20 +45,20 @@ impl Cluster {
         }
     }
 
-    /// Healthy nodes for a new extent, best first.
+    /// Whether enough nodes are healthy to begin a file.
     ///
     /// # Errors
     /// [`MetadataError::TooFewNodes`] with the counts.
-    pub(crate) fn targets(&self) -> Result<Vec<Target>, MetadataError> {
-        let healthy = self.healthy();
-        if healthy.len() < self.settings.min_replicas as usize {
-            return Err(MetadataError::TooFewNodes {
-                healthy: healthy.len(),
-                known: self.nodes.known(),
-                needed: self.settings.min_replicas,
-            });
+    pub(crate) fn check_enough(&self) -> Result<(), MetadataError> {
+        let healthy = self.healthy().len();
+        if healthy >= self.settings.min_replicas as usize {
+            return Ok(());
         }
-        Ok(healthy.into_iter().map(|(_, target)| target).collect())
+        Err(MetadataError::TooFewNodes {
+            healthy,
+            known: self.nodes.known(),
+            needed: self.settings.min_replicas,
+        })
     }
 
     /// A signed capability and when it expires.
@@ -127,6 +127,7 @@ impl Cluster {
         })
     }
 
+    /// Nodes that may take a block, best first.
     pub(crate) fn healthy(&self) -> Vec<(NodeId, Target)> {
         self.nodes.healthy(self.clock.now_ms(), random)
     }

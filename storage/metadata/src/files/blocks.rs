@@ -73,7 +73,8 @@ pub(crate) async fn add<S: Store, E: EdekSource>(
         lease_expires_ms
     ))
     .await?;
-    write_grant(core, file, extent, owner)
+    // However many nodes are healthy now: the blocks are recorded and the writer may wait for more.
+    Ok(write_grant(core, file, extent, owner))
 }
 
 async fn add_in(

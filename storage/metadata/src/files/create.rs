@@ -46,7 +46,7 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
     let mut version_min = KeyVersion(0);
     for _ in 0..TRIES_MAX {
         let place = place(&mut core.store.begin().await?, &creation).await?;
-        core.cluster.targets()?;
+        core.cluster.check_enough()?;
         version_min = place.version_min;
         let edek = core.stock.take(place.zone, &place.key, version_min).await?;
         let lease_expires_ms = core.clock.now_ms() + core.settings.lease_ms;
@@ -62,7 +62,7 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
         .await?;
         if let Some(open) = recorded {
             return Ok(pb::CreatedFile {
-                grant: Some(write_grant(core, file, extent, &creation.owner)?),
+                grant: Some(write_grant(core, file, extent, &creation.owner)),
                 edek: Some(edek.into()),
                 data_suite: open.data_suite,
                 frame_bytes: open.frame_bytes,
@@ -74,16 +74,11 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
 }
 
 /// What the writer of an extent needs: targets and a capability.
-pub(crate) fn write_grant<S, E>(
-    core: &Core<S, E>,
-    file: FileId,
-    extent: ExtentId,
-    owner: &UserName,
-) -> Result<pb::WriteGrant, MetadataError> {
-    let targets = core.cluster.targets()?;
+pub(crate) fn write_grant<S, E>(core: &Core<S, E>, file: FileId, extent: ExtentId, owner: &UserName) -> pb::WriteGrant {
+    let targets = core.cluster.healthy().into_iter().map(|(_, target)| target).collect();
     let holder = PeerIdentity::User(owner.clone());
     let (capability, expires_ms) = core.cluster.capability(Right::Write, holder, vec![extent]);
-    Ok(pb::WriteGrant {
+    pb::WriteGrant {
         file_id: file.into(),
         extent_id: extent.into(),
         capability,
@@ -91,7 +86,7 @@ pub(crate) fn write_grant<S, E>(
         targets,
         replicas: core.settings.replicas,
         min_replicas: core.settings.min_replicas,
-    })
+    }
 }
 
 async fn place(txn: &mut impl Txn, creation: &Creation) -> Result<Place, MetadataError> {
