@@ -123,7 +123,7 @@ fn zones_are_made_of_empty_directories_and_known_keys_only() {
     cli.line("zone create /none --key payroll").fails(3, &["/none"]);
     cli.line("fs mkdir -p /full/inner").ok();
     cli.line("zone create /full --key payroll")
-        .fails(8, &["/full", "not empty"]);
+        .fails(8, &["/full", "non-empty directory", "make a new, empty directory"]);
     cli.line("fs mkdir /other").ok();
     cli.line("zone create /other --key absent")
         .fails(3, &["key absent does not exist"]);
@@ -131,7 +131,7 @@ fn zones_are_made_of_empty_directories_and_known_keys_only() {
         .fails(8, &[&zone, "zone"]);
     cli.as_user("alice")
         .line("zone create /other --key payroll")
-        .fails(4, &["alice", "/other"]);
+        .fails(4, &["alice", "make encryption zones"]);
     let file = dev.scratch("in").join("a");
     fs::write(&file, "a").expect("own directory");
     cli.run(["fs", "put", file.to_str().expect("UTF-8"), "/other/a"])
