@@ -227,8 +227,9 @@ fn is_tls_failure(status: &Status) -> bool {
 fn untrusted_text(status: &Status) -> String {
     let text = chain_text(status);
     match text.split_once("received fatal alert: ") {
-        Some((_, alert)) => format!(
-            "the service refused this client's certificate ({alert}); it must be within its dates and issued by the service's CA"
+        Some((_, rest)) => format!(
+            "the service refused this client's certificate ({}); it must be within its dates and issued by the service's CA",
+            rest.split(':').next().unwrap_or(rest)
         ),
         None => text,
     }

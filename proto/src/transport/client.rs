@@ -1,8 +1,18 @@
-use std::{fmt, io, str::FromStr, sync::Arc};
+use std::{
+    fmt, io,
+    pin::Pin,
+    str::FromStr,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
+use bytes::{Bytes, BytesMut};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
@@ -83,7 +93,7 @@ pub fn connect(remote: &Remote, tls: &TlsIdentity, expected: Role) -> Channel {
     }))
 }
 
-async fn dial(connector: &TlsConnector, remote: &Remote, expected: Role) -> io::Result<TlsStream<TcpStream>> {
+async fn dial(connector: &TlsConnector, remote: &Remote, expected: Role) -> io::Result<Greeted> {
     let stream = TcpStream::connect((remote.host.as_str(), remote.port))
         .await
         .map_err(|error| {
@@ -103,11 +113,71 @@ async fn dial(connector: &TlsConnector, remote: &Remote, expected: Role) -> io::
         .ok_or_else(|| io::Error::other("the server sent no certificate"))?;
     let found = of_certificate(certificate).map_err(|error| io::Error::other(TlsError::from(error)))?;
     if found.role() == Some(expected) {
-        Ok(stream)
+        Greeted::wait(stream).await
     } else {
         Err(io::Error::other(TlsError::WrongRole {
             expected,
             found: found.short(),
         }))
+    }
+}
+
+/// A connection on which the server has spoken, with what it said first.
+///
+/// In TLS 1.3 a client is through its handshake before the server has looked at its certificate. A server that
+/// refuses it says so in an alert; HTTP/2 would report that as a closed connection without a cause. A server that
+/// accepts it sends its HTTP/2 settings unasked, so the first words are waited for here.
+struct Greeted {
+    stream: TlsStream<TcpStream>,
+    greeting: Bytes,
+}
+
+impl Greeted {
+    async fn wait(mut stream: TlsStream<TcpStream>) -> io::Result<Self> {
+        let mut greeting = BytesMut::with_capacity(1024);
+        if stream.read_buf(&mut greeting).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Self {
+            stream,
+            greeting: greeting.freeze(),
+        })
+    }
+}
+
+impl AsyncRead for Greeted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.greeting.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let length = self.greeting.len().min(buf.remaining());
+        buf.put_slice(&self.greeting.split_to(length));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Greeted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 }

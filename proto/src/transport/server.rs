@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc},
     time::timeout,
@@ -27,6 +27,8 @@ use crate::limits::{CALL_TIMEOUT, CONNECT_TIMEOUT};
 const HANDSHAKES_MAX: usize = 64;
 /// Requests in flight on one connection.
 const STREAMS_PER_CONNECTION_MAX: u32 = 256;
+/// How long a peer that was turned away may take to close its end.
+const HANG_UP_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long connections may take to finish their calls at a stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -121,7 +123,13 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, connections: mpsc::Send
 
 async fn handshake(tls: &TlsAcceptor, stream: TcpStream, address: SocketAddr) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
-    let stream = tls.accept(stream).await?;
+    let stream = match tls.accept(stream).into_fallible().await {
+        Ok(stream) => stream,
+        Err((error, stream)) => {
+            hang_up(stream).await;
+            return Err(error);
+        }
+    };
     let certificate = stream
         .get_ref()
         .1
@@ -133,6 +141,15 @@ async fn handshake(tls: &TlsAcceptor, stream: TcpStream, address: SocketAddr) ->
         stream,
         info: ConnectionInfo { identity, address },
     })
+}
+
+/// Closes a connection that was refused, so that the peer reads the alert that says why: closing while bytes of the
+/// peer are unread would reset the connection, and the alert would be lost on the way.
+async fn hang_up(mut stream: TcpStream) {
+    let mut unread = [0; 4096];
+    _ = stream.shutdown().await;
+    let drain = async { while matches!(stream.read(&mut unread).await, Ok(1..)) {} };
+    _ = timeout(HANG_UP_TIMEOUT, drain).await;
 }
 
 /// A TLS connection that knows its peer.
