@@ -153,7 +153,12 @@ impl Failure {
     pub const fn is_transient(&self) -> bool {
         matches!(
             self.reason,
-            Reason::Overloaded | Reason::Unavailable | Reason::TokenUnavailable | Reason::DeadlineExceeded
+            Reason::Overloaded
+                | Reason::Unavailable
+                | Reason::TokenUnavailable
+                | Reason::DeadlineExceeded
+                // Block nodes report themselves within seconds to a metadata service that restarted.
+                | Reason::TooFewNodes
         )
     }
 }

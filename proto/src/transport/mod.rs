@@ -12,6 +12,6 @@ mod tls;
 
 pub use client::{Remote, connect};
 pub use identity::{PeerIdentity, Role, UserName, peer};
-pub use retry::retry;
+pub use retry::{PATIENCE, Pauses, Repeat, once, retry, retry_for};
 pub use server::{ServeError, bind, serve};
 pub use tls::{TlsError, TlsFiles, TlsIdentity};

@@ -1,47 +1,154 @@
+//! Deadlines and repeats: a service that restarts costs its callers time, not errors.
+
 use std::{
+    error::Error,
     hash::{BuildHasher, RandomState},
+    io,
     time::Duration,
 };
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tonic::{Response, Status};
 
 use crate::{Failure, Reason};
 
-/// Times that an idempotent call is tried.
-const ATTEMPTS_MAX: u32 = 5;
-/// The first pause; each is twice as long as the one before.
-const PAUSE_FIRST: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// How long all attempts together may take.
-const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a call is repeated after its first failure.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long one attempt may take.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Makes an idempotent call, again and again while it fails for a reason that passes by itself: at most 5 times
-/// and 20 s, with random pauses of 25 ms to 1 s in between.
+/// Which failed calls are repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeat {
+    /// A second call does no harm: repeated after any failure that passes by itself.
+    Harmless,
+    /// Repeated only when the service cannot have seen the call.
+    Unsent,
+}
+
+/// Growing pauses between attempts, until patience ends. Patience starts with the first pause, that is with the
+/// first failure.
+#[derive(Debug)]
+pub struct Pauses {
+    patience: Duration,
+    end: Option<Instant>,
+    next: Duration,
+}
+
+impl Pauses {
+    const FIRST: Duration = Duration::from_millis(50);
+    const LONGEST: Duration = Duration::from_secs(1);
+
+    /// Pauses for [`PATIENCE`], of which none was made yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self::lasting(PATIENCE)
+    }
+
+    const fn lasting(patience: Duration) -> Self {
+        Self {
+            patience,
+            end: None,
+            next: Self::FIRST,
+        }
+    }
+
+    /// Waits before another attempt, 25 ms to 1 s; false, without waiting, once patience has ended.
+    pub async fn pause(&mut self) -> bool {
+        let now = Instant::now();
+        if now + self.next > *self.end.get_or_insert(now + self.patience) {
+            return false;
+        }
+        sleep(spread(self.next)).await;
+        self.next = (self.next * 2).min(Self::LONGEST);
+        true
+    }
+
+    /// When an attempt that starts now has to end: patience bounds every attempt but the first.
+    fn attempt_end(&self) -> Instant {
+        let limit = Instant::now() + ATTEMPT_TIMEOUT;
+        self.end.map_or(limit, |end| end.min(limit))
+    }
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Calls until it succeeds, fails for good, or patience ends: at most 15 s for the first attempt and 20 s for all
+/// others together.
 ///
 /// # Errors
-/// The first failure that no retry mends, the last one otherwise; [`Reason::DeadlineExceeded`] after 20 s.
-pub async fn retry<T, F>(mut call: impl FnMut() -> F) -> Result<T, Failure>
+/// The first failure that no repeat mends, or the last one when patience ends.
+pub async fn retry<T, F>(repeat: Repeat, attempt: impl FnMut() -> F) -> Result<T, Failure>
 where
-    F: Future<Output = Result<T, Failure>>,
+    F: Future<Output = Result<Response<T>, Status>>,
 {
-    let attempts = async {
-        let mut pause = PAUSE_FIRST;
-        for _ in 1..ATTEMPTS_MAX {
-            match call().await {
-                Err(failure) if failure.is_transient() => tracing::debug!(%failure, "trying again"),
-                outcome => return outcome,
+    retry_for(PATIENCE, repeat, attempt).await
+}
+
+/// [`retry`] with another patience, for callers who wait less and still want to hear what failed.
+///
+/// # Errors
+/// As [`retry`].
+pub async fn retry_for<T, F>(patience: Duration, repeat: Repeat, mut attempt: impl FnMut() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<Response<T>, Status>>,
+{
+    let mut pauses = Pauses::lasting(patience);
+    let mut last = None;
+    loop {
+        let (failure, unsent) = match timeout_at(pauses.attempt_end(), attempt()).await {
+            Ok(Ok(response)) => return Ok(response.into_inner()),
+            Ok(Err(status)) => {
+                let unsent = is_unsent(&status);
+                (Failure::from(status), unsent)
             }
-            sleep(spread(pause)).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+            // An attempt that patience cut short says less than the one before it.
+            Err(_) => (last.take().unwrap_or_else(late), false),
+        };
+        let again = failure.is_transient() && (unsent || repeat == Repeat::Harmless);
+        if !again || !pauses.pause().await {
+            return Err(failure);
         }
-        call().await
-    };
-    timeout(RETRY_TIMEOUT, attempts).await.unwrap_or_else(|_| {
-        Err(Failure::new(
-            Reason::DeadlineExceeded,
-            "the service did not answer within 20 s; check that it is up and not overloaded",
-        ))
-    })
+        tracing::debug!(%failure, "calling again");
+        last = Some(failure);
+    }
+}
+
+/// One attempt with its deadline.
+///
+/// # Errors
+/// What the service says; [`Reason::DeadlineExceeded`] after `limit`.
+pub async fn once<T>(
+    limit: Duration,
+    attempt: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Failure> {
+    match timeout(limit, attempt).await {
+        Ok(outcome) => outcome.map(Response::into_inner).map_err(Failure::from),
+        Err(_) => Err(late()),
+    }
+}
+
+fn late() -> Failure {
+    Failure::new(
+        Reason::DeadlineExceeded,
+        "the service did not answer in time; check that it is up and not overloaded",
+    )
+}
+
+/// Whether the connection itself was refused, so that no service saw the call.
+fn is_unsent(status: &Status) -> bool {
+    let mut next: Option<&(dyn Error + 'static)> = status.source();
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return error.kind() == io::ErrorKind::ConnectionRefused;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// Half of the pause to all of it, so that clients that failed together do not come back together.
@@ -57,31 +164,92 @@ mod tests {
 
     use super::*;
 
-    async fn attempts(reason: Reason, succeed_at: u32) -> (u32, Result<(), Reason>) {
-        let made = Cell::new(0);
-        let outcome = retry(|| {
-            made.set(made.get() + 1);
-            let outcome = if made.get() == succeed_at {
-                Ok(())
+    #[tokio::test(start_paused = true)]
+    async fn transient_failures_are_repeated_until_they_pass() {
+        let calls = Cell::new(0);
+        let outcome = retry(Repeat::Harmless, || async {
+            calls.set(calls.get() + 1);
+            if calls.get() < 5 {
+                Err(Status::unavailable("restarting"))
             } else {
-                Err(Failure::new(reason, "no"))
-            };
-            async { outcome }
-        })
-        .await;
-        (made.get(), outcome.map_err(|failure| failure.reason))
+                Ok(Response::new(7))
+            }
+        });
+        assert_eq!(outcome.await, Ok(7));
+        assert_eq!(calls.get(), 5);
     }
 
-    #[tokio::test]
-    async fn only_what_passes_by_itself_is_tried_again_and_not_for_ever() {
-        assert_eq!(attempts(Reason::Unavailable, 3).await, (3, Ok(())));
-        assert_eq!(
-            attempts(Reason::TokenUnavailable, 99).await,
-            (5, Err(Reason::TokenUnavailable))
+    #[tokio::test(start_paused = true)]
+    async fn patience_ends() {
+        let start = Instant::now();
+        let outcome = retry(Repeat::Harmless, || async {
+            Err::<Response<()>, _>(Status::unavailable("gone"))
+        });
+        assert_eq!(outcome.await.map_err(|f| f.reason), Err(Reason::Unavailable));
+        assert!(
+            (PATIENCE / 2..=PATIENCE).contains(&start.elapsed()),
+            "{:?}",
+            start.elapsed()
         );
-        assert_eq!(
-            attempts(Reason::PermissionDenied, 2).await,
-            (1, Err(Reason::PermissionDenied))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_and_calls_that_may_have_arrived_are_not_repeated() {
+        for (repeat, status) in [
+            (Repeat::Harmless, Status::permission_denied("no")),
+            (Repeat::Unsent, Status::unavailable("lost after it was sent")),
+        ] {
+            let calls = Cell::new(0);
+            let outcome = retry(repeat, || {
+                calls.set(calls.get() + 1);
+                let status = status.clone();
+                async { Err::<Response<()>, _>(status) }
+            });
+            assert!(outcome.await.is_err());
+            assert_eq!(calls.get(), 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_connection_is_repeated_whatever_the_call() {
+        let calls = Cell::new(0);
+        let outcome = retry(Repeat::Unsent, || async {
+            calls.set(calls.get() + 1);
+            if calls.get() == 1 {
+                Err(Status::from_error(Box::new(io::Error::from(
+                    io::ErrorKind::ConnectionRefused,
+                ))))
+            } else {
+                Ok(Response::new(()))
+            }
+        });
+        assert_eq!(outcome.await, Ok(()));
+        assert_eq!(calls.get(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_hangs_ends() {
+        let outcome = once(
+            Duration::from_secs(1),
+            std::future::pending::<Result<Response<()>, Status>>(),
         );
+        assert_eq!(outcome.await.map_err(|f| f.reason), Err(Reason::DeadlineExceeded));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_repeat_that_hangs_ends_with_patience_and_says_what_failed_before() {
+        let (start, calls) = (Instant::now(), Cell::new(0));
+        let outcome = retry(Repeat::Harmless, || {
+            calls.set(calls.get() + 1);
+            let hangs = calls.get() > 1;
+            async move {
+                if hangs {
+                    std::future::pending::<()>().await;
+                }
+                Err::<Response<()>, _>(Status::unavailable("going down"))
+            }
+        });
+        assert_eq!(outcome.await, Err(Failure::new(Reason::Unavailable, "going down")));
+        assert!(start.elapsed() <= PATIENCE, "{:?}", start.elapsed());
     }
 }

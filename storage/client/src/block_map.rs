@@ -6,14 +6,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use strongroom_proto::{BlockId, ExtentId, FileId, NodeId, limits::BLOCKS_PER_CALL_MAX, metadata::v1 as pb};
-
-use crate::{
-    FsError,
-    metadata::Metadata,
-    nodes::Node,
-    retry::{Repeat, call},
+use strongroom_proto::{
+    BlockId, ExtentId, FileId, NodeId,
+    limits::BLOCKS_PER_CALL_MAX,
+    metadata::v1 as pb,
+    transport::{Repeat, retry},
 };
+
+use crate::{FsError, metadata::Metadata, nodes::Node};
 
 const PAGE_BLOCKS: u32 = BLOCKS_PER_CALL_MAX as u32;
 /// Pages kept: 64 GiB of a file in blocks of 4 MiB.
@@ -102,7 +102,7 @@ impl BlockMap {
                 extent_id: key.0.into(),
                 first_index: next,
             };
-            let mut answer = call(Repeat::Harmless, || self.metadata.list_blocks(request.clone())).await?;
+            let mut answer = retry(Repeat::Harmless, || self.metadata.list_blocks(request.clone())).await?;
             if answer.blocks.is_empty() {
                 return Err(FsError::metadata_contradiction(
                     "blocks of the file are missing from its list",

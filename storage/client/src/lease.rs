@@ -6,15 +6,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use strongroom_proto::{ExtentId, Failure, FileId, ParseError, metadata::v1 as pb};
+use strongroom_proto::{
+    ExtentId, Failure, FileId, ParseError,
+    metadata::v1 as pb,
+    transport::{Repeat, retry},
+};
 use tokio::{runtime::Handle, task::JoinHandle, time::sleep};
 
-use crate::{
-    FsError,
-    metadata::Metadata,
-    nodes::Node,
-    retry::{Repeat, call},
-};
+use crate::{FsError, metadata::Metadata, nodes::Node};
 
 /// Bounds of the pause between renewals, whatever the two machines' clocks say.
 const RENEWAL_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -96,7 +95,7 @@ impl Lease {
             first_index,
             blocks,
         };
-        let wire = call(Repeat::Harmless, || self.metadata.add_blocks(request.clone())).await?;
+        let wire = retry(Repeat::Harmless, || self.metadata.add_blocks(request.clone())).await?;
         let grant = Grant::try_from(wire).map_err(FsError::metadata_answer)?;
         if (grant.file, grant.extent) != (self.file, self.extent) {
             return Err(FsError::metadata_contradiction("it renewed another file's grant"));
@@ -112,7 +111,7 @@ impl Lease {
 
     /// Publishes the file.
     pub(crate) async fn commit(&self, request: pb::CommitFileRequest) -> Result<pb::Stat, Failure> {
-        call(Repeat::Harmless, || self.metadata.commit_file(request.clone())).await
+        retry(Repeat::Harmless, || self.metadata.commit_file(request.clone())).await
     }
 
     /// Gives the file up.
@@ -120,7 +119,7 @@ impl Lease {
         let request = pb::AbandonFileRequest {
             file_id: self.file.into(),
         };
-        call(Repeat::Harmless, || self.metadata.abandon_file(request.clone())).await?;
+        retry(Repeat::Harmless, || self.metadata.abandon_file(request.clone())).await?;
         Ok(())
     }
 }

@@ -12,7 +12,6 @@ mod nodes;
 mod random;
 mod reader;
 mod replicate;
-mod retry;
 mod stream;
 mod values;
 mod writer;

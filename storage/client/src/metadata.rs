@@ -21,7 +21,7 @@ macro_rules! calls {
     };
 }
 
-/// The metadata service. Each call is one attempt; `retry::call` repeats them.
+/// The metadata service. Each call is one attempt; [`transport::retry`] repeats them.
 #[derive(Clone)]
 pub(crate) struct Metadata {
     namespace: NamespaceClient<Channel>,

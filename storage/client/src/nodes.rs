@@ -11,12 +11,10 @@ use strongroom_proto::{
     BlockId, Failure, NodeId, ParseError, Reason,
     block::v1::{self as pb, blocks_client::BlocksClient},
     limits::MESSAGE_BYTES_MAX,
-    transport::{self, Remote, Role, TlsIdentity},
+    transport::{self, Remote, Role, TlsIdentity, once},
 };
 use tokio::time::Instant;
 use tonic::transport::Channel;
-
-use crate::retry::once;
 
 /// Connections kept; the one unused longest goes first.
 const CONNECTIONS_MAX: usize = 256;

@@ -5,6 +5,7 @@ use futures::{StreamExt, TryStreamExt};
 use strongroom_dataplane::{DataKey, ExtentKey, FrameRun, Geometry, Manifest, ManifestExtent, ManifestKey, Runs};
 use strongroom_proto::{
     BlockId, Edek, ExtentId, Failure, FileId, Reason, ZonePath, block::v1 as block_pb, metadata::v1 as pb,
+    transport::Pauses,
 };
 
 use crate::{
@@ -12,7 +13,6 @@ use crate::{
     block_map::{BlockMap, Page},
     nodes::Node,
     random,
-    retry::Pauses,
 };
 
 /// Blocks that one read fetches at once.

@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use strongroom_proto::{Failure, NodeId, Reason, ZonePath, block::v1 as pb};
+use strongroom_proto::{Failure, NodeId, Reason, ZonePath, block::v1 as pb, transport::Pauses};
 
 use crate::{
     FsError, NodeTrouble,
     lease::{Grant, Lease},
     nodes::{Node, Nodes, SealedBlock},
-    retry::Pauses,
 };
 
 /// Stores a block on at least `min_replicas` nodes and says on which. Every attempt sends the same bytes; a node

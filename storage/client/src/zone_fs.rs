@@ -5,7 +5,7 @@ use strongroom_kms_unwrap::{Dek, UnwrapClient};
 use strongroom_proto::{
     DataSuite, Edek, KeyName, ZoneId, ZonePath,
     metadata::v1 as pb,
-    transport::{Remote, TlsIdentity},
+    transport::{Remote, Repeat, TlsIdentity, retry},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -15,7 +15,6 @@ use crate::{
     metadata::Metadata,
     nodes::Nodes,
     reader::Opening,
-    retry::{Pauses, Repeat, call},
 };
 
 /// Blocks that all writers of one [`ZoneFs`] seal and store at once: at most 64 MiB of them.
@@ -68,7 +67,7 @@ impl ZoneFs {
             parents,
         };
         let repeat = if parents { Repeat::Harmless } else { Repeat::Unsent };
-        call(repeat, || self.metadata().make_directory(request.clone()))
+        retry(repeat, || self.metadata().make_directory(request.clone()))
             .await?
             .try_into()
     }
@@ -79,7 +78,7 @@ impl ZoneFs {
     /// `not-found`.
     pub async fn stat(&self, path: &ZonePath) -> Result<Stat, FsError> {
         let request = pb::GetStatRequest { path: path.into() };
-        call(Repeat::Harmless, || self.metadata().get_stat(request.clone()))
+        retry(Repeat::Harmless, || self.metadata().get_stat(request.clone()))
             .await?
             .try_into()
     }
@@ -94,7 +93,7 @@ impl ZoneFs {
             after: after.to_owned(),
             limit: 0,
         };
-        call(Repeat::Harmless, || self.metadata().list(request.clone()))
+        retry(Repeat::Harmless, || self.metadata().list(request.clone()))
             .await?
             .try_into()
     }
@@ -109,7 +108,7 @@ impl ZoneFs {
             to: to.into(),
             overwrite,
         };
-        call(Repeat::Unsent, || self.metadata().rename(request.clone()))
+        retry(Repeat::Unsent, || self.metadata().rename(request.clone()))
             .await?
             .try_into()
     }
@@ -123,7 +122,7 @@ impl ZoneFs {
             path: path.into(),
             recursive,
         };
-        call(Repeat::Unsent, || self.metadata().remove(request.clone())).await?;
+        retry(Repeat::Unsent, || self.metadata().remove(request.clone())).await?;
         Ok(())
     }
 
@@ -142,7 +141,7 @@ impl ZoneFs {
             mode,
             mtime_ms,
         };
-        call(Repeat::Harmless, || self.metadata().set_attributes(request.clone()))
+        retry(Repeat::Harmless, || self.metadata().set_attributes(request.clone()))
             .await?
             .try_into()
     }
@@ -159,7 +158,7 @@ impl ZoneFs {
             overwrite: options.overwrite,
         };
         // A file that was opened by an attempt whose answer was lost is reaped when its lease ends.
-        let created = call(Repeat::Harmless, || self.metadata().create_file(request.clone())).await?;
+        let created = retry(Repeat::Harmless, || self.metadata().create_file(request.clone())).await?;
         self.open_new(path, created).await
     }
 
@@ -170,7 +169,7 @@ impl ZoneFs {
     /// file's key; [`FsError::Manifest`] if the file was tampered with.
     pub async fn open(&self, path: &ZonePath) -> Result<FileReader, FsError> {
         let request = pb::OpenFileRequest { path: path.into() };
-        let opened = call(Repeat::Harmless, || self.metadata().open_file(request.clone())).await?;
+        let opened = retry(Repeat::Harmless, || self.metadata().open_file(request.clone())).await?;
         let opening = Opening::parse(path, opened)?;
         let dek = self.unwrap(path, &opening.edek).await?;
         FileReader::new(self.clone(), opening, &DataKey::new(dek.expose()))
@@ -186,7 +185,7 @@ impl ZoneFs {
             key_name: key.as_str().to_owned(),
             data_suite: DataSuite::Gcm.as_str().to_owned(),
         };
-        call(Repeat::Unsent, || self.metadata().create_zone(request.clone()))
+        retry(Repeat::Unsent, || self.metadata().create_zone(request.clone()))
             .await?
             .try_into()
     }
@@ -200,7 +199,7 @@ impl ZoneFs {
             after: after.map(Into::into).unwrap_or_default(),
             limit: 0,
         };
-        call(Repeat::Harmless, || self.metadata().list_zones(request.clone()))
+        retry(Repeat::Harmless, || self.metadata().list_zones(request.clone()))
             .await?
             .try_into()
     }
@@ -211,7 +210,7 @@ impl ZoneFs {
     /// `not-in-zone` or `not-found`.
     pub async fn zone(&self, path: &ZonePath) -> Result<Zone, FsError> {
         let request = pb::GetZoneRequest { path: path.into() };
-        call(Repeat::Harmless, || self.metadata().get_zone(request.clone()))
+        retry(Repeat::Harmless, || self.metadata().get_zone(request.clone()))
             .await?
             .try_into()
     }
@@ -222,7 +221,7 @@ impl ZoneFs {
     /// `not-in-zone`, or `permission-denied` for other than administrators.
     pub async fn start_reencryption(&self, path: &ZonePath) -> Result<Reencryption, FsError> {
         let request = pb::StartReencryptionRequest { path: path.into() };
-        call(Repeat::Harmless, || self.metadata().start_reencryption(request.clone()))
+        retry(Repeat::Harmless, || self.metadata().start_reencryption(request.clone()))
             .await?
             .try_into()
     }
@@ -233,7 +232,7 @@ impl ZoneFs {
     /// `not-in-zone`.
     pub async fn reencryption(&self, path: &ZonePath) -> Result<Reencryption, FsError> {
         let request = pb::GetReencryptionRequest { path: path.into() };
-        call(Repeat::Harmless, || self.metadata().get_reencryption(request.clone()))
+        retry(Repeat::Harmless, || self.metadata().get_reencryption(request.clone()))
             .await?
             .try_into()
     }
@@ -244,7 +243,7 @@ impl ZoneFs {
     /// As any call to the metadata service.
     pub async fn cluster_status(&self) -> Result<ClusterStatus, FsError> {
         let request = pb::GetClusterStatusRequest {};
-        call(Repeat::Harmless, || self.metadata().get_cluster_status(request))
+        retry(Repeat::Harmless, || self.metadata().get_cluster_status(request))
             .await?
             .try_into()
     }
@@ -288,21 +287,11 @@ impl ZoneFs {
         FileWriter::new(self.clone(), path.clone(), lease, &DataKey::new(dek.expose()), geometry)
     }
 
-    /// The unwrap client's own repeats cover a hiccup; these cover the restart of the key service or its token.
     async fn unwrap(&self, path: &ZonePath, edek: &Edek) -> Result<Dek, FsError> {
-        let mut pauses = Pauses::new();
-        loop {
-            let failure = match self.shared.kms.unwrap(edek).await {
-                Ok(dek) => return Ok(dek),
-                Err(failure) => failure,
-            };
-            if !failure.is_transient() || !pauses.pause().await {
-                return Err(FsError::Unwrap {
-                    path: path.clone(),
-                    edek: Box::new(edek.clone()),
-                    failure,
-                });
-            }
-        }
+        self.shared.kms.unwrap(edek).await.map_err(|failure| FsError::Unwrap {
+            path: path.clone(),
+            edek: Box::new(edek.clone()),
+            failure,
+        })
     }
 }

@@ -4,7 +4,7 @@ use strongroom_proto::{
     EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId,
     kms::v1::{self as pb, key_admin_client::KeyAdminClient as Grpc},
     limits::MESSAGE_BYTES_MAX,
-    transport::{Remote, Role, TlsIdentity, connect, retry},
+    transport::{Remote, Repeat, Role, TlsIdentity, connect, retry},
 };
 use tonic::{Response, Status, transport::Channel};
 
@@ -128,7 +128,11 @@ impl KeyAdminClient {
             after: after.map(|name| name.as_str().to_owned()).unwrap_or_default(),
             limit,
         };
-        let page = retry(|| async { Ok(self.grpc.clone().list_keys(request.clone()).await?.into_inner()) }).await?;
+        let page = retry(Repeat::Harmless, || {
+            let (mut grpc, request) = (self.grpc.clone(), request.clone());
+            async move { grpc.list_keys(request).await }
+        })
+        .await?;
         Ok(KeyPage {
             keys: page.keys.iter().map(parse).collect::<Result<_, _>>()?,
             more: page.more,
@@ -171,11 +175,7 @@ impl KeyAdminClient {
     where
         F: Future<Output = Result<Response<pb::Key>, Status>>,
     {
-        let answer = retry(|| {
-            let answer = call(self.grpc.clone());
-            async { Ok(answer.await?.into_inner()) }
-        });
-        parse(&answer.await?)
+        parse(&retry(Repeat::Harmless, || call(self.grpc.clone())).await?)
     }
 }
 

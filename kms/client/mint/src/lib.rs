@@ -1,12 +1,14 @@
 //! Client of the key service for the metadata service: mints EDEKs and wraps them again. Nothing that it is
 //! answered opens a file.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use strongroom_proto::{
     EdekSuite, Failure, KeyName, KeyVersion, Reason, ZoneId,
     kms::v1::{self as pb, mint_client::MintClient as Grpc, rewrap_result},
     limits::MESSAGE_BYTES_MAX,
-    transport::{Remote, Role, TlsIdentity, connect, retry},
+    transport::{Remote, Repeat, Role, TlsIdentity, connect, retry_for},
 };
 use tonic::transport::Channel;
 
@@ -30,8 +32,12 @@ pub struct Rewrapped {
     pub results: Vec<Result<Bytes, Failure>>,
 }
 
-/// A connection to the key service's `Mint`. Clones share it. Failures that pass by themselves are retried for
-/// at most 20 s.
+/// How long a call is repeated after its first failure. Short, since the metadata service bounds its waits itself, goes
+/// on trying, and is to hear within that wait what failed.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A connection to the key service's `Mint`. Clones share it. Calls that fail for a reason that passes by itself are
+/// repeated for at most 3 s.
 #[derive(Debug, Clone)]
 pub struct MintClient {
     grpc: Grpc<Channel>,
@@ -58,7 +64,11 @@ impl MintClient {
             // More than fits is more than the service allows: it says so.
             count: u32::try_from(count).unwrap_or(u32::MAX),
         };
-        let answer = retry(|| async { Ok(self.grpc.clone().mint(request.clone()).await?.into_inner()) }).await?;
+        let answer = retry_for(PATIENCE, Repeat::Harmless, || {
+            let (mut grpc, request) = (self.grpc.clone(), request.clone());
+            async move { grpc.mint(request).await }
+        })
+        .await?;
         same_count(answer.wrapped.len(), count)?;
         Ok(Minted {
             version: KeyVersion(answer.key_version),
@@ -83,7 +93,11 @@ impl MintClient {
             zone_id: (*zone).into(),
             edeks: edeks.iter().map(wrapped_dek).collect(),
         };
-        let answer = retry(|| async { Ok(self.grpc.clone().rewrap(request.clone()).await?.into_inner()) }).await?;
+        let answer = retry_for(PATIENCE, Repeat::Harmless, || {
+            let (mut grpc, request) = (self.grpc.clone(), request.clone());
+            async move { grpc.rewrap(request).await }
+        })
+        .await?;
         same_count(answer.results.len(), edeks.len())?;
         Ok(Rewrapped {
             version: KeyVersion(answer.key_version),

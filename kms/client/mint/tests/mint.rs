@@ -101,3 +101,20 @@ async fn mint_and_rewrap_answer_in_types() {
     assert_eq!(failure, Failure::new(Reason::KeyNotFound, "key unknown does not exist"));
     assert_eq!(face.calls.load(Ordering::SeqCst), 3);
 }
+
+#[tokio::test]
+async fn a_key_service_that_is_not_there_is_named_within_the_wait_of_the_metadata_service() {
+    let pki = pki::Pki::new();
+    let listener = transport::bind(([127, 0, 0, 1], 0).into()).await.expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    drop(listener);
+    let metadata = pki::load(&pki.issue("metadata", "service/metadata"));
+    let client = MintClient::connect(&address.parse().expect("an address"), &metadata);
+    let key = "payroll".parse().expect("a key name");
+    let mint_wait = std::time::Duration::from_secs(5);
+    let outcome = tokio::time::timeout(mint_wait, client.mint(&key, &ZoneId::generate(), 1)).await;
+    let failure = outcome.expect("in time").expect_err("nobody listens");
+    assert_eq!(failure.reason, Reason::Unavailable);
+    let named = format!("cannot reach the kms service at {address}");
+    assert!(failure.message.contains(&named), "{failure}");
+}

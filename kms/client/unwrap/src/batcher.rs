@@ -9,7 +9,7 @@ use strongroom_proto::{
         Edek, UnwrapRequest, UnwrapResult, unwrap_client::UnwrapClient as Grpc, unwrap_result::Result as Outcome,
     },
     limits::EDEKS_PER_CALL_MAX,
-    transport::retry,
+    transport::{Repeat, retry},
 };
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tonic::transport::Channel;
@@ -57,8 +57,12 @@ pub(crate) async fn run(grpc: Grpc<Channel>, mut jobs: mpsc::Receiver<Job>) {
 async fn call(grpc: Grpc<Channel>, batch: Vec<Job>) {
     let (edeks, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|job| (job.edek, job.answer)).unzip();
     let request = UnwrapRequest { edeks };
-    let outcome = retry(|| async { Ok(grpc.clone().unwrap(request.clone()).await?.into_inner().results) }).await;
-    match outcome.and_then(|results| same_count(results, answers.len())) {
+    let outcome = retry(Repeat::Harmless, || {
+        let (mut grpc, request) = (grpc.clone(), request.clone());
+        async move { grpc.unwrap(request).await }
+    })
+    .await;
+    match outcome.and_then(|answer| same_count(answer.results, answers.len())) {
         Ok(results) => {
             for (result, answer) in results.into_iter().zip(answers) {
                 // A caller that has gone away needs no answer; its DEK is cleared as it is dropped.
