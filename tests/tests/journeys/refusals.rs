@@ -1,9 +1,17 @@
 //! Who is refused what, and what the refusal says.
 
-use std::fs;
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
-use strongroom_proto::{Reason, transport::Role};
-use strongroom_tests::{Ca, Dev, Validity, create_key};
+use strongroom_proto::{
+    Reason,
+    metadata::v1::{GetClusterStatusRequest, cluster_client::ClusterClient},
+    transport::{Role, TlsFiles, TlsIdentity, connect},
+};
+use strongroom_tests::{Ca, Dev, Validity, create_key, unwrap};
 
 fn put(dev: &Dev, path: &str, content: &str) {
     let file = dev.scratch("put").join("file");
@@ -150,35 +158,69 @@ fn expired_and_foreign_certificates_are_refused() {
     let foreign = Ca::new("somebody else's CA");
     let folder = dev.scratch("certificates");
     let trusted = dev.data("pki/ca.pem");
-    let with = |name: &str, files: &strongroom_proto::transport::TlsFiles| {
+    let with = |name: &str, ca: &Path, files: &TlsFiles| {
         let profile = fs::read_to_string(dev.data("client.toml")).expect("a profile");
         let path = folder.join(format!("{name}.toml"));
         let identity = format!(
-            "\n[identities.{name}]\nca = {:?}\ncertificate = {:?}\nkey = {:?}\n",
-            trusted, files.certificate, files.key
+            "\n[identities.{name}]\nca = {ca:?}\ncertificate = {:?}\nkey = {:?}\n",
+            files.certificate, files.key
         );
         fs::write(&path, profile + &identity).expect("own directory");
-        dev.cli().as_user(name).run([
-            "--profile",
-            path.to_str().expect("UTF-8"),
-            "fs",
-            "cat",
-            &format!("{zone}/a"),
-        ])
+        let file = format!("{zone}/a");
+        dev.cli()
+            .as_user(name)
+            .run(["--profile", path.to_str().expect("UTF-8"), "fs", "cat", &file])
     };
+    let issue = |ca: &Ca, name: &str, validity| ca.issue(&folder, name, "user/alice", validity);
 
-    with("good", &own.issue(&folder, "good", "user/alice", Validity::Now)).ok();
-    with(
-        "expired",
-        &own.issue(&folder, "expired", "user/alice", Validity::Expired),
-    )
-    .fails(4, &["expired.pem", "is expired"]);
-    with("early", &own.issue(&folder, "early", "user/alice", Validity::NotYet))
-        .fails(4, &["early.pem", "not valid yet"]);
-    with(
-        "foreign",
-        &foreign.issue(&folder, "foreign", "user/alice", Validity::Now),
-    )
-    .fails(4, &["certificate"]);
-    with("nobody", &own.issue(&folder, "nobody", "user/nobody", Validity::Now)).fails(4, &["nobody", "unwrap"]);
+    let good = issue(&own, "good", Validity::Now);
+    with("good", &trusted, &good).ok();
+    let expired = issue(&own, "expired", Validity::Expired);
+    with("expired", &trusted, &expired).fails(4, &["expired.pem", "is expired"]);
+    let early = issue(&own, "early", Validity::NotYet);
+    with("early", &trusted, &early).fails(4, &["early.pem", "not valid yet"]);
+    let stranger = issue(&foreign, "stranger", Validity::Now);
+    with("stranger", &trusted, &stranger).fails(4, &["certificate"]);
+    // The other way round: services whose certificates this client's CA did not issue.
+    with("careful", &stranger.ca, &good).fails(4, &["certificate"]);
+    let nobody = own.issue(&folder, "nobody", "user/nobody", Validity::Now);
+    with("nobody", &trusted, &nobody).fails(4, &["nobody", "unwrap"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_check_certificates_themselves() {
+    let dev = Dev::start();
+    let own = Ca::load(&dev.data("pki"));
+    let folder = dev.scratch("certificates");
+    // A client whose clock is two days late sends a certificate that has expired.
+    let expired = own.issue(&folder, "expired", "user/alice", Validity::Expired);
+    let then = SystemTime::now() - Duration::from_secs(2 * 24 * 3600);
+    let late = TlsIdentity::load(&expired, then).expect("not expired then");
+    for role in [Role::Kms, Role::Metadata] {
+        let channel = connect(&dev.remote(role), &late, role);
+        let failure = match role {
+            Role::Kms => unwrap(channel, Vec::new()).await.expect_err("expired"),
+            _ => {
+                let status = ClusterClient::new(channel)
+                    .get_cluster_status(GetClusterStatusRequest {})
+                    .await;
+                status.expect_err("expired").into()
+            }
+        };
+        assert_eq!(failure.reason, Reason::UntrustedPeer, "{role}: {failure}");
+    }
+
+    // A service does not start on an expired certificate either.
+    let config = fs::read_to_string(dev.data("config/block-1.toml")).expect("dev wrote it");
+    let expired = own.issue(&folder, "node", "service/block/block-1", Validity::Expired);
+    let (tables, _) = config.split_once("[tls]").expect("has a table for TLS");
+    let path = folder.join("block.toml");
+    let tls = format!(
+        "[tls]\nca = {:?}\ncertificate = {:?}\nkey = {:?}\n",
+        expired.ca, expired.certificate, expired.key
+    );
+    fs::write(&path, format!("{tables}{tls}")).expect("own directory");
+    let outcome = dev.cli().run(["block", "--config", path.to_str().expect("UTF-8")]);
+    assert_ne!(outcome.code, Some(0));
+    assert!(outcome.stderr.contains("node.pem is expired"), "{}", outcome.stderr);
 }
