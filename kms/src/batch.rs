@@ -1,6 +1,5 @@
 //! Batches of which some items are refused on the way: they keep their places in the answer.
 
-use bytes::Bytes;
 use strongroom_proto::{Failure, Reason};
 
 /// A check or a result, at its place in the batch; `None` where the token is to answer.
@@ -14,7 +13,7 @@ pub(crate) fn split<T>(items: Vec<T>, checks: Vec<Result<(), Failure>>) -> (Vec<
 }
 
 /// Puts the token's results into the places that were left for them.
-pub(crate) fn merge(done: Vec<Result<Bytes, Failure>>, places: Places) -> Result<Vec<Result<Bytes, Failure>>, Failure> {
+pub(crate) fn merge<T>(done: Vec<Result<T, Failure>>, places: Places) -> Result<Vec<Result<T, Failure>>, Failure> {
     same_count(done.len(), places.iter().filter(|place| place.is_none()).count())?;
     let mut done = done.into_iter();
     let fill = |place: Option<Failure>| match place {
@@ -44,8 +43,7 @@ mod tests {
         let refusal = || Failure::new(Reason::KeyNotFound, "no");
         let (good, places) = split(vec![1u8, 2, 3, 4], vec![Ok(()), Err(refusal()), Ok(()), Err(refusal())]);
         assert_eq!(good, [1, 3]);
-        let one = Bytes::from_static(b"1");
-        let done = vec![Ok(one.clone()), Err(Failure::new(Reason::EdekInvalid, "bad"))];
+        let done = vec![Ok("1"), Err(Failure::new(Reason::EdekInvalid, "bad"))];
         let merged = merge(done, places.clone()).expect("as many as asked for");
         let reasons: Vec<_> = merged
             .iter()
@@ -54,7 +52,7 @@ mod tests {
         let (lost, bad) = (Some(Reason::KeyNotFound), Some(Reason::EdekInvalid));
         assert_eq!(reasons, [None, lost, bad, lost]);
         assert_eq!(
-            merge(vec![Ok(one)], places).expect_err("one is short").reason,
+            merge(vec![Ok("1")], places).expect_err("one is short").reason,
             Reason::Internal
         );
     }

@@ -42,8 +42,8 @@ pub trait Hsm: Send + Sync + 'static {
         items: Vec<(KeyVersion, Bytes)>,
     ) -> impl Future<Output = Result<Vec<Result<Bytes, Failure>>, Failure>> + Send;
 
-    /// The DEKs, in the form that goes into the answer; one result for each EDEK, in order.
-    fn unwrap(&self, edeks: &[Edek]) -> impl Future<Output = Result<Vec<Result<Bytes, Failure>>, Failure>> + Send;
+    /// The DEKs; one result for each EDEK, in order.
+    fn unwrap(&self, edeks: &[Edek]) -> impl Future<Output = Result<Vec<Result<WireDek, Failure>>, Failure>> + Send;
 
     /// What the token's supervisor knows, and every change of it.
     fn subscribe(&self) -> watch::Receiver<TokenState>;
@@ -82,12 +82,8 @@ impl Hsm for Token {
         Self::rewrap(self, key, to, zone, items).await
     }
 
-    async fn unwrap(&self, edeks: &[Edek]) -> Result<Vec<Result<Bytes, Failure>>, Failure> {
-        let results = Self::unwrap(self, edeks).await?;
-        Ok(results
-            .into_iter()
-            .map(|result| result.map(WireDek::into_wire))
-            .collect())
+    async fn unwrap(&self, edeks: &[Edek]) -> Result<Vec<Result<WireDek, Failure>>, Failure> {
+        Self::unwrap(self, edeks).await
     }
 
     fn subscribe(&self) -> watch::Receiver<TokenState> {

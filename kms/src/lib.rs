@@ -10,6 +10,7 @@ mod batch;
 mod config;
 pub mod hsm;
 mod keys;
+mod memory;
 pub mod policy;
 mod service;
 pub mod token;

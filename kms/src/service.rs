@@ -10,7 +10,7 @@ use std::{
 };
 
 use strongroom_proto::transport::{self, Role, ServeError, TlsError, TlsIdentity};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 
 use crate::{
     Config,
@@ -80,11 +80,17 @@ pub enum RunError {
 /// # Errors
 /// Whatever keeps it from starting, or the server's failure.
 pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Result<(), RunError> {
+    // DEKs pass through this process.
+    crate::memory::forbid_core_dumps();
     let parts = Parts::prepare(&config)?;
     let listener = transport::bind(config.listen).await?;
     let executable = std::env::current_exe().map_err(RunError::Executable)?;
-    let token = Token::start(executable, config.token.clone(), config.data_dir.clone()).await?;
-    let token = Arc::new(token);
+    let mut stop = std::pin::pin!(stop);
+    // A token may take long to answer; a stop does not wait for it.
+    let token = tokio::select! {
+        token = Token::start(executable, config.token.clone(), config.data_dir.clone()) => Arc::new(token?),
+        () = &mut stop => return Ok(()),
+    };
     let outcome = parts.serve(Arc::clone(&token), listener, stop).await;
     token.stop().await;
     outcome
@@ -145,6 +151,7 @@ impl Parts {
             keys,
             policy: self.policy,
             audit,
+            places: Arc::new(Semaphore::new(api::CALLS_MAX)),
         });
         let routes = api::routes(&desk)?;
         let address = listener.local_addr().map_err(RunError::Address)?;

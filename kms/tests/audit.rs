@@ -161,6 +161,31 @@ async fn a_log_that_cannot_be_written_stops_every_answer() {
 }
 
 #[tokio::test]
+async fn a_use_of_a_key_is_recorded_though_its_caller_has_gone_away() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    kms.as_user("user/keyadmin").create("payroll").await.expect("created");
+    let mut metadata = kms.as_user("service/metadata");
+    let edeks = metadata.mint("payroll", ZoneId::generate(), 1).await.expect("minted");
+    let (uses, recorded) = (hsm.calls(), site.audit().len());
+
+    let resume = hsm.hold();
+    let mut alice = kms.as_user("user/alice");
+    let call = tokio::spawn(async move { alice.unwrap(edeks).await });
+    hsm.wait_held().await;
+    call.abort();
+    assert!(call.await.expect_err("the token was held").is_cancelled());
+    // Dropped with its connection by now, which the service has noticed once it answers another.
+    kms.wait_health(true).await;
+    drop(resume);
+    site.wait_audit(recorded + 1).await;
+    assert_eq!(hsm.calls(), uses + 1);
+    let last = site.audit().pop().expect("a record").entry;
+    assert_eq!((last.who.as_str(), last.action.as_str()), ("user alice", "unwrap"));
+    kms.stop().await;
+}
+
+#[tokio::test]
 async fn no_secret_is_in_the_log_or_in_a_debug_text() {
     let (site, hsm) = (Site::new(), MemoryHsm::new());
     let kms = site.start(&hsm).await;

@@ -485,11 +485,12 @@ async fn a_change_is_made_to_its_end_without_its_caller() {
     let (site, hsm) = (Site::new(), MemoryHsm::new());
     let kms = site.start(&hsm).await;
     let mut admin = kms.as_user("user/keyadmin");
-    let resume = hsm.hold_generate();
+    let resume = hsm.hold();
     let id = RequestId::generate();
-    let given_up = tokio::time::timeout(std::time::Duration::from_millis(300), admin.create_as("payroll", id)).await;
-    assert!(given_up.is_err(), "the token was held");
-    drop(admin);
+    let call = tokio::spawn(async move { admin.create_as("payroll", id).await });
+    site.wait_audit(1).await;
+    call.abort();
+    assert!(call.await.expect_err("the token was held").is_cancelled());
     drop(resume);
     let mut admin = kms.as_user("user/keyadmin");
     let key = admin.create_as("payroll", id).await.expect("the same request");
@@ -500,6 +501,47 @@ async fn a_change_is_made_to_its_end_without_its_caller() {
         .into_iter()
         .filter(|r| r.entry.outcome == strongroom_kms::audit::Outcome::Allowed);
     assert_eq!(ended.count(), 2, "both calls ended, whoever waited");
+}
+
+/// Another process on the same token made the version that is about to be made: nobody said that it may be used.
+#[tokio::test]
+async fn a_version_that_somebody_else_made_meanwhile_is_not_adopted() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let (mut admin, mut metadata) = (kms.as_user("user/keyadmin"), kms.as_user("service/metadata"));
+    admin.create("payroll").await.expect("created");
+    let zone = ZoneId::generate();
+    let edeks = metadata.mint("payroll", zone, 1).await.expect("minted");
+    let mut foreign = hsm.lose("payroll", 0);
+    hsm.put(foreign.clone());
+    foreign.version = strongroom_proto::KeyVersion(1);
+    foreign.kcv = Kcv::from_bytes([7; 3]);
+    hsm.put(foreign);
+
+    let id = RequestId::generate();
+    for _ in 0..2 {
+        let failure = admin.roll_as("payroll", id).await.expect_err("it is not ours");
+        assert_eq!(failure.reason, Reason::KeyVersionUnusable);
+        assert!(failure.message.contains("strongroom key confirm payroll"), "{failure}");
+    }
+    let key = admin.describe("payroll").await.expect("known");
+    assert_eq!(
+        (key.current_version, states(&key)),
+        (None, vec![State::DecryptOnly, State::DecryptOnly])
+    );
+    metadata.mint("payroll", zone, 1).await.expect_err("not confirmed");
+    kms.as_user("user/alice").unwrap(edeks).await.expect("called")[0]
+        .as_ref()
+        .expect("it opens");
+    assert_eq!(
+        admin.confirm("payroll").await.expect("confirmed").current_version,
+        Some(1)
+    );
+    assert_eq!(
+        admin.roll_as("payroll", id).await.expect("rolled").current_version,
+        Some(2)
+    );
+    kms.stop().await;
 }
 
 #[tokio::test]

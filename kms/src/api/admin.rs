@@ -15,7 +15,7 @@ use strongroom_proto::{
 };
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{Desk, caller};
+use super::{Desk, caller, to_its_end};
 use crate::{
     audit::{Caller, Entry},
     hsm::Hsm,
@@ -36,7 +36,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
         let suite = suite(&wire.suite)?;
         let id = request_id(&wire.request_id)?;
         let desk = Arc::clone(&self.0);
-        answer(async move {
+        answer(&self.0, async move {
             let entry = desk.start(&caller, "create", &name).await?;
             let outcome = desk.keys.create(&name, suite, id).await;
             desk.changed(entry, outcome).await
@@ -50,7 +50,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
         let name: KeyName = wire.name.parse().map_err(Failure::from)?;
         let id = request_id(&wire.request_id)?;
         let desk = Arc::clone(&self.0);
-        answer(async move {
+        answer(&self.0, async move {
             let entry = desk.start(&caller, "roll", &name).await?;
             let outcome = desk.keys.roll(&name, id).await;
             desk.changed(entry, outcome).await
@@ -62,7 +62,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
         let caller = caller(&request)?;
         let name: KeyName = request.into_inner().name.parse().map_err(Failure::from)?;
         let desk = Arc::clone(&self.0);
-        answer(async move {
+        answer(&self.0, async move {
             let entry = desk.start(&caller, "confirm", &name).await?;
             let outcome = desk.keys.confirm(&name).await;
             desk.changed(entry, outcome).await
@@ -140,16 +140,11 @@ impl<H: Hsm> Desk<H> {
     }
 }
 
-/// Runs a change to its end, whether or not its caller waits for it.
-async fn answer(change: impl Future<Output = Result<Key, Failure>> + Send + 'static) -> Result<Response<Key>, Status> {
-    let key = tokio::spawn(change).await.unwrap_or_else(|error| {
-        tracing::error!(%error, "a change of a key was cut off");
-        Err(Failure::new(
-            Reason::Internal,
-            "the change was cut off; repeat it with the same request id to learn how it ended",
-        ))
-    })?;
-    Ok(Response::new(key))
+async fn answer<H: Hsm>(
+    desk: &Desk<H>,
+    change: impl Future<Output = Result<Key, Failure>> + Send + 'static,
+) -> Result<Response<Key>, Status> {
+    Ok(Response::new(to_its_end(desk, change).await?))
 }
 
 fn suite(wire: &str) -> Result<EdekSuite, Failure> {

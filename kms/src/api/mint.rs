@@ -12,8 +12,13 @@ use strongroom_proto::{
 };
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{Desk, caller, edek_count};
-use crate::{audit::Entry, hsm::Hsm, keys::Rewrapped, policy::Action};
+use super::{Desk, caller, edek_count, to_its_end};
+use crate::{
+    audit::{Caller, Entry},
+    hsm::Hsm,
+    keys::{Minted, Rewrapped},
+    policy::Action,
+};
 
 pub(super) struct MintFace<H>(pub(super) Arc<Desk<H>>);
 
@@ -24,11 +29,8 @@ impl<H: Hsm> Mint for MintFace<H> {
         let wire = request.into_inner();
         let (name, zone) = key_and_zone(&wire.key_name, &wire.zone_id)?;
         let count = edek_count(wire.count as usize)?;
-        let entry = Entry::new(&caller, "mint").edeks(&zone, count);
-        let entry = self.0.authorize(&caller, Action::Mint, &name, entry).await?;
-        let outcome = self.0.keys.mint(&name, &zone, count).await;
-        let entry = entry.version(outcome.as_ref().ok().map(|minted| minted.version));
-        let minted = self.0.recorded(entry, outcome).await?;
+        let desk = Arc::clone(&self.0);
+        let minted = to_its_end(&self.0, async move { desk.mint(&caller, &name, &zone, count).await }).await?;
         Ok(Response::new(MintResponse {
             key_version: minted.version.0,
             suite: minted.suite.as_str().to_owned(),
@@ -40,26 +42,42 @@ impl<H: Hsm> Mint for MintFace<H> {
         let caller = caller(&request)?;
         let wire = request.into_inner();
         let (name, zone) = key_and_zone(&wire.key_name, &wire.zone_id)?;
-        let count = edek_count(wire.edeks.len())?;
+        edek_count(wire.edeks.len())?;
         let items = wire.edeks.into_iter().map(wrapped).collect::<Result<Vec<_>, _>>()?;
-        let entry = Entry::new(&caller, "rewrap").edeks(&zone, count);
-        let entry = self.0.authorize(&caller, Action::Rewrap, &name, entry).await?;
-        let rewrapped = match self.0.keys.rewrap(&name, &zone, items).await {
-            Ok(rewrapped) => rewrapped,
-            Err(failure) => {
-                return Err(self
-                    .0
-                    .recorded::<()>(entry, Err(failure))
-                    .await
-                    .expect_err("it failed")
-                    .into());
-            }
-        };
-        self.0.audit.record(entries(&entry, &zone, &rewrapped)).await?;
+        let desk = Arc::clone(&self.0);
+        let rewrapped = to_its_end(&self.0, async move { desk.rewrap(&caller, &name, &zone, items).await }).await?;
         Ok(Response::new(RewrapResponse {
             key_version: rewrapped.version.0,
             results: rewrapped.results.into_iter().map(to_wire).collect(),
         }))
+    }
+}
+
+impl<H: Hsm> Desk<H> {
+    async fn mint(&self, caller: &Caller, name: &KeyName, zone: &ZoneId, count: usize) -> Result<Minted, Failure> {
+        let entry = Entry::new(caller, "mint").edeks(zone, count);
+        let entry = self.authorize(caller, Action::Mint, name, entry).await?;
+        let outcome = self.keys.mint(name, zone, count).await;
+        let entry = entry.version(outcome.as_ref().ok().map(|minted| minted.version));
+        self.recorded(entry, outcome).await
+    }
+
+    async fn rewrap(
+        &self,
+        caller: &Caller,
+        name: &KeyName,
+        zone: &ZoneId,
+        items: Vec<(KeyVersion, Bytes)>,
+    ) -> Result<Rewrapped, Failure> {
+        let entry = Entry::new(caller, "rewrap").edeks(zone, items.len());
+        let entry = self.authorize(caller, Action::Rewrap, name, entry).await?;
+        let outcome = self.keys.rewrap(name, zone, items).await;
+        let entries = match &outcome {
+            Ok(rewrapped) => entries(&entry, zone, rewrapped),
+            Err(failure) => vec![entry.failed(failure)],
+        };
+        self.audit.record(entries).await?;
+        outcome
     }
 }
 

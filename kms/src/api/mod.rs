@@ -1,5 +1,7 @@
 //! The gRPC faces. Every call goes the same way: fields are parsed into typed values, policy decides, the
-//! keys do it, the audit log has it on disk, and only then it is answered.
+//! keys do it, the audit log has it on disk, and only then it is answered. A call that uses a key runs to its end,
+//! record included, also when its caller goes away or its deadline passes meanwhile: no use of a key is unrecorded.
+//! What cannot be parsed is refused before anything is decided, and is not recorded.
 
 mod admin;
 mod health;
@@ -14,6 +16,7 @@ use strongroom_proto::{
     limits::{EDEKS_PER_CALL_MAX, MESSAGE_BYTES_MAX},
     transport,
 };
+use tokio::sync::Semaphore;
 use tonic::{Request, service::Routes};
 
 use crate::{
@@ -23,11 +26,16 @@ use crate::{
     policy::{Action, Decision, Policy},
 };
 
+/// Calls under way at once; more are refused with [`Reason::Overloaded`].
+pub(crate) const CALLS_MAX: usize = 1024;
+
 /// What every face works with.
 pub(crate) struct Desk<H> {
     pub(crate) keys: Keys<H>,
     pub(crate) policy: Policy,
     pub(crate) audit: AuditLog,
+    /// Calls under way. They outlive their callers, so that connections alone do not bound them.
+    pub(crate) places: Arc<Semaphore>,
 }
 
 /// All services of the key service: its three faces, health and reflection. Health follows the token until the
@@ -91,6 +99,31 @@ impl<H: Hsm> Desk<H> {
         self.audit.record(vec![entry]).await?;
         outcome
     }
+}
+
+/// Runs a call to its end, whether or not its caller waits for it.
+async fn to_its_end<H: Hsm, T: Send + 'static>(
+    desk: &Desk<H>,
+    call: impl Future<Output = Result<T, Failure>> + Send + 'static,
+) -> Result<T, Failure> {
+    let place = Arc::clone(&desk.places).try_acquire_owned().map_err(|_| {
+        Failure::new(
+            Reason::Overloaded,
+            format!("the key service has {CALLS_MAX} calls under way; try again after a pause"),
+        )
+    })?;
+    let run = async move {
+        let outcome = call.await;
+        drop(place);
+        outcome
+    };
+    tokio::spawn(run).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a call was cut off");
+        Err(Failure::new(
+            Reason::Internal,
+            "the call was cut off; a create or roll may be repeated with the same request id to learn how it ended",
+        ))
+    })
 }
 
 /// Who sent a request.

@@ -3,19 +3,19 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use bytes::Bytes;
 use strongroom_proto::{
     Edek, Failure, KeyName, KeyVersion, Reason, ZoneId,
     kms::v1::{ItemFailure, UnwrapRequest, UnwrapResponse, UnwrapResult, unwrap_result, unwrap_server::Unwrap},
 };
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{Desk, caller, edek_count};
+use super::{Desk, caller, edek_count, to_its_end};
 use crate::{
     audit::{Caller, Entry},
     batch::{merge, split},
     hsm::Hsm,
     policy::{Action, Decision},
+    token::WireDek,
 };
 
 pub(super) struct UnwrapFace<H>(pub(super) Arc<Desk<H>>);
@@ -27,7 +27,8 @@ impl<H: Hsm> Unwrap for UnwrapFace<H> {
         let wire = request.into_inner().edeks;
         edek_count(wire.len())?;
         let parsed: Vec<Result<Edek, Failure>> = wire.into_iter().map(|edek| Ok(Edek::try_from(edek)?)).collect();
-        let results = self.0.open(&caller, parsed).await?;
+        let desk = Arc::clone(&self.0);
+        let results = to_its_end(&self.0, async move { desk.open(&caller, parsed).await }).await?;
         Ok(Response::new(UnwrapResponse {
             results: results.into_iter().map(to_wire).collect(),
         }))
@@ -43,7 +44,7 @@ impl<H: Hsm> Desk<H> {
         &self,
         caller: &Caller,
         parsed: Vec<Result<Edek, Failure>>,
-    ) -> Result<Vec<Result<Bytes, Failure>>, Failure> {
+    ) -> Result<Vec<Result<WireDek, Failure>>, Failure> {
         let verdicts = self.verdicts(caller, &parsed);
         let about: Vec<Option<About>> = parsed.iter().map(|item| item.as_ref().ok().map(About::of)).collect();
         let checks: Vec<Result<(), Failure>> = parsed.iter().map(|item| check(item, &verdicts)).collect();
@@ -71,7 +72,10 @@ impl<H: Hsm> Desk<H> {
         verdicts
     }
 
-    async fn open_allowed(&self, allowed: Vec<Result<Edek, Failure>>) -> Result<Vec<Result<Bytes, Failure>>, Failure> {
+    async fn open_allowed(
+        &self,
+        allowed: Vec<Result<Edek, Failure>>,
+    ) -> Result<Vec<Result<WireDek, Failure>>, Failure> {
         let edeks: Vec<Edek> = allowed.into_iter().flatten().collect();
         if edeks.is_empty() {
             return Ok(Vec::new());
@@ -124,7 +128,7 @@ fn entries(
     about: &[Option<About>],
     verdicts: &Verdicts,
     places: &[Option<Failure>],
-    outcome: &Result<Vec<Result<Bytes, Failure>>, Failure>,
+    outcome: &Result<Vec<Result<WireDek, Failure>>, Failure>,
 ) -> Vec<Entry> {
     let mut groups: BTreeMap<Group<'_>, (Option<&Failure>, usize)> = BTreeMap::new();
     for (at, about) in about.iter().enumerate() {
@@ -162,9 +166,9 @@ fn entry(
     }
 }
 
-fn to_wire(result: Result<Bytes, Failure>) -> UnwrapResult {
+fn to_wire(result: Result<WireDek, Failure>) -> UnwrapResult {
     let result = match result {
-        Ok(dek) => unwrap_result::Result::Dek(dek),
+        Ok(dek) => unwrap_result::Result::Dek(dek.into_wire()),
         Err(failure) => unwrap_result::Result::Failure(ItemFailure {
             reason: failure.reason.as_str().to_owned(),
             message: failure.message,

@@ -121,6 +121,8 @@ pub(super) fn open(path: &Path) -> Result<End, AuditError> {
         .mode(0o600)
         .open(path)
         .map_err(io)?;
+    // The first records' durability is worth nothing while the file's name is not on disk.
+    sync_directory(path).map_err(io)?;
     let mut bytes = file.metadata().map_err(io)?.len();
     let mut tail = read_tail(&mut file, bytes).map_err(io)?;
     let whole = tail.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
@@ -182,6 +184,7 @@ fn move_aside(path: &Path, torn: &[u8]) -> io::Result<PathBuf> {
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside) {
             Ok(mut file) => {
                 super::append(&mut file, torn)?;
+                sync_directory(&aside)?;
                 return Ok(aside);
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -189,6 +192,12 @@ fn move_aside(path: &Path, torn: &[u8]) -> io::Result<PathBuf> {
         }
     }
     Err(io::Error::other("too many torn lines lie beside it"))
+}
+
+/// Makes the name of `file` durable.
+fn sync_directory(file: &Path) -> io::Result<()> {
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 fn torn_entry(aside: &Path) -> Entry {

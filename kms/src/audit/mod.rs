@@ -26,8 +26,8 @@ use record::Head;
 
 /// Batches that may wait for the writer.
 const QUEUE_MAX: usize = 1024;
-/// Batches that share one sync.
-const BATCHES_PER_SYNC_MAX: usize = 256;
+/// Records that share one sync, give or take a batch: some MiB of text.
+const RECORDS_PER_SYNC_MAX: usize = 4096;
 
 /// The way to the writer. Cheap to clone; the writer ends when the last clone is gone.
 #[derive(Debug, Clone)]
@@ -112,10 +112,12 @@ struct Writer {
 impl Writer {
     fn run(mut self, mut batches: mpsc::Receiver<Batch>) {
         while let Some(first) = batches.blocking_recv() {
+            let mut records = first.entries.len();
             let mut together = vec![first];
-            while together.len() < BATCHES_PER_SYNC_MAX
+            while records < RECORDS_PER_SYNC_MAX
                 && let Ok(next) = batches.try_recv()
             {
+                records += next.entries.len();
                 together.push(next);
             }
             self.write(together);

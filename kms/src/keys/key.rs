@@ -118,9 +118,10 @@ impl Key {
         self.versions.insert(found.version, version);
     }
 
-    /// Makes the newest usable version of an unconfirmed key the one that mints. Answers whether anything changed.
+    /// Makes the newest usable version the one that mints, if the key is unconfirmed or has none that could. Answers
+    /// whether anything changed.
     pub(crate) fn confirm(&mut self) -> Result<bool, Failure> {
-        if !self.unconfirmed {
+        if !self.unconfirmed && self.versions.values().any(|version| version.active) {
             return Ok(false);
         }
         let mut newest_first = self.versions.iter().rev();
@@ -148,7 +149,11 @@ impl Key {
             name: self.name.as_str().to_owned(),
             suite: self.suite.as_str().to_owned(),
             current_version: self.current().map(|version| version.0),
-            versions: self.versions.iter().map(|(&number, v)| v.to_wire(number)).collect(),
+            versions: self
+                .versions
+                .iter()
+                .map(|(&number, v)| v.to_wire(number, self.unconfirmed))
+                .collect(),
             created_ms: self.created_ms,
         }
     }
@@ -180,11 +185,11 @@ impl Version {
         }
     }
 
-    fn to_wire(&self, number: KeyVersion) -> pb::KeyVersion {
+    fn to_wire(&self, number: KeyVersion, unconfirmed: bool) -> pb::KeyVersion {
         let state = match self.presence {
             // A version whose place another key has taken is as absent as one that is gone.
             Presence::Missing | Presence::Different => pb::KeyVersionState::Missing,
-            Presence::Present | Presence::Unchecked if self.active => pb::KeyVersionState::Active,
+            Presence::Present | Presence::Unchecked if self.active && !unconfirmed => pb::KeyVersionState::Active,
             Presence::Present | Presence::Unchecked => pb::KeyVersionState::DecryptOnly,
         };
         pb::KeyVersion {

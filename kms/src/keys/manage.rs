@@ -4,7 +4,8 @@
 //! shown that it wraps and unwraps, the version becomes the current one in the same transaction that removes
 //! the intent and stores the request's answer. A crash or a lost answer in between leaves an intent, which is
 //! settled when the token comes up and before the next change of that key: a version that is in the token is
-//! proved and becomes current; one that is not is forgotten, since nobody was told that it exists.
+//! proved and becomes current; one that is not is forgotten, since nobody was told that it exists. A version that
+//! is there before it was asked for is somebody else's: it only opens until an administrator confirms it.
 //!
 //! None of these futures may be dropped half way: callers run them in a task of their own.
 
@@ -113,7 +114,7 @@ impl<H: Hsm> Keys<H> {
     /// Settles what was begun, then takes in what the token holds.
     async fn reconcile(&self) -> Result<(), Failure> {
         let mut intents = self.changes.lock().await;
-        let mut token = self.hsm.list_versions().await?;
+        let token = self.hsm.list_versions().await?;
         for name in intents.keys().cloned().collect::<Vec<_>>() {
             if let Err(failure) = self.settle(&mut intents, &name, &token).await {
                 if failure.is_transient() {
@@ -122,6 +123,11 @@ impl<H: Hsm> Keys<H> {
                 tracing::error!(key = %name, reason = %failure.reason, "a version that was begun cannot be finished: {failure}");
             }
         }
+        self.take_in(&intents, token).await
+    }
+
+    /// Brings keys and store up to what the token holds.
+    async fn take_in(&self, intents: &Intents, mut token: Vec<TokenKeyVersion>) -> Result<(), Failure> {
         // What could not be settled is nobody's version yet.
         token.retain(|found| {
             intents
@@ -184,19 +190,23 @@ impl<H: Hsm> Keys<H> {
         };
         self.ledger.begin(&intent).await?;
         intents.insert(key.name.clone(), intent.clone());
-        let made = self.generate(&intent).await?;
-        self.finish(intents, &intent, &made).await
+        match self.hsm.generate(&intent.key, intent.version, intent.suite).await {
+            Ok(made) => self.finish(intents, &intent, &made).await,
+            Err(failure) if failure.reason == Reason::AlreadyExists => {
+                self.give_way(intents, &intent).await?;
+                Err(taken(&intent))
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
-    /// Generates the version. One that is there already was made by an earlier attempt of the token worker.
-    async fn generate(&self, intent: &Intent) -> Result<TokenKeyVersion, Failure> {
-        match self.hsm.generate(&intent.key, intent.version, intent.suite).await {
-            Err(failure) if failure.reason == Reason::AlreadyExists => {
-                let token = self.hsm.list_versions().await?;
-                token.into_iter().find(|found| is_of(found, intent)).ok_or(failure)
-            }
-            outcome => outcome,
-        }
+    /// Takes in a version that somebody else made in the place of `intent`'s. Attempts before this one are settled, so
+    /// it is none of theirs.
+    async fn give_way(&self, intents: &mut Intents, intent: &Intent) -> Result<(), Failure> {
+        self.ledger.drop_intent(&intent.key).await?;
+        intents.remove(&intent.key);
+        let token = self.hsm.list_versions().await?;
+        self.take_in(intents, token).await
     }
 
     /// Finishes or forgets what was begun for `name`.
@@ -255,6 +265,20 @@ impl<H: Hsm> Keys<H> {
             )),
         }
     }
+}
+
+fn taken(intent: &Intent) -> Failure {
+    let Intent {
+        key, version, suite, ..
+    } = intent;
+    Failure::new(
+        Reason::KeyVersionUnusable,
+        format!(
+            "the token holds version {version} of key {key}, which this key service did not make; look at it with: strongroom \
+             key show {key}; then let it mint with: strongroom key confirm {key}, or remove the object \
+             strongroom:1:{suite}:{key}@{version} from the token"
+        ),
+    )
 }
 
 fn is_of(found: &TokenKeyVersion, intent: &Intent) -> bool {

@@ -26,6 +26,7 @@ use self::{key::Key, ledger::Ledger, records::Intent};
 use crate::{
     batch::{merge, same_count, split},
     hsm::Hsm,
+    token::WireDek,
 };
 
 /// How long a call waits for a token that is coming up, so that a worker's restart costs time, not errors.
@@ -176,7 +177,7 @@ impl<H: Hsm> Keys<H> {
     }
 
     /// The DEKs of EDEKs of any keys and zones, one result for each.
-    pub(crate) async fn unwrap(&self, edeks: Vec<Edek>) -> Result<Vec<Result<Bytes, Failure>>, Failure> {
+    pub(crate) async fn unwrap(&self, edeks: Vec<Edek>) -> Result<Vec<Result<WireDek, Failure>>, Failure> {
         self.wait_ready().await?;
         let checks = edeks.iter().map(|edek| self.opening(edek)).collect();
         let (good, places) = split(edeks, checks);

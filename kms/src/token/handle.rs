@@ -23,6 +23,8 @@ use super::{
 
 /// How long a call waits for a worker that is being restarted.
 const RESTART_WAIT: Duration = Duration::from_secs(6);
+/// How long a batch may take in all, repeats and a worker's restart included: callers give a call up after 15 s.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(12);
 /// Items in one call to the worker: larger batches are cut, so that one caller does not hold up the others for long and
 /// a slow token still answers within [`CALL_TIMEOUT`].
 const ITEMS_PER_CALL: usize = 200;
@@ -146,6 +148,16 @@ impl Token {
         zone: &ZoneId,
         count: usize,
     ) -> Result<Vec<Bytes>, Failure> {
+        in_time(count, self.mint_parts(key, version, zone, count)).await
+    }
+
+    async fn mint_parts(
+        &self,
+        key: &KeyName,
+        version: KeyVersion,
+        zone: &ZoneId,
+        count: usize,
+    ) -> Result<Vec<Bytes>, Failure> {
         let mut wrapped = Vec::with_capacity(count.min(ITEMS_PER_CALL));
         while wrapped.len() < count {
             let part = (count - wrapped.len()).min(ITEMS_PER_CALL);
@@ -176,6 +188,16 @@ impl Token {
         zone: &ZoneId,
         items: Vec<(KeyVersion, Bytes)>,
     ) -> Result<Vec<Result<Bytes, Failure>>, Failure> {
+        in_time(items.len(), self.rewrap_parts(key, to, zone, &items)).await
+    }
+
+    async fn rewrap_parts(
+        &self,
+        key: &KeyName,
+        to: KeyVersion,
+        zone: &ZoneId,
+        items: &[(KeyVersion, Bytes)],
+    ) -> Result<Vec<Result<Bytes, Failure>>, Failure> {
         let mut results = Vec::with_capacity(items.len());
         for part in items.chunks(ITEMS_PER_CALL) {
             let request = pb::RewrapRequest {
@@ -202,6 +224,10 @@ impl Token {
     /// # Errors
     /// As [`Token::mint`] for the whole call; per item `edek-invalid`, `key-version-unusable`.
     pub async fn unwrap(&self, items: &[Edek]) -> Result<Vec<Result<WireDek, Failure>>, Failure> {
+        in_time(items.len(), self.unwrap_parts(items)).await
+    }
+
+    async fn unwrap_parts(&self, items: &[Edek]) -> Result<Vec<Result<WireDek, Failure>>, Failure> {
         let mut results = Vec::with_capacity(items.len());
         for part in items.chunks(ITEMS_PER_CALL) {
             let request = pb::UnwrapRequest {
@@ -287,6 +313,16 @@ impl Token {
             },
         }
     }
+}
+
+/// Bounds a batch, however many calls it is cut into.
+async fn in_time<T>(items: usize, batch: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    timeout(BATCH_TIMEOUT, batch).await.unwrap_or_else(|_| {
+        let limit_s = BATCH_TIMEOUT.as_secs();
+        let text =
+            format!("the token was not done with {items} EDEKs after {limit_s} s; try again, or with fewer at once");
+        Err(Failure::new(Reason::TokenUnavailable, text))
+    })
 }
 
 async fn attempt<T>(link: &Link, call: impl Future<Output = Result<Response<T>, Status>>) -> Attempt<T> {

@@ -168,7 +168,9 @@ impl From<TokenObjectId> for Bytes {
 pub struct WireDek(Zeroizing<Vec<u8>>);
 
 impl WireDek {
-    pub(super) const fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
+    /// Takes the DEK out of the token's hands.
+    #[must_use]
+    pub const fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
         Self(bytes)
     }
 

@@ -9,10 +9,11 @@ use std::{
 use bytes::Bytes;
 use strongroom_kms::{
     hsm::Hsm,
-    token::{Kcv, TokenKeyVersion, TokenObjectId, TokenState},
+    token::{Kcv, TokenKeyVersion, TokenObjectId, TokenState, WireDek},
 };
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId, ZoneId};
-use tokio::sync::{OwnedRwLockWriteGuard, RwLock, watch};
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock, RwLockReadGuard, watch};
+use zeroize::Zeroizing;
 
 /// When a `generate` that is told to fail does so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,7 @@ pub struct MemoryHsm {
     inside: Mutex<Inside>,
     state: watch::Sender<TokenState>,
     gate: Arc<RwLock<()>>,
+    held: watch::Sender<usize>,
 }
 
 #[derive(Default)]
@@ -43,6 +45,7 @@ impl MemoryHsm {
             inside: Mutex::default(),
             state: watch::Sender::new(TokenState::Ready),
             gate: Arc::default(),
+            held: watch::Sender::new(0),
         })
     }
 
@@ -65,10 +68,26 @@ impl MemoryHsm {
         self.inside().lists = failure;
     }
 
-    /// Lets no `generate` go on until the guard is dropped.
-    pub fn hold_generate(&self) -> OwnedRwLockWriteGuard<()> {
+    /// Lets no `generate` and no `unwrap` go on until the guard is dropped.
+    pub fn hold(&self) -> OwnedRwLockWriteGuard<()> {
         let gate = Arc::clone(&self.gate);
-        gate.try_write_owned().expect("nothing is being generated")
+        gate.try_write_owned().expect("the token is idle")
+    }
+
+    /// Waits until somebody waits for the token that [`Self::hold`] holds.
+    pub async fn wait_held(&self) {
+        let mut held = self.held.subscribe();
+        held.wait_for(|&held| held > 0).await.expect("the sender is here");
+    }
+
+    async fn pass(&self) -> RwLockReadGuard<'_, ()> {
+        if let Ok(passed) = self.gate.try_read() {
+            return passed;
+        }
+        self.held.send_modify(|held| *held += 1);
+        let passed = self.gate.read().await;
+        self.held.send_modify(|held| *held -= 1);
+        passed
     }
 
     /// Takes a version away, as a token restored from an old backup would.
@@ -154,7 +173,7 @@ impl Hsm for MemoryHsm {
     }
 
     async fn generate(&self, key: &KeyName, version: KeyVersion, suite: EdekSuite) -> Result<TokenKeyVersion, Failure> {
-        let _passed = self.gate.read().await;
+        let _passed = self.pass().await;
         let mut inside = self.usable()?;
         let crash = inside.crash.take();
         if crash == Some(Crash::BeforeGenerate) {
@@ -209,10 +228,14 @@ impl Hsm for MemoryHsm {
         Ok(items.into_iter().map(again).collect())
     }
 
-    async fn unwrap(&self, edeks: &[Edek]) -> Result<Vec<Result<Bytes, Failure>>, Failure> {
+    async fn unwrap(&self, edeks: &[Edek]) -> Result<Vec<Result<WireDek, Failure>>, Failure> {
+        let _passed = self.pass().await;
         let mut inside = self.usable()?;
         inside.calls += 1;
-        let open = |e: &Edek| inside.open(&e.key, e.version, &e.zone, &e.wrapped);
+        let open = |e: &Edek| {
+            let dek = inside.open(&e.key, e.version, &e.zone, &e.wrapped)?;
+            Ok(WireDek::new(Zeroizing::new(dek.to_vec())))
+        };
         Ok(edeks.iter().map(open).collect())
     }
 

@@ -95,6 +95,16 @@ impl Site {
             .collect()
     }
 
+    /// Waits until the log has at least that many records.
+    pub async fn wait_audit(&self, records: usize) {
+        let started = Instant::now();
+        let lines = || std::fs::read_to_string(self.audit_path()).map_or(0, |text| text.lines().count());
+        while lines() < records {
+            assert!(started.elapsed() < PATIENCE, "no {records} records");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     pub fn remove_store(&self) {
         std::fs::remove_file(self.config.data_dir.join("keys.redb")).expect("the store was there");
     }

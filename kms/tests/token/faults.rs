@@ -206,6 +206,17 @@ async fn a_wrong_pin_is_given_to_the_token_once() {
     assert_eq!(faulty.logins(), 1);
 }
 
+/// A vendor's own code for a wrong PIN must not be tried until the token locks.
+#[tokio::test]
+async fn a_login_refused_with_an_unknown_code_counts_as_a_rejected_pin() {
+    let faulty = Faulty::new();
+    faulty.fail("Login", "80000001", 100);
+    let token = faulty.fixture.try_start(faulty.config()).await.expect("all is there");
+    assert_eq!(*token.subscribe().borrow(), TokenState::PinRejected);
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    assert_eq!(faulty.logins(), 1);
+}
+
 #[tokio::test]
 async fn a_pin_that_is_locked_while_the_worker_runs_is_not_tried_again() {
     let faulty = Faulty::new();

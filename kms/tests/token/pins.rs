@@ -78,3 +78,13 @@ async fn the_pin_does_not_reach_the_worker_by_its_arguments_or_environment() {
         assert!(!shown, "{file} shows {hidden}");
     }
 }
+
+#[tokio::test]
+async fn a_worker_that_crashes_leaves_no_core_dump() {
+    let fixture = Fixture::new();
+    let _token = fixture.start().await;
+    let limits = fs::read_to_string(format!("/proc/{}/limits", fixture.starts()[0])).expect("own child");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size"));
+    let values: Vec<_> = core.expect("a limit").split_whitespace().collect();
+    assert_eq!(values[4..6], ["0", "0"], "{limits}");
+}

@@ -168,7 +168,9 @@ fn log_in(session: &Session, options: &WorkerOptions) -> Result<(), OpenError> {
     let pin = Pin::read(&options.pin_file).map_err(|error: PinError| OpenError::Other(chain(&error)))?;
     match session.login(UserType::User, Some(&pin.to_auth())) {
         Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
-        Err(Error::Pkcs11(value, _)) if remedy_of(value) == Remedy::Pin => {
+        // A code that is no known trouble of sessions or devices may be a vendor's word for a wrong PIN: it counts as one,
+        // since each further try could lock the token.
+        Err(Error::Pkcs11(value, _)) if matches!(remedy_of(value), Remedy::Pin | Remedy::Refuse) => {
             Err(OpenError::PinRejected(pin_rejected(options, value)))
         }
         Err(error) => Err(OpenError::Other(format!("the token took no login: {error}"))),

@@ -2,8 +2,8 @@
 //!
 //! Standard input is one half of a socket pair whose other half the key service has. The worker serves exactly that
 //! connection and exits when it closes, so it never outlives the key service. One thread owns the session; calls reach
-//! it through a bounded queue ([`queue`]). What it does, from the wire inwards: [`service`] parses, [`engine`] keeps a
-//! session open, [`vault`] does whole calls, [`kw`] does single PKCS#11 operations.
+//! it through a bounded queue (`queue`). What it does, from the wire inwards: `service` parses, `engine` keeps a
+//! session open, `vault` does whole calls, `kw` does single PKCS#11 operations.
 
 mod attributes;
 mod canary;
@@ -65,6 +65,7 @@ pub enum WorkerError {
 /// # Errors
 /// [`WorkerError`].
 pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
+    crate::memory::forbid_core_dumps();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
