@@ -49,8 +49,10 @@ pub struct Settings {
     pub stock_age_ms: u64,
     /// How long a create waits for an EDEK when there is none, in milliseconds.
     pub mint_wait_ms: u64,
-    /// Silence after which a block node counts as gone, in milliseconds.
+    /// Silence after which a block node is asked for nothing more until it reports again, in milliseconds.
     pub node_silence_ms: u64,
+    /// Silence after which a block node's replicas no longer count and are made anew elsewhere, in milliseconds.
+    pub node_gone_ms: u64,
     /// How long a block node has to answer a command before it is sent again, in milliseconds.
     pub command_timeout_ms: u64,
     /// Zones being re-encrypted at once.
@@ -69,6 +71,7 @@ impl Default for Settings {
             stock_age_ms: 12 * 3_600_000,
             mint_wait_ms: 5_000,
             node_silence_ms: 5_000,
+            node_gone_ms: 600_000,
             command_timeout_ms: 10_000,
             reencryptions: 4,
         }
@@ -137,8 +140,9 @@ impl Settings {
     fn broken_rule(&self) -> Option<&'static str> {
         let rules = [
             (
-                (1..=16).contains(&self.replicas),
-                "settings.replicas must be from 1 to 16",
+                // A chain of block nodes is no longer.
+                (1..=9).contains(&self.replicas),
+                "settings.replicas must be from 1 to 9",
             ),
             (
                 (1..=self.replicas).contains(&self.min_replicas),
@@ -159,6 +163,10 @@ impl Settings {
             (
                 self.mint_wait_ms <= 20_000,
                 "settings.mint_wait_ms must be at most 20000",
+            ),
+            (
+                self.node_gone_ms > self.node_silence_ms,
+                "settings.node_gone_ms must be more than settings.node_silence_ms",
             ),
             (
                 (1..=64).contains(&self.reencryptions),
@@ -195,7 +203,8 @@ mod tests {
             .expect("the sample is there");
         let dir = tempfile::tempdir().expect("a directory");
         for (from, to, expected) in [
-            ("replicas = 3\n", "replicas = 0\n", "from 1 to 16"),
+            ("replicas = 3\n", "replicas = 0\n", "from 1 to 9"),
+            ("node_gone_ms = 600000", "node_gone_ms = 5000", "settings.node_gone_ms"),
             ("min_replicas = 2", "min_replicas = 4", "settings.min_replicas"),
             ("[settings]", "[settings]\nnonsense = 1", "is not valid"),
             ("[\"fsadmin\"]", "[\"a/b\"]", "is not valid"),

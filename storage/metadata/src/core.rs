@@ -9,7 +9,7 @@ use tokio::{sync::Notify, task::JoinSet, time::sleep};
 
 use crate::{
     clock::Clock,
-    cluster::{Cluster, repair::Rounds},
+    cluster::{Cluster, gone::Passes, repair::Rounds},
     config::Settings,
     error::{MetadataError, chain},
     files::lease::reap,
@@ -23,6 +23,7 @@ use crate::{
 const REPAIR_EVERY: Duration = Duration::from_millis(500);
 const PURGE_EVERY: Duration = Duration::from_millis(500);
 const REAP_EVERY: Duration = Duration::from_secs(5);
+const LOOK_FOR_GONE_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a store cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +96,7 @@ impl<S: Store, E: EdekSource> Core<S, E> {
         tasks.spawn(warm(Arc::clone(self)));
         tasks.spawn(worker::work(Arc::clone(self)));
         tasks.spawn(repair(Arc::clone(self)));
+        tasks.spawn(replace_gone(Arc::clone(self)));
         tasks.spawn(purge(Arc::clone(self)));
         tasks.spawn(reap_leases(Arc::clone(self)));
         tasks
@@ -160,6 +162,14 @@ async fn repair<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
     loop {
         logged("repair", rounds.run(&core.store, &core.cluster)).await;
         sleep(REPAIR_EVERY).await;
+    }
+}
+
+async fn replace_gone<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
+    let mut passes = Passes::default();
+    loop {
+        sleep(LOOK_FOR_GONE_EVERY).await;
+        logged("replace", passes.run(&core.store, &core.cluster)).await;
     }
 }
 

@@ -5,6 +5,7 @@ mod fixture;
 use std::collections::BTreeMap;
 
 use fixture::{NODES, World, check, files::commit_request, kms::dek_of, refused};
+use strongroom_metadata::Settings;
 use strongroom_proto::{Failure, Reason, kms::v1::Edek, metadata::v1 as pb};
 use tokio::sync::Semaphore;
 
@@ -88,7 +89,12 @@ async fn only_administrators_start_it_and_only_on_the_root_of_a_zone() {
 
 #[tokio::test]
 async fn it_resumes_after_a_restart_beside_removals_renames_and_writes() {
-    let mut world = World::start().await;
+    // Hundreds of creates at once share a small stock: on a busy machine they wait for it.
+    let settings = Settings {
+        mint_wait_ms: 20_000,
+        ..fixture::quick()
+    };
+    let mut world = World::with(settings).await;
     world.zone("/z", "payroll").await;
     world.mkdir("/z/d").await;
     // More than one page of 500.

@@ -94,9 +94,10 @@ impl<S: Store, E: EdekSource> Api<S, E> {
         if !deleted.is_empty() {
             replicas::deleted(store, node, deleted).await?;
         }
+        let gone = &cluster.gone();
         stream::iter(won.into_iter().map(Ok))
             .try_for_each_concurrent(WRITES_AT_ONCE, |(block, to)| async move {
-                replicas::won(store, block, &to, cluster.replicas()).await
+                replicas::won(store, block, &to, cluster.replicas(), gone).await
             })
             .await
     }

@@ -1,12 +1,16 @@
 //! The block nodes: who is there, what they may do, and what they are told to repair and delete.
 
 pub(crate) mod commands;
+pub(crate) mod gone;
 pub(crate) mod key;
 pub(crate) mod nodes;
 pub(crate) mod repair;
 pub(crate) mod replicas;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use bytes::Bytes;
 use strongroom_proto::{
@@ -38,7 +42,7 @@ impl Cluster {
         let first_id = clock.now_ms() << 20;
         Self {
             signer,
-            nodes: Nodes::new(settings.node_silence_ms),
+            nodes: Nodes::new(settings.node_silence_ms, settings.node_gone_ms, clock.now_ms()),
             commands: Mutex::new(Commands::new(settings.command_timeout_ms, first_id)),
             clock,
             settings,
@@ -91,13 +95,20 @@ impl Cluster {
         })
     }
 
-    /// A block's nodes, those that answer before those that do not.
+    /// A block's nodes in the order to ask them: those that answer, in random order, before those that do not.
     pub(crate) fn alive_first(&self, nodes: &[String]) -> Vec<String> {
         let now_ms = self.clock.now_ms();
         let alive = |node: &&String| node.parse().is_ok_and(|node| self.nodes.is_alive(&node, now_ms));
         let (mut first, later): (Vec<_>, Vec<_>) = nodes.iter().partition(alive);
+        let start = (random() * first.len() as f64) as usize % first.len().max(1);
+        first.rotate_left(start);
         first.extend(later);
         first.into_iter().cloned().collect()
+    }
+
+    /// Nodes whose replicas no longer count.
+    pub(crate) fn gone(&self) -> BTreeSet<NodeId> {
+        self.nodes.gone(self.clock.now_ms())
     }
 
     /// What to tell a node that just reported.
@@ -134,6 +145,11 @@ impl Cluster {
 
     pub(crate) fn now_ms(&self) -> u64 {
         self.clock.now_ms()
+    }
+
+    /// How long a node is silent before its replicas no longer count.
+    pub(crate) const fn gone_ms(&self) -> u64 {
+        self.settings.node_gone_ms
     }
 
     pub(crate) const fn replicas(&self) -> usize {

@@ -1,7 +1,7 @@
 //! The block nodes as their heartbeats show them, and the choice of nodes for new blocks.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -29,13 +29,18 @@ struct Node {
 /// All nodes that ever reported.
 pub(crate) struct Nodes {
     silence_ms: u64,
+    gone_ms: u64,
+    /// Silence counts from here for nodes that have not reported since.
+    started_ms: u64,
     nodes: Mutex<BTreeMap<NodeId, Node>>,
 }
 
 impl Nodes {
-    pub(crate) fn new(silence_ms: u64) -> Self {
+    pub(crate) fn new(silence_ms: u64, gone_ms: u64, started_ms: u64) -> Self {
         Self {
             silence_ms,
+            gone_ms,
+            started_ms,
             nodes: Mutex::default(),
         }
     }
@@ -80,6 +85,18 @@ impl Nodes {
         alive.map(|(id, _)| id.clone()).collect()
     }
 
+    /// Nodes that were silent for so long that their replicas no longer count. None while no node answers at all:
+    /// then it is this service that is cut off, or whose clock jumped.
+    pub(crate) fn gone(&self, now_ms: u64) -> BTreeSet<NodeId> {
+        let nodes = self.lock();
+        if !nodes.values().any(|node| self.alive(node, now_ms)) {
+            return BTreeSet::new();
+        }
+        let silent_ms = |node: &Node| now_ms.saturating_sub(node.last_seen_ms.max(self.started_ms));
+        let gone = nodes.iter().filter(|(_, node)| silent_ms(node) > self.gone_ms);
+        gone.map(|(id, _)| id.clone()).collect()
+    }
+
     /// Nodes that may take a block, best first: a random order in which more free space makes an early place
     /// likelier (Efraimidis and Spirakis, 2006). `random` gives numbers in (0, 1].
     pub(crate) fn healthy(&self, now_ms: u64, mut random: impl FnMut() -> f64) -> Vec<(NodeId, Target)> {
@@ -112,7 +129,9 @@ impl Nodes {
     }
 
     fn alive(&self, node: &Node, now_ms: u64) -> bool {
-        node.last_seen_ms > 0 && now_ms.saturating_sub(node.last_seen_ms) <= self.silence_ms
+        // The difference counts both ways: after the clock was set back, a dead node must not stay alive until the
+        // old time comes round again.
+        node.last_seen_ms > 0 && now_ms.abs_diff(node.last_seen_ms) <= self.silence_ms
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Node>> {
@@ -134,7 +153,7 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     fn nodes(free_gib: &[(&str, u64)]) -> Nodes {
-        let nodes = Nodes::new(5000);
+        let nodes = Nodes::new(5000, 60_000, 500);
         for (id, free) in free_gib {
             let report = Report {
                 address: format!("{id}:1"),
@@ -147,6 +166,11 @@ mod tests {
         nodes
     }
 
+    fn report(nodes: &Nodes) -> Report {
+        let nodes = nodes.lock();
+        nodes.values().next().expect("there is one").report.clone()
+    }
+
     #[test]
     fn silent_and_full_nodes_get_no_blocks() {
         let nodes = nodes(&[("a", 10), ("b", 0)]);
@@ -156,6 +180,30 @@ mod tests {
         assert_eq!(healthy(6001), 0);
         assert_eq!(nodes.alive_nodes(6000).len(), 2);
         assert_eq!(nodes.known(), 3);
+    }
+
+    #[test]
+    fn a_clock_set_back_keeps_no_dead_node_alive() {
+        let nodes = nodes(&[("a", 10)]);
+        nodes.seen("b".parse().expect("valid"), report(&nodes), 1_000_000);
+        let alive = nodes.alive_nodes(2000);
+        assert_eq!(alive.iter().map(NodeId::as_str).collect::<Vec<_>>(), ["a"]);
+    }
+
+    #[test]
+    fn a_node_is_gone_after_long_silence_unless_all_are_silent() {
+        let nodes = nodes(&[("a", 10), ("b", 10)]);
+        nodes.remember("c".parse().expect("valid"), "c:1".to_owned());
+        assert!(nodes.gone(100_000).is_empty(), "nobody answers");
+        let report = report(&nodes);
+        let gone = |now_ms| {
+            nodes.seen("a".parse().expect("valid"), report.clone(), now_ms);
+            let gone = nodes.gone(now_ms);
+            gone.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(gone(60_500), [""; 0]);
+        assert_eq!(gone(60_501), ["c"]);
+        assert_eq!(gone(61_001), ["b", "c"]);
     }
 
     #[test]

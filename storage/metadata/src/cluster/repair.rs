@@ -1,15 +1,18 @@
 //! The repair loop: finds blocks with too few replicas and blocks to delete, and plans commands for both.
 
+use std::collections::BTreeSet;
+
 use strongroom_kv::{Store, Txn};
 use strongroom_proto::{BlockId, NodeId};
 
 use super::{
     Cluster,
     commands::{PER_NODE_MAX, Work},
+    replicas::{counting, settled},
 };
 use crate::{
     error::MetadataError,
-    schema::{access, access::transact, keys},
+    schema::{access, keys},
 };
 
 /// Deficits looked at in one round.
@@ -25,8 +28,10 @@ impl Rounds {
     /// One bounded round over deficits and garbage.
     pub(crate) async fn run(&mut self, store: &impl Store, cluster: &Cluster) -> Result<(), MetadataError> {
         forget_dead(cluster);
-        self.plan_replicas(store, cluster).await?;
-        plan_deletes(store, cluster).await
+        // Whatever keeps one from its work must not keep the other.
+        let replicas = self.plan_replicas(store, cluster).await;
+        plan_deletes(store, cluster).await?;
+        replicas
     }
 
     async fn plan_replicas(&mut self, store: &impl Store, cluster: &Cluster) -> Result<(), MetadataError> {
@@ -35,16 +40,21 @@ impl Rounds {
             range = range.after(&after);
         }
         let found = access::page(&mut store.begin().await?, &range, DEFICITS_PER_ROUND).await?;
-        for (key, _) in &found {
-            let block = keys::deficit_of(key).ok_or(MetadataError::Corrupt { what: "deficit" })?;
-            if !cluster.commands().is_replicating(block) {
-                plan_replica(store, cluster, block).await?;
-            }
-        }
         if found.len() == DEFICITS_PER_ROUND {
             self.after = found.last().map(|(key, _)| key.to_vec());
         }
-        Ok(())
+        let gone = cluster.gone();
+        let mut whole = Vec::new();
+        for (key, _) in &found {
+            let block = keys::deficit_of(key).ok_or(MetadataError::Corrupt { what: "deficit" })?;
+            if !cluster.commands().is_replicating(block) && plan_replica(store, cluster, block, &gone).await? {
+                whole.push(block);
+            }
+        }
+        if whole.is_empty() {
+            return Ok(());
+        }
+        settled(store, whole, cluster.replicas(), &gone).await
     }
 }
 
@@ -60,42 +70,35 @@ fn forget_dead(cluster: &Cluster) {
     }
 }
 
-async fn plan_replica(store: &impl Store, cluster: &Cluster, block: BlockId) -> Result<(), MetadataError> {
-    let wanted = cluster.replicas();
+/// Has a replica made of a block that lacks one. Says whether it lacks none.
+async fn plan_replica(
+    store: &impl Store,
+    cluster: &Cluster,
+    block: BlockId,
+    gone: &BTreeSet<NodeId>,
+) -> Result<bool, MetadataError> {
     let mut txn = store.begin().await?;
     let chunk = access::chunk(&mut txn, block).await?;
-    let holders = chunk
-        .blocks
-        .get(access::chunk_position(block.index))
-        .map(|known| &known.nodes);
-    let Some(holders) = holders.filter(|holders| holders.len() < wanted) else {
-        return transact!(store, [], |txn| clear(txn, block, wanted)).await;
+    let known = chunk.blocks.get(access::chunk_position(block.index));
+    let Some(known) = known.filter(|known| counting(known, gone) < cluster.replicas()) else {
+        return Ok(true);
     };
     let now_ms = cluster.now_ms();
     let alive = |node: &NodeId| cluster.nodes.is_alive(node, now_ms);
-    let source = holders.iter().filter_map(|name| name.parse().ok()).find(alive);
-    let Some(source) = source else {
-        return Ok(());
+    // In another order each time: a holder that cannot reach the others must not be the only one asked.
+    let holders = cluster.alive_first(&known.nodes);
+    let Some(source) = holders.iter().filter_map(|name| name.parse().ok()).find(alive) else {
+        return Ok(false);
     };
     for (to, _) in cluster.healthy() {
         let holds = holders.iter().any(|name| name == to.as_str());
-        // A bad copy has to be deleted there first.
+        // A copy that is to be deleted there has to go first.
         if !holds && txn.get(&keys::garbage(&to, block)).await?.is_none() {
             cluster.commands().plan(&source, Work::Replicate { block, to });
             break;
         }
     }
-    Ok(())
-}
-
-/// Drops a deficit that is none any more.
-async fn clear(txn: &mut impl Txn, block: BlockId, wanted: usize) -> Result<(), MetadataError> {
-    let chunk = access::chunk(txn, block).await?;
-    let known = chunk.blocks.get(access::chunk_position(block.index));
-    if known.is_none_or(|known| known.nodes.len() >= wanted) {
-        access::mark_deficit(txn, block, false);
-    }
-    Ok(())
+    Ok(false)
 }
 
 async fn plan_deletes(store: &impl Store, cluster: &Cluster) -> Result<(), MetadataError> {

@@ -1,5 +1,7 @@
 //! What reports of block nodes change in the store: replicas won, replicas lost, garbage gone.
 
+use std::collections::BTreeSet;
+
 use strongroom_kv::{Store, Txn};
 use strongroom_proto::{BlockId, NodeId};
 
@@ -8,12 +10,30 @@ use crate::{
     schema::{access, access::transact, keys, records},
 };
 
-/// Records that `node` has `block` now, and ends the block's deficit if that makes `wanted` replicas.
-pub(crate) async fn won(store: &impl Store, block: BlockId, node: &NodeId, wanted: usize) -> Result<(), MetadataError> {
-    transact!(store, [node], |txn| won_in(txn, block, &node, wanted)).await
+/// How many replicas a block has, those on `gone` nodes not counted.
+pub(crate) fn counting(block: &records::Block, gone: &BTreeSet<NodeId>) -> usize {
+    let is_gone = |name: &String| gone.iter().any(|node| node.as_str() == name);
+    block.nodes.iter().filter(|name| !is_gone(name)).count()
 }
 
-async fn won_in(txn: &mut impl Txn, block: BlockId, node: &NodeId, wanted: usize) -> Result<(), MetadataError> {
+/// Records that `node` has `block` now, and ends the block's deficit if that makes `wanted` replicas.
+pub(crate) async fn won(
+    store: &impl Store,
+    block: BlockId,
+    node: &NodeId,
+    wanted: usize,
+    gone: &BTreeSet<NodeId>,
+) -> Result<(), MetadataError> {
+    transact!(store, [node, gone], |txn| won_in(txn, block, &node, wanted, &gone)).await
+}
+
+async fn won_in(
+    txn: &mut impl Txn,
+    block: BlockId,
+    node: &NodeId,
+    wanted: usize,
+    gone: &BTreeSet<NodeId>,
+) -> Result<(), MetadataError> {
     let mut chunk = access::chunk(txn, block).await?;
     let Some(known) = chunk.blocks.get_mut(access::chunk_position(block.index)) else {
         // The file went while its block was on the way: the new replica is garbage at once.
@@ -24,14 +44,60 @@ async fn won_in(txn: &mut impl Txn, block: BlockId, node: &NodeId, wanted: usize
     if !has(known, node) {
         known.nodes.push(node.to_string());
     }
-    let in_deficit = known.nodes.len() < wanted;
-    access::mark_deficit(txn, block, in_deficit);
+    settle(txn, block, known, wanted, gone);
     access::put(txn, &keys::chunk(block.extent, block.index), &chunk);
     Ok(())
 }
 
-/// Records that the copy of `block` on `node` is bad. The last replica stays listed and is never deleted: a
-/// damaged copy is better than none. Says whether another replica is left.
+/// Ends the deficits of those of `blocks` that have `wanted` replicas, or are gone themselves.
+pub(crate) async fn settled(
+    store: &impl Store,
+    blocks: Vec<BlockId>,
+    wanted: usize,
+    gone: &BTreeSet<NodeId>,
+) -> Result<(), MetadataError> {
+    transact!(store, [blocks, gone], |txn| settle_all(txn, &blocks, wanted, &gone)).await
+}
+
+async fn settle_all(
+    txn: &mut impl Txn,
+    blocks: &[BlockId],
+    wanted: usize,
+    gone: &BTreeSet<NodeId>,
+) -> Result<(), MetadataError> {
+    for block in blocks {
+        let mut chunk = access::chunk(txn, *block).await?;
+        match chunk.blocks.get_mut(access::chunk_position(block.index)) {
+            Some(known) => {
+                settle(txn, *block, known, wanted, gone);
+                access::put(txn, &keys::chunk(block.extent, block.index), &chunk);
+            }
+            None => access::mark_deficit(txn, *block, false),
+        }
+    }
+    Ok(())
+}
+
+/// Marks or clears a block's deficit. Only once it has all its replicas on other nodes does a node that is gone lose
+/// its own: should it come back, it is told to delete it.
+fn settle(txn: &mut impl Txn, block: BlockId, known: &mut records::Block, wanted: usize, gone: &BTreeSet<NodeId>) {
+    let in_deficit = counting(known, gone) < wanted;
+    access::mark_deficit(txn, block, in_deficit);
+    if !in_deficit {
+        for node in gone.iter().filter(|node| has(known, node)) {
+            access::put_garbage(txn, node, block);
+        }
+        known
+            .nodes
+            .retain(|name| !gone.iter().any(|node| node.as_str() == name));
+    }
+}
+
+/// Records that the copy of `block` on `node` is bad. The last replica stays listed: a damaged copy is better than
+/// none. Says whether another replica is left.
+///
+/// The node is not told to delete anything: it has put the bad file aside itself, and a report that comes late must
+/// not cost a good copy that was made since.
 pub(crate) async fn lost(store: &impl Store, block: BlockId, node: &NodeId) -> Result<bool, MetadataError> {
     transact!(store, [node], |txn| lost_in(txn, block, &node)).await
 }
@@ -50,8 +116,6 @@ async fn lost_in(txn: &mut impl Txn, block: BlockId, node: &NodeId) -> Result<bo
     }
     known.nodes.retain(|name| name != node.as_str());
     access::put(txn, &keys::chunk(block.extent, block.index), &chunk);
-    // The bad bytes have to go before the node can take good ones under the same id.
-    access::put_garbage(txn, node, block);
     Ok(true)
 }
 

@@ -19,6 +19,8 @@ use crate::{
 
 /// How often a create starts over because the zone changed while it waited for an EDEK (HDFS' figure).
 const TRIES_MAX: usize = 10;
+/// Nodes named to a writer: enough to go round those that fail, few enough for a message.
+const TARGETS_MAX: usize = 32;
 
 /// What a caller asks to be created.
 #[derive(Debug, Clone)]
@@ -75,7 +77,8 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
 
 /// What the writer of an extent needs: targets and a capability.
 pub(crate) fn write_grant<S, E>(core: &Core<S, E>, file: FileId, extent: ExtentId, owner: &UserName) -> pb::WriteGrant {
-    let targets = core.cluster.healthy().into_iter().map(|(_, target)| target).collect();
+    let healthy = core.cluster.healthy().into_iter();
+    let targets = healthy.map(|(_, target)| target).take(TARGETS_MAX).collect();
     let holder = PeerIdentity::User(owner.clone());
     let (capability, expires_ms) = core.cluster.capability(Right::Write, holder, vec![extent]);
     pb::WriteGrant {

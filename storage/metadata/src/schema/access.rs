@@ -64,6 +64,8 @@ pub(crate) async fn count(store: &impl Store, mut range: KeyRange) -> Result<u64
             Some((last, _)) if found.len() == PAGE => range = range.after(last),
             _ => return Ok(total),
         }
+        // Reads do not wait: without this a long count would keep its thread from everybody else.
+        tokio::task::yield_now().await;
     }
 }
 

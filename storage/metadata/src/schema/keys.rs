@@ -96,6 +96,16 @@ pub(crate) fn chunk(extent: ExtentId, index: u32) -> Vec<u8> {
     key(CHUNK, &[extent.as_bytes(), &(index / CHUNK_BLOCKS).to_be_bytes()])
 }
 
+pub(crate) fn chunks() -> KeyRange {
+    KeyRange::of(vec![CHUNK])
+}
+/// The first block that a chunk can hold.
+pub(crate) fn chunk_start(key: &[u8]) -> Option<BlockId> {
+    let BlockId { extent, index } = block_at(key, 1)?;
+    let index = index.checked_mul(CHUNK_BLOCKS)?;
+    Some(BlockId { extent, index })
+}
+
 pub(crate) fn zone(id: ZoneId) -> Vec<u8> {
     key(ZONE, &[id.as_bytes()])
 }
