@@ -387,3 +387,24 @@ fn check_length(found: usize, expected: usize) -> Result<(), Failure> {
         Err(malformed("another number of items than asked for"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Five calls of a batch that each take almost as long as a call may, on a worker that is restarted in between.
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_is_bounded_as_a_whole() {
+        let start = tokio::time::Instant::now();
+        let batch = async {
+            for _ in 0..5 {
+                tokio::time::sleep(CALL_TIMEOUT - Duration::from_secs(1)).await;
+            }
+            Ok(())
+        };
+        let failure = in_time(1000, batch).await.expect_err("too slow");
+        assert_eq!(failure.reason, Reason::TokenUnavailable);
+        assert!(failure.message.contains("1000 EDEKs after 12 s"), "{failure}");
+        assert!(start.elapsed() < strongroom_proto::limits::CALL_TIMEOUT / 2);
+    }
+}

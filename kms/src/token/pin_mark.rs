@@ -2,6 +2,11 @@
 //!
 //! Tokens lock after a few wrong PINs, so a refused file is not tried again, neither by a restarted worker nor by a
 //! restarted key service, until it changes. What is kept is the file's identity and times, never its content.
+//!
+//! A key service or worker that dies during a login leaves open how it ended. So each login is noted before it is made
+//! and the note removed once it is answered. One that was never answered is repeated once, since a crash at that
+//! moment is most likely just a crash; after two the PIN counts as rejected. Thus no series of crashes, at whatever
+//! moment, can lock a token that allows three tries, and no single one keeps a sound service from starting.
 
 use std::{
     fs::{self, File},
@@ -13,6 +18,10 @@ use std::{
 use super::TokenConfig;
 
 const FILE_NAME: &str = "pin-rejected";
+const LOGIN_FILE_NAME: &str = "login-under-way";
+
+/// Logins without an answer after which a PIN is not tried any more.
+pub(super) const UNANSWERED_MAX: usize = 2;
 
 /// The mark cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -87,25 +96,59 @@ impl PinMark {
     /// [`MarkError`] if it cannot be written.
     pub(super) fn record(&self, fingerprint: &Fingerprint) -> Result<(), MarkError> {
         let text = fingerprint.0.as_deref().unwrap_or_default();
-        self.write(text).map_err(|source| self.error(source))
+        self.write(FILE_NAME, text).map_err(|source| self.error(source))
+    }
+
+    /// Notes, durably, that this state of the file is about to be tried.
+    ///
+    /// # Errors
+    /// [`MarkError`] if it cannot be written; then it must not be tried.
+    pub(super) fn begin_login(&self, fingerprint: &Fingerprint) -> Result<(), MarkError> {
+        let text = fingerprint.0.as_deref().unwrap_or_default();
+        let text = text.repeat(self.unanswered(fingerprint)? + 1);
+        self.write(LOGIN_FILE_NAME, &text).map_err(|source| self.error(source))
+    }
+
+    /// How many logins with this state of the file were never answered.
+    ///
+    /// # Errors
+    /// [`MarkError`] if there is a note that cannot be read.
+    pub(super) fn unanswered(&self, fingerprint: &Fingerprint) -> Result<usize, MarkError> {
+        let tried = fingerprint.0.as_deref().unwrap_or_default();
+        match fs::read_to_string(self.directory.join(LOGIN_FILE_NAME)) {
+            Ok(text) if !tried.is_empty() => Ok(text.matches(tried).count()),
+            Ok(_) => Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(source) => Err(self.error(source)),
+        }
+    }
+
+    /// Notes that the login was answered, whatever the answer.
+    pub(super) fn end_login(&self) {
+        self.remove(LOGIN_FILE_NAME);
     }
 
     /// Forgets a mark: the PIN was accepted.
     pub(super) fn clear(&self) {
-        match fs::remove_file(self.path()) {
+        // An old mark holds nothing up: it is about a state of the file that is no more.
+        self.remove(FILE_NAME);
+    }
+
+    fn remove(&self, name: &str) {
+        let path = self.directory.join(name);
+        match fs::remove_file(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // An old mark holds nothing up: it is about a state of the file that is no more.
-            Err(error) => tracing::warn!(%error, path = %self.path().display(), "cannot remove an old mark"),
+            Err(error) => tracing::warn!(%error, path = %path.display(), "cannot remove an old mark"),
         }
     }
 
-    fn write(&self, text: &str) -> io::Result<()> {
-        let new = self.directory.join("pin-rejected.new");
+    fn write(&self, name: &str, text: &str) -> io::Result<()> {
+        let new = self.directory.join(format!("{name}.new"));
         let mut file = File::create(&new)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        fs::rename(&new, self.path())?;
+        fs::rename(&new, self.directory.join(name))?;
         File::open(&self.directory)?.sync_all()
     }
 
@@ -153,6 +196,17 @@ mod tests {
 
         fs::write(&config.pin_file, "0815-secrets").expect("writable");
         assert_ne!(mark.rejected().expect("readable"), Some(mark.fingerprint()));
+        for unanswered in 0..3 {
+            assert_eq!(mark.unanswered(&mark.fingerprint()).expect("readable"), unanswered);
+            assert_eq!(
+                mark.unanswered(&tried).expect("readable"),
+                0,
+                "another state of the file"
+            );
+            mark.begin_login(&mark.fingerprint()).expect("writable");
+        }
+        mark.end_login();
+        assert_eq!(mark.unanswered(&mark.fingerprint()).expect("readable"), 0);
         mark.clear();
         assert_eq!(mark.rejected().expect("readable"), None);
     }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use strongroom_proto::{Failure, Reason};
+use strongroom_proto::{Failure, REASON_HEADER, Reason};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -16,7 +16,7 @@ use super::{
     MarkError, TokenConfig, TokenState,
     link::{End, Fault, Link, Worker},
     pb,
-    pin_mark::{Fingerprint, PinMark},
+    pin_mark::{Fingerprint, PinMark, UNANSWERED_MAX},
     worker::pin_rejected_by,
 };
 
@@ -106,7 +106,16 @@ impl Supervisor {
         self.wait_for_pin().await;
         // Taken before the worker reads the file: a change in between can cost one more try, but is never overlooked.
         let tried = self.mark.fingerprint();
-        let started = self.start().await;
+        let started = match self.mark.unanswered(&tried) {
+            Ok(unanswered) if unanswered < UNANSWERED_MAX => self.start(&tried).await,
+            Ok(unanswered) => {
+                let failure = self.unanswered_failure(unanswered);
+                self.mark_rejected(&tried, &failure);
+                self.mark.end_login();
+                Started::PinRejected(failure)
+            }
+            Err(error) => Started::Failed(error.to_string()),
+        };
         match &started {
             Started::Ready(_) => self.accept_pin(),
             Started::PinRejected(failure) => self.reject_pin(tried, failure.clone()),
@@ -154,7 +163,9 @@ impl Supervisor {
             }
             End::Fault(Fault::PinRejected) => {
                 let failure = self.pin_failure();
-                self.reject_pin(self.mark.fingerprint(), failure);
+                let tried = self.mark.fingerprint();
+                self.mark_rejected(&tried, &failure);
+                self.reject_pin(tried, failure);
                 worker.end().await;
             }
             End::Fault(fault) => {
@@ -169,7 +180,7 @@ impl Supervisor {
         }
     }
 
-    async fn start(&mut self) -> Started {
+    async fn start(&mut self, tried: &Fingerprint) -> Started {
         self.generation += 1;
         if !matches!(&*self.phase.borrow(), Phase::Unavailable(_)) {
             self.publish(Phase::Starting);
@@ -181,13 +192,9 @@ impl Supervisor {
                 return Started::Failed(format!("the token worker {executable} cannot be started: {error}"));
             }
         };
-        let mut client = worker.link.client();
-        let answer = timeout(CALL_TIMEOUT, client.inspect(pb::InspectRequest {})).await;
-        drop(client);
-        match answer {
-            Ok(Ok(_)) => Started::Ready(Box::new(worker)),
-            Ok(Err(status)) => {
-                let failure = Failure::from(status);
+        match timeout(CALL_TIMEOUT, self.open(&worker, tried)).await {
+            Ok(Ok(())) => Started::Ready(Box::new(worker)),
+            Ok(Err(failure)) => {
                 worker.end().await;
                 match failure.reason {
                     Reason::PinRejected => Started::PinRejected(failure),
@@ -199,6 +206,26 @@ impl Supervisor {
                 Started::Failed(format!("the token gave no answer within {} s", CALL_TIMEOUT.as_secs()))
             }
         }
+    }
+
+    /// Has the worker log in, once it has found the token.
+    async fn open(&self, worker: &Worker, tried: &Fingerprint) -> Result<(), Failure> {
+        let mut client = worker.link.client();
+        client.inspect(pb::InspectRequest {}).await?;
+        let unmarked = |error: MarkError| Failure::new(Reason::StoreFailed, error.to_string());
+        self.mark.begin_login(tried).map_err(unmarked)?;
+        let answer = client.log_in(pb::LogInRequest {}).await;
+        let refusal = match answer {
+            // A broken link is no answer.
+            Err(status) if !status.metadata().contains_key(REASON_HEADER) => return Err(status.into()),
+            answer => answer.err().map(Failure::from),
+        };
+        if let Some(failure) = refusal.as_ref().filter(|failure| failure.reason == Reason::PinRejected) {
+            // Before the note of the login goes: in between the PIN must not look untried.
+            self.mark_rejected(tried, failure);
+        }
+        self.mark.end_login();
+        refusal.map_or(Ok(()), Err)
     }
 
     /// Returns at once unless the PIN file, as it is now, is known to be wrong.
@@ -220,11 +247,15 @@ impl Supervisor {
         }
     }
 
-    fn reject_pin(&mut self, tried: Fingerprint, failure: Failure) {
+    fn mark_rejected(&self, tried: &Fingerprint, failure: &Failure) {
         tracing::error!("{failure}");
-        if let Err(error) = self.mark.record(&tried) {
+        if let Err(error) = self.mark.record(tried) {
             tracing::error!(%error, "a restart of the key service would try the rejected PIN again");
         }
+    }
+
+    /// The marks being made, waits for another PIN.
+    fn reject_pin(&mut self, tried: Fingerprint, failure: Failure) {
         self.rejected = Some(tried);
         self.publish(Phase::PinRejected(failure));
     }
@@ -232,6 +263,17 @@ impl Supervisor {
     fn accept_pin(&mut self) {
         self.rejected = None;
         self.mark.clear();
+    }
+
+    fn unanswered_failure(&self, logins: usize) -> Failure {
+        let (label, pin_file) = (&self.config.label, self.config.pin_file.display());
+        Failure::new(
+            Reason::PinRejected,
+            format!(
+                "token {label:?} did not answer {logins} logins with the PIN in {pin_file}, which is not tried again, lest the \
+                 token lock; see that the PIN is right and the token works, then: touch {pin_file}"
+            ),
+        )
     }
 
     fn pin_failure(&self) -> Failure {

@@ -15,6 +15,8 @@ const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/token/faulty.c"
 const GENERAL_ERROR: &str = "5";
 const DEVICE_REMOVED: &str = "32";
 const SESSION_HANDLE_INVALID: &str = "b3";
+/// The module aborts the process.
+const DIES: &str = "dead";
 const PIN_LOCKED: &str = "a4";
 
 struct Faulty {
@@ -204,6 +206,37 @@ async fn a_wrong_pin_is_given_to_the_token_once() {
         token.stop().await;
     }
     assert_eq!(faulty.logins(), 1);
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_in_a_login_costs_one_more() {
+    let faulty = Faulty::new();
+    faulty.fail("Login", DIES, 1);
+    let token = faulty.fixture.try_start(faulty.config()).await.expect("all is there");
+    reaches(&token, |state| *state == TokenState::Ready).await;
+    assert_eq!(faulty.logins(), 2);
+    assert!(!faulty.fixture.path("state/login-under-way").exists());
+}
+
+/// Whether a PIN was rejected is never told, across restarts of the service: it must not be tried until the token locks.
+#[tokio::test]
+async fn logins_that_are_never_answered_end_after_two() {
+    let faulty = Faulty::new();
+    faulty.fail("Login", DIES, 100);
+    for _ in 0..3 {
+        let token = faulty.fixture.try_start(faulty.config()).await.expect("all is there");
+        reaches(&token, |state| *state == TokenState::PinRejected).await;
+        assert_eq!(token.profile().await.expect_err("no login").reason, Reason::PinRejected);
+        token.stop().await;
+    }
+    assert_eq!(faulty.logins(), 2);
+    fs::remove_file(faulty.fixture.path("faults/Login")).expect("own file");
+
+    let token = faulty.fixture.try_start(faulty.config()).await.expect("all is there");
+    // The way out that the message names.
+    write_secret(&faulty.fixture.path("pin"), crate::fixture::PIN);
+    reaches(&token, |state| *state == TokenState::Ready).await;
+    assert_eq!(faulty.logins(), 3);
 }
 
 /// A vendor's own code for a wrong PIN must not be tried until the token locks.

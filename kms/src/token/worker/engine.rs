@@ -32,7 +32,10 @@ pub(super) fn serve(options: &WorkerOptions, jobs: &Receiver<Job>) {
                 job.run(Access::Open(open));
                 match std::mem::replace(&mut open.outlook, Outlook::Good) {
                     Outlook::Good => {}
-                    Outlook::Refusing(failure) => engine = Err(failure),
+                    Outlook::Refusing(failure) => {
+                        tracing::error!(reason = %failure.reason, "{failure}");
+                        engine = Err(failure);
+                    }
                     Outlook::Gone => return,
                 }
             }
@@ -40,7 +43,7 @@ pub(super) fn serve(options: &WorkerOptions, jobs: &Receiver<Job>) {
     }
 }
 
-/// The module, the token and the open session.
+/// The module, the token and, once logged in, the open session.
 pub(super) struct Engine {
     options: WorkerOptions,
     module: Module,
@@ -51,7 +54,7 @@ pub(super) struct Engine {
 /// What comes after the current call.
 enum Outlook {
     Good,
-    /// The PIN was refused on the way: every further call gets this.
+    /// There is no login: every further call gets this.
     Refusing(Failure),
     /// Only another process can help.
     Gone,
@@ -66,14 +69,13 @@ enum OpenError {
 impl Engine {
     fn open(options: &WorkerOptions) -> Result<Self, Failure> {
         let module = Module::load(&options.module).map_err(|error| unavailable(chain(&error)))?;
-        let vault = open_vault(&module, options, &Index::default()).map_err(|error| match error {
-            OpenError::PinRejected(failure) => failure,
-            OpenError::Other(why) => unavailable(why),
-        })?;
+        module
+            .token(&options.token_label)
+            .map_err(|error| unavailable(chain(&error)))?;
         Ok(Self {
             options: options.clone(),
             module,
-            vault: Some(vault),
+            vault: None,
             outlook: Outlook::Good,
         })
     }
@@ -87,6 +89,23 @@ impl Engine {
             Err(Trouble::Failed(failure)) => Ok(Err(failure)),
             Err(Trouble::Lost(why) | Trouble::Gone(why)) => Err(self.give_up(&why)),
         }
+    }
+
+    /// Logs in and finds the token's keys. If that fails, every further call gets its failure.
+    pub(super) fn log_in(&mut self) -> Result<Result<(), Failure>, Gone> {
+        if self.vault.is_some() {
+            return Ok(Ok(()));
+        }
+        let failure = match open_vault(&self.module, &self.options, &Index::default()) {
+            Ok(vault) => {
+                self.vault = Some(vault);
+                return Ok(Ok(()));
+            }
+            Err(OpenError::PinRejected(failure)) => failure,
+            Err(OpenError::Other(why)) => unavailable(why),
+        };
+        self.outlook = Outlook::Refusing(failure.clone());
+        Ok(Err(failure))
     }
 
     /// Runs a call. When the session is lost on the way it is opened anew, once, and a call that may be `repeated` runs

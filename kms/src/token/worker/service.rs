@@ -33,6 +33,11 @@ impl TokenWorker for Service {
         Ok(Response::new(profile.into()))
     }
 
+    async fn log_in(&self, _: Request<pb::LogInRequest>) -> Result<Response<pb::LogInResponse>, Status> {
+        self.queue.call(Engine::log_in).await?;
+        Ok(Response::new(pb::LogInResponse {}))
+    }
+
     async fn list_versions(
         &self,
         _: Request<pb::ListVersionsRequest>,
