@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     authority::Authority,
     forward::{CHAIN_MAX, Peers},
+    gate::place,
     news::News,
     store::{BlockStore, StoreError},
 };
@@ -35,14 +36,16 @@ pub(crate) struct BlocksService(pub(crate) Arc<Node>);
 
 #[tonic::async_trait]
 impl Blocks for BlocksService {
-    async fn put_block(&self, request: Request<PutBlockRequest>) -> Result<Response<PutBlockResponse>, Status> {
+    async fn put_block(&self, mut request: Request<PutBlockRequest>) -> Result<Response<PutBlockResponse>, Status> {
+        let _place = place(&mut request);
         let id = self.authorize(&request, Right::Write)?;
         let request = request.into_inner();
         check_shape(&request)?;
         Ok(Response::new(self.put(id, request).await?))
     }
 
-    async fn get_block(&self, request: Request<GetBlockRequest>) -> Result<Response<GetBlockResponse>, Status> {
+    async fn get_block(&self, mut request: Request<GetBlockRequest>) -> Result<Response<GetBlockResponse>, Status> {
+        let _place = place(&mut request);
         let id = self.authorize(&request, Right::Read)?;
         let request = request.into_inner();
         let part = self.0.store.get(id, request.offset, request.length).await;

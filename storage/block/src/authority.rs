@@ -28,7 +28,8 @@ impl Authority {
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
     }
 
-    /// Checks that `signed` lets `peer` use `right` on a block. Other nodes may pass on what a client gave them.
+    /// Checks that `signed` lets `peer` use `right` on a block. Other nodes may pass on what a client gave them to
+    /// write; for reading they have no need of it.
     pub(crate) fn check(
         &self,
         signed: &[u8],
@@ -53,7 +54,8 @@ impl Authority {
         if !capability.extents.contains(&id.extent) {
             return refused(format!("the capability does not cover extent {}", id.extent));
         }
-        if capability.holder != *peer && !matches!(peer, PeerIdentity::Block(_)) {
+        let passes_on = right == Right::Write && matches!(peer, PeerIdentity::Block(_));
+        if capability.holder != *peer && !passes_on {
             return refused(format!(
                 "the capability is for {}, not {}",
                 capability.holder.short(),

@@ -55,6 +55,7 @@ impl Peers {
                     tracing::warn!(node = target.node_id, error = %failure, "a node of the chain is skipped");
                     outcome.failed.push(NodeFailure {
                         node_id: target.node_id.clone(),
+                        reason: failure.reason.as_str().to_owned(),
                         message: failure.message,
                     });
                 }

@@ -8,7 +8,7 @@ use std::{
 
 use crc_fast::crc32_iscsi;
 use strongroom_proto::{
-    BlockId, Failure, Reason,
+    BlockId, ExtentId, Failure, Reason,
     block::v1::PutBlockRequest,
     limits::MESSAGE_BYTES_MAX,
     metadata::v1::{Command, HeartbeatRequest, HeartbeatResponse, Replicate, cluster_client::ClusterClient, command},
@@ -160,6 +160,9 @@ impl Work {
 async fn execute(node: &Node, command: Option<command::Command>) -> Result<(), Failure> {
     match command {
         Some(command::Command::Delete(id)) => Ok(node.store.delete(BlockId::try_from(Some(id))?).await?),
+        Some(command::Command::DeleteExtent(id)) => {
+            Ok(node.store.delete_extent(ExtentId::try_from(id.as_ref())?).await?)
+        }
         Some(command::Command::Replicate(order)) => replicate(node, order).await,
         None => Err(Failure::new(
             Reason::InvalidArgument,

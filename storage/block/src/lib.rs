@@ -8,6 +8,7 @@ mod api;
 mod authority;
 mod config;
 mod forward;
+mod gate;
 mod heartbeat;
 mod news;
 mod server;

@@ -8,13 +8,14 @@ use strongroom_proto::{
     limits::MESSAGE_BYTES_MAX,
     transport::{self, PeerIdentity, Role, ServeError, TlsError, TlsIdentity},
 };
-use tonic::service::Routes;
+use tonic::service::{Routes, interceptor::InterceptedService};
 
 use crate::{
     Config,
     api::{BlocksService, Node},
     authority::Authority,
     forward::Peers,
+    gate::Gate,
     heartbeat::Heart,
     news::News,
     store::{BlockStore, OpenError},
@@ -73,6 +74,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
+    let blocks = InterceptedService::new(blocks, Gate::new(config.node_id.clone()));
     let routes = Routes::new(blocks).add_service(health_service).add_service(reflection);
 
     let stop = async move {

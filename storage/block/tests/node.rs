@@ -144,7 +144,11 @@ async fn capabilities_allow_what_they_say_and_no_more() {
     let read = sign(ours, Right::Read, u64::MAX, ALICE, own);
     for (peer, capability, mention) in [
         (ALICE, read.clone(), ""),
-        ("service/block/node-2", read.clone(), ""),
+        (
+            "service/block/node-2",
+            read.clone(),
+            "is for user alice, not service block/node-2",
+        ),
         ("user/mallory", read.clone(), "is for user alice, not user mallory"),
         ("service/kms", read.clone(), "is for user alice, not service kms"),
         (
@@ -274,6 +278,12 @@ async fn a_chain_stores_on_every_node_that_lives() {
         let named: Vec<_> = answer.failed.iter().map(|failure| failure.node_id.as_str()).collect();
         assert_eq!(named, failed);
         assert!(answer.failed.iter().all(|failure| !failure.message.is_empty()));
+        assert!(
+            answer
+                .failed
+                .iter()
+                .all(|failure| failure.reason.parse::<Reason>().is_ok())
+        );
         for node in nodes.iter().filter(|node| stored.contains(&node.id.as_str())) {
             assert_eq!(get(&cluster, node, id).await.as_ref(), Ok(&data), "{}", node.id);
         }
@@ -403,6 +413,28 @@ async fn commands_replicate_and_delete() {
     }
     assert_eq!(get(&cluster, &first, id).await, Err(Reason::BlockNotFound));
     assert!(!file(&cluster, "node-1", id).exists());
+
+    let other = BlockId {
+        index: id.index + 1,
+        ..id
+    };
+    let unlike = some_id();
+    for id in [id, other, unlike] {
+        cluster
+            .client(ALICE, &first)
+            .put(put(&cluster, id, &data, &[]))
+            .await
+            .expect("put");
+    }
+    for command_id in [6, 7] {
+        let extent = command::Command::DeleteExtent(id.extent.into());
+        cluster.command("node-1", command_id, extent);
+        assert_eq!(cluster.result(command_id).await, "", "deleting twice is fine");
+    }
+    for id in [id, other] {
+        assert!(!file(&cluster, "node-1", id).exists());
+    }
+    assert_eq!(get(&cluster, &first, unlike).await, Ok(data.clone()));
 
     cluster.command("node-1", 5, replicate(second.target()));
     let failure = cluster.result(5).await;

@@ -101,8 +101,8 @@ pub enum FsError {
         #[source]
         source: SealError,
     },
-    /// An earlier write to this file failed; its error was returned then.
-    #[error("{path} cannot be finished because an earlier write failed; write it anew")]
+    /// An earlier write to this file failed, and its error was returned then, or it was cancelled.
+    #[error("{path} cannot be finished because an earlier write failed or was cancelled; write it anew")]
     WriterFailed {
         /// The file.
         path: ZonePath,

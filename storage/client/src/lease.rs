@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use strongroom_proto::{
-    ExtentId, Failure, FileId, ParseError,
+    ExtentId, Failure, FileId, ParseError, Reason,
     metadata::v1 as pb,
     transport::{Repeat, retry},
 };
@@ -146,9 +146,11 @@ impl Keeper {
             loop {
                 sleep(lease.grant().renewal_pause()).await;
                 if let Err(error) = lease.renew().await {
-                    // The writer meets the same refusal when it next stores or commits, and reports it.
                     tracing::debug!(%error, file = %lease.file, "cannot renew the lease");
-                    return;
+                    if error.reason() == Reason::LeaseLost {
+                        // The writer meets the same refusal when it next stores or commits, and reports it.
+                        return;
+                    }
                 }
             }
         }))

@@ -71,7 +71,14 @@ pub(crate) struct Nodes {
 #[derive(Default)]
 struct Table {
     connections: HashMap<Remote, Connection>,
-    resting: HashMap<NodeId, Instant>,
+    resting: HashMap<NodeId, Rest>,
+}
+
+#[derive(Clone, Copy)]
+struct Rest {
+    until: Instant,
+    /// The node did not answer at all.
+    silent: bool,
 }
 
 struct Connection {
@@ -112,26 +119,41 @@ impl Nodes {
         self.note(node, once(GET_TIMEOUT, client.get_block(request)).await)
     }
 
-    /// The same nodes, those that failed lately last.
+    /// The same nodes, those that failed lately after the others and those that did not answer last.
     pub(crate) fn healthy_first<'n>(&self, mut nodes: Vec<&'n Node>) -> Vec<&'n Node> {
         let now = Instant::now();
         let table = self.lock();
-        nodes.sort_by_key(|node| table.resting.get(&node.id).is_some_and(|&until| until > now));
+        nodes.sort_by_key(|node| {
+            let rest = table.resting.get(&node.id).filter(|rest| rest.until > now);
+            rest.map(|rest| rest.silent)
+        });
         nodes
+    }
+
+    /// Whether a node did not answer lately.
+    pub(crate) fn is_silent(&self, node: &NodeId) -> bool {
+        let now = Instant::now();
+        let table = self.lock();
+        table
+            .resting
+            .get(node)
+            .is_some_and(|rest| rest.silent && rest.until > now)
     }
 
     /// Asks a node last for a while if its failure says something about its next answers.
     pub(crate) fn rest_after(&self, node: &NodeId, failure: &Failure) {
+        let silent = failure.reason == Reason::DeadlineExceeded;
         let rest = match failure.reason {
-            Reason::DeadlineExceeded => REST_AFTER_SILENCE,
+            _ if silent => REST_AFTER_SILENCE,
             Reason::NoSpace => REST,
             _ if failure.is_transient() => REST,
             _ => return,
         };
         let now = Instant::now();
         let mut table = self.lock();
-        table.resting.retain(|_, until| *until > now);
-        table.resting.insert(node.clone(), now + rest);
+        table.resting.retain(|_, rest| rest.until > now);
+        let until = now + rest;
+        table.resting.insert(node.clone(), Rest { until, silent });
     }
 
     fn note<T>(&self, node: &Node, outcome: Result<T, Failure>) -> Result<T, Failure> {

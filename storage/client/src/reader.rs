@@ -12,7 +12,6 @@ use crate::{
     ByteStream, FsError, NodeTrouble, Stat, ZoneFs,
     block_map::{BlockMap, Page},
     nodes::Node,
-    random,
 };
 
 /// Blocks that one read fetches at once.
@@ -305,8 +304,7 @@ impl OpenFile {
                 }),
             }
         }
-        let first = random::spread().checked_rem(known.len()).unwrap_or(0);
-        known.rotate_left(first);
+        // The metadata service gives each block's nodes in the order to ask them.
         for node in self.fs.nodes().healthy_first(known) {
             match self.read_one(node, page, block, extent, run, out).await {
                 Ok(()) => return Ok(()),

@@ -53,14 +53,25 @@ impl Replication {
         heads.retain(|node| !self.stored.contains(&node.id));
         while !heads.is_empty() && self.stored.len() < grant.min_replicas {
             let head = heads.remove(0);
-            let wanted = (grant.replicas - self.stored.len() - 1).min(heads.len());
-            let forward = heads[..wanted].to_vec();
+            let forward = self.chain(nodes, grant, &heads);
             match nodes.put(head, &forward, grant.capability.clone(), block).await {
                 Ok(answer) => self.take(nodes, head, &forward, &answer),
                 Err(failure) => _ = self.troubles.insert(head.id.clone(), failure),
             }
             heads.retain(|node| !self.stored.contains(&node.id));
         }
+    }
+
+    /// The nodes after the head. Those that did not answer lately are left out if the others are enough: each would
+    /// hold the block up for seconds, while a replica that is missing is made later.
+    fn chain<'n>(&self, nodes: &Nodes, grant: &Grant, heads: &[&'n Node]) -> Vec<&'n Node> {
+        let wanted = (grant.replicas - self.stored.len() - 1).min(heads.len());
+        let least = (grant.min_replicas - self.stored.len() - 1).min(wanted);
+        let (answering, silent): (Vec<_>, Vec<_>) = heads[..wanted].iter().partition(|node| !nodes.is_silent(&node.id));
+        if answering.len() >= least {
+            return answering;
+        }
+        answering.into_iter().chain(silent).collect()
     }
 
     /// Counts only nodes that were asked for.
@@ -72,7 +83,8 @@ impl Replication {
             } else {
                 let said = answer.failed.iter().find(|failed| failed.node_id == node.id.as_str());
                 let message = said.map_or("did not store the block", |failed| failed.message.as_str());
-                let failure = Failure::new(Reason::Unavailable, message);
+                let reason = said.and_then(|failed| failed.reason.parse().ok());
+                let failure = Failure::new(reason.unwrap_or(Reason::Unavailable), message);
                 nodes.rest_after(&node.id, &failure);
                 self.troubles.insert(node.id.clone(), failure);
             }

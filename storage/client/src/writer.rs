@@ -101,12 +101,15 @@ impl FileWriter {
     /// can come back here.
     ///
     /// # Errors
-    /// As storing a block fails: [`FsError::TooFewNodes`], or what the metadata service refuses. After an error
-    /// the writer can only be abandoned.
+    /// As storing a block fails: [`FsError::TooFewNodes`], or what the metadata service refuses. After an error, or
+    /// if its future is dropped before it ends, the writer can only be abandoned.
     pub async fn write(&mut self, data: &[u8]) -> Result<(), FsError> {
         self.check_open()?;
-        let outcome = self.append(data).await;
-        self.note(outcome)
+        // A call that is cancelled on the way leaves nobody to say how much of `data` went in.
+        self.state = State::Failed;
+        self.append(data).await?;
+        self.state = State::Open;
+        Ok(())
     }
 
     /// Makes everything durable and publishes the file under its path, all at once, with the modification time
@@ -139,13 +142,6 @@ impl FileWriter {
         Err(FsError::WriterFailed {
             path: self.path.clone(),
         })
-    }
-
-    fn note<T>(&mut self, outcome: Result<T, FsError>) -> Result<T, FsError> {
-        if outcome.is_err() {
-            self.state = State::Failed;
-        }
-        outcome
     }
 
     async fn append(&mut self, mut data: &[u8]) -> Result<(), FsError> {

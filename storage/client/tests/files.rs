@@ -364,6 +364,53 @@ async fn an_idle_writer_keeps_its_lease() {
 }
 
 #[tokio::test]
+async fn a_lease_is_renewed_again_after_the_metadata_service_was_away() {
+    let world = world().await;
+    world.metadata.lock().grant_ms = 1000;
+    let mut writer = world.fs.create(&path("/z/a"), NEW).await.expect("created");
+    writer.write(b"first").await.expect("buffered");
+    // A refusal of another kind than a lost lease, which ends the attempts of one renewal.
+    world.metadata.lock().refused_calls = 1;
+    until("the refusal", || world.metadata.lock().refused_calls == 0).await;
+    until("a renewal after it", || !world.metadata.lock().added.is_empty()).await;
+    writer.finish(0).await.expect("finished");
+}
+
+#[tokio::test]
+async fn a_write_that_was_cancelled_cannot_be_finished() {
+    let world = world().await;
+    world.set_health([Health::Down; 3]);
+    let mut writer = world.fs.create(&path("/z/a"), NEW).await.expect("created");
+    let data = plain(10 * BLOCK);
+    let cancelled = tokio::time::timeout(Duration::from_millis(200), writer.write(&data)).await;
+    assert!(cancelled.is_err(), "it waits for nodes");
+    world.set_health([Health::Up; 3]);
+    let error = writer.write(b"more").await.expect_err("refused");
+    assert!(matches!(error, FsError::WriterFailed { .. }), "{error}");
+    assert!(matches!(writer.finish(0).await, Err(FsError::WriterFailed { .. })));
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_answer_holds_up_only_the_first_blocks() {
+    let world = world().await;
+    world.set_health([Health::Up, Health::Up, Health::Silent]);
+    let data = plain(40 * BLOCK);
+    put(&world, "/z/a", &data).await;
+    let puts = world.nodes[2].lock().puts;
+    assert!(
+        (1..=8).contains(&puts),
+        "{puts} of 40 blocks were put to the silent node"
+    );
+    assert!(read_all(&world, "/z/a").await.expect("read") == data);
+    // Two are needed: with only one that answers, the silent one is asked all the same.
+    world.set_health([Health::Up, Health::Down, Health::Up]);
+    put(&world, "/z/b", &data).await;
+    let state = world.metadata.lock();
+    let mut blocks = state.files[b"/z/b".as_slice()].blocks.values();
+    assert!(blocks.all(|block| block.nodes.len() == 2));
+}
+
+#[tokio::test]
 async fn a_writer_that_is_dropped_or_abandoned_leaves_nothing() {
     let world = world().await;
     let mut dropped = world.fs.create(&path("/z/a"), NEW).await.expect("created");

@@ -15,7 +15,7 @@ use crate::{
     files::lease::reap,
     namespace::remove::purge_round,
     reencrypt::worker,
-    schema::{ROOT, access, access::transact, keys, records},
+    schema::{NODES_MAX, ROOT, access, access::transact, keys, records},
     zones::{source::EdekSource, stock::Stock},
 };
 
@@ -103,7 +103,6 @@ impl<S: Store, E: EdekSource> Core<S, E> {
     }
 
     async fn remember_nodes(&self) -> Result<(), MetadataError> {
-        const NODES_MAX: usize = 10_000;
         let found = access::page(&mut self.store.begin().await?, &keys::nodes(), NODES_MAX).await?;
         for (key, value) in found {
             let node = keys::node_of(&key).ok_or(MetadataError::Corrupt { what: "node" })?;

@@ -310,6 +310,8 @@ async fn a_writer_that_gives_up_or_goes_silent_leaves_nothing() {
             .expect("a grant");
         for node in NODES {
             world.nodes.store(node, block_id(&grant, 0));
+            // The metadata service never hears of this one.
+            world.nodes.store(node, block_id(&grant, 1));
         }
         add_blocks(&world, &grant, 0, placements(10, &NODES))
             .await
@@ -324,14 +326,14 @@ async fn a_writer_that_gives_up_or_goes_silent_leaves_nothing() {
     namespace.abandon_file(abandon.clone()).await.expect("abandoned");
     namespace.abandon_file(abandon).await.expect("a repeat succeeds");
     world
-        .until("the abandoned block is deleted", async |world| {
-            world.nodes.blocks() == 3
+        .until("the abandoned blocks are deleted", async |world| {
+            world.nodes.blocks() == 6
         })
         .await;
 
     world.ahead_ms.store(world.settings.lease_ms + 1000, Ordering::Relaxed);
     world
-        .until("the silent writer's block is deleted", async |world| {
+        .until("the silent writer's blocks are deleted", async |world| {
             world.nodes.blocks() == 0
         })
         .await;

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use strongroom_proto::{BlockId, Failure, NodeId, Reason};
+use strongroom_proto::{BlockId, ExtentId, Failure, NodeId, Reason};
 
 use super::{
     Part, Usage,
@@ -220,13 +220,32 @@ impl Disk {
     }
 
     pub(super) fn delete(&self, id: BlockId) -> Result<(), StoreError> {
-        let path = self.directory.block(id);
-        match fs::remove_file(&path) {
+        self.remove(&self.directory.block(id))?;
+        self.sync_names(id)
+    }
+
+    pub(super) fn delete_extent(&self, extent: ExtentId) -> Result<(), StoreError> {
+        let first = BlockId { extent, index: 0 };
+        let folder = self.directory.fan_of(first);
+        let prefix = format!("{extent}-");
+        let entries = fs::read_dir(&folder).map_err(|error| self.failed("list", &folder, error))?;
+        for entry in entries {
+            let name = entry.map_err(|error| self.failed("list", &folder, error))?.file_name();
+            if name.to_string_lossy().starts_with(&prefix) {
+                self.remove(&folder.join(name))?;
+            }
+        }
+        self.sync_names(first)
+    }
+
+    /// Removes a block's file, if it is there.
+    fn remove(&self, path: &Path) -> Result<(), StoreError> {
+        match fs::remove_file(path) {
             Ok(()) => _ = self.blocks.fetch_sub(1, Ordering::Relaxed),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(self.failed("remove", &path, error)),
+            Err(error) => return Err(self.failed("remove", path, error)),
         }
-        self.sync_names(id)
+        Ok(())
     }
 
     pub(super) fn usage(&self) -> Result<Usage, StoreError> {

@@ -10,7 +10,7 @@ mod format;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use strongroom_proto::{BlockId, NodeId};
+use strongroom_proto::{BlockId, ExtentId, NodeId};
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
 use self::{directory::Directory, disk::Disk};
@@ -93,6 +93,14 @@ impl BlockStore {
     /// What the disk said.
     pub async fn delete(&self, id: BlockId) -> Result<(), StoreError> {
         self.run(move |disk| disk.delete(id)).await
+    }
+
+    /// Removes every block of an extent.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub async fn delete_extent(&self, extent: ExtentId) -> Result<(), StoreError> {
+        self.run(move |disk| disk.delete_extent(extent)).await
     }
 
     /// How full the node is.

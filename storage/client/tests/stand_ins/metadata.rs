@@ -34,6 +34,8 @@ pub(crate) struct MetadataState {
     pub(crate) open: HashMap<Bytes, FileRecord>,
     /// Calls to refuse as if the service were restarting.
     pub(crate) failing_calls: u32,
+    /// Calls to refuse for good.
+    pub(crate) refused_calls: u32,
     /// The capability that it gives out now.
     pub(crate) capability: Bytes,
     /// How long a grant lasts.
@@ -61,6 +63,7 @@ impl MetadataState {
             files: HashMap::new(),
             open: HashMap::new(),
             failing_calls: 0,
+            refused_calls: 0,
             capability: Bytes::from_static(b"capability 0"),
             grant_ms: 60_000,
             page: 1024,
@@ -208,6 +211,10 @@ impl Metadata {
         if state.failing_calls > 0 {
             state.failing_calls -= 1;
             return Err(Failure::new(Reason::Unavailable, "restarting").into());
+        }
+        if state.refused_calls > 0 {
+            state.refused_calls -= 1;
+            return Err(Failure::new(Reason::StoreFailed, "the disk failed").into());
         }
         Ok(Response::new(act(&mut state)?))
     }

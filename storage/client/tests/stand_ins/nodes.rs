@@ -18,6 +18,8 @@ pub(crate) enum Health {
     Down,
     /// Stores nothing more.
     Full,
+    /// Does not answer in time; here it says so itself, at once.
+    Silent,
 }
 
 pub(crate) struct NodeState {
@@ -27,6 +29,8 @@ pub(crate) struct NodeState {
     pub(crate) blocks: BTreeMap<BlockId, Bytes>,
     /// The capability that it accepts.
     pub(crate) capability: Bytes,
+    /// Blocks that were put to it.
+    pub(crate) puts: usize,
     /// Bytes of blocks that it answered with.
     pub(crate) served_bytes: usize,
 }
@@ -39,6 +43,7 @@ impl NodeState {
             health: Health::Up,
             blocks: BTreeMap::new(),
             capability: Bytes::from_static(b"capability 0"),
+            puts: 0,
             served_bytes: 0,
         }
     }
@@ -51,6 +56,9 @@ impl NodeState {
         if self.health == Health::Down {
             return Err(Failure::new(Reason::Unavailable, "the node is down"));
         }
+        if self.health == Health::Silent {
+            return Err(Failure::new(Reason::DeadlineExceeded, "did not answer within 5 s"));
+        }
         if *capability == self.capability {
             return Ok(());
         }
@@ -58,6 +66,7 @@ impl NodeState {
     }
 
     fn store(&mut self, request: &PutBlockRequest) -> Result<(), Failure> {
+        self.puts += 1;
         self.check(&request.capability)?;
         if self.health == Health::Full {
             return Err(Failure::new(Reason::NoSpace, "no room left"));
@@ -115,6 +124,7 @@ impl Blocks for Node {
                 Ok(()) => answer.stored.push(target.node_id.clone()),
                 Err(failure) => answer.failed.push(NodeFailure {
                     node_id: target.node_id.clone(),
+                    reason: failure.reason.as_str().to_owned(),
                     message: failure.message,
                 }),
             }

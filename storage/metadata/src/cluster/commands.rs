@@ -24,7 +24,7 @@ pub(crate) enum Work {
     },
     /// Delete it.
     Delete {
-        /// The block.
+        /// The block, or every block of the extent.
         block: BlockId,
     },
 }

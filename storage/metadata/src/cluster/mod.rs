@@ -25,7 +25,7 @@ use self::{
     commands::{Commands, Work},
     nodes::Nodes,
 };
-use crate::{clock::Clock, config::Settings, error::MetadataError};
+use crate::{clock::Clock, config::Settings, error::MetadataError, schema::keys::EVERY_BLOCK};
 
 /// The cluster of block nodes as this service sees it.
 pub(crate) struct Cluster {
@@ -125,6 +125,9 @@ impl Cluster {
 
     fn wire_work(&self, node: &NodeId, work: Work) -> Option<pb::command::Command> {
         Some(match work {
+            Work::Delete { block } if block.index == EVERY_BLOCK => {
+                pb::command::Command::DeleteExtent(block.extent.into())
+            }
             Work::Delete { block } => pb::command::Command::Delete(block.into()),
             Work::Replicate { block, to } => {
                 let holder = PeerIdentity::Block(node.clone());

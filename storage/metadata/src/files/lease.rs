@@ -1,12 +1,12 @@
 //! Who is writing a file, and what becomes of a file that nobody writes any more.
 
 use strongroom_kv::{Store, Txn};
-use strongroom_proto::{FileId, transport::UserName};
+use strongroom_proto::{BlockId, FileId, transport::UserName};
 
 use crate::{
     error::MetadataError,
     namespace::remove::put_purge,
-    schema::{access, access::transact, keys, records},
+    schema::{NODES_MAX, access, access::transact, keys, records},
 };
 
 /// Open files looked at in one page.
@@ -43,14 +43,27 @@ async fn abandon_in(txn: &mut impl Txn, file: FileId, user: &UserName) -> Result
         return Ok(());
     }
     let open = owned(txn, file, user).await?;
-    give_up(txn, file, &open)
+    give_up(txn, file, &open).await
 }
 
-fn give_up(txn: &mut impl Txn, file: FileId, open: &records::OpenFile) -> Result<(), MetadataError> {
+async fn give_up(txn: &mut impl Txn, file: FileId, open: &records::OpenFile) -> Result<(), MetadataError> {
     let edek = open.edek.as_ref().ok_or(MetadataError::Corrupt { what: "open file" })?;
     txn.delete(&keys::open_file(file));
     access::delete_index(txn, edek, file)?;
     put_purge(txn, file, &open.garbage());
+    delete_everywhere(txn, open).await
+}
+
+/// Its writer may have stored blocks that it never recorded, on any node.
+async fn delete_everywhere(txn: &mut impl Txn, open: &records::OpenFile) -> Result<(), MetadataError> {
+    for (key, _) in access::page(txn, &keys::nodes(), NODES_MAX).await? {
+        let node = keys::node_of(&key).ok_or(MetadataError::Corrupt { what: "node" })?;
+        for extent in &open.extents {
+            let extent = extent.extent_id.as_ref().try_into()?;
+            let index = keys::EVERY_BLOCK;
+            access::put_garbage(txn, &node, BlockId { extent, index });
+        }
+    }
     Ok(())
 }
 
@@ -77,7 +90,7 @@ pub(crate) async fn reap(store: &impl Store, now_ms: u64) -> Result<u64, Metadat
 
 async fn reap_in(txn: &mut impl Txn, file: FileId, now_ms: u64) -> Result<(), MetadataError> {
     match access::open_file(txn, file).await? {
-        Some(open) if open.lease_expires_ms < now_ms => give_up(txn, file, &open),
+        Some(open) if open.lease_expires_ms < now_ms => give_up(txn, file, &open).await,
         _ => Ok(()),
     }
 }

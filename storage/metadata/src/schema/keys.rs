@@ -7,6 +7,9 @@ use strongroom_proto::{BlockId, ExtentId, FileId, KeyVersion, NodeId, ZoneId};
 /// Blocks in one chunk of a block list.
 pub(crate) const CHUNK_BLOCKS: u32 = 256;
 
+/// Stands for every block of an extent where a block's index is written; no block has it.
+pub(crate) const EVERY_BLOCK: u32 = u32::MAX;
+
 /// The format of this store; a store of another format is refused.
 pub(crate) const FORMAT_VERSION: u32 = 1;
 

@@ -11,6 +11,9 @@ pub(crate) mod records {
 
 use strongroom_proto::{Edek, ExtentId, FileId, KeyVersion, ParseError, ZoneId};
 
+/// Block nodes of a cluster.
+pub(crate) const NODES_MAX: usize = 5000;
+
 /// The inode of `/`.
 pub(crate) const ROOT: FileId = FileId::from_bytes([0; 16]);
 
