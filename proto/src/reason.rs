@@ -246,7 +246,8 @@ fn chain_text(status: &Status) -> String {
     let mut next = status.source();
     while let Some(error) = next {
         let part = error.to_string();
-        if !text.contains(&part) {
+        // What tonic calls any failure of a connection adds nothing to its cause.
+        if part != "transport error" && !text.contains(&part) {
             text.push_str(": ");
             text.push_str(&part);
         }

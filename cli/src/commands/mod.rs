@@ -84,18 +84,23 @@ fn log_to_stderr(command: &Command, verbose: u8) {
         Command::Kms(_) | Command::Metadata(_) | Command::Block(_) | Command::TokenWorker(_)
     );
     let level = match (is_service, verbose) {
-        (false, 0) => "error",
+        // Who waits because a service is away is told so.
+        (false, 0) => "error,strongroom_proto::transport::retry=warn",
         (true, 0) | (false, 1) => "info",
         _ => "debug",
     };
     // The binding of PKCS#11 reports every mechanism of a token that it has no name for as an error.
     let directives = format!("{level},cryptoki::mechanism=off");
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(directives));
-    tracing_subscriber::fmt()
+    let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
-        .with_ansi(false)
-        .init();
+        .with_ansi(false);
+    if is_service {
+        subscriber.init();
+    } else {
+        subscriber.without_time().with_target(false).init();
+    }
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use strongroom_pki::PkiError;
 use strongroom_proto::{ParseError, transport::TlsError};
 
 use crate::{error::Exit, profile::ProfileError};
@@ -34,9 +35,13 @@ pub(crate) enum DevError {
     #[error("the token could not be initialised: {message}")]
     TokenInit { message: String },
     #[error("certificates cannot be made")]
-    Certificate(#[from] rcgen::Error),
+    Certificate(#[from] PkiError),
     #[error("{} is damaged; delete it and start again, new certificates are then made", path.display())]
-    DamagedCertificate { path: PathBuf },
+    DamagedCertificate {
+        path: PathBuf,
+        #[source]
+        source: PkiError,
+    },
     #[error("the certificates cannot be used")]
     Tls(#[from] TlsError),
     #[error(transparent)]

@@ -1,20 +1,13 @@
-//! The development CA and the certificates it issues: ECDSA P-256, one identity URI each.
+//! Which certificates a development Strongroom has, and when they are renewed: one authority, and a leaf for each
+//! service and user.
 
-use std::{
-    path::Path,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, SystemTime};
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
-};
+use strongroom_pki::{Authority, PrivateKey, Request, Validity};
 use strongroom_proto::transport::TlsFiles;
-use time::OffsetDateTime;
 
 use super::{
-    DevError,
-    files::{self, Audience},
+    DevError, files,
     layout::{Layout, Role},
 };
 
@@ -24,145 +17,77 @@ const LEAF_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// A leaf with less than this left is issued anew.
 const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Certificates are valid from a little before now, for clocks that differ.
-const BACKDATE: Duration = Duration::from_secs(3600);
 
 /// The people of a development Strongroom: the first manages keys, the second zones, alice was granted every key,
 /// guest none.
 pub(super) const USERS: [&str; 4] = ["keyadmin", "fsadmin", "alice", "guest"];
 
 /// Makes the CA and every certificate that is missing or runs out soon. Keys are kept; only certificates are renewed.
+/// A key's file comes before its certificate's, so that a crash leaves a key without a certificate, which the next
+/// start completes, and never a certificate of another key.
 pub(super) fn ensure(layout: &Layout, now: SystemTime) -> Result<(), DevError> {
     let ca = ensure_ca(layout, now)?;
     for role in Role::ALL {
-        ensure_leaf(&layout.tls(&role.name()), &service_params(role), &ca, now)?;
+        ensure_service(&layout.tls(&role.name()), role, &ca, now)?;
     }
     for user in USERS {
-        ensure_leaf(&layout.tls(user), &user_params(user), &ca, now)?;
+        ensure_user(&layout.tls(user), user, &ca, now)?;
     }
     Ok(())
 }
 
-fn ensure_ca(layout: &Layout, now: SystemTime) -> Result<Issuer<'static, KeyPair>, DevError> {
-    let key = ensure_key(&layout.ca_key())?;
+fn ensure_ca(layout: &Layout, now: SystemTime) -> Result<Authority, DevError> {
+    let key = PrivateKey::open_or_make(&layout.ca_key())?;
     let path = layout.ca_certificate();
-    if files::read(&path)?.is_none() {
-        let pem = ca_params(now).self_signed(&key)?.pem();
-        files::write(&path, &pem, Audience::Everyone)?;
+    if let Some(pem) = files::read(&path)? {
+        return Authority::reload(&pem, key).map_err(|source| DevError::DamagedCertificate { path, source });
     }
-    let pem = files::read(&path)?.ok_or_else(|| DevError::DamagedCertificate { path: path.clone() })?;
-    Issuer::from_ca_cert_pem(&pem, key).map_err(|_| DevError::DamagedCertificate { path })
+    let ca = Authority::new("strongroom dev CA", key, Validity::starting(now, CA_LIFETIME))?;
+    ca.write_certificate(&path)?;
+    Ok(ca)
 }
 
-/// The private key at `path`, made if there is none. Its file comes first, so that a crash leaves a key without a
-/// certificate, which the next start completes, and never a certificate of another key.
-fn ensure_key(path: &Path) -> Result<KeyPair, DevError> {
-    if let Some(pem) = files::read(path)? {
-        return KeyPair::from_pem(&pem).map_err(|_| DevError::DamagedCertificate { path: path.to_owned() });
-    }
-    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-    files::write(path, &key.serialize_pem(), Audience::Owner)?;
-    Ok(key)
-}
-
-/// What makes one leaf differ from another.
-struct Leaf {
-    common_name: String,
-    identity: String,
-    serves: bool,
-}
-
-fn service_params(role: Role) -> Leaf {
+fn ensure_service(files: &TlsFiles, role: Role, ca: &Authority, now: SystemTime) -> Result<(), DevError> {
     let name = role.name();
-    let identity = match role {
+    let uri = match role {
         Role::Block(_) => format!("spiffe://strongroom/service/block/{name}"),
         Role::Kms | Role::Metadata => format!("spiffe://strongroom/service/{name}"),
     };
-    Leaf {
-        common_name: format!("strongroom dev {name}"),
-        identity,
-        serves: true,
-    }
+    let common_name = format!("strongroom dev {name}");
+    // Services are reached by these names only.
+    let names = &["localhost", "127.0.0.1"];
+    ensure_leaf(files, &common_name, &uri, names, ca, now)
 }
 
-fn user_params(user: &str) -> Leaf {
-    Leaf {
-        common_name: user.to_owned(),
-        identity: format!("spiffe://strongroom/user/{user}"),
-        serves: false,
-    }
+fn ensure_user(files: &TlsFiles, user: &str, ca: &Authority, now: SystemTime) -> Result<(), DevError> {
+    ensure_leaf(files, user, &format!("spiffe://strongroom/user/{user}"), &[], ca, now)
 }
 
-fn ensure_leaf(files: &TlsFiles, leaf: &Leaf, ca: &Issuer<'static, KeyPair>, now: SystemTime) -> Result<(), DevError> {
-    let key = ensure_key(&files.key)?;
+fn ensure_leaf(
+    files: &TlsFiles,
+    common_name: &str,
+    uri: &str,
+    names: &[&str],
+    ca: &Authority,
+    now: SystemTime,
+) -> Result<(), DevError> {
+    let key = PrivateKey::open_or_make(&files.key)?;
     let known = files::read(&files.certificate)?;
-    if known.is_some_and(|pem| is_good(&pem, &leaf.identity, now)) {
+    if known.is_some_and(|pem| ca.vouches(&pem, &key, uri, now + RENEW_BEFORE)) {
         return Ok(());
     }
-    let certificate = leaf_params(leaf, now)?.signed_by(&key, ca)?;
-    files::write(&files.certificate, &certificate.pem(), Audience::Everyone)
-}
-
-/// Whether a certificate names `identity` and lasts at least [`RENEW_BEFORE`] more.
-fn is_good(pem: &str, identity: &str, now: SystemTime) -> bool {
-    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(pem.as_bytes()) else {
-        return false;
+    let request = Request {
+        common_name,
+        uri: Some(uri),
+        names,
+        validity: Validity::starting(now, LEAF_LIFETIME),
     };
-    let Ok(certificate) = pem.parse_x509() else {
-        return false;
-    };
-    let names = certificate.subject_alternative_name().ok().flatten();
-    let named = names.is_some_and(|names| {
-        let is_identity = |name: &_| matches!(name, x509_parser::extensions::GeneralName::URI(uri) if *uri == identity);
-        names.value.general_names.iter().any(is_identity)
-    });
-    let until = (now + RENEW_BEFORE)
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |until| until.as_secs());
-    named && i64::try_from(until).is_ok_and(|until| certificate.validity().not_after.timestamp() >= until)
-}
-
-fn ca_params(now: SystemTime) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "strongroom dev CA");
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    set_dates(&mut params, now, CA_LIFETIME);
-    params
-}
-
-fn leaf_params(leaf: &Leaf, now: SystemTime) -> Result<CertificateParams, DevError> {
-    // Services are reached by these names only; a user's certificate names nothing but the user.
-    let hosts = if leaf.serves {
-        vec!["localhost".to_owned(), "127.0.0.1".to_owned()]
-    } else {
-        Vec::new()
-    };
-    let mut params = CertificateParams::new(hosts)?;
-    params
-        .subject_alt_names
-        .push(SanType::URI(leaf.identity.as_str().try_into()?));
-    params
-        .distinguished_name
-        .push(DnType::CommonName, leaf.common_name.as_str());
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    if leaf.serves {
-        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
-    }
-    params.use_authority_key_identifier_extension = true;
-    set_dates(&mut params, now, LEAF_LIFETIME);
-    Ok(params)
-}
-
-fn set_dates(params: &mut CertificateParams, now: SystemTime, lifetime: Duration) {
-    params.not_before = OffsetDateTime::from(now - BACKDATE);
-    params.not_after = OffsetDateTime::from(now + lifetime);
+    Ok(ca.issue_for(key, &request)?.write_certificate(&files.certificate)?)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _};
+    use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
     use strongroom_proto::transport::TlsIdentity;
 
@@ -236,5 +161,25 @@ mod tests {
         fs::remove_file(layout.tls("kms").certificate).expect("was there");
         ensure(&layout, SystemTime::now()).expect("makes it again");
         TlsIdentity::load(&layout.tls("kms"), SystemTime::now()).expect("loads");
+    }
+
+    #[test]
+    fn what_was_deleted_is_made_anew_and_fits() {
+        let (_dir, layout) = fresh();
+        let now = SystemTime::now();
+        ensure(&layout, now).expect("makes everything");
+        let load = || TlsIdentity::load(&layout.tls("alice"), now);
+        fs::remove_file(layout.tls("alice").key).expect("was there");
+        ensure(&layout, now).expect("makes key and certificate");
+        load().expect("certificate and key belong together");
+
+        fs::remove_file(layout.ca_key()).expect("was there");
+        let error = ensure(&layout, now).expect_err("the CA's certificate is of another key");
+        assert!(error.to_string().contains("ca.pem"), "{error}");
+        fs::remove_file(layout.ca_certificate()).expect("was there");
+        let before = fs::read(layout.tls("alice").certificate).expect("is there");
+        ensure(&layout, now).expect("makes a new CA and what it vouches for");
+        assert_ne!(fs::read(layout.tls("alice").certificate).expect("is there"), before);
+        load().expect("loads");
     }
 }

@@ -33,6 +33,7 @@ pub struct Pauses {
     patience: Duration,
     end: Option<Instant>,
     next: Duration,
+    told: bool,
 }
 
 impl Pauses {
@@ -50,6 +51,7 @@ impl Pauses {
             patience,
             end: None,
             next: Self::FIRST,
+            told: false,
         }
     }
 
@@ -62,6 +64,13 @@ impl Pauses {
         sleep(spread(self.next)).await;
         self.next = (self.next * 2).min(Self::LONGEST);
         true
+    }
+
+    /// Whether the last pause is the one after which somebody who waits should be told why: true once.
+    fn became_long(&mut self) -> bool {
+        let long = self.next == Self::LONGEST && !self.told;
+        self.told |= long;
+        long
     }
 
     /// When an attempt that starts now has to end: patience bounds every attempt but the first.
@@ -113,7 +122,9 @@ where
         if !again || !pauses.pause().await {
             return Err(failure);
         }
-        tracing::debug!(%failure, "calling again");
+        if pauses.became_long() {
+            tracing::warn!("{failure}; trying again for up to {} s", patience.as_secs());
+        }
         last = Some(failure);
     }
 }
