@@ -5,9 +5,10 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::{Duration, SystemTime},
 };
 
-use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
+use strongroom_pki::{Authority, PrivateKey, Request, Validity};
 use tempfile::TempDir;
 
 /// A user's home without any service.
@@ -73,26 +74,25 @@ impl Home {
     }
 
     fn write_identity(&self, user: &str) {
-        let (ca_key, key) = (generate(), generate());
-        let mut ca = CertificateParams::default();
-        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let ca_pem = ca.self_signed(&ca_key).expect("signs itself").pem();
-        let mut leaf = CertificateParams::default();
-        let uri = format!("spiffe://strongroom/user/{user}");
-        leaf.subject_alt_names = vec![SanType::URI(uri.as_str().try_into().expect("ASCII"))];
-        let leaf_pem = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).expect("is signed").pem();
-        self.write(".config/strongroom/ca.pem", &ca_pem);
-        self.write(&format!(".config/strongroom/{user}.pem"), &leaf_pem);
-        let path = self.write(&format!(".config/strongroom/{user}.key"), &key.serialize_pem());
-        set_mode(&path, 0o600);
+        let validity = Validity::starting(SystemTime::now(), Duration::from_secs(24 * 3600));
+        let key = PrivateKey::generate().expect("random numbers");
+        let ca = Authority::new("test CA", key, validity).expect("signs itself");
+        let request = Request {
+            common_name: user,
+            uri: Some(&format!("spiffe://strongroom/user/{user}")),
+            names: &[],
+            validity,
+        };
+        let leaf = ca.issue(&request).expect("valid names");
+        let path = |name: &str| self.path(".config/strongroom").join(name);
+        fs::create_dir_all(path("")).expect("makes directories");
+        ca.write_certificate(&path("ca.pem")).expect("writes");
+        leaf.write(&path(&format!("{user}.pem")), &path(&format!("{user}.key")))
+            .expect("writes");
     }
 }
 
 /// Changes a file's permission bits.
 pub(crate) fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("own file");
-}
-
-fn generate() -> KeyPair {
-    KeyPair::generate().expect("the system has random numbers")
 }
