@@ -5,6 +5,7 @@ use std::{io, os::unix::fs::DirBuilderExt, path::Path, path::PathBuf, time::Syst
 use strongroom_kms_mint::MintClient;
 use strongroom_kv::EmbeddedStore;
 use strongroom_proto::transport::{ServeError, TlsError, TlsIdentity, bind, serve};
+use tokio::task::{JoinError, JoinSet};
 
 use crate::{Clock, Config, Service, StartError};
 
@@ -28,7 +29,10 @@ pub enum RunError {
     Store(#[from] strongroom_kv::OpenError),
     /// The thread that opens the store failed.
     #[error("opening the store failed")]
-    Opening(#[from] tokio::task::JoinError),
+    Opening(#[from] JoinError),
+    /// Work in the background panicked.
+    #[error("the metadata service's work in the background failed; start it again and report this")]
+    Background(#[source] JoinError),
     /// The service cannot start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -60,9 +64,23 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
     let mut background = service.background();
     let routes = service.routes().await?;
     tracing::info!(address = %config.listen, "serving");
-    let outcome = serve(listener, &tls, routes, stop).await;
+    let outcome = tokio::select! {
+        outcome = serve(listener, &tls, routes, stop) => outcome.map_err(RunError::from),
+        error = failed(&mut background) => Err(RunError::Background(error)),
+    };
     background.shutdown().await;
-    Ok(outcome?)
+    outcome
+}
+
+/// Returns when a task panicked: a service that no longer repairs or purges had better start anew.
+async fn failed(background: &mut JoinSet<()>) -> JoinError {
+    loop {
+        match background.join_next().await {
+            Some(Err(error)) => return error,
+            Some(Ok(())) => {}
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// Makes the directory for its owner alone; one that exists is left as it is.

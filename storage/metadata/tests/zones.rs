@@ -111,6 +111,28 @@ async fn the_root_may_be_a_zone_and_zones_nest() {
 }
 
 #[tokio::test]
+async fn a_zone_that_was_moved_too_deep_keeps_no_other_from_the_list() {
+    let world = World::start().await;
+    let deep = format!("/{}", "d".repeat(255)).repeat(15);
+    world.mkdir(&deep).await;
+    world.zone("/z", "payroll").await;
+    world.zone(&format!("/a/{}", "z".repeat(255)), "payroll").await;
+    let listed = async || {
+        let mut zones = world.user("alice").zones;
+        let page = zones.list_zones(pb::ListZonesRequest::default()).await;
+        page.expect("a list").into_inner().zones.len()
+    };
+    assert_eq!(listed().await, 2);
+    world.rename("/a", &format!("{deep}/a"), false).await.expect("moved");
+    assert_eq!(listed().await, 1);
+    world
+        .rename(&format!("{deep}/a"), "/a", false)
+        .await
+        .expect("moved back");
+    assert_eq!(listed().await, 2);
+}
+
+#[tokio::test]
 async fn a_path_outside_zones_says_how_to_make_one() {
     let world = World::start().await;
     world.mkdir("/plain").await;

@@ -43,9 +43,9 @@ enum State {
         at_ms: u64,
         times: u32,
     },
-    /// Failed. Its block rests until then, so that a failure does not repeat at once.
+    /// Failed. Its block rests a while, so that a failure does not repeat at once.
     Resting {
-        until_ms: u64,
+        since_ms: u64,
     },
 }
 
@@ -108,13 +108,14 @@ impl Commands {
     /// What to tell `node` now: what is new, and what it left unanswered.
     pub(crate) fn take(&mut self, node: &NodeId, now_ms: u64) -> Vec<(u64, Work)> {
         let timeout_ms = self.timeout_ms;
+        // Differences count both ways here: a clock that was set back must not stop all repair.
         let due = self.commands.iter_mut().filter_map(|(id, command)| {
             if &command.node != node {
                 return None;
             }
             let times = match command.state {
                 State::Queued => 0,
-                State::Sent { at_ms, times } if now_ms >= at_ms + timeout_ms => times,
+                State::Sent { at_ms, times } if now_ms.abs_diff(at_ms) >= timeout_ms => times,
                 _ => return None,
             };
             let (at_ms, times) = (now_ms, times + 1);
@@ -137,9 +138,7 @@ impl Commands {
         if let Some(command) = self.commands.get_mut(&id)
             && &command.node == node
         {
-            command.state = State::Resting {
-                until_ms: now_ms + self.timeout_ms,
-            };
+            command.state = State::Resting { since_ms: now_ms };
         }
     }
 
@@ -147,8 +146,8 @@ impl Commands {
     pub(crate) fn sweep(&mut self, now_ms: u64) {
         let over = |command: &Command| match command.state {
             State::Queued => false,
-            State::Sent { at_ms, times } => times >= SENDS_MAX && now_ms >= at_ms + self.timeout_ms,
-            State::Resting { until_ms } => now_ms >= until_ms,
+            State::Sent { at_ms, times } => times >= SENDS_MAX && now_ms.abs_diff(at_ms) >= self.timeout_ms,
+            State::Resting { since_ms } => now_ms.abs_diff(since_ms) >= self.timeout_ms,
         };
         let over: Vec<u64> = self
             .commands
@@ -246,6 +245,17 @@ mod tests {
         assert!(commands.is_replicating(block(0)));
         commands.sweep(15);
         assert!(!commands.is_replicating(block(0)));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_stops_nothing() {
+        let (mut commands, a) = (Commands::new(10, 0), node("a"));
+        commands.plan(&a, Work::Delete { block: block(0) });
+        assert_eq!(commands.take(&a, 1_000_000).len(), 1);
+        assert_eq!(commands.take(&a, 500).len(), 1, "sent again");
+        commands.failed(&a, 0, 1_000_000);
+        commands.sweep(500);
+        assert!(commands.busy_nodes().is_empty());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Who is writing a file, and what becomes of a file that nobody writes any more.
 
+use bytes::Bytes;
 use strongroom_kv::{Store, Txn};
 use strongroom_proto::{BlockId, FileId, transport::UserName};
 
@@ -67,25 +68,33 @@ async fn delete_everywhere(txn: &mut impl Txn, open: &records::OpenFile) -> Resu
     Ok(())
 }
 
-/// Gives up every open file whose lease ran out before `now_ms`. Says how many.
+/// Gives up every open file whose lease ran out before `now_ms`; one that fails keeps no other. Says how many.
 pub(crate) async fn reap(store: &impl Store, now_ms: u64) -> Result<u64, MetadataError> {
     let mut range = keys::open_files();
-    let mut reaped = 0;
+    let (mut reaped, mut outcome) = (0, Ok(()));
     loop {
         let found = access::page(&mut store.begin().await?, &range, PAGE).await?;
         for (key, value) in &found {
-            let open: records::OpenFile = access::decode(value.clone(), "open file")?;
-            if open.lease_expires_ms < now_ms {
-                let file = access::file_id(key.get(1..).unwrap_or_default())?;
-                transact!(store, [], |txn| reap_in(txn, file, now_ms)).await?;
-                reaped += 1;
+            match reap_one(store, key, value, now_ms).await {
+                Ok(is_reaped) => reaped += u64::from(is_reaped),
+                Err(error) => outcome = Err(error),
             }
         }
         match found.last() {
             Some((last, _)) if found.len() == PAGE => range = range.after(last),
-            _ => return Ok(reaped),
+            _ => return outcome.map(|()| reaped),
         }
     }
+}
+
+async fn reap_one(store: &impl Store, key: &[u8], value: &Bytes, now_ms: u64) -> Result<bool, MetadataError> {
+    let open: records::OpenFile = access::decode(value.clone(), "open file")?;
+    if open.lease_expires_ms >= now_ms {
+        return Ok(false);
+    }
+    let file = access::file_id(key.get(1..).unwrap_or_default())?;
+    transact!(store, [], |txn| reap_in(txn, file, now_ms)).await?;
+    Ok(true)
 }
 
 async fn reap_in(txn: &mut impl Txn, file: FileId, now_ms: u64) -> Result<(), MetadataError> {

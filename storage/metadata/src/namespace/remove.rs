@@ -2,7 +2,7 @@
 //! steps that a restart resumes.
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use strongroom_kv::{Store, Txn};
 use strongroom_proto::{BlockId, ExtentId, FileId, ZoneId, ZonePath};
 
@@ -75,14 +75,14 @@ fn directory_purge() -> records::Purge {
     }
 }
 
-/// One step on each of a bounded number of purges. Says whether anything was there to do.
+/// One step on each of a bounded number of purges; one that fails keeps no other from its step. Says whether anything
+/// was there to do.
 pub(crate) async fn purge_round(store: &impl Store) -> Result<bool, MetadataError> {
     let found = access::page(&mut store.begin().await?, &keys::purges(), PURGES_PER_ROUND).await?;
     let any = !found.is_empty();
-    stream::iter(found)
-        .map(Ok)
-        .try_for_each_concurrent(PURGES_AT_ONCE, |(key, value)| purge_step(store, key, value))
-        .await?;
+    let steps = stream::iter(found).map(|(key, value)| purge_step(store, key, value));
+    let outcomes: Vec<_> = steps.buffer_unordered(PURGES_AT_ONCE).collect().await;
+    outcomes.into_iter().collect::<Result<(), _>>()?;
     Ok(any)
 }
 
@@ -173,7 +173,8 @@ async fn drop_chunk(txn: &mut impl Txn, first: BlockId) -> Result<(), MetadataEr
     Ok(())
 }
 
-/// Whether a zone is still reachable from the root; a removed one is gone though its purge has not come to it.
+/// Whether a zone is still reachable from the root; a removed one is gone though its purge has not come to it. One
+/// that a rename above it moved beyond the longest path is not reachable either, until another brings it back.
 pub(crate) async fn zone_root(
     txn: &mut impl Txn,
     zone: ZoneId,
@@ -182,5 +183,11 @@ pub(crate) async fn zone_root(
         return Ok(None);
     };
     let root = record.root.as_ref().try_into()?;
-    Ok(super::resolve::climb(txn, root).await?.map(|found| (record, found)))
+    match super::resolve::climb(txn, root).await {
+        Err(MetadataError::Parse(error)) => {
+            tracing::warn!(%zone, %error, "a zone has no path");
+            Ok(None)
+        }
+        found => Ok(found?.map(|found| (record, found))),
+    }
 }
