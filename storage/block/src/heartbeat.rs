@@ -1,7 +1,7 @@
 //! Reports to the metadata service and does what it answers.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -49,9 +49,13 @@ pub(crate) struct Heart {
 
 /// Commands that were accepted.
 struct Work {
-    accepted: Mutex<HashSet<u64>>,
+    /// With what each deletes, if it does.
+    accepted: Mutex<HashMap<u64, Option<Doomed>>>,
     turns: Semaphore,
 }
+
+/// A block, or an extent with all its blocks.
+type Doomed = (ExtentId, Option<u32>);
 
 impl Heart {
     pub(crate) fn new(node: Arc<Node>, advertise: &Remote, metadata: Remote, channel: Channel) -> Self {
@@ -122,7 +126,16 @@ impl Heart {
                 .news
                 .result(id, "the node has too many commands already".to_owned());
         }
-        if accepted.insert(id) {
+        let doomed = doomed(&command);
+        let is_known = accepted.contains_key(&id);
+        if !is_known && doomed.is_some() && accepted.values().any(|other| *other == doomed) {
+            // Two at once, and the slower one could hit a copy that came back after the faster one was answered.
+            return self
+                .node
+                .news
+                .result(id, "the same is being deleted already".to_owned());
+        }
+        if accepted.insert(id, doomed).is_none() {
             let (node, work) = (Arc::clone(&self.node), Arc::clone(&self.work));
             self.tasks.spawn(async move { work.run(&node, command).await });
         }
@@ -154,6 +167,17 @@ impl Work {
         node.news.result(command.command_id, failure);
         let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
         accepted.remove(&command.command_id);
+    }
+}
+
+fn doomed(command: &Command) -> Option<Doomed> {
+    match command.command.as_ref()? {
+        command::Command::Delete(id) => {
+            let id = BlockId::try_from(Some(id.clone())).ok()?;
+            Some((id.extent, Some(id.index)))
+        }
+        command::Command::DeleteExtent(id) => Some((ExtentId::try_from(id.as_ref()).ok()?, None)),
+        command::Command::Replicate(_) => None,
     }
 }
 

@@ -443,6 +443,37 @@ async fn commands_replicate_and_delete() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_block_is_deleted_by_two_commands_at_once() {
+    let cluster = Cluster::new().await;
+    let node = cluster.join("node-1").await;
+    let (id, data) = (some_id(), some_data(10));
+    cluster
+        .client(ALICE, &node)
+        .put(put(&cluster, id, &data, &[]))
+        .await
+        .expect("put");
+    // As many as run at once, each for the seconds that a node has to answer: the deletes wait behind them.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let hanging = target("node-silent", silent.local_addr().expect("bound"));
+    for command_id in 1..=8 {
+        let replicate = Replicate {
+            block_id: Some(id.into()),
+            to: Some(hanging.clone()),
+            capability: cluster.capability(Right::Write, "service/block/node-1", id.extent),
+        };
+        cluster.command("node-1", command_id, command::Command::Replicate(replicate));
+    }
+    for command_id in [20, 21] {
+        cluster.command("node-1", command_id, command::Command::Delete(id.into()));
+    }
+    let failure = cluster.result(21).await;
+    assert!(failure.contains("being deleted already"), "{failure}");
+    assert_eq!(cluster.result(20).await, "");
+    assert!(!file(&cluster, "node-1", id).exists());
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_result_is_told_until_it_was_heard() {
     let cluster = Cluster::new().await;
     let node = cluster.join("node-1").await;
