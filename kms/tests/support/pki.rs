@@ -1,55 +1,55 @@
 //! A certificate authority and the files of what it issues.
 
-use std::{os::unix::fs::PermissionsExt, path::PathBuf, time::SystemTime};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use strongroom_pki::{Authority, PrivateKey, Request, Validity};
 use strongroom_proto::transport::{TlsFiles, TlsIdentity};
 use tempfile::TempDir;
 
 pub struct Pki {
     dir: TempDir,
-    issuer: Issuer<'static, KeyPair>,
+    authority: Authority,
 }
 
 impl Pki {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "test CA");
-        let key = KeyPair::generate().expect("a key");
-        let certificate = params.self_signed(&key).expect("a certificate");
-        std::fs::write(dir.path().join("ca.pem"), certificate.pem()).expect("written");
-        Self {
-            dir,
-            issuer: Issuer::new(params, key),
-        }
+        let key = PrivateKey::generate().expect("random numbers");
+        let authority = Authority::new("test CA", key, today()).expect("signs itself");
+        authority
+            .write_certificate(&dir.path().join("ca.pem"))
+            .expect("written");
+        Self { dir, authority }
     }
 
     /// Files of a certificate for `spiffe://strongroom/` + `who`.
     pub fn issue(&self, file: &str, who: &str) -> TlsFiles {
-        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
-        let uri = format!("spiffe://strongroom/{who}");
-        params.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
-        params
-            .subject_alt_names
-            .push(SanType::URI(uri.as_str().try_into().expect("ASCII")));
-        let key = KeyPair::generate().expect("a key");
-        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         let files = TlsFiles {
             ca: self.path("ca.pem"),
             certificate: self.path(&format!("{file}.pem")),
             key: self.path(&format!("{file}.key")),
         };
-        std::fs::write(&files.certificate, certificate.pem()).expect("written");
-        std::fs::write(&files.key, key.serialize_pem()).expect("written");
-        std::fs::set_permissions(&files.key, std::fs::Permissions::from_mode(0o600)).expect("mode");
+        let request = Request {
+            common_name: who,
+            uri: Some(&format!("spiffe://strongroom/{who}")),
+            names: &["localhost", "127.0.0.1"],
+            validity: today(),
+        };
+        let leaf = self.authority.issue(&request).expect("valid names");
+        leaf.write(&files.certificate, &files.key).expect("written");
         files
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
+}
+
+fn today() -> Validity {
+    Validity::starting(SystemTime::now(), Duration::from_secs(24 * 3600))
 }
 
 pub fn load(files: &TlsFiles) -> TlsIdentity {

@@ -15,6 +15,8 @@ const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/token/faulty.c"
 const GENERAL_ERROR: &str = "5";
 const DEVICE_REMOVED: &str = "32";
 const SESSION_HANDLE_INVALID: &str = "b3";
+/// The call is made and 64 MiB are lost with it.
+const LEAKS: &str = "1eaf";
 /// The module aborts the process.
 const DIES: &str = "dead";
 const PIN_LOCKED: &str = "a4";
@@ -103,6 +105,19 @@ async fn a_lost_session_is_opened_anew_within_the_call() {
     unwrap_one(&token, &edek).await.expect("repeated");
     assert_eq!(faulty.logins(), 4);
     assert_eq!(faulty.fixture.starts().len(), 1, "no worker was lost");
+}
+
+#[tokio::test]
+async fn a_worker_that_has_grown_too_large_makes_way_without_a_failed_call() {
+    let faulty = Faulty::new();
+    let (token, edek) = faulty.start_with_edek().await;
+    faulty.fail("GenerateKey", LEAKS, 5);
+    for _ in 0..64 {
+        let minted = token.mint(&name("payroll"), V0, &zone(1), 1).await;
+        assert_eq!(minted.expect("no call fails").len(), 1);
+        unwrap_one(&token, &edek).await.expect("no call fails");
+    }
+    assert_eq!(faulty.fixture.starts().len(), 2, "one worker made way for another");
 }
 
 #[tokio::test]

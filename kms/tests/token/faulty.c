@@ -1,8 +1,9 @@
 /* A PKCS#11 module in front of SoftHSM2 that fails when a test asks for it. Tests compile it with `cc -shared`.
  *
  * In the directory $FAULTS, the file `<Function>` holds "CKR COUNT": the next COUNT calls of C_<Function> return CKR (hex)
- * instead of being made; 0xb3 (session handle invalid) also closes every session, as a token that was reset does. The
- * file `exportable` makes keys read back as having been extractable. `logins` counts C_Login. */
+ * instead of being made; 0xb3 (session handle invalid) also closes every session, as a token that was reset does.
+ * 0x1eaf instead makes the call and leaks 64 MiB. The file `exportable` makes keys read back as having been
+ * extractable. `logins` counts C_Login. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,6 +71,11 @@ static ulong get_attribute_value(ulong session, ulong object, struct attribute *
 
 static ulong generate_key(ulong a, void *b, void *c, ulong d, void *e) {
     ulong failed = fault("GenerateKey");
+    if (failed == 0x1eaf) {
+        volatile char *leaked = malloc(64 << 20);
+        for (ulong i = 0; leaked && i < 64 << 20; i += 4096) leaked[i] = 1;
+        failed = 0;
+    }
     return failed ? failed : ((ulong (*)(ulong, void *, void *, ulong, void *))real->entry[GENERATE_KEY])(a, b, c, d, e);
 }
 

@@ -11,6 +11,7 @@ use strongroom_proto::{Failure, Reason};
 
 use super::{
     WorkerOptions,
+    growth::Growth,
     index::Index,
     profile,
     queue::{Access, Gone, Job},
@@ -22,6 +23,7 @@ use crate::token::{ModuleError, PinError, TokenProfile, module::Module, pin::Pin
 /// The token's thread: takes calls off the queue until it closes or the token is lost for this process.
 pub(super) fn serve(options: &WorkerOptions, jobs: &Receiver<Job>) {
     let mut engine = Engine::open(options);
+    let mut growth = Growth::default();
     if let Err(failure) = &engine {
         tracing::error!(reason = %failure.reason, "{failure}");
     }
@@ -37,6 +39,13 @@ pub(super) fn serve(options: &WorkerOptions, jobs: &Receiver<Job>) {
                         engine = Err(failure);
                     }
                     Outlook::Gone => return,
+                }
+                if let Some(grown_bytes) = growth.excess() {
+                    tracing::warn!(
+                        grown_bytes,
+                        "the module does not give memory back; this worker makes way for a fresh one"
+                    );
+                    return;
                 }
             }
         }

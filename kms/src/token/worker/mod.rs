@@ -10,6 +10,7 @@ mod canary;
 mod connection;
 mod derived;
 mod engine;
+mod growth;
 mod index;
 mod kw;
 mod label;
