@@ -3,12 +3,12 @@
 use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use strongroom_pki::{Authority, PrivateKey, Validity};
 use strongroom_proto::{
     Failure, Reason,
     block::v1::{
@@ -19,7 +19,6 @@ use strongroom_proto::{
     transport::{self, PeerIdentity, Role, TlsError, TlsFiles, TlsIdentity},
 };
 use tempfile::TempDir;
-use time::OffsetDateTime;
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, service::Routes};
 
@@ -44,44 +43,35 @@ impl Blocks for WhoAmI {
 /// A certificate authority and the directory of what it issued.
 struct Pki {
     dir: TempDir,
-    issuer: Issuer<'static, KeyPair>,
+    authority: Authority,
 }
 
 impl Pki {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "test CA");
-        let key = KeyPair::generate().expect("a key");
-        let certificate = params.self_signed(&key).expect("a certificate");
-        std::fs::write(dir.path().join("ca.pem"), certificate.pem()).expect("written");
-        Self {
-            dir,
-            issuer: Issuer::new(params, key),
-        }
+        let key = PrivateKey::generate().expect("random numbers");
+        let authority = Authority::new("test CA", key, days(-1, 1)).expect("signs itself");
+        authority
+            .write_certificate(&dir.path().join("ca.pem"))
+            .expect("written");
+        Self { dir, authority }
     }
 
     /// Files of a leaf certificate for `uri`, valid for the given days around now.
     fn issue(&self, name: &str, uri: Option<&str>, from_days: i64, to_days: i64) -> TlsFiles {
-        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
-        params.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
-        if let Some(uri) = uri {
-            params
-                .subject_alt_names
-                .push(SanType::URI(uri.try_into().expect("ASCII")));
-        }
-        params.not_before = OffsetDateTime::now_utc() + time::Duration::days(from_days);
-        params.not_after = OffsetDateTime::now_utc() + time::Duration::days(to_days);
-        let key = KeyPair::generate().expect("a key");
-        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         let files = TlsFiles {
             ca: self.path("ca.pem"),
             certificate: self.path(&format!("{name}.pem")),
             key: self.path(&format!("{name}.key")),
         };
-        std::fs::write(&files.certificate, certificate.pem()).expect("written");
-        write_key(&files.key, &key.serialize_pem());
+        let request = strongroom_pki::Request {
+            common_name: name,
+            uri,
+            names: &["localhost", "127.0.0.1"],
+            validity: days(from_days, to_days),
+        };
+        let leaf = self.authority.issue(&request).expect("valid names");
+        leaf.write(&files.certificate, &files.key).expect("written");
         files
     }
 
@@ -90,9 +80,17 @@ impl Pki {
     }
 }
 
-fn write_key(path: &Path, pem: &str) {
-    std::fs::write(path, pem).expect("written");
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("mode");
+/// From so many days after now until so many days after now.
+fn days(from: i64, to: i64) -> Validity {
+    let now = SystemTime::now();
+    let after = |days: i64| {
+        let distance = Duration::from_secs(days.unsigned_abs() * 24 * 3600);
+        if days < 0 { now - distance } else { now + distance }
+    };
+    Validity {
+        not_before: after(from),
+        not_after: after(to),
+    }
 }
 
 fn load(files: &TlsFiles) -> TlsIdentity {

@@ -2,9 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fs,
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    os::unix::fs::PermissionsExt,
     path::Path,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant, SystemTime},
@@ -12,8 +10,8 @@ use std::{
 
 use aws_lc_rs::{rand::SystemRandom, signature::Ed25519KeyPair};
 use bytes::Bytes;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use strongroom_block::{Config, RunError, run};
+use strongroom_pki::{Authority, PrivateKey, Validity};
 use strongroom_proto::{
     BlockId, ExtentId, Failure,
     block::v1::{
@@ -57,45 +55,37 @@ pub(crate) fn identity(text: &str) -> PeerIdentity {
 }
 
 /// Makes certificates.
-struct Ca {
-    issuer: Issuer<'static, KeyPair>,
-    certificate: String,
-}
+struct Ca(Authority);
 
 impl Ca {
     fn new() -> Self {
-        let key = KeyPair::generate().expect("random numbers");
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        let certificate = params.self_signed(&key).expect("valid").pem();
-        Self {
-            issuer: Issuer::new(params, key),
-            certificate,
-        }
+        let key = PrivateKey::generate().expect("random numbers");
+        Self(Authority::new("test CA", key, today()).expect("signs itself"))
     }
 
     fn issue(&self, folder: &Path, identity: &PeerIdentity) -> TlsFiles {
-        let key = KeyPair::generate().expect("random numbers");
-        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("valid");
-        let uri = identity.to_string();
-        params
-            .subject_alt_names
-            .push(SanType::URI(uri.as_str().try_into().expect("ASCII")));
-        let certificate = params.signed_by(&key, &self.issuer).expect("valid").pem();
         let name = identity.short().replace([' ', '/'], "-");
-        let write = |suffix: &str, text: &str| {
-            let path = folder.join(format!("{name}.{suffix}"));
-            fs::write(&path, text).expect("writable");
-            path
-        };
+        let file = |suffix: &str| folder.join(format!("{name}.{suffix}"));
         let files = TlsFiles {
-            ca: write("ca", &self.certificate),
-            certificate: write("pem", &certificate),
-            key: write("key", &key.serialize_pem()),
+            ca: file("ca"),
+            certificate: file("pem"),
+            key: file("key"),
         };
-        fs::set_permissions(&files.key, fs::Permissions::from_mode(0o600)).expect("own file");
+        let request = strongroom_pki::Request {
+            common_name: &name,
+            uri: Some(&identity.to_string()),
+            names: &["127.0.0.1"],
+            validity: today(),
+        };
+        let leaf = self.0.issue(&request).expect("valid names");
+        leaf.write(&files.certificate, &files.key).expect("writable");
+        self.0.write_certificate(&files.ca).expect("writable");
         files
     }
+}
+
+fn today() -> Validity {
+    Validity::starting(SystemTime::now(), Duration::from_secs(24 * 3600))
 }
 
 /// What the stand-in for the metadata service heard and is to say.
