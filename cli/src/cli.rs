@@ -31,7 +31,7 @@ pub(crate) struct Global {
     /// The client profile [default: ~/.config/strongroom/profile.toml]
     #[arg(long, global = true, value_name = "FILE", env = PROFILE_VARIABLE, hide_env_values = true)]
     pub(crate) profile: Option<PathBuf>,
-    /// The identity to use, one of the profile
+    /// The identity to use, one of those in the profile
     #[arg(long = "as", global = true, value_name = "NAME")]
     pub(crate) identity: Option<String>,
     /// Print JSON: one document, or one line for each entry of a list
