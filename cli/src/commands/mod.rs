@@ -14,7 +14,7 @@ use clap::CommandFactory as _;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    cli::{Cli, Command, DevArgs},
+    cli::{Cli, Command, DevArgs, Global},
     dev::{self, DevOptions},
     error::Error,
     output::Output,
@@ -25,7 +25,7 @@ use session::Session;
 /// Does what was asked for.
 pub(crate) fn run(cli: Cli, output: Output) -> Result<(), Error> {
     let Cli { global, command } = cli;
-    log_to_stderr(&command, global.verbose);
+    log_to_stderr(&command, &global);
     match command {
         Command::Completions { shell } => completions(shell),
         Command::TokenWorker(args) => token::worker(args),
@@ -78,12 +78,14 @@ fn dev_options(args: DevArgs) -> DevOptions {
 }
 
 /// Services tell what they do; a client command only what goes wrong, unless asked. `RUST_LOG` overrides both.
-fn log_to_stderr(command: &Command, verbose: u8) {
+fn log_to_stderr(command: &Command, global: &Global) {
     let is_service = matches!(
         command,
         Command::Kms(_) | Command::Metadata(_) | Command::Block(_) | Command::TokenWorker(_)
     );
-    let level = match (is_service, verbose) {
+    let level = match (is_service, global.verbose) {
+        // Programs that asked for JSON find their error alone on standard error.
+        (false, 0) if global.json => "off",
         // Who waits because a service is away is told so.
         (false, 0) => "error,strongroom_proto::transport::retry=warn",
         (true, 0) | (false, 1) => "info",
