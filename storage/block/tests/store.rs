@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, PermissionsExt as _},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -460,5 +460,16 @@ async fn check_damaged(fixture: &Fixture, length: usize, damage: &Damage, start:
             matches!(whole, Err(StoreError::Corrupt { .. } | StoreError::NotFound { .. })),
             "{whole:?}"
         );
+    }
+}
+
+#[test]
+fn the_directories_are_their_owners_alone() {
+    let parent = tempfile::tempdir().expect("temporary directory");
+    let root = parent.path().join("made/by/the/store");
+    let _store = open(&root).expect("open");
+    for name in ["", "blocks", "blocks/00", "blocks/ff", "tmp", "bad"] {
+        let metadata = fs::metadata(root.join(name)).expect("is there");
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o700, "{name}");
     }
 }

@@ -4,6 +4,7 @@ mod contract;
 
 use std::{
     io::{BufRead, BufReader, Write},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -34,6 +35,16 @@ async fn put(store: &EmbeddedStore, key: &[u8], value: Vec<u8>) -> Result<(), Co
 
 async fn get(store: &EmbeddedStore, key: &[u8]) -> Option<bytes::Bytes> {
     store.begin().await.expect("begin").get(key).await.expect("get")
+}
+
+#[test]
+fn the_files_are_their_owners_alone() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let _store = EmbeddedStore::open(&directory.path().join("a.redb")).expect("open");
+    for name in ["a.redb", "a.redb.lock"] {
+        let metadata = std::fs::metadata(directory.path().join(name)).expect("is there");
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o600, "{name}");
+    }
 }
 
 #[tokio::test]

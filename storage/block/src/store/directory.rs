@@ -5,8 +5,9 @@
 //! under way, `bad` for blocks that failed their checksum.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -95,7 +96,7 @@ pub(super) struct Directory {
 
 impl Directory {
     pub(super) fn open(root: &Path, node: &NodeId) -> Result<Self, OpenError> {
-        fs::create_dir_all(root).map_err(failed("create", root))?;
+        make_private_directory(root).map_err(failed("create", root))?;
         let lock = lock(root)?;
         match format(root)? {
             Some((found, _)) if found > FORMAT => {
@@ -130,7 +131,7 @@ impl Directory {
         }
         let fans = (0..=u8::MAX).map(|fan| self.fan(fan));
         for path in fans.chain([temporary, self.root.join("bad")]) {
-            fs::create_dir_all(&path).map_err(failed("create", &path))?;
+            make_private_directory(&path).map_err(failed("create", &path))?;
         }
         let blocks = self.root.join("blocks");
         sync_directory(&blocks).map_err(failed("sync", &blocks))?;
@@ -185,6 +186,12 @@ impl Directory {
         }
         Ok(count)
     }
+}
+
+/// Makes a directory, with its parents, that only its owner may enter (mode 0700): ciphertext too is nobody else's
+/// business. One that exists is left as it is.
+fn make_private_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Makes the names in a directory durable.

@@ -8,6 +8,7 @@ use std::{
     ffi::OsString,
     fs::{File, OpenOptions, TryLockError},
     io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
@@ -211,6 +212,11 @@ fn free_bytes(path: &Path) -> io::Result<u64> {
 }
 
 fn open_database(path: &Path) -> Result<Database, OpenError> {
+    // redb would make the file by the umask; what it holds is its owner's business alone.
+    private_file(path).map_err(|source| OpenError::Create {
+        path: path.to_owned(),
+        source,
+    })?;
     let database = Database::builder().set_cache_size(CACHE_BYTES).create(path);
     let database = database.map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => OpenError::Locked {
@@ -261,6 +267,17 @@ impl Drop for Lock {
     }
 }
 
+/// Opens a file as it is, or makes an empty one that only its owner may read (mode 0600).
+fn private_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+}
+
 /// Locks `path.lock` and writes this process into it.
 fn lock(path: &Path) -> Result<Lock, OpenError> {
     let lock_path = beside(path, ".lock");
@@ -268,13 +285,7 @@ fn lock(path: &Path) -> Result<Lock, OpenError> {
         path: lock_path.clone(),
         source,
     };
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(&lock_path)
-        .map_err(create)?;
+    let mut file = private_file(&lock_path).map_err(create)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
