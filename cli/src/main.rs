@@ -21,7 +21,10 @@ use crate::{
 };
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return not_parsed(&error),
+    };
     let output = Output::new(cli.global.json);
     match commands::run(cli, output) {
         Ok(()) => Exit::Done.into(),
@@ -32,4 +35,15 @@ fn main() -> ExitCode {
             Error::exit(&error).into()
         }
     }
+}
+
+/// Prints the help that was asked for, or what is wrong with the command line; the latter as JSON to who wants JSON.
+fn not_parsed(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || !std::env::args_os().any(|argument| argument == "--json") {
+        error.exit();
+    }
+    let text = error.render().to_string();
+    let message = text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned();
+    Output::new(true).error(&Error::Usage { message });
+    Exit::Usage.into()
 }

@@ -1,6 +1,9 @@
 //! What a command prints: text for people, or JSON with `--json`. Standard error carries progress, warnings and errors.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::{
+    borrow::Cow,
+    io::{self, IsTerminal as _, Write as _},
+};
 
 use serde::Serialize;
 
@@ -37,7 +40,7 @@ impl Output {
                 "message": message,
                 "exit_code": error.exit() as u8,
             }});
-            note(&document.to_string());
+            write_note(&document.to_string());
         } else {
             note(&format!("strongroom: {message}"));
         }
@@ -47,23 +50,62 @@ impl Output {
 /// One JSON document on a line of its own on standard output.
 fn json_line<T: Serialize>(value: &T) -> Result<(), Error> {
     let line = serde_json::to_string(value).map_err(|error| Error::Output(error.into()))?;
-    print(&line)
+    write_line(&line)
 }
 
-/// Lines on standard output. An empty text prints nothing.
+/// Lines for people on standard output, see [`harmless`]. An empty text prints nothing.
 pub(crate) fn print(text: &str) -> Result<(), Error> {
     if text.is_empty() {
         return Ok(());
     }
+    write_line(&harmless(text))
+}
+
+fn write_line(text: &str) -> Result<(), Error> {
     let mut out = io::stdout().lock();
     writeln!(out, "{text}")
         .and_then(|()| out.flush())
         .map_err(Error::Output)
 }
 
-/// A line on standard error; nobody is left to hear it if that fails.
+/// A line for people on standard error, see [`harmless`].
 pub(crate) fn note(line: &str) {
+    write_note(&harmless(line));
+}
+
+/// Nobody is left to hear it if this fails.
+fn write_note(line: &str) {
     _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// `text` as a terminal may get it. Anybody may put a terminal's commands into a file's name: control characters, and
+/// those that turn the direction of writing, appear as Rust writes them, `\u{1b}`. Line ends stay.
+fn harmless(text: &str) -> Cow<'_, str> {
+    escaped(text, |character| character != '\n' && commands_terminal(character))
+}
+
+/// A name or message on one line: [`harmless`], and line ends appear as `\n`.
+pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
+    escaped(text, commands_terminal)
+}
+
+fn escaped(text: &str, wanted: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&wanted) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 8);
+    for character in text.chars() {
+        if wanted(character) {
+            safe.extend(character.escape_default());
+        } else {
+            safe.push(character);
+        }
+    }
+    Cow::Owned(safe)
+}
+
+fn commands_terminal(character: char) -> bool {
+    character.is_control() || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Whether progress bars have somebody to look at them.
@@ -112,6 +154,13 @@ pub(crate) fn time_text(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_cannot_command_the_terminal() {
+        assert_eq!(harmless("größe ☃\nnext"), "größe ☃\nnext");
+        assert_eq!(harmless("a\u{1b}[31m\r\u{9b}2J"), "a\\u{1b}[31m\\r\\u{9b}2J");
+        assert_eq!(one_line("exe\u{202e}gpj.\nfake"), "exe\\u{202e}gpj.\\nfake");
+    }
 
     #[test]
     fn tables_align_and_end_without_spaces() {

@@ -8,9 +8,13 @@ mod status;
 mod token;
 mod zone;
 
-use std::io;
+use std::{io, time::Duration};
 
 use clap::CommandFactory as _;
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep},
+};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -21,6 +25,11 @@ use crate::{
     signals::Stop,
 };
 use session::Session;
+
+/// How long a client command that failed waits for what it still tells the services.
+const GIVE_UP_MAX: Duration = Duration::from_secs(2);
+/// The pause between two looks whether it has.
+const GIVE_UP_POLL: Duration = Duration::from_millis(5);
 
 /// Does what was asked for.
 pub(crate) fn run(cli: Cli, output: Output) -> Result<(), Error> {
@@ -62,10 +71,28 @@ fn on_runtime(work: impl Future<Output = Result<(), Error>>) -> Result<(), Error
 /// A client command ends at SIGINT or SIGTERM; what it holds open is given up as its future is dropped.
 async fn client(work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
     let stop = Stop::listen()?;
-    tokio::select! {
+    let idle = tasks_alive();
+    let outcome = tokio::select! {
         outcome = work => outcome,
         () = stop.requested() => Err(Error::Interrupted),
+    };
+    if outcome.is_err() {
+        wait_for_tasks(idle).await;
     }
+    outcome
+}
+
+/// A file that was being written is given up by a task of its own: it has to get its call out before the runtime ends,
+/// or the file stays open until its lease does. Connections end with their last user, so all tasks soon have ended.
+async fn wait_for_tasks(idle: usize) {
+    let deadline = Instant::now() + GIVE_UP_MAX;
+    while tasks_alive() > idle && Instant::now() < deadline {
+        sleep(GIVE_UP_POLL).await;
+    }
+}
+
+fn tasks_alive() -> usize {
+    Handle::current().metrics().num_alive_tasks()
 }
 
 fn dev_options(args: DevArgs) -> DevOptions {

@@ -1,9 +1,6 @@
 //! The client profile of a development Strongroom.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use super::{
     DevError,
@@ -60,7 +57,7 @@ fn place(path: &Path, text: &str) -> Result<bool, DevError> {
         return Ok(false);
     }
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        fs::create_dir_all(parent).map_err(DevError::file("cannot make the directory", parent))?;
+        files::make_private_dir(parent)?;
     }
     files::write(path, text, Audience::Owner)?;
     Ok(true)
@@ -92,6 +89,8 @@ fn text(layout: &Layout, ports: &Ports) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::profile::Profile;
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::{
     error::{Error, Exit, chain},
-    output::{Output, note, progress_wanted},
+    output::{Output, note, one_line, progress_wanted},
 };
 
 /// Failures that are listed at the end; more are only counted.
@@ -124,7 +124,7 @@ impl Report {
             counts.unexpected += u64::from(!allowed);
         }
         self.bar
-            .suspend(|| note(&format!("strongroom: skipped {path}: {what}")));
+            .suspend(|| note(&format!("strongroom: skipped {}: {what}", one_line(path))));
     }
 
     /// Something failed; the others go on.
@@ -188,11 +188,12 @@ impl Counts {
     fn list_failures(&self) {
         for Listed { path, message, .. } in &self.listed {
             // Most messages name the path already; the others need it.
-            if message.contains(path.as_str()) {
-                note(&format!("strongroom: {message}"));
+            let line = if message.contains(path.as_str()) {
+                format!("strongroom: {message}")
             } else {
-                note(&format!("strongroom: {path}: {message}"));
-            }
+                format!("strongroom: {path}: {message}")
+            };
+            note(&one_line(&line));
         }
         let more = self.failed - self.listed.len() as u64;
         if more > 0 {

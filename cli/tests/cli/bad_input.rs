@@ -50,6 +50,15 @@ fn usage() {
 }
 
 #[test]
+fn usage_errors_are_json_where_json_is_asked_for() {
+    let outcome = Home::new().run(&["--json", "fs", "mkdir"]);
+    assert_eq!(outcome.code, Some(2));
+    for word in [r#"{"error":{"#, r#""reason":"usage""#, "<PATHS>", r#""exit_code":2"#] {
+        assert!(outcome.stderr.contains(word), "{word}: {}", outcome.stderr);
+    }
+}
+
+#[test]
 fn profiles_and_identities() {
     check(
         &Home::new(),
@@ -120,6 +129,8 @@ fn paths_and_local_files() {
             (&["zone", "info", "zone"], 2, &["start with /"]),
             (&["fs", "put", "{home}/none", "/z"], 3, &["cannot read", "/none"]),
             (&["fs", "put", "{home}/dir", "/z"], 2, &["is a directory", "-r"]),
+            (&["fs", "get", "/a", "-"], 2, &["strongroom fs cat", "./-"]),
+            (&["fs", "put", "-", "x", "/a"], 2, &["stored alone", "./-"]),
             (
                 &["fs", "get", "/a", "/b", "{home}/none"],
                 2,

@@ -19,6 +19,11 @@ use crate::{
 /// Fetches every source.
 pub(super) async fn run(fs: ZoneFs, args: GetArgs, output: Output) -> Result<(), Error> {
     let sources = parse_all(&args.sources)?;
+    if args.target == Path::new("-") {
+        let message =
+            "get writes files, not standard output: use strongroom fs cat, or ./- for a file named -".to_owned();
+        return Err(Error::Usage { message });
+    }
     let mut get = Get {
         fs: Arc::new(fs),
         report: Arc::new(Report::start(Verb::Fetched)),

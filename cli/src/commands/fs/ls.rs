@@ -6,7 +6,7 @@ use strongroom_proto::ZonePath;
 use super::{Listing, for_each};
 use crate::{
     error::Error,
-    output::{Output, time_text},
+    output::{Output, one_line, time_text},
 };
 
 /// Lists each path: a directory's entries, or the file itself.
@@ -14,7 +14,7 @@ pub(super) async fn run(fs: &ZoneFs, paths: &[ZonePath], long: bool, output: Out
     let headings = paths.len() > 1 && !output.is_json();
     for_each(paths, output, async |path| {
         if headings {
-            crate::output::print(&format!("{path}:"))?;
+            crate::output::print(&format!("{}:", one_line(path.as_str())))?;
         }
         list(fs, path, long, output).await
     })
@@ -47,7 +47,7 @@ fn print(entries: &[Stat], long: bool, output: Output) -> Result<(), Error> {
 /// The last name, with a slash if it is a directory.
 fn name(entry: &Stat) -> String {
     let last = entry.path.split_last();
-    let name = last.as_ref().map_or("/", |(_, name)| name);
+    let name = one_line(last.as_ref().map_or("/", |(_, name)| name));
     let slash = if entry.kind == FileKind::Directory && name != "/" {
         "/"
     } else {

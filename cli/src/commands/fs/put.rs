@@ -6,8 +6,8 @@ use std::{
     sync::Arc,
 };
 
-use strongroom_fs::{CreateOptions, FileKind, FileWriter, ZoneFs};
-use strongroom_proto::ZonePath;
+use strongroom_fs::{CreateOptions, FileKind, FileWriter, FsError, ZoneFs};
+use strongroom_proto::{Reason, ZonePath};
 use tokio::sync::mpsc;
 
 use super::{look_up, parse, with_force_hint};
@@ -36,6 +36,9 @@ pub(super) async fn run(fs: ZoneFs, args: PutArgs, output: Output) -> Result<(),
     };
     if args.sources == [Path::new("-")] {
         put.pipe(&target).await?;
+    } else if args.sources.iter().any(|source| source == Path::new("-")) {
+        let message = "standard input (-) is stored alone; name a file that is called - as ./-".to_owned();
+        return Err(Error::Usage { message });
     } else {
         let roots = put.roots(&args, &target).await?;
         put.trees(roots).await?;
@@ -217,7 +220,7 @@ impl Put {
             mode: PIPE_MODE,
             overwrite: self.force,
         };
-        let mut writer = self.fs.create(target, options).await.map_err(with_force_hint)?;
+        let mut writer = self.fs.create(target, options).await.map_err(not_piped)?;
         let outcome = copy_stdin(&mut writer, &self.report).await;
         match outcome {
             Ok(bytes) => {
@@ -231,6 +234,15 @@ impl Put {
             }
         }
     }
+}
+
+/// Why standard input is not stored.
+fn not_piped(error: FsError) -> Error {
+    if error.reason() == Reason::IsADirectory {
+        let message = format!("{error}; standard input has no name of its own: name the file it becomes");
+        return Error::Usage { message };
+    }
+    with_force_hint(error)
 }
 
 /// Accounts for what the first walk found; answers with it if it is a directory.
