@@ -14,11 +14,14 @@ use super::{
     DevError,
     layout::{Layout, Role},
     ports::Ports,
-    supervisor::log_tail,
+    supervisor::{last_words, log_tail},
 };
+use crate::output::note;
 
 /// How long everything may take to come up.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// After how long somebody who waits is told for what.
+const TELL_AFTER: Duration = Duration::from_secs(2);
 /// The pause between two looks.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long one look may take.
@@ -33,7 +36,7 @@ pub(super) async fn wait_until_ready(layout: &Layout, ports: &Ports) -> Result<(
     let mut waiting = Vec::new();
     for role in Role::ALL {
         let channel = channel(ports, role, &identity)?;
-        if !poll(deadline, || serves(channel.clone())).await {
+        if !poll(deadline, || serves(channel.clone()), || tell(layout, role)).await {
             waiting.push(role);
         }
     }
@@ -41,7 +44,12 @@ pub(super) async fn wait_until_ready(layout: &Layout, ports: &Ports) -> Result<(
         return Err(not_ready(layout, &waiting));
     }
     let metadata = channel(ports, Role::Metadata, &identity)?;
-    if poll(deadline, || all_nodes_known(metadata.clone())).await {
+    let known = poll(
+        deadline,
+        || all_nodes_known(metadata.clone()),
+        || tell(layout, Role::Metadata),
+    );
+    if known.await {
         Ok(())
     } else {
         Err(not_ready(layout, &[Role::Block(1), Role::Block(2), Role::Block(3)]))
@@ -58,17 +66,31 @@ fn channel(ports: &Ports, role: Role, identity: &TlsIdentity) -> Result<Channel,
     Ok(transport::connect(&remote, identity, expected))
 }
 
-/// Looks again and again until `good` says so or the deadline is over.
-async fn poll<F: Future<Output = bool>>(deadline: Instant, good: impl Fn() -> F) -> bool {
+/// Looks again and again until `good` says so or the deadline is over; meanwhile calls `tell` once.
+async fn poll<F: Future<Output = bool>>(deadline: Instant, good: impl Fn() -> F, tell: impl Fn()) -> bool {
+    let started = Instant::now();
+    let mut told = false;
     loop {
         if timeout(CALL_TIMEOUT, good()).await.unwrap_or(false) {
             return true;
+        }
+        if !told && started.elapsed() >= TELL_AFTER {
+            told = true;
+            tell();
         }
         if Instant::now() >= deadline {
             return false;
         }
         sleep(POLL_INTERVAL).await;
     }
+}
+
+fn tell(layout: &Layout, role: Role) {
+    note(&format!(
+        "strongroom dev: waiting for {}; it said: {}",
+        role.name(),
+        last_words(layout, role)
+    ));
 }
 
 async fn serves(channel: Channel) -> bool {

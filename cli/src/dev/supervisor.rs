@@ -197,10 +197,11 @@ impl Keeper {
 
     fn report(&self, how: &str, pause: Duration) {
         note(&format!(
-            "strongroom dev: {} stopped ({how}); restarting in {} ms; its log is {}",
+            "strongroom dev: {} stopped ({how}); restarting in {} ms; its log is {}; it said: {}",
             self.role.name(),
             pause.as_millis(),
-            self.layout.log(self.role).display()
+            self.layout.log(self.role).display(),
+            last_words(&self.layout, self.role)
         ));
     }
 }
@@ -263,10 +264,22 @@ impl Pids {
 
 /// The last lines of a role's log, for a message.
 pub(super) fn log_tail(layout: &Layout, role: Role, lines: usize) -> String {
-    let text = fs::read(layout.log(role)).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text[text.len().saturating_sub(4096)..]).into_owned();
+    let text = log_end(layout, role);
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// The last trouble that a role logged, or the last that it said at all.
+pub(super) fn last_words(layout: &Layout, role: Role) -> String {
+    let text = log_end(layout, role);
+    let trouble = |line: &&str| line.contains(" ERROR ") || line.contains(" WARN ");
+    let line = text.lines().rev().find(trouble).or_else(|| text.lines().last());
+    line.unwrap_or("(nothing)").to_owned()
+}
+
+fn log_end(layout: &Layout, role: Role) -> String {
+    let text = fs::read(layout.log(role)).unwrap_or_default();
+    String::from_utf8_lossy(&text[text.len().saturating_sub(4096)..]).into_owned()
 }
 
 #[cfg(test)]
