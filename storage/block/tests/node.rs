@@ -378,6 +378,13 @@ async fn damaged_and_missing_blocks_are_refused_and_reported() {
         "told once it was heard"
     );
     assert_eq!(cluster.heard().heartbeats["node-1"].blocks, 0);
+    for id in [flipped, cut] {
+        assert_eq!(
+            get(&cluster, &node, id).await,
+            Err(Reason::BlockCorrupt),
+            "for every later reader too"
+        );
+    }
     node.stop().await;
 }
 

@@ -205,10 +205,6 @@ async fn a_damaged_block_is_put_aside_and_can_be_written_again() {
     assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
     assert!(fixture.bad(id).exists() && !fixture.file(id).exists());
     assert_eq!(fixture.blocks().await, 0);
-    assert!(matches!(
-        fixture.store.get(id, 0, 0).await,
-        Err(StoreError::NotFound { .. })
-    ));
     fixture.put(id, &data).await.expect("the place is free");
     assert_eq!(fixture.store.get(id, 0, 0).await.expect("get").data, data);
     assert_eq!(fixture.blocks().await, 1);
@@ -219,6 +215,41 @@ async fn a_damaged_block_is_put_aside_and_can_be_written_again() {
         .await
         .expect("a put finds the damage and repairs it");
     assert_eq!(fixture.store.get(id, 0, 0).await.expect("get").data, data);
+}
+
+#[tokio::test]
+async fn a_block_that_was_put_aside_stays_corrupt_until_it_is_written_or_deleted() {
+    let Fixture { directory, store } = Fixture::new();
+    let (one, data) = (some_id(), some_data(10));
+    let (two, unlike) = (BlockId { index: 8, ..one }, some_id());
+    let fixture = Fixture { directory, store };
+    for id in [one, two, unlike] {
+        fixture.put(id, &data).await.expect("put");
+        flip(&fixture.file(id), 60);
+        fixture.store.get(id, 0, 0).await.expect_err("damaged");
+    }
+    let Fixture { directory, store } = fixture;
+    drop(store);
+    let store = open(directory.path()).expect("open again");
+    let fixture = Fixture { directory, store };
+    for _ in 0..2 {
+        let error = fixture.store.get(one, 0, 0).await.expect_err("put aside");
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("found corrupt before and put aside"), "{text}");
+    }
+    fixture.put(one, &data).await.expect("the place is free");
+    assert_eq!(fixture.store.get(one, 0, 0).await.expect("get").data, data);
+
+    fixture.store.delete(one).await.expect("delete");
+    assert!(!fixture.bad(one).exists() && fixture.bad(two).exists());
+    fixture.store.delete_extent(two.extent).await.expect("delete");
+    for id in [one, two] {
+        let error = fixture.store.get(id, 0, 0).await.expect_err("deleted");
+        assert!(matches!(error, StoreError::NotFound { .. }), "{error:?}");
+    }
+    assert!(fixture.bad(unlike).exists(), "of another extent");
+    assert_eq!(fixture.blocks().await, 0);
 }
 
 #[tokio::test]

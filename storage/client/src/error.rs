@@ -57,7 +57,7 @@ pub enum FsError {
         length: u64,
     },
     /// No replica of a block can be read.
-    #[error("block {block} of {path} cannot be read from any node: {}", Troubles(troubles))]
+    #[error("block {block} of {path} {}: {}", unreadable(troubles), Troubles(troubles))]
     BlockUnreadable {
         /// The file.
         path: ZonePath,
@@ -163,6 +163,13 @@ fn unreadable_reason(troubles: &[NodeTrouble]) -> Reason {
     }
 }
 
+fn unreadable(troubles: &[NodeTrouble]) -> &'static str {
+    match unreadable_reason(troubles) {
+        Reason::BlockCorrupt => "is corrupt or missing on every node",
+        _ => "cannot be read from any node",
+    }
+}
+
 const fn is_loss(reason: Reason) -> bool {
     matches!(reason, Reason::BlockCorrupt | Reason::BlockNotFound)
 }
@@ -207,6 +214,9 @@ mod tests {
             reason(&[Reason::BlockCorrupt, Reason::Unavailable]),
             Reason::Unavailable
         );
+        let words = |reason| unreadable(&[trouble(Reason::BlockNotFound), trouble(reason)]);
+        assert_eq!(words(Reason::BlockCorrupt), "is corrupt or missing on every node");
+        assert_eq!(words(Reason::Unavailable), "cannot be read from any node");
         assert_eq!(too_few_reason(&[trouble(Reason::NoSpace)]), Reason::NoSpace);
         assert_eq!(
             too_few_reason(&[trouble(Reason::NoSpace), trouble(Reason::Unavailable)]),

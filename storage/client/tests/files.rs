@@ -184,6 +184,7 @@ async fn a_block_that_no_node_has_sound_is_named_with_its_nodes() {
     for part in [
         "/z/a",
         "-0 of",
+        "is corrupt or missing on every node",
         "node-1: frame 0 is not what was written",
         "node-3: no such block",
     ] {

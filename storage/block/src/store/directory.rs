@@ -130,7 +130,7 @@ impl Directory {
             fs::remove_dir_all(&temporary).map_err(failed("clear", &temporary))?;
         }
         let fans = (0..=u8::MAX).map(|fan| self.fan(fan));
-        for path in fans.chain([temporary, self.root.join("bad")]) {
+        for path in fans.chain([temporary, self.bad_blocks()]) {
             make_private_directory(&path).map_err(failed("create", &path))?;
         }
         let blocks = self.root.join("blocks");
@@ -164,9 +164,14 @@ impl Directory {
         self.fan_of(id).join(format!("{id}.blk"))
     }
 
+    /// The directory of damaged blocks.
+    pub(super) fn bad_blocks(&self) -> PathBuf {
+        self.root.join("bad")
+    }
+
     /// Where a damaged block goes.
     pub(super) fn bad(&self, id: BlockId) -> PathBuf {
-        self.root.join("bad").join(format!("{id}.bad"))
+        self.bad_blocks().join(format!("{id}.bad"))
     }
 
     /// A file for the write number `serial`.

@@ -32,8 +32,8 @@ pub enum StoreError {
         /// Which node.
         node: NodeId,
     },
-    /// Its file is not what was written. It has been put aside.
-    #[error("block {id} on node {node} is damaged: {why}; another replica has it")]
+    /// Its file is not what was written. It has been put aside, now or at an earlier read.
+    #[error("block {id} on node {node} is corrupt: {why}; read another replica")]
     Corrupt {
         /// Which block.
         id: BlockId,
@@ -178,7 +178,7 @@ impl Disk {
     pub(super) fn get(&self, id: BlockId, offset: u32, length: u32) -> Result<Part, StoreError> {
         let path = self.directory.block(id);
         let file = File::open(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => self.not_found(id),
+            io::ErrorKind::NotFound => self.missing(id),
             _ => self.failed("open", &path, error),
         })?;
         match read(&file, id, offset, length) {
@@ -219,33 +219,63 @@ impl Disk {
         Ok(true)
     }
 
+    /// Removes a block, and what was put aside under its id: a block that nobody should have is not a corrupt one.
     pub(super) fn delete(&self, id: BlockId) -> Result<(), StoreError> {
+        self.remove_bad(&self.directory.bad(id))?;
         self.remove(&self.directory.block(id))?;
         self.sync_names(id)
     }
 
     pub(super) fn delete_extent(&self, extent: ExtentId) -> Result<(), StoreError> {
         let first = BlockId { extent, index: 0 };
-        let folder = self.directory.fan_of(first);
+        self.each_of(extent, &self.directory.bad_blocks(), |path| self.remove_bad(path))?;
+        self.each_of(extent, &self.directory.fan_of(first), |path| self.remove(path))?;
+        self.sync_names(first)
+    }
+
+    /// Does `act` to each file of an extent's blocks in `folder`.
+    fn each_of(
+        &self,
+        extent: ExtentId,
+        folder: &Path,
+        act: impl Fn(&Path) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let prefix = format!("{extent}-");
-        let entries = fs::read_dir(&folder).map_err(|error| self.failed("list", &folder, error))?;
+        let entries = match fs::read_dir(folder) {
+            Ok(entries) => entries,
+            // Somebody looked at the damaged blocks and cleared them away.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(self.failed("list", folder, error)),
+        };
         for entry in entries {
-            let name = entry.map_err(|error| self.failed("list", &folder, error))?.file_name();
+            let name = entry.map_err(|error| self.failed("list", folder, error))?.file_name();
             if name.to_string_lossy().starts_with(&prefix) {
-                self.remove(&folder.join(name))?;
+                act(&folder.join(name))?;
             }
         }
-        self.sync_names(first)
+        Ok(())
     }
 
     /// Removes a block's file, if it is there.
     fn remove(&self, path: &Path) -> Result<(), StoreError> {
-        match fs::remove_file(path) {
-            Ok(()) => _ = self.blocks.fetch_sub(1, Ordering::Relaxed),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(self.failed("remove", path, error)),
+        if self.remove_file(path)? {
+            self.blocks.fetch_sub(1, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Removes a file that was put aside, if there is one. It is counted no more.
+    fn remove_bad(&self, path: &Path) -> Result<(), StoreError> {
+        self.remove_file(path).map(|_| ())
+    }
+
+    /// Whether there was such a file to remove.
+    fn remove_file(&self, path: &Path) -> Result<bool, StoreError> {
+        match fs::remove_file(path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(self.failed("remove", path, error)),
+        }
     }
 
     pub(super) fn usage(&self) -> Result<Usage, StoreError> {
@@ -269,10 +299,18 @@ impl Disk {
         sync_directory(&path).map_err(|error| self.failed("sync", &path, error))
     }
 
-    fn not_found(&self, id: BlockId) -> StoreError {
-        StoreError::NotFound {
-            id,
-            node: self.node.clone(),
+    /// Why a block has no file: it never came or was deleted, or it was put aside. Whoever asks after the first reader
+    /// who met the damage is to hear of it too.
+    fn missing(&self, id: BlockId) -> StoreError {
+        let (node, bad) = (self.node.clone(), self.directory.bad(id));
+        match bad.try_exists() {
+            Ok(true) => StoreError::Corrupt {
+                id,
+                node,
+                why: "it was found corrupt before and put aside",
+            },
+            Ok(false) => StoreError::NotFound { id, node },
+            Err(error) => self.failed("look for", &bad, error),
         }
     }
 

@@ -82,12 +82,12 @@ impl BlockStore {
     /// Reads and verifies `length` bytes from `offset`, 0 meaning to the end. A range past the end is cut there.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], or [`StoreError::Corrupt`] after putting the block aside.
+    /// [`StoreError::NotFound`], or [`StoreError::Corrupt`] for a block that is put aside now or was before.
     pub async fn get(&self, id: BlockId, offset: u32, length: u32) -> Result<Part, StoreError> {
         self.run(move |disk| disk.get(id, offset, length)).await
     }
 
-    /// Removes a block; one that is not there counts as removed.
+    /// Removes a block, also from what was put aside; one that is not there counts as removed.
     ///
     /// # Errors
     /// What the disk said.
