@@ -15,6 +15,12 @@ use strongroom_proto::{
     limits::BLOCK_BYTES_MAX,
     metadata::v1::{Replicate, command},
 };
+use tonic::{Code, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
 
 const ALICE: &str = "user/alice";
 
@@ -540,4 +546,46 @@ async fn a_node_that_cannot_start_says_why() {
     let error = run(config, std::future::pending()).await.expect_err("port taken");
     assert!(error.to_string().contains("cannot listen on"), "{error}");
     node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_reflection_answer_over_mutual_tls() {
+    let cluster = Cluster::without_metadata();
+    let node = cluster.start("node-1").await;
+    let channel = cluster.channel(ALICE, &node);
+    for service in ["", "strongroom.block.v1.Blocks"] {
+        let health = healthy(channel.clone(), service).await;
+        assert_eq!(health, Ok(ServingStatus::Serving), "{service:?}");
+    }
+    let unknown = healthy(channel.clone(), "strongroom.metadata.v1.Zones").await;
+    assert_eq!(unknown, Err(Code::NotFound), "not this role's service");
+    let services = reflected(channel).await;
+    for service in ["strongroom.block.v1.Blocks", "grpc.health.v1.Health"] {
+        assert!(services.iter().any(|name| name == service), "{services:?}");
+    }
+    node.stop().await;
+}
+
+async fn healthy(channel: Channel, service: &str) -> Result<ServingStatus, Code> {
+    let service = service.to_owned();
+    let answer = HealthClient::new(channel).check(HealthCheckRequest { service }).await;
+    answer
+        .map(|answer| answer.into_inner().status())
+        .map_err(|status| status.code())
+}
+
+async fn reflected(channel: Channel) -> Vec<String> {
+    let ask = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let answers = ServerReflectionClient::new(channel)
+        .server_reflection_info(futures::stream::iter([ask]))
+        .await;
+    let mut answers = answers.expect("answered").into_inner();
+    let answer = answers.message().await.expect("a message");
+    match answer.and_then(|answer| answer.message_response) {
+        Some(MessageResponse::ListServicesResponse(list)) => list.service.into_iter().map(|s| s.name).collect(),
+        other => panic!("{other:?}"),
+    }
 }

@@ -287,11 +287,15 @@ impl Cluster {
         .await
     }
 
-    pub(crate) fn client(&self, user: &str, node: &Node) -> Client {
+    /// A way to a node, over mutual TLS.
+    pub(crate) fn channel(&self, user: &str, node: &Node) -> Channel {
         let remote = node.address.to_string().parse().expect("valid");
-        let channel = transport::connect(&remote, &self.tls(&identity(user)), Role::Block);
+        transport::connect(&remote, &self.tls(&identity(user)), Role::Block)
+    }
+
+    pub(crate) fn client(&self, user: &str, node: &Node) -> Client {
         Client(
-            BlocksClient::new(channel)
+            BlocksClient::new(self.channel(user, node))
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
         )
