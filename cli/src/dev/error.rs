@@ -20,6 +20,12 @@ pub(crate) enum DevError {
     BadVersion { path: PathBuf },
     #[error("another strongroom dev{holder} uses {}; stop it, or name another directory with --data-dir", path.display())]
     Locked { path: PathBuf, holder: String },
+    #[error("{} is damaged; delete it and start again with other ports, or choose the ports with --port-base", path.display())]
+    DamagedPorts {
+        path: PathBuf,
+        #[source]
+        source: Box<toml::de::Error>,
+    },
     #[error("port {port} for {role} is taken{holder}; stop that process, or choose other ports with --port-base")]
     PortTaken { port: u16, role: String, holder: String },
     #[error("--port-base {base} leaves no room for 5 ports; choose 1024 to 65531")]

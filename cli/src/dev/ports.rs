@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::Path,
 };
 
 use serde::{Deserialize, Serialize};
@@ -35,17 +36,27 @@ impl Ports {
     /// The ports asked for, else those of the data directory, else free ones; all free now, and kept for the next start.
     pub(super) fn settle(layout: &Layout, base: Option<u16>) -> Result<Self, DevError> {
         let path = layout.ports();
-        let kept = files::read(&path)?.and_then(|text| toml::from_str(&text).ok());
-        let ports = match (base, &kept) {
-            (Some(base), _) => Self::from_base(base)?,
-            (None, Some(kept)) => Self::clone(kept),
-            (None, None) => Self::choose()?,
+        let ports = match base {
+            Some(base) => Self::from_base(base)?,
+            None => Self::kept(&path)?.map_or_else(Self::choose, Ok)?,
         };
         ports.check_free()?;
-        if kept.as_ref() != Some(&ports) {
-            files::write(&path, &ports.to_toml(), Audience::Everyone)?;
+        let text = ports.to_toml();
+        if files::read(&path)?.as_ref() != Some(&text) {
+            files::write(&path, &text, Audience::Everyone)?;
         }
         Ok(ports)
+    }
+
+    /// The ports that the file names; profiles and configurations elsewhere may have them too, so that a damaged file
+    /// is not just replaced.
+    fn kept(path: &Path) -> Result<Option<Self>, DevError> {
+        let damaged = |source| DevError::DamagedPorts {
+            path: path.to_owned(),
+            source: Box::new(source),
+        };
+        let text = files::read(path)?;
+        text.map(|text| toml::from_str(&text).map_err(damaged)).transpose()
     }
 
     /// The port of a role.
@@ -190,6 +201,28 @@ mod tests {
         let moved = Ports::settle(&layout, Some(other.kms)).expect("free a moment ago");
         assert_eq!(moved, other);
         assert_eq!(Ports::settle(&layout, None).expect("kept"), other);
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_and_kept_unless_ports_are_chosen() {
+        let (_dir, layout) = fresh();
+        let first = Ports::settle(&layout, None).expect("finds free ports");
+        for damaged in [
+            "",
+            "kms = 1\n",
+            "\0\0\0",
+            "kms = 70000\nmetadata = 1\nblock = [1, 2, 3]\n",
+        ] {
+            fs::write(layout.ports(), damaged).expect("writes");
+            let error = Ports::settle(&layout, None).expect_err("damaged").to_string();
+            for part in ["ports.toml is damaged", "delete it", "--port-base"] {
+                assert!(error.contains(part), "{error:?} lacks {part:?}");
+            }
+            assert_eq!(fs::read_to_string(layout.ports()).expect("there"), damaged);
+        }
+        let chosen = Ports::settle(&layout, Some(first.kms)).expect("mends it");
+        assert_eq!(chosen, first);
+        assert_eq!(Ports::settle(&layout, None).expect("whole again"), first);
     }
 
     #[test]
