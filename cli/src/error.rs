@@ -3,6 +3,7 @@
 use std::{error::Error as StdError, io, path::PathBuf, process::ExitCode};
 
 use strongroom_fs::FsError;
+use strongroom_kms::token::{ModuleError, PinError, init::InitError};
 use strongroom_proto::{Failure, ParseError, Reason, transport::TlsError};
 
 use crate::{dev::DevError, profile::ProfileError};
@@ -12,7 +13,7 @@ pub(crate) const EXIT_CODES_HELP: &str = "\
 Exit codes:
   0  done
   1  failed for a reason that has no code of its own
-  2  usage: an argument or name that breaks its rule
+  2  usage: an argument, name, profile or key file that breaks its rule
   3  not found: no such key, file, directory or configuration file
   4  refused: permission, policy, missing grant, untrusted certificate
   5  unavailable: service, token or block nodes; the same call may succeed later
@@ -79,6 +80,18 @@ impl From<Reason> for Exit {
     }
 }
 
+impl Exit {
+    /// What the system's refusal of a local file means.
+    pub(crate) fn of_file(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::NotFound,
+            io::ErrorKind::PermissionDenied => Self::Refused,
+            io::ErrorKind::AlreadyExists => Self::Conflict,
+            _ => Self::Failed,
+        }
+    }
+}
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -91,6 +104,11 @@ pub(crate) enum Error {
     /// A file is in the way that may not be replaced.
     #[error("{0}; pass --force to replace it")]
     Exists(FsError),
+    /// A file is where a directory is to be.
+    #[error(
+        "{0}; a directory cannot take the place of a file: name another target, or remove the file with strongroom fs rm"
+    )]
+    FileInTheWay(FsError),
     /// A name or path on the command line breaks its rule.
     #[error(transparent)]
     Argument(#[from] ParseError),
@@ -174,7 +192,7 @@ pub(crate) enum Error {
     },
     /// Making a token.
     #[error("cannot initialise the token")]
-    Token(#[source] Box<dyn StdError + Send + Sync>),
+    Token(#[source] InitError),
     /// SIGINT or SIGTERM.
     #[error("interrupted; what was done so far stays")]
     Interrupted,
@@ -198,18 +216,12 @@ impl Error {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Failure(failure) => failure.reason.into(),
-            Self::Fs(error) | Self::Exists(error) => error.reason().into(),
+            Self::Fs(error) | Self::Exists(error) | Self::FileInTheWay(error) => error.reason().into(),
             Self::Argument(_) | Self::Usage { .. } => Exit::Usage,
             Self::Profile(error) => error.exit(),
-            Self::Identity { source, .. } => match source {
-                TlsError::OutOfDate { .. } => Exit::Refused,
-                _ => Exit::Failed,
-            },
-            Self::Local { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound => Exit::NotFound,
-                io::ErrorKind::AlreadyExists => Exit::Conflict,
-                _ => Exit::Failed,
-            },
+            Self::Identity { source, .. } => identity_exit(source),
+            Self::Local { source, .. } => Exit::of_file(source),
+            Self::Token(error) => token_exit(error),
             Self::LocalExists { .. } | Self::LocalKind { .. } => Exit::Conflict,
             Self::Length { .. } | Self::ForeignEntry { .. } => Exit::Integrity,
             Self::LocalName { .. } | Self::Reencryption { .. } => Exit::Partly,
@@ -222,7 +234,6 @@ impl Error {
             | Self::Input(_)
             | Self::RoleConfig { .. }
             | Self::Role { .. }
-            | Self::Token(_)
             | Self::System { .. } => Exit::Failed,
         }
     }
@@ -231,7 +242,7 @@ impl Error {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Failure(failure) => return failure.reason.as_str(),
-            Self::Fs(error) | Self::Exists(error) => return error.reason().as_str(),
+            Self::Fs(error) | Self::Exists(error) | Self::FileInTheWay(error) => return error.reason().as_str(),
             _ => {}
         }
         match self.exit() {
@@ -251,6 +262,27 @@ impl Error {
     /// Whether the reader of our standard output went away, as in `strongroom fs ls / | head`.
     pub(crate) fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+/// An identity whose files are there but break their rule is the user's to correct, like a profile.
+fn identity_exit(error: &TlsError) -> Exit {
+    match error {
+        TlsError::Read { source, .. } => Exit::of_file(source),
+        TlsError::KeyReadable { .. } | TlsError::OutOfDate { .. } | TlsError::WrongRole { .. } => Exit::Refused,
+        TlsError::Pem { .. } | TlsError::Identity(_) | TlsError::Rustls(_) | TlsError::Verifier(_) => Exit::Usage,
+    }
+}
+
+fn token_exit(error: &InitError) -> Exit {
+    match error {
+        InitError::Exists { .. } => Exit::Conflict,
+        InitError::Label { .. } | InitError::PinLength { .. } => Exit::Usage,
+        InitError::Pin(PinError::Read { source, .. }) => Exit::of_file(source),
+        InitError::Pin(PinError::ReadableByOthers { .. }) => Exit::Refused,
+        InitError::Pin(PinError::NotAFile { .. } | PinError::Malformed { .. }) => Exit::Usage,
+        InitError::Module(ModuleError::Missing { .. }) => Exit::NotFound,
+        InitError::Module(_) | InitError::NoFreeSlot | InitError::Refused { .. } => Exit::Failed,
     }
 }
 
@@ -288,6 +320,58 @@ mod tests {
             (Reason::Internal, Exit::Failed),
         ] {
             assert_eq!(Exit::from(reason), exit, "{reason}");
+        }
+    }
+
+    #[test]
+    fn files_of_the_caller_map_to_the_documented_codes() {
+        let io = |kind: io::ErrorKind| io::Error::from(kind);
+        let identity = |source| Error::Identity {
+            identity: "alice".to_owned(),
+            source,
+        };
+        let key = || PathBuf::from("alice.key");
+        let unread = |kind| TlsError::Read {
+            path: key(),
+            source: io(kind),
+        };
+        let pin = |source| PinError::Read { path: key(), source };
+        let mode = 0o644;
+        for (error, exit) in [
+            (identity(unread(io::ErrorKind::PermissionDenied)), Exit::Refused),
+            (identity(unread(io::ErrorKind::NotFound)), Exit::NotFound),
+            (identity(unread(io::ErrorKind::InvalidData)), Exit::Failed),
+            (identity(TlsError::KeyReadable { path: key(), mode }), Exit::Refused),
+            (
+                identity(TlsError::Pem {
+                    path: key(),
+                    what: "key",
+                }),
+                Exit::Usage,
+            ),
+            (
+                Error::local("cannot read", "/a")(io(io::ErrorKind::PermissionDenied)),
+                Exit::Refused,
+            ),
+            (
+                ProfileError::Read {
+                    path: key(),
+                    source: io(io::ErrorKind::PermissionDenied),
+                }
+                .into(),
+                Exit::Refused,
+            ),
+            (
+                Error::Token(InitError::Exists { label: "l".to_owned() }),
+                Exit::Conflict,
+            ),
+            (
+                Error::Token(pin(io(io::ErrorKind::PermissionDenied)).into()),
+                Exit::Refused,
+            ),
+            (Error::Token(pin(io(io::ErrorKind::NotFound)).into()), Exit::NotFound),
+        ] {
+            assert_eq!(error.exit(), exit, "{}", chain(&error));
         }
     }
 

@@ -65,11 +65,11 @@ pub(crate) enum ProfileError {
 
 impl ProfileError {
     /// The exit code that this error ends the process with.
-    pub(crate) const fn exit(&self) -> Exit {
+    pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Missing { .. } => Exit::NotFound,
-            Self::UnknownIdentity { .. } => Exit::Usage,
-            Self::NoHome | Self::Read { .. } | Self::Parse { .. } => Exit::Failed,
+            Self::Read { source, .. } => Exit::of_file(source),
+            Self::NoHome | Self::Parse { .. } | Self::UnknownIdentity { .. } => Exit::Usage,
         }
     }
 }

@@ -38,7 +38,7 @@ fn init(args: TokenInitArgs, output: Output) -> Result<(), Error> {
         so_pin_file: args.so_pin_file,
         pin_file: args.pin_file,
     };
-    let made = init_token(options).map_err(|error| Error::Token(Box::new(error)))?;
+    let made = init_token(options).map_err(Error::Token)?;
     let document = serde_json::json!({"label": made.label, "serial": made.serial});
     output.result(&document, || {
         format!("initialised token {} (serial {})", made.label, made.serial)

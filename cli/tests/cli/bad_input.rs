@@ -92,7 +92,7 @@ fn profiles_and_identities() {
             ),
             (
                 &["--profile", "{home}/broken.toml", "fs", "ls"],
-                1,
+                2,
                 &["broken.toml is not valid", "line 1"],
             ),
         ],
@@ -102,8 +102,27 @@ fn profiles_and_identities() {
         &home,
         &[(
             &["fs", "ls", "/"],
-            1,
+            4,
             &["the identity alice cannot be used", "chmod 600"],
+        )],
+    );
+    set_mode(&home.path(".config/strongroom/alice.key"), 0o600);
+    home.write(".config/strongroom/alice.pem", "not PEM");
+    check(
+        &home,
+        &[(
+            &["fs", "ls", "/"],
+            2,
+            &["the identity alice cannot be used", "alice.pem"],
+        )],
+    );
+    std::fs::remove_file(home.path(".config/strongroom/alice.pem")).expect("there");
+    check(
+        &home,
+        &[(
+            &["fs", "ls", "/"],
+            3,
+            &["the identity alice cannot be used", "alice.pem"],
         )],
     );
 }
@@ -194,6 +213,8 @@ fn role_configurations() {
 #[test]
 fn dev_says_why_it_does_not_start() {
     let home = Home::new();
+    home.write("damaged/VERSION", "1\n");
+    home.write("damaged/ports.toml", "kms = \"seven\"\n");
     home.write("newer/VERSION", "2\n");
     home.write("foreign/thesis.tex", "x");
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -209,6 +230,11 @@ fn dev_says_why_it_does_not_start() {
                 &dev("{home}/newer"),
                 1,
                 &["newer version of strongroom (format 2", "--data-dir"],
+            ),
+            (
+                &dev("{home}/damaged"),
+                1,
+                &["damaged/ports.toml is damaged", "delete it", "--port-base"],
             ),
             (&dev("{home}/foreign"), 8, &["holds other files", "--data-dir"]),
             (

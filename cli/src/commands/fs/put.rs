@@ -136,7 +136,8 @@ impl Put {
     async fn make_directories(&self, directories: &Arc<Vec<Directory>>) -> Result<(), Error> {
         // The first directory is made alone: if that is refused, so is all else, and it says why.
         if let Some(first) = directories.first() {
-            self.fs.make_directory(&first.remote, first.mode, true).await?;
+            let made = self.fs.make_directory(&first.remote, first.mode, true).await;
+            made.map_err(not_made)?;
         }
         let mut pool = Pool::new(self.jobs);
         let mut depth = 0;
@@ -151,7 +152,7 @@ impl Put {
                     local, remote, mode, ..
                 } = &directories[index];
                 if let Err(error) = fs.make_directory(remote, *mode, true).await {
-                    report.fail(&local.display().to_string(), &error.into());
+                    report.fail(&local.display().to_string(), &not_made(error));
                 }
             };
             pool.spawn(task).await;
@@ -233,6 +234,14 @@ impl Put {
                 Err(error)
             }
         }
+    }
+}
+
+/// Why a directory is not made: where directories that exist are taken as they are, what is in the way is a file.
+fn not_made(error: FsError) -> Error {
+    match error.reason() {
+        Reason::AlreadyExists | Reason::NotADirectory => Error::FileInTheWay(error),
+        _ => error.into(),
     }
 }
 
