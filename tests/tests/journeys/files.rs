@@ -95,6 +95,11 @@ fn a_tree_comes_back_as_it_went_in() {
     dev.cli()
         .run(["fs", "put", "-r", "--force", text(&tree), &format!("{zone}/")])
         .ok();
+
+    let file = format!("{zone}/tree/{} b€tes", LENGTHS[0]);
+    dev.cli()
+        .run(["fs", "put", "-r", "--force", text(&tree), &file])
+        .fails(8, &[&file, "take the place of a file", "strongroom fs rm"]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::Path,
+    process::Command,
     time::{Duration, SystemTime},
 };
 
@@ -11,7 +12,7 @@ use strongroom_proto::{
     metadata::v1::{GetClusterStatusRequest, cluster_client::ClusterClient},
     transport::{Role, TlsFiles, TlsIdentity, connect},
 };
-use strongroom_tests::{Ca, Dev, Validity, create_key, unwrap};
+use strongroom_tests::{Ca, Dev, SoftHsm, Validity, create_key, strongroom, unwrap};
 
 fn put(dev: &Dev, path: &str, content: &str) {
     let file = dev.scratch("put").join("file");
@@ -223,4 +224,34 @@ async fn services_check_certificates_themselves() {
     let outcome = dev.cli().run(["block", "--config", path.to_str().expect("UTF-8")]);
     assert_ne!(outcome.code, Some(0));
     assert!(outcome.stderr.contains("node.pem is expired"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_token_whose_label_is_taken_is_left_alone() {
+    let token = SoftHsm::new();
+    let (name, value) = token.environment();
+    let init = |label: &str| {
+        let output = Command::new(strongroom())
+            .args(["token", "init", "--label", label, "--module"])
+            .arg(SoftHsm::module())
+            .arg("--so-pin-file")
+            .arg(token.pin_file())
+            .arg("--pin-file")
+            .arg(token.pin_file())
+            .env(name, &value)
+            .output()
+            .expect("the executable starts");
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let (code, stderr) = init(SoftHsm::LABEL);
+    assert_eq!(code, Some(8), "{stderr}");
+    assert!(
+        stderr.contains(SoftHsm::LABEL) && stderr.contains("choose another label"),
+        "{stderr}"
+    );
+    let (code, stderr) = init("another");
+    assert_eq!(code, Some(0), "{stderr}");
 }
