@@ -13,7 +13,7 @@ pub(crate) const EXIT_CODES_HELP: &str = "\
 Exit codes:
   0  done
   1  failed for a reason that has no code of its own
-  2  usage: an argument, name, profile or key file that breaks its rule
+  2  usage: an argument, name, profile or identity that cannot be read as one
   3  not found: no such key, file, directory or configuration file
   4  refused: permission, policy, missing grant, untrusted certificate
   5  unavailable: service, token or block nodes; the same call may succeed later

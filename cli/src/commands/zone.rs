@@ -9,7 +9,7 @@ use super::session::Session;
 use crate::{
     cli::ZoneCommand,
     error::Error,
-    output::{Output, table, time_text},
+    output::{Output, note, table, time_text},
 };
 
 /// The pause between two looks at a re-encryption.
@@ -88,9 +88,15 @@ fn zone_text(zone: &Zone) -> String {
 
 async fn reencrypt(fs: &ZoneFs, path: &ZonePath, wait: bool, output: Output) -> Result<(), Error> {
     let mut progress = fs.start_reencryption(path).await?;
+    let mut told = String::new();
+    // Waits for as long as it takes, which is what was asked for, and says what holds it up.
     while wait && progress.state == ReencryptionState::Running {
         tokio::time::sleep(POLL_INTERVAL).await;
         progress = fs.reencryption(path).await?;
+        if progress.message != told {
+            told.clone_from(&progress.message);
+            tell_obstacle(path, &told, output);
+        }
     }
     report(&progress, output)?;
     if wait && progress.failures > 0 {
@@ -100,6 +106,12 @@ async fn reencrypt(fs: &ZoneFs, path: &ZonePath, wait: bool, output: Output) -> 
         });
     }
     Ok(())
+}
+
+fn tell_obstacle(path: &ZonePath, obstacle: &str, output: Output) {
+    if !obstacle.is_empty() && !output.is_json() {
+        note(&format!("strongroom: re-encryption of {path} waits: {obstacle}"));
+    }
 }
 
 fn report(progress: &Reencryption, output: Output) -> Result<(), Error> {

@@ -111,21 +111,19 @@ struct Keeper {
 
 impl Keeper {
     async fn keep(self, mut stopped: watch::Receiver<bool>) {
-        let mut pause = PAUSE_MIN;
+        let mut pause = None;
         loop {
             let started = Instant::now();
             let Some(how) = self.run_once(&mut stopped).await else {
                 return;
             };
-            if started.elapsed() >= STEADY_AFTER {
-                pause = PAUSE_MIN;
-            }
-            self.report(&how, pause);
+            let wait = next_pause(pause, started.elapsed());
+            pause = Some(wait);
+            self.report(&how, wait);
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(wait) => {}
                 _ = stopped.wait_for(|stopped| *stopped) => return,
             }
-            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
@@ -203,6 +201,14 @@ impl Keeper {
             self.layout.log(self.role).display(),
             last_words(&self.layout, self.role)
         ));
+    }
+}
+
+/// The pause before a restart: twice the last one up to the longest, or the shortest after a steady run.
+fn next_pause(last: Option<Duration>, ran: Duration) -> Duration {
+    match last {
+        Some(last) if ran < STEADY_AFTER => (last * 2).min(PAUSE_MAX),
+        _ => PAUSE_MIN,
     }
 }
 
@@ -285,6 +291,18 @@ fn log_end(layout: &Layout, role: Role) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pauses_double_until_a_role_ran_steadily() {
+        let mut pause = None;
+        let mut waited_ms = Vec::new();
+        for ran in [Duration::ZERO; 7] {
+            pause = Some(next_pause(pause, ran));
+            waited_ms.extend(pause.map(|pause| pause.as_millis()));
+        }
+        assert_eq!(waited_ms, [200, 400, 800, 1600, 3200, 5000, 5000]);
+        assert_eq!(next_pause(pause, STEADY_AFTER), PAUSE_MIN);
+    }
 
     #[test]
     fn a_large_log_is_put_aside() {
