@@ -2,6 +2,7 @@
 //! through the command line and the client library, and hurt in every way that the fixtures know.
 
 mod blocks;
+mod commands;
 mod crash;
 mod dev;
 mod files;

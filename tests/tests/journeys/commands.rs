@@ -1,0 +1,136 @@
+//! Every client command, done once, with JSON of the shape that `docs/cli.md` gives; and progress on a terminal only.
+
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
+
+use serde_json::Value;
+use strongroom_tests::{Cli, Dev, Outcome};
+
+/// How the manual's description of a stat starts, that of `du` starting alike.
+const STAT: &str = "path\",\"kind";
+const MANUAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cli.md");
+
+/// The names of the outermost object in the manual's line of code that starts with `start`.
+fn documented(start: &str) -> BTreeSet<String> {
+    let manual = fs::read_to_string(MANUAL).expect("the manual");
+    let at = manual
+        .find(&format!("{{\"{start}\""))
+        .unwrap_or_else(|| panic!("the manual shows no object that starts with {start}"));
+    let mut depth = 0;
+    let mut names = BTreeSet::new();
+    let mut rest = &manual[at..];
+    while let Some(character) = rest.chars().next() {
+        match character {
+            '{' | '[' => depth += 1,
+            '}' | ']' => depth -= 1,
+            '"' => {
+                let (name, after) = rest[1..].split_once('"').expect("a closed name");
+                if depth == 1 {
+                    names.insert(name.to_owned());
+                }
+                rest = after;
+                continue;
+            }
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+        rest = &rest[character.len_utf8()..];
+    }
+    names
+}
+
+/// Asserts that every line of standard output is an object with the documented names; gives the last.
+fn shaped(outcome: Outcome, start: &str) -> Value {
+    let (command, text) = (outcome.command.clone(), outcome.text());
+    let mut last = Value::Null;
+    for line in text.lines() {
+        last = serde_json::from_str(line).unwrap_or_else(|error| panic!("{command}: {error}: {line}"));
+        let object = last.as_object().unwrap_or_else(|| panic!("{command}: {line}"));
+        let names: BTreeSet<String> = object.keys().cloned().collect();
+        assert_eq!(names, documented(start), "{command}");
+    }
+    assert!(!last.is_null(), "{command} printed nothing");
+    last
+}
+
+fn json(cli: &Cli, line: &str, start: &str) -> Value {
+    shaped(cli.line(&format!("--json {line}")), start)
+}
+
+#[test]
+fn every_command_prints_the_json_of_the_manual() {
+    let dev = Dev::start();
+    let cli = dev.cli();
+    let local = dev.scratch("local").join("file");
+    fs::write(&local, "some bytes").expect("written");
+    let (local, back) = (local.display(), dev.scratch("back").join("file"));
+
+    json(&cli, "key create payroll", "name");
+    json(&cli, "key show payroll", "name");
+    json(&cli, "key list", "name");
+    json(&cli, "fs mkdir /zone", STAT);
+    json(&cli, "zone create /zone --key payroll", "zone_id");
+    assert_eq!(json(&cli, &format!("fs put {local} /zone/a"), "files")["files"], 1);
+    assert_eq!(json(&cli, "fs ls /zone", STAT)["length"], 10);
+    json(&cli, "fs stat /zone /zone/a", STAT);
+    json(&cli, "fs mv /zone/a /zone/b", STAT);
+    assert_eq!(json(&cli, "fs du /zone", "path\",\"files")["bytes"], 10);
+    assert_eq!(
+        json(&cli, &format!("fs get /zone/b {}", back.display()), "files")["bytes"],
+        10
+    );
+    assert_eq!(fs::read_to_string(&back).expect("fetched"), "some bytes");
+    assert_eq!(cli.line("--json fs cat /zone/b").text(), "some bytes");
+    assert_eq!(json(&cli, "key roll payroll", "name")["current_version"], 1);
+    json(&cli, "zone reencrypt /zone --wait", "zone_path");
+    assert_eq!(json(&cli, "zone status /zone", "zone_path")["state"], "completed");
+    assert_eq!(json(&cli, "zone list", "zone_id")["path"], "/zone");
+    json(&cli, "zone info /zone", "zone_id");
+    json(&cli, "key confirm payroll", "name");
+    assert_eq!(json(&cli, "fs rm /zone/b", "removed")["removed"], "/zone/b");
+    let status = json(&cli, "status", "nodes");
+    assert_eq!(status["nodes"].as_array().map(Vec::len), Some(3));
+    let error: Value = serde_json::from_str(&cli.line("--json fs stat /zone/b").fails(3, &[])).expect("JSON");
+    let names: Vec<&String> = error["error"].as_object().expect("an error").keys().collect();
+    assert_eq!(names, ["exit_code", "message", "reason"]);
+}
+
+/// Runs `put` with its standard error on a terminal and gives what the terminal was sent.
+fn put_on_a_terminal(dev: &Dev, from: &Path, to: &str) -> String {
+    let put = dev.cli().command();
+    let shell = format!(
+        "stty cols 100; exec '{}' fs put '{}' {to}",
+        put.get_program().to_string_lossy(),
+        from.display()
+    );
+    let mut script = Command::new("script");
+    script.args(["-q", "-e", "-c", &shell, "/dev/null"]);
+    for (name, value) in put.get_envs() {
+        match value {
+            Some(value) => script.env(name, value),
+            None => script.env_remove(name),
+        };
+    }
+    let output = script.output().expect("script(1) is there");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn progress_is_drawn_on_a_terminal_only() {
+    let dev = Dev::start();
+    let zone = dev.zone("progress");
+    let local = dev.scratch("local").join("file");
+    fs::write(&local, vec![7; 20 << 20]).expect("written");
+    let drawn = put_on_a_terminal(&dev, &local, &format!("{zone}/a"));
+    assert!(drawn.contains('█') && drawn.contains("20.00 MiB"), "{drawn:?}");
+
+    let path = local.to_str().expect("UTF-8");
+    let piped = dev.cli().run(["fs", "put", path, &format!("{zone}/b")]).ok();
+    assert!(
+        !piped.stderr.contains('█') && !piped.stderr.contains('\u{1b}'),
+        "{}",
+        piped.stderr
+    );
+}
