@@ -244,9 +244,30 @@ impl Dev {
         pid
     }
 
+    /// The key service's child that holds the token.
+    pub fn token_worker(&self) -> Pid {
+        let kms = self.pid("kms").expect("the key service runs").as_raw_nonzero();
+        // A child is listed under the thread that started it, which may be any of the service's.
+        let threads = fs::read_dir(format!("/proc/{kms}/task")).expect("Linux tells threads");
+        let children: String = threads
+            .filter_map(Result::ok)
+            .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok())
+            .collect();
+        let child = children
+            .split_whitespace()
+            .next()
+            .expect("the key service has a worker");
+        Pid::from_raw(child.parse().expect("a number")).expect("not 0")
+    }
+
     /// `kill -9` of a role; waits until its supervisor has started another process of it.
     pub fn crash(&self, role: &str) {
         let old = self.signal(role, Signal::KILL);
+        self.replaced(role, old);
+    }
+
+    /// Waits until the supervisor has started another process of a role whose process `old` was ended.
+    pub fn replaced(&self, role: &str, old: Pid) {
         until(&format!("another process of {role}"), RETURN_LIMIT, || {
             self.pid(role).filter(|pid| *pid != old)
         });
@@ -302,12 +323,6 @@ impl Dev {
     pub fn log(&self, role: &str) -> String {
         fs::read(self.data(&format!("logs/{role}.log")))
             .map_or_else(|_| String::new(), |log| String::from_utf8_lossy(&log).into_owned())
-    }
-
-    /// `strongroom status --json`, when the metadata service answers.
-    pub fn status(&self) -> Option<Value> {
-        let outcome = self.cli().line("--json status");
-        (outcome.code == Some(0)).then(|| outcome.json())
     }
 
     /// The files in which a block node keeps blocks.

@@ -61,15 +61,24 @@ fn secrets_are_for_their_owner_only() {
     for role in ["kms", "metadata", "block-1"] {
         assert!(!dev.log(role).contains(pin.trim()), "the {role} log has the PIN");
     }
-    let worker = dev.pid("kms").expect("runs").as_raw_nonzero();
-    let children = fs::read_to_string(format!("/proc/{worker}/task/{worker}/children")).expect("Linux tells children");
-    for child in children.split_whitespace() {
-        let arguments = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
-        assert!(
-            !String::from_utf8_lossy(&arguments).contains(pin.trim()),
-            "the PIN is an argument"
-        );
+    for (process, pid_of) in [
+        ("key service", dev.pid("kms").expect("runs")),
+        ("token worker", dev.token_worker()),
+    ] {
+        for part in ["cmdline", "environ"] {
+            let text = fs::read(format!("/proc/{}/{part}", pid_of.as_raw_nonzero())).expect("it runs");
+            assert!(!text.is_empty(), "the {process} has no {part}");
+            assert!(
+                !String::from_utf8_lossy(&text).contains(pin.trim()),
+                "the {process}'s {part} has the PIN"
+            );
+        }
     }
+    let worker = fs::read(format!("/proc/{}/cmdline", dev.token_worker().as_raw_nonzero())).expect("it runs");
+    assert!(
+        String::from_utf8_lossy(&worker).contains("token-worker"),
+        "the child that was looked at is another"
+    );
 }
 
 #[test]

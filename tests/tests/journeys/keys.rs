@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use strongroom_tests::{Cli, Dev, until};
 
 /// How long a role that came back may take to serve.
@@ -168,7 +168,7 @@ fn a_wrong_pin_is_tried_once_and_not_again_until_its_file_changes() {
     let pin = fs::read_to_string(&pin_file).expect("readable for its owner");
     fs::write(&pin_file, "000000000000").expect("own file");
 
-    kill_process(worker(&dev), Signal::KILL).expect("own process");
+    kill_process(dev.token_worker(), Signal::KILL).expect("own process");
     let refused = || {
         let outcome = dev.cli().run(["fs", "cat", &format!("{zone}/a")]);
         outcome.stderr.contains("PIN").then_some(outcome)
@@ -193,35 +193,16 @@ fn a_wrong_pin_is_tried_once_and_not_again_until_its_file_changes() {
     assert_eq!(read_soon(&dev.cli(), &format!("{zone}/a")), "a");
 }
 
-/// The key service's child that holds the token.
-fn worker(dev: &Dev) -> Pid {
-    let kms = dev.pid("kms").expect("runs").as_raw_nonzero();
-    let children = fs::read_to_string(format!("/proc/{kms}/task/{kms}/children")).unwrap_or_default();
-    let threads = fs::read_dir(format!("/proc/{kms}/task"))
-        .expect("runs")
-        .filter_map(Result::ok);
-    let all = threads
-        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok())
-        .fold(children, |all, some| all + " " + &some);
-    let child = all
-        .split_whitespace()
-        .next()
-        .expect("the key service has a worker")
-        .parse()
-        .expect("a number");
-    Pid::from_raw(child).expect("not 0")
-}
-
 #[test]
 fn a_worker_that_dies_costs_retries_only() {
     let dev = Dev::start();
     let zone = dev.zone("payroll");
     put(&dev, &format!("{zone}/a"), "a").ok();
     let kms = dev.pid("kms");
-    let old = worker(&dev);
+    let old = dev.token_worker();
     kill_process(old, Signal::KILL).expect("own process");
     assert_eq!(read_soon(&dev.cli(), &format!("{zone}/a")), "a");
-    assert_ne!(worker(&dev), old);
+    assert_ne!(dev.token_worker(), old);
     assert_eq!(dev.pid("kms"), kms, "the key service itself went on");
 }
 
