@@ -1,11 +1,13 @@
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use strongroom_proto::{
     Failure, RequestId,
+    block::v1::{self as block, blocks_client::BlocksClient},
     kms::v1 as kms,
+    limits::MESSAGE_BYTES_MAX,
     metadata::v1::{self as metadata, cluster_client::ClusterClient, namespace_client::NamespaceClient},
-    transport::{Role, TlsFiles},
+    transport::{Role, TlsFiles, TlsIdentity, connect},
 };
 use tonic::transport::Channel;
 
@@ -17,17 +19,6 @@ const REPAIR_LIMIT: Duration = Duration::from_secs(90);
 
 /// Calls below the client library, for what it would not send or does not show.
 impl Dev {
-    /// What the metadata service knows of a path.
-    ///
-    /// # Errors
-    /// As the service says.
-    pub async fn stat(&self, path: &str) -> Result<metadata::Stat, Failure> {
-        let request = metadata::GetStatRequest {
-            path: path.as_bytes().to_vec().into(),
-        };
-        Ok(self.namespace().get_stat(request).await?.into_inner())
-    }
-
     /// What a reader gets when it opens a file: EDEK, extents and blocks.
     ///
     /// # Errors
@@ -37,6 +28,35 @@ impl Dev {
             path: path.as_bytes().to_vec().into(),
         };
         Ok(self.namespace().open_file(request).await?.into_inner())
+    }
+
+    /// Reads every block of a file of one extent from one node, whatever the others have; tells how each read went.
+    pub async fn read_blocks(&self, opened: &metadata::OpenedFile, node: &str) -> Vec<Result<(), Failure>> {
+        let blocks = opened.blocks.as_ref().expect("the first blocks come with the opening");
+        let target = blocks.nodes.iter().find(|target| target.node_id == node);
+        let remote = target
+            .expect("the node has blocks of the file")
+            .address
+            .parse()
+            .expect("host:port");
+        let tls = TlsIdentity::load(&self.tls_files("alice"), SystemTime::now()).expect("a usable certificate");
+        let mut client =
+            BlocksClient::new(connect(&remote, &tls, Role::Block)).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let mut outcomes = Vec::new();
+        for index in 0..opened.extents[0].blocks {
+            let request = block::GetBlockRequest {
+                capability: blocks.capability.clone(),
+                block_id: Some(block::BlockId {
+                    extent_id: opened.extents[0].extent_id.clone(),
+                    index,
+                }),
+                offset: 0,
+                length: 0,
+            };
+            let answer = client.get_block(request).await;
+            outcomes.push(answer.map(|_| ()).map_err(Failure::from));
+        }
+        outcomes
     }
 
     /// Nodes and deficits.

@@ -1,9 +1,4 @@
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, process::Command};
 
 use tempfile::TempDir;
 
@@ -67,11 +62,6 @@ impl SoftHsm {
     pub fn set_pin_file(&self, pin: &str) {
         fs::write(self.pin_file(), pin).expect("own directory");
         fs::set_permissions(self.pin_file(), fs::Permissions::from_mode(0o600)).expect("own file");
-    }
-
-    /// A directory for whatever else belongs to the test.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
     }
 
     fn config(&self) -> PathBuf {

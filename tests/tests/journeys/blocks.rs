@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use strongroom_proto::Reason;
 use strongroom_tests::{BLOCK_NODES, Bytes, Dev, seed, until};
 
 /// A file long enough for the header and table to be a small part of its blocks.
@@ -74,15 +75,29 @@ async fn one_bad_replica_is_not_noticed_by_readers_and_is_replaced() {
         );
         damaged.push((file, whole));
     }
-    let mut mended = 0;
-    until("the repair of a bad replica", Duration::from_secs(90), || {
+    let read = || {
         let outcome = dev.cli().run(["fs", "cat", &path]);
         assert!(outcome.ok().stdout == content, "a reader got other bytes");
-        mended = damaged
+    };
+    read();
+    // A reader asks one node of each block and goes on to the next only if it must: here every one is asked.
+    let opened = dev.open(&path).await.expect("readable");
+    for node in BLOCK_NODES {
+        for outcome in dev.read_blocks(&opened, node).await {
+            // Until it is replaced, a bad block is refused, and missing once it was put aside.
+            let refused = outcome.err().map(|failure| failure.reason);
+            assert!(
+                matches!(refused, None | Some(Reason::BlockCorrupt | Reason::BlockNotFound)),
+                "{node}: {refused:?}"
+            );
+        }
+    }
+    until("the repair of every bad replica", Duration::from_secs(90), || {
+        read();
+        damaged
             .iter()
-            .filter(|(file, whole)| fs::read(file).is_ok_and(|bytes| bytes == *whole))
-            .count();
-        (mended > 0).then_some(())
+            .all(|(file, whole)| fs::read(file).is_ok_and(|bytes| bytes == *whole))
+            .then_some(())
     });
     dev.repaired().await;
 }
@@ -157,7 +172,7 @@ async fn a_full_disk_costs_replicas_then_refuses() {
         }
     }
     let (n, outcome) = refused.expect("24 and 96 MiB cannot hold all of this twice");
-    outcome.fails(5, &["space"]);
+    outcome.fails(5, &["where 2 are needed", "block-2: node block-2 has no space: "]);
     dev.cli()
         .run(["fs", "stat", &format!("{zone}/more-{n}")])
         .fails(3, &["more-"]);
