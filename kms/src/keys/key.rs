@@ -165,7 +165,8 @@ impl Version {
         match self.presence {
             Presence::Present | Presence::Unchecked => Ok(()),
             Presence::Missing => Err(unusable(format!(
-                "version {number} of key {name} is missing from the token; restore the token from its backup{}",
+                "version {number} of key {name} is missing from the token, or there twice or unfit (the key service's log \
+                 says which); restore the token from its backup{}",
                 self.way_on(name)
             ))),
             Presence::Different => Err(unusable(format!(

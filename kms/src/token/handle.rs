@@ -99,10 +99,10 @@ impl Token {
     }
 
     /// Every key version in the token, by name and version. Objects that look like one and are not fit for use are left
-    /// out, with a line in the log.
+    /// out, with a line in the log, and so are two that claim to be the same version: using either says why.
     ///
     /// # Errors
-    /// `token-unavailable`, `pin-rejected`; `token-refused` if two objects claim to be the same version, naming both.
+    /// `token-unavailable`, `pin-rejected`.
     pub async fn list_versions(&self) -> Result<Vec<TokenKeyVersion>, Failure> {
         let response = self
             .call(true, |mut client| async move {

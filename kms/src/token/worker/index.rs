@@ -29,11 +29,8 @@ pub(super) struct Index {
 #[derive(Debug)]
 enum Slot {
     Usable(Entry),
-    /// There, but not to be used, and why. `fatal` where listing the token's keys would be a guess.
-    Refused {
-        why: String,
-        fatal: bool,
-    },
+    /// There, but not to be used, and why.
+    Refused(String),
 }
 
 #[derive(Debug, Clone)]
@@ -74,7 +71,7 @@ impl Index {
         let slot = self.keys.get_mut(name).and_then(|versions| versions.get_mut(&version));
         match slot {
             None => Err(missing(name, version).into()),
-            Some(Slot::Refused { why, .. }) => Err(unusable(why).into()),
+            Some(Slot::Refused(why)) => Err(unusable(why).into()),
             Some(slot @ Slot::Usable(_)) => prove(session, name, version, slot).map(|(found, _)| found),
         }
     }
@@ -93,8 +90,7 @@ impl Index {
             for (&version, slot) in versions {
                 let suite = match slot {
                     Slot::Usable(entry) => entry.suite,
-                    Slot::Refused { why, fatal: true } => return Err(Failure::new(Reason::TokenRefused, &*why).into()),
-                    Slot::Refused { why, .. } => {
+                    Slot::Refused(why) => {
                         tracing::error!(key = %name, %version, "left out of the token's keys: {why}");
                         continue;
                     }
@@ -137,18 +133,13 @@ impl Index {
         let versions = self.keys.entry(label.name).or_default();
         let slot = match versions.remove(&label.version) {
             None => slot,
-            Some(Slot::Usable(other)) => Slot::Refused {
-                why: format!(
-                    "two objects in the token are labelled {text}, with CKA_ID {} and {id}; find out which one is the \
-                     key and destroy the other",
-                    other.id
-                ),
-                fatal: true,
-            },
-            Some(Slot::Refused { why, .. }) => Slot::Refused {
-                why: format!("{why}; another object of that label has CKA_ID {id}"),
-                fatal: true,
-            },
+            // To choose one would be a guess, and the wrong one would make EDEKs that nothing opens later.
+            Some(Slot::Usable(other)) => Slot::Refused(format!(
+                "two objects in the token are labelled {text}, with CKA_ID {} and {id}; find out which one is the \
+                 key and destroy the other",
+                other.id
+            )),
+            Some(Slot::Refused(why)) => Slot::Refused(format!("{why}; another object of that label has CKA_ID {id}")),
         };
         versions.insert(label.version, slot);
     }
@@ -156,7 +147,7 @@ impl Index {
     fn known(&self, label: &KeyLabel) -> Option<&Entry> {
         match self.keys.get(&label.name)?.get(&label.version)? {
             Slot::Usable(entry) => Some(entry),
-            Slot::Refused { .. } => None,
+            Slot::Refused(_) => None,
         }
     }
 }
@@ -199,7 +190,7 @@ fn examine(
     let wrong = attributes::first_wrong(session, handle).map_err(while_doing("to read a key's attributes"))?;
     if let Some(wrong) = wrong {
         let why = format!("{label} (CKA_ID {id}) is not used: its attribute {wrong} is not what a zone key's must be");
-        return Ok(Slot::Refused { why, fatal: false });
+        return Ok(Slot::Refused(why));
     }
     let known = before.known(label);
     if let Some(known) = known.filter(|known| known.id != id) {
@@ -207,7 +198,7 @@ fn examine(
             "{label} had CKA_ID {} and now has {id}: the token's keys were exchanged while it was in use",
             known.id
         );
-        return Ok(Slot::Refused { why, fatal: false });
+        return Ok(Slot::Refused(why));
     }
     Ok(Slot::Usable(Entry {
         handle,
@@ -222,7 +213,7 @@ fn examine(
 fn prove(session: &Session, name: &KeyName, version: KeyVersion, slot: &mut Slot) -> Result<(Found, Kcv), Trouble> {
     let entry = match slot {
         Slot::Usable(entry) => entry,
-        Slot::Refused { why, .. } => return Err(unusable(why).into()),
+        Slot::Refused(why) => return Err(unusable(why).into()),
     };
     let found = Found {
         handle: entry.handle,
@@ -239,7 +230,7 @@ fn prove(session: &Session, name: &KeyName, version: KeyVersion, slot: &mut Slot
                 "key {name} version {version} had key check value {known} and now has {kcv}: it is not the same key"
             );
             let failure = unusable(&why);
-            *slot = Slot::Refused { why, fatal: false };
+            *slot = Slot::Refused(why);
             Err(failure.into())
         }
         _ => {
