@@ -1,7 +1,7 @@
 //! The whole service over a real token: SoftHSM2, worked by the token worker, reached over mutual TLS.
 
 #[path = "token/fixture.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test binary uses a part of what they share")]
 mod fixture;
 mod support;
 

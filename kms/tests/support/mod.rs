@@ -2,7 +2,12 @@
 //! test's process and is reached over real mutual TLS.
 
 // Every test file uses a part of this.
-#![allow(dead_code, unreachable_pub, unused_imports)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "each test binary uses a part of what they share"
+)]
 
 mod memory_hsm;
 mod pki;
