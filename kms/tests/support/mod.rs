@@ -1,7 +1,6 @@
 //! What the tests of the key service share: a CA, a stand-in for the token, and a service that runs in the
 //! test's process and is reached over real mutual TLS.
 
-// Every test file uses a part of this.
 #![allow(
     dead_code,
     unreachable_pub,
