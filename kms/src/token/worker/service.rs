@@ -105,8 +105,15 @@ impl TokenWorker for Service {
 }
 
 fn parse_label(request: &pb::GenerateVersionRequest) -> Result<KeyLabel, Failure> {
+    let suite = request.suite.parse::<EdekSuite>()?;
+    if suite != EdekSuite::Kw {
+        return Err(Failure::new(
+            Reason::TokenRefused,
+            format!("this token does not serve suite {suite}; leave the suite out to get the token's default"),
+        ));
+    }
     Ok(KeyLabel {
-        suite: request.suite.parse::<EdekSuite>()?,
+        suite,
         name: request.key_name.parse::<KeyName>()?,
         version: KeyVersion(request.version),
     })
