@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         // All but ItemResult: a DEK in a Vec can be overwritten, one in a shared Bytes cannot.
         .bytes(".strongroom.kms.worker.v1.TokenKeyVersion")
+        .bytes(".strongroom.kms.worker.v1.GenerateVersionRequest")
         .bytes(".strongroom.kms.worker.v1.KeyRef")
         .bytes(".strongroom.kms.worker.v1.MintResponse")
         .bytes(".strongroom.kms.worker.v1.RewrapItem")

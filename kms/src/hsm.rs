@@ -2,10 +2,10 @@
 //! logic put a stand-in in its place that says it is one.
 
 use bytes::Bytes;
-use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, ZoneId};
+use strongroom_proto::{Edek, Failure, KeyName, KeyVersion, ZoneId};
 use tokio::sync::watch;
 
-use crate::token::{Token, TokenKeyVersion, TokenState, WireDek};
+use crate::token::{NewVersion, Token, TokenKeyVersion, TokenState, WireDek};
 
 /// A token, reached asynchronously. Every call is bounded in time and fails with
 /// [`strongroom_proto::Reason::TokenUnavailable`] or `PinRejected` while the token cannot be used.
@@ -16,13 +16,9 @@ pub trait Hsm: Send + Sync + 'static {
     /// Every key version in the token.
     fn list_versions(&self) -> impl Future<Output = Result<Vec<TokenKeyVersion>, Failure>> + Send;
 
-    /// Generates a key version. A version that exists is refused with `already-exists`.
-    fn generate(
-        &self,
-        key: &KeyName,
-        version: KeyVersion,
-        suite: EdekSuite,
-    ) -> impl Future<Output = Result<TokenKeyVersion, Failure>> + Send;
+    /// Generates a key version, or finds the one that an earlier attempt made with the same id. A version that exists
+    /// with another id is refused with `already-exists`.
+    fn generate(&self, new: &NewVersion) -> impl Future<Output = Result<TokenKeyVersion, Failure>> + Send;
 
     /// `count` EDEKs of fresh DEKs.
     fn mint(
@@ -58,8 +54,8 @@ impl Hsm for Token {
         Self::list_versions(self).await
     }
 
-    async fn generate(&self, key: &KeyName, version: KeyVersion, suite: EdekSuite) -> Result<TokenKeyVersion, Failure> {
-        Self::generate(self, key, version, suite).await
+    async fn generate(&self, new: &NewVersion) -> Result<TokenKeyVersion, Failure> {
+        Self::generate(self, new).await
     }
 
     async fn mint(

@@ -2,7 +2,7 @@
 
 mod support;
 
-use strongroom_kms::token::{Kcv, TokenState};
+use strongroom_kms::token::{Kcv, TokenObjectId, TokenState};
 use strongroom_proto::{Failure, Reason, RequestId, ZoneId, kms::v1::KeyVersionState as State};
 use support::{Crash, MemoryHsm, Site};
 
@@ -158,6 +158,28 @@ async fn what_a_crash_leaves_is_finished_or_forgotten() {
             .expect("it mints");
         kms.stop().await;
     }
+}
+
+/// After a crash another object of that label is found: it is not the one that was asked for.
+#[tokio::test]
+async fn a_version_with_another_id_is_not_taken_for_the_own_one() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let mut admin = kms.as_user("user/keyadmin");
+    hsm.crash_at_next(Crash::AfterGenerate);
+    let request = RequestId::generate();
+    admin
+        .create_as("payroll", request)
+        .await
+        .expect_err("the token crashed");
+    let mut foreign = hsm.lose("payroll", 0);
+    foreign.token_id = TokenObjectId::generate();
+    hsm.put(foreign);
+    let failure = admin.create_as("payroll", request).await.expect_err("another's object");
+    assert_eq!(failure.reason, Reason::KeyVersionUnusable);
+    let key = admin.describe("payroll").await.expect("taken in");
+    assert_eq!((key.current_version, states(&key)), (None, vec![State::DecryptOnly]));
+    kms.stop().await;
 }
 
 #[tokio::test]

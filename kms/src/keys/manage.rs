@@ -1,11 +1,11 @@
 //! How keys change: create, roll, confirm, and what a token that comes up makes known.
 //!
-//! A version is made in three steps: an *intent* is stored, the token generates the version, and once a canary has
-//! shown that it wraps and unwraps, the version becomes the current one in the same transaction that removes
-//! the intent and stores the request's answer. A crash or a lost answer in between leaves an intent, which is
-//! settled when the token comes up and before the next change of that key: a version that is in the token is
-//! proved and becomes current; one that is not is forgotten, since nobody was told that it exists. A version that
-//! is there before it was asked for is somebody else's: it only opens until an administrator confirms it.
+//! A version is made in three steps: an *intent* is stored, with the id that the token object is to get, the token
+//! generates the version, and once a canary has shown that it wraps and unwraps, the version becomes the current one in
+//! the same transaction that removes the intent and stores the request's answer. A crash or a lost answer in between
+//! leaves an intent, which is settled when the token comes up and before the next change of that key: a version that is
+//! in the token is proved and becomes current; one that is not is forgotten, since nobody was told that it exists. A
+//! version in the same place with another id is somebody else's: it only opens until an administrator confirms it.
 //!
 //! None of these futures may be dropped half way: callers run them in a task of their own.
 
@@ -22,8 +22,11 @@ use super::{
 };
 use crate::{
     hsm::Hsm,
-    token::{TokenKeyVersion, TokenState},
+    token::{TokenKeyVersion, TokenObjectId, TokenState},
 };
+
+/// The size of every EZ key: AES-256.
+const KEY_BITS: u32 = 256;
 
 /// First and longest pause between attempts to compare a token that is up but does not answer as it should.
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
@@ -187,10 +190,12 @@ impl<H: Hsm> Keys<H> {
             created_ms: now_ms(),
             request,
             what,
+            key_bits: KEY_BITS,
+            token_id: TokenObjectId::generate(),
         };
         self.ledger.begin(&intent).await?;
         intents.insert(key.name.clone(), intent.clone());
-        match self.hsm.generate(&intent.key, intent.version, intent.suite).await {
+        match self.hsm.generate(&intent.new_version()).await {
             Ok(made) => self.finish(intents, &intent, &made).await,
             Err(failure) if failure.reason == Reason::AlreadyExists => {
                 self.give_way(intents, &intent).await?;
@@ -281,8 +286,10 @@ fn taken(intent: &Intent) -> Failure {
     )
 }
 
+/// Whether a version is the one that `intent` asked for; an object with another id is somebody else's.
 fn is_of(found: &TokenKeyVersion, intent: &Intent) -> bool {
-    found.key == intent.key && found.version == intent.version && found.suite == intent.suite
+    let place = found.key == intent.key && found.version == intent.version;
+    place && found.suite == intent.suite && found.token_id == intent.token_id
 }
 
 fn report(findings: &Findings) {

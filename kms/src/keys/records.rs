@@ -18,7 +18,7 @@ use super::{
     KeysError,
     key::{Key, Presence, Version},
 };
-use crate::token::{Kcv, TokenObjectId};
+use crate::token::{Kcv, NewVersion, TokenObjectId};
 
 pub(super) const KEYS: &[u8] = b"key/";
 pub(super) const VERSIONS: &[u8] = b"version/";
@@ -64,6 +64,11 @@ pub(super) struct IntentRecord {
     /// [`RequestRecord::what`] of the request that wants the version.
     #[prost(string, tag = "5")]
     pub(super) what: String,
+    #[prost(uint32, tag = "6")]
+    pub(super) key_bits: u32,
+    /// The `CKA_ID` that the version's object gets.
+    #[prost(bytes = "bytes", tag = "7")]
+    pub(super) token_id: Bytes,
 }
 
 /// A request that was carried out.
@@ -87,6 +92,21 @@ pub(super) struct Intent {
     pub(super) created_ms: u64,
     pub(super) request: RequestId,
     pub(super) what: String,
+    pub(super) key_bits: u32,
+    pub(super) token_id: TokenObjectId,
+}
+
+impl Intent {
+    /// What the token is asked for.
+    pub(super) fn new_version(&self) -> NewVersion {
+        NewVersion {
+            key: self.key.clone(),
+            version: self.version,
+            suite: self.suite,
+            key_bits: self.key_bits,
+            id: self.token_id,
+        }
+    }
 }
 
 pub(super) fn key_key(name: &KeyName) -> Vec<u8> {
@@ -139,6 +159,8 @@ impl IntentRecord {
             created_ms: intent.created_ms,
             request_id: intent.request.into(),
             what: intent.what.clone(),
+            key_bits: intent.key_bits,
+            token_id: intent.token_id.into(),
         }
     }
 }
@@ -176,6 +198,7 @@ pub(super) fn read_version(key: &[u8], value: &[u8]) -> Result<(KeyName, KeyVers
 pub(super) fn read_intent(key: &[u8], value: &[u8]) -> Result<Intent, KeysError> {
     let damaged = || KeysError::damaged(key);
     let record = IntentRecord::decode(value).map_err(|_| damaged())?;
+    let token_id = record.token_id.as_ref().try_into().map_err(|_| damaged())?;
     Ok(Intent {
         key: name_after(INTENTS, key)?,
         version: KeyVersion(record.version),
@@ -183,6 +206,8 @@ pub(super) fn read_intent(key: &[u8], value: &[u8]) -> Result<Intent, KeysError>
         created_ms: record.created_ms,
         request: record.request_id.as_ref().try_into().map_err(|_| damaged())?,
         what: record.what,
+        key_bits: record.key_bits,
+        token_id: TokenObjectId::from_bytes(token_id),
     })
 }
 

@@ -3,7 +3,7 @@
 use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, REASON_HEADER, Reason, ZoneId};
+use strongroom_proto::{Edek, Failure, KeyName, KeyVersion, REASON_HEADER, Reason, ZoneId};
 use tokio::{
     sync::{Mutex, watch},
     task::JoinHandle,
@@ -12,7 +12,7 @@ use tokio::{
 use tonic::{Code, Response, Status, transport::Channel};
 
 use super::{
-    TokenConfig, TokenKeyVersion, TokenProfile, TokenStartError, TokenState, WireDek,
+    NewVersion, TokenConfig, TokenKeyVersion, TokenProfile, TokenStartError, TokenState, WireDek,
     link::{Fault, Link},
     pb::{self, token_worker_client::TokenWorkerClient},
     pin,
@@ -90,12 +90,9 @@ impl Token {
     /// # Errors
     /// `token-unavailable`, `pin-rejected`.
     pub async fn profile(&self) -> Result<TokenProfile, Failure> {
-        self.call(
-            true,
-            |mut client| async move { client.inspect(pb::InspectRequest {}).await },
-        )
-        .await?
-        .try_into()
+        self.call(|mut client| async move { client.inspect(pb::InspectRequest {}).await })
+            .await?
+            .try_into()
     }
 
     /// Every key version in the token, by name and version. Objects that look like one and are not fit for use are left
@@ -105,31 +102,20 @@ impl Token {
     /// `token-unavailable`, `pin-rejected`.
     pub async fn list_versions(&self) -> Result<Vec<TokenKeyVersion>, Failure> {
         let response = self
-            .call(true, |mut client| async move {
-                client.list_versions(pb::ListVersionsRequest {}).await
-            })
+            .call(|mut client| async move { client.list_versions(pb::ListVersionsRequest {}).await })
             .await?;
         response.versions.into_iter().map(TryInto::try_into).collect()
     }
 
-    /// Generates a key version in the token and proves it. Not repeated by itself when the worker is lost on the way:
-    /// then [`Token::list_versions`] says whether the version is there.
+    /// Generates a key version in the token and proves it. A repeat, by this call when the worker is lost on the way or by
+    /// its caller, finds what the first attempt made.
     ///
     /// # Errors
-    /// `already-exists`; `token-refused` if the token makes a key other than asked for; `token-unavailable`,
+    /// `already-exists` if the token holds that version with another id; `token-refused` if the token makes a key other than asked for; `token-unavailable`,
     /// `pin-rejected`.
-    pub async fn generate(
-        &self,
-        key: &KeyName,
-        version: KeyVersion,
-        suite: EdekSuite,
-    ) -> Result<TokenKeyVersion, Failure> {
-        let request = pb::GenerateVersionRequest {
-            key_name: key.as_str().to_owned(),
-            version: version.0,
-            suite: suite.as_str().to_owned(),
-        };
-        self.call(false, |mut client| {
+    pub async fn generate(&self, new: &NewVersion) -> Result<TokenKeyVersion, Failure> {
+        let request = pb::GenerateVersionRequest::from(new);
+        self.call(|mut client| {
             let request = request.clone();
             async move { client.generate_version(request).await }
         })
@@ -166,7 +152,7 @@ impl Token {
                 count: u32::try_from(part).unwrap_or(u32::MAX),
             };
             let response = self
-                .call(true, |mut client| {
+                .call(|mut client| {
                     let request = request.clone();
                     async move { client.mint(request).await }
                 })
@@ -205,7 +191,7 @@ impl Token {
                 items: part.iter().map(rewrap_item).collect(),
             };
             let response = self
-                .call(true, |mut client| {
+                .call(|mut client| {
                     let request = request.clone();
                     async move { client.rewrap(request).await }
                 })
@@ -234,7 +220,7 @@ impl Token {
                 items: part.iter().map(unwrap_item).collect(),
             };
             let response = self
-                .call(true, |mut client| {
+                .call(|mut client| {
                     let request = request.clone();
                     async move { client.unwrap(request).await }
                 })
@@ -265,22 +251,14 @@ impl Token {
         }
     }
 
-    /// Runs a call on the worker; one that may be `repeated` runs once more on the next worker if this one is lost.
-    async fn call<T, F>(
-        &self,
-        repeated: bool,
-        request: impl Fn(TokenWorkerClient<Channel>) -> F + Sync,
-    ) -> Result<T, Failure>
+    /// Runs a call on the worker, and once more on the next worker if this one is lost.
+    async fn call<T, F>(&self, request: impl Fn(TokenWorkerClient<Channel>) -> F + Sync) -> Result<T, Failure>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let link = self.link_after(0).await?;
-        let failure = match attempt(&link, request(link.client())).await {
-            Attempt::Answered(outcome) => return outcome,
-            Attempt::Broken(failure) => failure,
-        };
-        if !repeated {
-            return Err(failure);
+        if let Attempt::Answered(outcome) = attempt(&link, request(link.client())).await {
+            return outcome;
         }
         let generation = link.generation();
         drop(link);

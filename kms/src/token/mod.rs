@@ -19,7 +19,9 @@ pub use handle::Token;
 pub use module::ModuleError;
 pub use pin::PinError;
 pub use pin_mark::MarkError;
-pub use types::{Kcv, TokenConfig, TokenKeyVersion, TokenObjectId, TokenProfile, TokenStartError, TokenState, WireDek};
+pub use types::{
+    Kcv, NewVersion, TokenConfig, TokenKeyVersion, TokenObjectId, TokenProfile, TokenStartError, TokenState, WireDek,
+};
 
 /// Generated code of `strongroom.kms.worker.v1`.
 #[allow(

@@ -88,6 +88,22 @@ pub struct TokenProfile {
     pub suites: Vec<EdekSuite>,
 }
 
+/// A version of an EZ key that is to be generated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewVersion {
+    /// The EZ key.
+    pub key: KeyName,
+    /// Its version.
+    pub version: KeyVersion,
+    /// The suite to record with it.
+    pub suite: EdekSuite,
+    /// The size of the AES key in bits.
+    pub key_bits: u32,
+    /// The `CKA_ID` of its object. Whoever asks draws and notes it before, so that a repeat after a crash finds exactly what
+    /// the first attempt made.
+    pub id: TokenObjectId,
+}
+
 /// One version of an EZ key, as the token holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenKeyVersion {
@@ -139,6 +155,17 @@ impl From<Kcv> for Bytes {
 pub struct TokenObjectId([u8; 16]);
 
 impl TokenObjectId {
+    /// A fresh one.
+    ///
+    /// # Panics
+    /// If the system gives no random bytes.
+    #[must_use]
+    pub fn generate() -> Self {
+        let mut id = [0; 16];
+        aws_lc_rs::rand::fill(&mut id).expect("the system gives random bytes");
+        Self(id)
+    }
+
     /// The id whose bytes these are.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use strongroom_proto::{Failure, KeyName, KeyVersion, Reason, ZoneId};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{Kcv, TokenKeyVersion, TokenObjectId, TokenProfile, pb};
+use super::{Kcv, NewVersion, TokenKeyVersion, TokenObjectId, TokenProfile, pb};
 
 impl Drop for pb::item_result::Result {
     fn drop(&mut self) {
@@ -71,6 +71,32 @@ pub(super) fn parse_key_ref(wire: Option<pb::KeyRef>) -> Result<(KeyName, KeyVer
     ))
 }
 
+impl From<&NewVersion> for pb::GenerateVersionRequest {
+    fn from(new: &NewVersion) -> Self {
+        Self {
+            key_name: new.key.as_str().to_owned(),
+            version: new.version.0,
+            suite: new.suite.as_str().to_owned(),
+            key_bits: new.key_bits,
+            token_id: new.id.into(),
+        }
+    }
+}
+
+impl TryFrom<pb::GenerateVersionRequest> for NewVersion {
+    type Error = Failure;
+
+    fn try_from(wire: pb::GenerateVersionRequest) -> Result<Self, Failure> {
+        Ok(Self {
+            key: wire.key_name.parse()?,
+            version: KeyVersion(wire.version),
+            suite: wire.suite.parse()?,
+            key_bits: wire.key_bits,
+            id: parse_id(&wire.token_id)?,
+        })
+    }
+}
+
 impl From<TokenKeyVersion> for pb::TokenKeyVersion {
     fn from(version: TokenKeyVersion) -> Self {
         Self {
@@ -88,13 +114,12 @@ impl TryFrom<pb::TokenKeyVersion> for TokenKeyVersion {
 
     fn try_from(wire: pb::TokenKeyVersion) -> Result<Self, Failure> {
         let kcv = wire.kcv.as_ref().try_into().map_err(|_| malformed("a KCV"))?;
-        let id = wire.token_id.as_ref().try_into().map_err(|_| malformed("a CKA_ID"))?;
         Ok(Self {
             key: wire.key_name.parse()?,
             version: KeyVersion(wire.version),
             suite: wire.suite.parse()?,
             kcv: Kcv::from_bytes(kcv),
-            token_id: TokenObjectId::from_bytes(id),
+            token_id: parse_id(&wire.token_id)?,
         })
     }
 }
@@ -132,6 +157,11 @@ impl TryFrom<pb::TokenProfile> for TokenProfile {
             suites,
         })
     }
+}
+
+fn parse_id(wire: &[u8]) -> Result<TokenObjectId, Failure> {
+    let id = wire.try_into().map_err(|_| malformed("a CKA_ID"))?;
+    Ok(TokenObjectId::from_bytes(id))
 }
 
 /// An answer that no worker of this version gives.

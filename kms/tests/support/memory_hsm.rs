@@ -9,9 +9,9 @@ use std::{
 use bytes::Bytes;
 use strongroom_kms::{
     hsm::Hsm,
-    token::{Kcv, TokenKeyVersion, TokenObjectId, TokenState, WireDek},
+    token::{Kcv, NewVersion, TokenKeyVersion, TokenState, WireDek},
 };
-use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId, ZoneId};
+use strongroom_proto::{Edek, Failure, KeyName, KeyVersion, Reason, RequestId, ZoneId};
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock, RwLockReadGuard, watch};
 use zeroize::Zeroizing;
 
@@ -172,24 +172,26 @@ impl Hsm for MemoryHsm {
         }
     }
 
-    async fn generate(&self, key: &KeyName, version: KeyVersion, suite: EdekSuite) -> Result<TokenKeyVersion, Failure> {
+    async fn generate(&self, new: &NewVersion) -> Result<TokenKeyVersion, Failure> {
         let _passed = self.pass().await;
         let mut inside = self.usable()?;
         let crash = inside.crash.take();
         if crash == Some(Crash::BeforeGenerate) {
             return Err(unavailable());
         }
-        let place = (key.clone(), version);
-        if inside.versions.contains_key(&place) {
-            return Err(Failure::new(Reason::AlreadyExists, "the version exists"));
+        let place = (new.key.clone(), new.version);
+        match inside.versions.get(&place) {
+            None => {}
+            Some(found) if found.token_id == new.id => return Ok(found.clone()),
+            Some(_) => return Err(Failure::new(Reason::AlreadyExists, "the version exists")),
         }
-        let id = *RequestId::generate().as_bytes();
+        let id = new.id.as_bytes();
         let made = TokenKeyVersion {
-            key: key.clone(),
-            version,
-            suite,
+            key: new.key.clone(),
+            version: new.version,
+            suite: new.suite,
             kcv: Kcv::from_bytes([id[0], id[1], id[2]]),
-            token_id: TokenObjectId::from_bytes(id),
+            token_id: new.id,
         };
         inside.versions.insert(place, made.clone());
         match crash {

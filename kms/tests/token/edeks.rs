@@ -4,7 +4,7 @@ use bytes::Bytes;
 use strongroom_kms::token::{Token, WireDek};
 use strongroom_proto::{Edek, EdekSuite, KeyVersion, Reason};
 
-use crate::fixture::{Fixture, name, zone};
+use crate::fixture::{Fixture, fresh, name, zone};
 
 const V0: KeyVersion = KeyVersion(0);
 const V1: KeyVersion = KeyVersion(1);
@@ -34,7 +34,7 @@ async fn one_dek(token: &Token, edek: Edek) -> Result<Bytes, Reason> {
 async fn with_versions(fixture: &Fixture) -> Token {
     let token = fixture.start().await;
     for (key, version) in [("payroll", V0), ("payroll", V1), ("other", V0)] {
-        let made = token.generate(&name(key), version, EdekSuite::Kw).await;
+        let made = token.generate(&fresh(key, version.0)).await;
         made.expect("a fresh version");
     }
     token

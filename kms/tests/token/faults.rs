@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf, process::Command};
 use strongroom_kms::token::{Token, TokenConfig, TokenState};
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyVersion, Reason};
 
-use crate::fixture::{Fixture, name, reaches, write_secret, zone};
+use crate::fixture::{Fixture, fresh, name, reaches, write_secret, zone};
 
 const V0: KeyVersion = KeyVersion(0);
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/token/faulty.c");
@@ -56,7 +56,7 @@ impl Faulty {
     /// A token with one key version, and an EDEK of it.
     async fn start_with_edek(&self) -> (Token, Edek) {
         let token = self.start().await;
-        let made = token.generate(&name("payroll"), V0, EdekSuite::Kw).await;
+        let made = token.generate(&fresh("payroll", 0)).await;
         made.expect("a fresh version");
         let wrapped = token
             .mint(&name("payroll"), V0, &zone(1), 1)
@@ -163,17 +163,14 @@ async fn a_key_that_was_ever_extractable_is_destroyed_again() {
     let lie = faulty.fixture.path("faults/exportable");
     fs::write(&lie, "").expect("writable");
     let failure = token
-        .generate(&name("payroll"), V0, EdekSuite::Kw)
+        .generate(&fresh("payroll", 0))
         .await
         .expect_err("not as asked for");
     assert_eq!(failure.reason, Reason::TokenRefused);
     assert!(failure.message.contains("destroyed again"), "{failure}");
     fs::remove_file(&lie).expect("own file");
     assert_eq!(token.list_versions().await.expect("listed"), []);
-    token
-        .generate(&name("payroll"), V0, EdekSuite::Kw)
-        .await
-        .expect("the version is free");
+    token.generate(&fresh("payroll", 0)).await.expect("the version is free");
 
     fs::write(&lie, "").expect("writable");
     assert_eq!(
@@ -188,7 +185,7 @@ async fn a_key_that_was_ever_extractable_is_destroyed_again() {
     assert_eq!(failure.reason, Reason::KeyVersionUnusable);
     assert!(failure.message.contains("CKA_ID"), "{failure}");
     let failure = token
-        .generate(&name("payroll"), V0, EdekSuite::Kw)
+        .generate(&fresh("payroll", 0))
         .await
         .expect_err("there all the same");
     assert_eq!(failure.reason, Reason::AlreadyExists);
@@ -200,10 +197,7 @@ async fn a_canary_that_does_not_sing_leaves_no_key() {
     let token = faulty.start().await;
     // The first wrap of the canary.
     faulty.fail("WrapKey", "69", 1);
-    let failure = token
-        .generate(&name("payroll"), V0, EdekSuite::Kw)
-        .await
-        .expect_err("no canary");
+    let failure = token.generate(&fresh("payroll", 0)).await.expect_err("no canary");
     assert_eq!(failure.reason, Reason::TokenRefused);
     assert_eq!(token.list_versions().await.expect("listed"), []);
 }

@@ -8,8 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use strongroom_kms::token::{Token, TokenConfig, TokenStartError, TokenState};
-use strongroom_proto::{KeyName, ZoneId};
+use strongroom_kms::token::{NewVersion, Token, TokenConfig, TokenObjectId, TokenStartError, TokenState};
+use strongroom_proto::{EdekSuite, KeyName, KeyVersion, ZoneId};
 use tempfile::TempDir;
 
 pub(crate) const LABEL: &str = "strongroom test";
@@ -172,6 +172,17 @@ fn example(name: &str) -> PathBuf {
 
 pub(crate) fn name(name: &str) -> KeyName {
     name.parse().expect("a valid name")
+}
+
+/// A version to generate, with an id of its own.
+pub(crate) fn fresh(key: &str, version: u32) -> NewVersion {
+    NewVersion {
+        key: name(key),
+        version: KeyVersion(version),
+        suite: EdekSuite::Kw,
+        key_bits: 256,
+        id: TokenObjectId::generate(),
+    }
 }
 
 pub(crate) const fn zone(byte: u8) -> ZoneId {

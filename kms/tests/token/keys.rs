@@ -1,12 +1,12 @@
 //! Key versions: made in the token with the right attributes, listed, and the same after a restart.
 
 use strongroom_kms::token::{Token, TokenKeyVersion};
-use strongroom_proto::{EdekSuite, KeyName, KeyVersion, Reason};
+use strongroom_proto::{EdekSuite, KeyVersion, Reason};
 
-use crate::fixture::{Fixture, LABEL, name, zone};
+use crate::fixture::{Fixture, LABEL, fresh, name, zone};
 
-async fn generate(token: &Token, key: &KeyName, version: u32) -> TokenKeyVersion {
-    let made = token.generate(key, KeyVersion(version), EdekSuite::Kw).await;
+async fn generate(token: &Token, key: &str, version: u32) -> TokenKeyVersion {
+    let made = token.generate(&fresh(key, version)).await;
     made.expect("a fresh version")
 }
 
@@ -17,7 +17,7 @@ async fn versions_are_listed_with_stable_check_values_across_restarts() {
     assert_eq!(token.list_versions().await.expect("listed"), []);
     let mut made = Vec::new();
     for (key, version) in [("alpha", 0), ("alpha", 1), ("beta", 0), ("beta.eu", u32::MAX)] {
-        made.push(generate(&token, &name(key), version).await);
+        made.push(generate(&token, key, version).await);
     }
     assert_eq!(token.list_versions().await.expect("listed"), made);
     let mut values: Vec<_> = made.iter().map(|version| version.kcv.to_string()).collect();
@@ -33,15 +33,18 @@ async fn versions_are_listed_with_stable_check_values_across_restarts() {
 }
 
 #[tokio::test]
-async fn an_existing_version_is_not_made_again() {
+async fn an_existing_version_is_found_by_its_id_and_not_made_again() {
     let fixture = Fixture::new();
     let token = fixture.start().await;
-    let key = name("payroll");
-    let made = generate(&token, &key, 3).await;
+    let new = fresh("payroll", 3);
+    let made = token.generate(&new).await.expect("a fresh version");
+    assert_eq!(made.token_id, new.id, "the object has the id that was asked for");
+    let again = token.generate(&new).await.expect("the first attempt's object");
+    assert_eq!(again, made);
     let failure = token
-        .generate(&key, KeyVersion(3), EdekSuite::Kw)
+        .generate(&fresh("payroll", 3))
         .await
-        .expect_err("exists");
+        .expect_err("another's, by its id");
     assert_eq!(failure.reason, Reason::AlreadyExists);
     assert_eq!(failure.message, "the token holds version 3 of key payroll already");
     assert_eq!(token.list_versions().await.expect("listed"), [made]);
@@ -68,7 +71,7 @@ async fn the_profile_names_token_library_and_suites() {
 async fn a_zone_key_derives_and_does_nothing_else() {
     let fixture = Fixture::new();
     let token = fixture.start().await;
-    generate(&token, &name("payroll"), 0).await;
+    generate(&token, "payroll", 0).await;
     token
         .mint(&name("payroll"), KeyVersion(0), &zone(1), 3)
         .await
@@ -85,8 +88,8 @@ async fn a_zone_key_derives_and_does_nothing_else() {
 async fn of_two_objects_of_one_version_neither_is_used_and_both_are_named() {
     let fixture = Fixture::new();
     let token = fixture.start().await;
-    let made = generate(&token, &name("payroll"), 0).await;
-    let sound = generate(&token, &name("sound"), 0).await;
+    let made = generate(&token, "payroll", 0).await;
+    let sound = generate(&token, "sound", 0).await;
     let planted = "000102030405060708090a0b0c0d0e0f";
     fixture.probe("plant", &["strongroom:1:kw:payroll@0", planted, "no"]);
     assert_eq!(
@@ -124,10 +127,7 @@ async fn foreign_and_unfit_objects_are_left_out() {
         fixture.probe("plant", &[label, id, modifiable]);
     }
     assert_eq!(token.list_versions().await.expect("listed"), []);
-    let failure = token
-        .generate(&name("payroll"), KeyVersion(2), EdekSuite::Kw)
-        .await
-        .expect_err("there, if unfit");
+    let failure = token.generate(&fresh("payroll", 2)).await.expect_err("there, if unfit");
     assert_eq!(failure.reason, Reason::AlreadyExists);
 }
 

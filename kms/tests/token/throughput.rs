@@ -5,7 +5,7 @@ use std::time::Instant;
 use strongroom_kms::token::Token;
 use strongroom_proto::{Edek, EdekSuite, KeyVersion};
 
-use crate::fixture::{Fixture, name, zone};
+use crate::fixture::{Fixture, fresh, name, zone};
 
 /// Far below what SoftHSM2 does, far above what a search per operation would leave.
 const MINTS_PER_SECOND_MIN: f64 = 500.0;
@@ -15,10 +15,7 @@ async fn batches_of_a_hundred_run_at_token_speed() {
     let fixture = Fixture::new();
     let token: Token = fixture.start().await;
     let (key, version) = (name("payroll"), KeyVersion(0));
-    token
-        .generate(&key, version, EdekSuite::Kw)
-        .await
-        .expect("a fresh version");
+    token.generate(&fresh("payroll", 0)).await.expect("a fresh version");
     let start = Instant::now();
     let mut minted = Vec::new();
     for _ in 0..50 {

@@ -117,11 +117,9 @@ impl Engine {
         Ok(Err(failure))
     }
 
-    /// Runs a call. When the session is lost on the way it is opened anew, once, and a call that may be `repeated` runs
-    /// again.
+    /// Runs a call. When the session is lost on the way it is opened anew, once, and the call runs again.
     pub(super) fn run<T>(
         &mut self,
-        repeated: bool,
         mut call: impl FnMut(&mut Vault) -> Result<T, Trouble>,
     ) -> Result<Result<T, Failure>, Gone> {
         let why = match self.attempt(&mut call) {
@@ -133,9 +131,6 @@ impl Engine {
         tracing::warn!(why, "the token's session is lost; opening another");
         if let Err(failure) = self.reopen()? {
             return Ok(Err(failure));
-        }
-        if !repeated {
-            return Ok(Err(unavailable(why)));
         }
         match self.attempt(&mut call) {
             Ok(value) => Ok(Ok(value)),

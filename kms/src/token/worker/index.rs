@@ -44,6 +44,16 @@ struct Entry {
     proven: bool,
 }
 
+/// What is where a new version is to go.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place {
+    Free,
+    /// An object of that label and `CKA_ID`.
+    Own(ObjectHandle),
+    /// Another object of that name and version, or one that is not fit for use.
+    Taken,
+}
+
 /// A version ready for use.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Found {
@@ -81,6 +91,19 @@ impl Index {
         self.keys
             .get(name)
             .is_some_and(|versions| versions.contains_key(&version))
+    }
+
+    /// What the token holds in the place of a new version with the `CKA_ID` `id`.
+    pub(super) fn place(&self, label: &KeyLabel, id: TokenObjectId) -> Place {
+        match self
+            .keys
+            .get(&label.name)
+            .and_then(|versions| versions.get(&label.version))
+        {
+            None => Place::Free,
+            Some(Slot::Usable(entry)) if entry.id == id && entry.suite == label.suite => Place::Own(entry.handle),
+            Some(_) => Place::Taken,
+        }
     }
 
     /// Every usable version with its key check value, by name and version.

@@ -4,6 +4,8 @@ use std::fmt;
 
 use strongroom_proto::{EdekSuite, KeyName, KeyVersion};
 
+use crate::token::NewVersion;
+
 /// Every label of ours starts so; the number is the version of this form.
 pub(super) const PREFIX: &str = "strongroom:1:";
 
@@ -16,6 +18,15 @@ pub(super) struct KeyLabel {
 }
 
 impl KeyLabel {
+    /// The label of a version that is to be made.
+    pub(super) fn of(new: &NewVersion) -> Self {
+        Self {
+            suite: new.suite,
+            name: new.key.clone(),
+            version: new.version,
+        }
+    }
+
     /// Parses a label in exactly the form that [`fmt::Display`] gives it; anything else is not ours.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (suite, rest) = text.strip_prefix(PREFIX)?.split_once(':')?;

@@ -1,15 +1,15 @@
 //! The worker's gRPC service: parses requests and hands them to the token's thread.
 
-use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, Reason, limits::EDEKS_PER_CALL_MAX};
+use strongroom_proto::{Failure, KeyVersion, Reason, limits::EDEKS_PER_CALL_MAX};
 use tonic::{Request, Response, Status};
 
 use super::{
     engine::Engine,
-    label::KeyLabel,
     queue::Queue,
     vault::{RewrapItem, UnwrapItem, Vault},
 };
 use crate::token::{
+    NewVersion,
     pb::{self, token_worker_server::TokenWorker},
     wire::{item_to_wire, parse_key_ref},
 };
@@ -42,7 +42,7 @@ impl TokenWorker for Service {
         &self,
         _: Request<pb::ListVersionsRequest>,
     ) -> Result<Response<pb::ListVersionsResponse>, Status> {
-        let versions = self.queue.call(|engine| engine.run(true, Vault::list)).await?;
+        let versions = self.queue.call(|engine| engine.run(Vault::list)).await?;
         Ok(Response::new(pb::ListVersionsResponse {
             versions: versions.into_iter().map(Into::into).collect(),
         }))
@@ -52,9 +52,8 @@ impl TokenWorker for Service {
         &self,
         request: Request<pb::GenerateVersionRequest>,
     ) -> Result<Response<pb::TokenKeyVersion>, Status> {
-        let label = parse_label(&request.into_inner())?;
-        // Not repeated: the first attempt may have made the key.
-        let call = move |engine: &mut Engine| engine.run(false, |vault| vault.generate(label.clone()));
+        let new = NewVersion::try_from(request.into_inner())?;
+        let call = move |engine: &mut Engine| engine.run(|vault| vault.generate(&new));
         let version = self.queue.call(call).await?;
         Ok(Response::new(version.into()))
     }
@@ -64,7 +63,7 @@ impl TokenWorker for Service {
         let (name, version, zone) = parse_key_ref(request.key)?;
         let count = usize::try_from(request.count).unwrap_or(usize::MAX);
         check_count(count)?;
-        let call = move |engine: &mut Engine| engine.run(true, |vault| vault.mint(&name, version, &zone, count));
+        let call = move |engine: &mut Engine| engine.run(|vault| vault.mint(&name, version, &zone, count));
         let wrapped = self.queue.call(call).await?;
         Ok(Response::new(pb::MintResponse { wrapped }))
     }
@@ -81,7 +80,7 @@ impl TokenWorker for Service {
                 wrapped: item.wrapped,
             })
             .collect();
-        let call = move |engine: &mut Engine| engine.run(true, |vault| vault.rewrap(&name, to, &zone, &items));
+        let call = move |engine: &mut Engine| engine.run(|vault| vault.rewrap(&name, to, &zone, &items));
         let results = self.queue.call(call).await?;
         Ok(Response::new(pb::RewrapResponse {
             results: results.into_iter().map(item_to_wire).collect(),
@@ -96,27 +95,12 @@ impl TokenWorker for Service {
             .into_iter()
             .map(parse_unwrap_item)
             .collect::<Result<Vec<_>, _>>()?;
-        let call = move |engine: &mut Engine| engine.run(true, |vault| vault.unwrap(&items));
+        let call = move |engine: &mut Engine| engine.run(|vault| vault.unwrap(&items));
         let results = self.queue.call(call).await?;
         Ok(Response::new(pb::UnwrapResponse {
             results: results.into_iter().map(item_to_wire).collect(),
         }))
     }
-}
-
-fn parse_label(request: &pb::GenerateVersionRequest) -> Result<KeyLabel, Failure> {
-    let suite = request.suite.parse::<EdekSuite>()?;
-    if suite != EdekSuite::Kw {
-        return Err(Failure::new(
-            Reason::TokenRefused,
-            format!("this token does not serve suite {suite}; leave the suite out to get the token's default"),
-        ));
-    }
-    Ok(KeyLabel {
-        suite,
-        name: request.key_name.parse::<KeyName>()?,
-        version: KeyVersion(request.version),
-    })
 }
 
 fn parse_unwrap_item(item: pb::UnwrapItem) -> Result<UnwrapItem, Failure> {

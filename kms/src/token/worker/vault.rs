@@ -3,19 +3,19 @@
 use std::time::{Duration, Instant};
 
 use cryptoki::{mechanism::Mechanism, object::ObjectHandle, session::Session};
-use strongroom_proto::{Failure, KeyName, KeyVersion, Reason, ZoneId};
+use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, Reason, ZoneId};
 use zeroize::Zeroizing;
 
 use super::{
     attributes, canary,
     derived::DerivedKeys,
-    index::{Found, Index},
+    index::{Found, Index, Place},
     kw::{self, Context},
     label::KeyLabel,
     object::SessionObject,
     remedy::{Refusal, Trouble, while_doing},
 };
-use crate::token::{TokenKeyVersion, TokenObjectId};
+use crate::token::{NewVersion, TokenKeyVersion};
 
 /// The token is searched for an unknown version at most so often: a search can take milliseconds per hundred keys.
 const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -69,31 +69,42 @@ impl Vault {
     }
 
     /// Generates a version, and answers only once its attributes are read back and its canary has sung.
-    pub(super) fn generate(&mut self, label: KeyLabel) -> Result<TokenKeyVersion, Trouble> {
+    pub(super) fn generate(&mut self, new: &NewVersion) -> Result<TokenKeyVersion, Trouble> {
+        check_asked(new)?;
         self.search()?;
-        if self.index.contains(&label.name, label.version) {
-            return Err(exists(&label).into());
+        let label = KeyLabel::of(new);
+        match self.index.place(&label, new.id) {
+            Place::Taken => Err(exists(&label).into()),
+            // What an earlier attempt left. It stays whatever comes out here: its first maker may have been believed.
+            Place::Own(handle) => self.prove(handle, new, &label),
+            Place::Free => {
+                let template = attributes::template(&label, new.id);
+                let handle = self
+                    .session
+                    .generate_key(&Mechanism::AesKeyGen, &template)
+                    .map_err(while_doing("to generate a key"))?;
+                // Destroyed again unless it is proven.
+                let object = SessionObject::new(&self.session, handle);
+                let made = self.prove(handle, new, &label)?;
+                let handle = object.keep();
+                self.index.add(label, new.id, handle);
+                Ok(made)
+            }
         }
-        let id = random_id()?;
-        let template = attributes::template(&label, id);
-        let handle = self
-            .session
-            .generate_key(&Mechanism::AesKeyGen, &template)
-            .map_err(while_doing("to generate a key"))?;
-        // Not yet proven: destroyed again on every path but the last.
-        let object = SessionObject::new(&self.session, handle);
-        self.check_attributes(handle, &label)?;
-        self.check_canary(handle, &label)?;
-        let kcv = kw::key_check_value(&self.session, handle, &label.name, label.version)
+    }
+
+    /// Reads the attributes of a version's object back and tries it.
+    fn prove(&self, handle: ObjectHandle, new: &NewVersion, label: &KeyLabel) -> Result<TokenKeyVersion, Trouble> {
+        self.check_attributes(handle, label)?;
+        self.check_canary(handle, label)?;
+        let kcv = kw::key_check_value(&self.session, handle, &new.key, new.version)
             .map_err(while_doing("to compute a key check value"))?;
-        let handle = object.keep();
-        self.index.add(label.clone(), id, handle);
         Ok(TokenKeyVersion {
-            key: label.name,
-            version: label.version,
-            suite: label.suite,
+            key: new.key.clone(),
+            version: new.version,
+            suite: new.suite,
             kcv,
-            token_id: id,
+            token_id: new.id,
         })
     }
 
@@ -258,11 +269,21 @@ fn settle<T>(outcome: Result<T, Trouble>) -> Result<Result<T, Failure>, Trouble>
     }
 }
 
-fn random_id() -> Result<TokenObjectId, Failure> {
-    let mut id = [0; 16];
-    aws_lc_rs::rand::fill(&mut id)
-        .map_err(|_| Failure::new(Reason::Internal, "the system gives no random bytes for a CKA_ID"))?;
-    Ok(TokenObjectId::from_bytes(id))
+fn check_asked(new: &NewVersion) -> Result<(), Failure> {
+    let suite = new.suite;
+    if suite != EdekSuite::Kw {
+        return Err(Failure::new(
+            Reason::TokenRefused,
+            format!("this token does not serve suite {suite}; leave the suite out to get the token's default"),
+        ));
+    }
+    if usize::try_from(new.key_bits) == Ok(kw::KEY_BYTES * 8) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Reason::InvalidArgument,
+        format!("a key of suite {suite} has 256 bits, not {}", new.key_bits),
+    ))
 }
 
 fn exists(label: &KeyLabel) -> Failure {
