@@ -19,7 +19,7 @@ use super::{Desk, caller, to_its_end};
 use crate::{
     audit::{Caller, Entry},
     hsm::Hsm,
-    policy::Action,
+    policy::{Action, Context, KeyFacts},
 };
 
 /// Keys in a page if the caller does not say.
@@ -37,7 +37,11 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
         let id = request_id(&wire.request_id)?;
         let desk = Arc::clone(&self.0);
         answer(&self.0, async move {
-            let entry = desk.start(&caller, "create", &name).await?;
+            let facts = KeyFacts {
+                suite: Some(suite),
+                ..desk.keys.facts(&name)
+            };
+            let entry = desk.start_on(&caller, "create", &facts).await?;
             let outcome = desk.keys.create(&name, suite, id).await;
             desk.changed(entry, outcome).await
         })
@@ -74,7 +78,9 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
         let caller = caller(&request)?;
         let name: KeyName = request.into_inner().name.parse().map_err(Failure::from)?;
         let entry = Entry::new(&caller, "describe");
-        let entry = self.0.authorize(&caller, Action::View, &name, entry).await?;
+        let facts = self.0.keys.facts(&name);
+        let context = Context::of("describe");
+        let entry = self.0.authorize(&caller, Action::View, &facts, &context, entry).await?;
         let key = self.0.recorded(entry, self.0.keys.describe(&name)).await?;
         Ok(Response::new(key))
     }
@@ -101,8 +107,13 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
 impl<H: Hsm> Desk<H> {
     /// Authorizes a change and records that it is about to be made.
     async fn start(&self, caller: &Caller, action: &str, name: &KeyName) -> Result<Entry, Failure> {
-        let entry = Entry::new(caller, action);
-        let entry = self.authorize(caller, Action::Manage, name, entry).await?;
+        self.start_on(caller, action, &self.keys.facts(name)).await
+    }
+
+    /// As [`Self::start`], for a key that need not exist yet.
+    async fn start_on(&self, caller: &Caller, action: &str, facts: &KeyFacts) -> Result<Entry, Failure> {
+        let (entry, context) = (Entry::new(caller, action), Context::of(action));
+        let entry = self.authorize(caller, Action::Manage, facts, &context, entry).await?;
         self.audit.record(vec![entry.clone().started()]).await?;
         Ok(entry)
     }
@@ -116,7 +127,8 @@ impl<H: Hsm> Desk<H> {
 
     /// The keys after `after` that the caller may view. Refused if there are keys and none of them may be seen.
     fn page(&self, caller: &Caller, after: Option<&KeyName>, limit: usize) -> Result<ListKeysResponse, Failure> {
-        let may_view = |name: &KeyName| self.policy.decide(&caller.identity, Action::View, name).allowed;
+        let context = Context::of("list");
+        let may_view = |name: &KeyName| self.decide(caller, Action::View, name, &context).0.allowed;
         let mut seen = self.keys.names(after).into_iter().filter(may_view);
         let names: Vec<_> = seen.by_ref().take(limit).collect();
         let more = seen.next().is_some();

@@ -17,7 +17,7 @@ use crate::{
     audit::{Caller, Entry},
     hsm::Hsm,
     keys::{Minted, Rewrapped},
-    policy::Action,
+    policy::{Action, Context},
 };
 
 pub(super) struct MintFace<H>(pub(super) Arc<Desk<H>>);
@@ -56,7 +56,8 @@ impl<H: Hsm> Mint for MintFace<H> {
 impl<H: Hsm> Desk<H> {
     async fn mint(&self, caller: &Caller, name: &KeyName, zone: &ZoneId, count: usize) -> Result<Minted, Failure> {
         let entry = Entry::new(caller, "mint").edeks(zone, count);
-        let entry = self.authorize(caller, Action::Mint, name, entry).await?;
+        let (facts, context) = (self.keys.facts(name), Context::of("mint").zone(*zone));
+        let entry = self.authorize(caller, Action::Mint, &facts, &context, entry).await?;
         let outcome = self.keys.mint(name, zone, count).await;
         let entry = entry.version(outcome.as_ref().ok().map(|minted| minted.version));
         self.recorded(entry, outcome).await
@@ -70,7 +71,8 @@ impl<H: Hsm> Desk<H> {
         items: Vec<(KeyVersion, Bytes)>,
     ) -> Result<Rewrapped, Failure> {
         let entry = Entry::new(caller, "rewrap").edeks(zone, items.len());
-        let entry = self.authorize(caller, Action::Rewrap, name, entry).await?;
+        let (facts, context) = (self.keys.facts(name), Context::of("rewrap").zone(*zone));
+        let entry = self.authorize(caller, Action::Rewrap, &facts, &context, entry).await?;
         let outcome = self.keys.rewrap(name, zone, items).await;
         let entries = match &outcome {
             Ok(rewrapped) => entries(&entry, zone, rewrapped),

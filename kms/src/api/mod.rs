@@ -23,7 +23,7 @@ use crate::{
     audit::{AuditLog, Caller, Entry},
     hsm::Hsm,
     keys::Keys,
-    policy::{Action, Decision, Policy},
+    policy::{Action, Context, Decision, KeyFacts, Policy},
 };
 
 /// Calls under way at once; more are refused with [`Reason::Overloaded`].
@@ -66,21 +66,46 @@ macro_rules! bounded {
 use bounded;
 
 impl<H: Hsm> Desk<H> {
-    fn decide(&self, caller: &Caller, action: Action, key: &KeyName) -> (Decision, Result<(), Failure>) {
-        let decision = self.policy.decide(&caller.identity, action, key);
+    /// What the policies say of `caller` doing `action` with `key`, and the refusal if they say no.
+    fn decide(
+        &self,
+        caller: &Caller,
+        action: Action,
+        key: &KeyName,
+        context: &Context<'_>,
+    ) -> (Decision, Result<(), Failure>) {
+        self.decide_on(caller, action, &self.keys.facts(key), context)
+    }
+
+    /// As [`Self::decide`], for a key that need not exist yet.
+    fn decide_on(
+        &self,
+        caller: &Caller,
+        action: Action,
+        facts: &KeyFacts,
+        context: &Context<'_>,
+    ) -> (Decision, Result<(), Failure>) {
+        let decision = self.policy.decide(&caller.principal(), action, facts, context);
         let verdict = if decision.allowed {
             Ok(())
         } else {
-            let sentence = decision.refusal(&caller.identity, action, key);
+            let sentence = decision.refusal(&caller.identity, action, &facts.name);
             Err(Failure::new(Reason::PermissionDenied, sentence))
         };
         (decision, verdict)
     }
 
     /// Lets a call on one key go on, with the policies noted in `entry`, or records its refusal.
-    async fn authorize(&self, caller: &Caller, action: Action, key: &KeyName, entry: Entry) -> Result<Entry, Failure> {
-        let (decision, verdict) = self.decide(caller, action, key);
-        let entry = entry.key(key).decided(&decision);
+    async fn authorize(
+        &self,
+        caller: &Caller,
+        action: Action,
+        facts: &KeyFacts,
+        context: &Context<'_>,
+        entry: Entry,
+    ) -> Result<Entry, Failure> {
+        let (decision, verdict) = self.decide_on(caller, action, facts, context);
+        let entry = entry.key(&facts.name).decided(&decision);
         match verdict {
             Ok(()) => Ok(entry),
             Err(failure) => {
@@ -129,7 +154,7 @@ async fn to_its_end<H: Hsm, T: Send + 'static>(
 /// Who sent a request.
 fn caller<T>(request: &Request<T>) -> Result<Caller, Failure> {
     let (identity, address) = transport::peer(request)?;
-    Ok(Caller { identity, address })
+    Ok(Caller::certified(identity, address))
 }
 
 /// A number of EDEKs that one call may be about.

@@ -1,5 +1,5 @@
 //! `Unwrap`: DEKs for those who were granted them. One call may be about several keys and zones; policy is asked
-//! once for each key, and what it refuses fails alone. A call about one key that is refused is refused as a whole.
+//! once for each key and zone, and what it refuses fails alone. A call about one key that is refused is refused as a whole.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,7 +14,7 @@ use crate::{
     audit::{Caller, Entry},
     batch::{merge, split},
     hsm::Hsm,
-    policy::{Action, Decision},
+    policy::{Action, Context, Decision},
     token::WireDek,
 };
 
@@ -35,8 +35,8 @@ impl<H: Hsm> Unwrap for UnwrapFace<H> {
     }
 }
 
-/// What policy said of each key in a call.
-type Verdicts = BTreeMap<KeyName, (Decision, Result<(), Failure>)>;
+/// What policy said of each key and zone in a call.
+type Verdicts = BTreeMap<(KeyName, ZoneId), (Decision, Result<(), Failure>)>;
 
 impl<H: Hsm> Desk<H> {
     /// One result for each item; those that could not be parsed keep their places.
@@ -65,9 +65,10 @@ impl<H: Hsm> Desk<H> {
     fn verdicts(&self, caller: &Caller, parsed: &[Result<Edek, Failure>]) -> Verdicts {
         let mut verdicts = Verdicts::new();
         for edek in parsed.iter().flatten() {
-            if !verdicts.contains_key(&edek.key) {
-                verdicts.insert(edek.key.clone(), self.decide(caller, Action::Unwrap, &edek.key));
-            }
+            verdicts.entry(place(edek)).or_insert_with(|| {
+                let context = Context::of("unwrap").zone(edek.zone);
+                self.decide(caller, Action::Unwrap, &edek.key, &context)
+            });
         }
         verdicts
     }
@@ -84,9 +85,13 @@ impl<H: Hsm> Desk<H> {
     }
 }
 
+fn place(edek: &Edek) -> (KeyName, ZoneId) {
+    (edek.key.clone(), edek.zone)
+}
+
 fn check(item: &Result<Edek, Failure>, verdicts: &Verdicts) -> Result<(), Failure> {
     match item {
-        Ok(edek) => verdicts[&edek.key].1.clone(),
+        Ok(edek) => verdicts[&place(edek)].1.clone(),
         Err(failure) => Err(failure.clone()),
     }
 }
@@ -94,7 +99,9 @@ fn check(item: &Result<Edek, Failure>, verdicts: &Verdicts) -> Result<(), Failur
 /// The refusal of the whole call, if it is about one key and policy refuses that.
 fn all_refused(checks: &[Result<(), Failure>], verdicts: &Verdicts) -> Option<Failure> {
     let denied = |check: &Result<(), Failure>| matches!(check, Err(f) if f.reason == Reason::PermissionDenied);
-    if verdicts.len() == 1 && checks.iter().all(denied) {
+    let mut keys = verdicts.keys().map(|(key, _)| key);
+    let first = keys.next();
+    if first.is_some() && keys.all(|key| Some(key) == first) && checks.iter().all(denied) {
         checks.first().and_then(|check| check.as_ref().err().cloned())
     } else {
         None
@@ -157,7 +164,7 @@ fn entry(
             .key(&about.key)
             .version(Some(about.version))
             .edeks(&about.zone, count);
-        entry = entry.decided(&verdicts[&about.key].0);
+        entry = entry.decided(&verdicts[&(about.key.clone(), about.zone)].0);
     }
     match failure {
         None => entry,

@@ -9,7 +9,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use strongroom_proto::{Failure, KeyName, KeyVersion, ZoneId, transport::PeerIdentity};
 
-use crate::policy::Decision;
+use crate::policy::{Authentication, Decision, GroupName, Principal};
 
 /// The `prev` of the first record.
 pub(super) const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -35,16 +35,52 @@ pub enum Outcome {
 /// Who asks, and from where.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// From the certificate.
+    /// From the certificate or the bearer token.
     pub identity: PeerIdentity,
     /// The other end of the connection.
     pub address: SocketAddr,
+    /// Groups that a bearer token names.
+    pub groups: Vec<GroupName>,
+    /// How the identity was proved.
+    pub authentication: Authentication,
+}
+
+impl Caller {
+    /// The holder of a certificate.
+    #[must_use]
+    pub const fn certified(identity: PeerIdentity, address: SocketAddr) -> Self {
+        Self {
+            identity,
+            address,
+            groups: Vec::new(),
+            authentication: Authentication::Certificate,
+        }
+    }
+
+    /// Whom policies are asked about.
+    #[must_use]
+    pub fn principal(&self) -> Principal<'_> {
+        Principal {
+            identity: &self.identity,
+            groups: &self.groups,
+            authentication: self.authentication,
+        }
+    }
+
+    /// How records name the caller: `user alice`, `service metadata`, `user alice (bearer)`.
+    #[must_use]
+    pub fn who(&self) -> String {
+        match self.authentication {
+            Authentication::Certificate => self.identity.short(),
+            Authentication::Bearer => format!("{} (bearer)", self.identity.short()),
+        }
+    }
 }
 
 /// What one record says, before it has its place in the chain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// `user alice`, `service metadata`.
+    /// `user alice`, `service metadata`; `user alice (bearer)` if a bearer token says so and no certificate.
     pub who: String,
     /// Address and port of the caller; absent in records of the service itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -82,7 +118,7 @@ impl Entry {
     pub fn new(caller: &Caller, action: &str) -> Self {
         Self {
             from: Some(caller.address),
-            ..Self::of_service(&caller.identity.short(), action)
+            ..Self::of_service(&caller.who(), action)
         }
     }
 

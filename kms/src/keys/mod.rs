@@ -26,6 +26,7 @@ use self::{key::Key, ledger::Ledger, records::Intent};
 use crate::{
     batch::{merge, same_count, split},
     hsm::Hsm,
+    policy::KeyFacts,
     token::WireDek,
 };
 
@@ -127,6 +128,14 @@ impl<H: Hsm> Keys<H> {
     /// The key as clients see it.
     pub(crate) fn describe(&self, name: &KeyName) -> Result<pb::Key, Failure> {
         self.table().get(name).map(Key::to_wire).ok_or_else(|| not_found(name))
+    }
+
+    /// What policies may know of a key, also of one that does not exist.
+    pub(crate) fn facts(&self, name: &KeyName) -> KeyFacts {
+        KeyFacts {
+            suite: self.table().get(name).map(|key| key.suite),
+            ..KeyFacts::unknown(name.clone())
+        }
     }
 
     /// Names of all keys after `after`, in order.

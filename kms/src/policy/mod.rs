@@ -3,68 +3,21 @@
 //! that fails while it is evaluated refuses the call.
 
 mod load;
+mod question;
 
-use std::{fmt, path::Path};
+use std::{collections::HashMap, fmt, path::Path};
 
 use cedar_policy::{
-    Authorizer, Context, Decision as CedarDecision, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicyId,
-    PolicySet, Request, RestrictedExpression,
+    Authorizer, Context as CedarContext, Decision as CedarDecision, Entities, Entity, EntityId, EntityTypeName,
+    EntityUid, PolicyId, PolicySet, Request, RestrictedExpression,
 };
-use strongroom_proto::{KeyName, transport::PeerIdentity};
+use strongroom_proto::{EdekSuite, KeyName, transport::PeerIdentity};
 
 pub use load::PolicyError;
+pub use question::{Action, Authentication, Context, GroupName, KeyFacts, Principal, WordError};
 
 /// The policy file that comes with Strongroom, duties apart.
 pub const SAMPLE: &str = include_str!("../../policy/sample.cedar");
-
-/// What somebody wants to do with a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// Create, roll, confirm.
-    Manage,
-    /// Describe, list.
-    View,
-    /// Make EDEKs of fresh DEKs.
-    Mint,
-    /// Wrap EDEKs again under the newest version.
-    Rewrap,
-    /// Be given DEKs.
-    Unwrap,
-}
-
-impl Action {
-    /// Every action there is.
-    pub const ALL: [Self; 5] = [Self::Manage, Self::View, Self::Mint, Self::Rewrap, Self::Unwrap];
-
-    /// The action's word in policies.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Manage => "manage",
-            Self::View => "view",
-            Self::Mint => "mint",
-            Self::Rewrap => "rewrap",
-            Self::Unwrap => "unwrap",
-        }
-    }
-
-    /// How a sentence says it: `may not …`.
-    const fn phrase(self) -> &'static str {
-        match self {
-            Self::Manage => "manage",
-            Self::View => "view",
-            Self::Mint => "mint with",
-            Self::Rewrap => "re-wrap with",
-            Self::Unwrap => "unwrap with",
-        }
-    }
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// An answer of the policies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,6 +55,7 @@ pub struct Policy {
 /// Names of the schema's entity types, parsed once.
 struct Types {
     user: EntityTypeName,
+    group: EntityTypeName,
     service: EntityTypeName,
     key: EntityTypeName,
     action: EntityTypeName,
@@ -126,14 +80,14 @@ impl Policy {
 
     /// Decides whether `who` may do `action` with `key`.
     #[must_use]
-    pub fn decide(&self, who: &PeerIdentity, action: Action, key: &KeyName) -> Decision {
-        let resource = uid(&self.types.key, key.as_str());
-        let Some((request, entities)) = self.question(who, action, &resource, key) else {
+    pub fn decide(&self, who: &Principal<'_>, action: Action, key: &KeyFacts, context: &Context<'_>) -> Decision {
+        let Some((request, entities)) = self.question(who, action, key, context) else {
+            tracing::error!(who = %who.identity.short(), %action, key = %key.name, "a question cannot be put to the policies: the call is refused");
             return Decision::failure();
         };
         let response = self.authorizer.is_authorized(&request, &self.policies, &entities);
         if let Some(error) = response.diagnostics().errors().next() {
-            tracing::error!(%error, who = %who.short(), %action, %key, "a policy failed to evaluate: the call is refused");
+            tracing::error!(%error, who = %who.identity.short(), %action, key = %key.name, "a policy failed to evaluate: the call is refused");
             return Decision::failure();
         }
         let mut policies: Vec<_> = response.diagnostics().reason().map(|id| self.name(id)).collect();
@@ -147,20 +101,20 @@ impl Policy {
 
     fn question(
         &self,
-        who: &PeerIdentity,
+        who: &Principal<'_>,
         action: Action,
-        resource: &EntityUid,
-        key: &KeyName,
+        key: &KeyFacts,
+        context: &Context<'_>,
     ) -> Option<(Request, Entities)> {
-        let name = RestrictedExpression::new_string(key.as_str().to_owned());
-        let entity = Entity::new(
-            resource.clone(),
-            [("name".to_owned(), name)].into(),
-            std::collections::HashSet::new(),
-        );
-        let entities = Entities::from_entities([entity.ok()?], None).ok()?;
+        let principal = self.principal(who.identity);
+        let groups = who.groups.iter().map(|group| uid(&self.types.group, group.as_str()));
+        let caller = Entity::new(principal.clone(), HashMap::new(), groups.collect());
+        let resource = uid(&self.types.key, key.name.as_str());
+        let tags = key.tags.iter().map(|(name, value)| (name.clone(), text(value)));
+        let key = Entity::new_with_tags(resource.clone(), attributes(key), [], tags);
+        let entities = Entities::from_entities([caller.ok()?, key.ok()?], None).ok()?;
         let action = uid(&self.types.action, action.as_str());
-        let request = Request::new(self.principal(who), action, resource.clone(), Context::empty(), None);
+        let request = Request::new(principal, action, resource, circumstances(who, context)?, None);
         Some((request.ok()?, entities))
     }
 
@@ -203,11 +157,38 @@ impl Types {
         let name = |text: &str| text.parse().expect("a plain identifier is an entity type name");
         Self {
             user: name("User"),
+            group: name("Group"),
             service: name("Service"),
             key: name("Key"),
             action: name("Action"),
         }
     }
+}
+
+fn attributes(key: &KeyFacts) -> [(String, RestrictedExpression); 3] {
+    [
+        ("name".to_owned(), text(key.name.as_str())),
+        ("suite".to_owned(), text(key.suite.map_or("", EdekSuite::as_str))),
+        ("sealed_required".to_owned(), truth(key.sealed_required)),
+    ]
+}
+
+fn circumstances(who: &Principal<'_>, context: &Context<'_>) -> Option<CedarContext> {
+    let always = [
+        ("operation".to_owned(), text(context.operation)),
+        ("authentication".to_owned(), text(who.authentication.as_str())),
+        ("sealed".to_owned(), truth(context.sealed)),
+    ];
+    let zone = context.zone.map(|zone| ("zone".to_owned(), text(&zone.to_string())));
+    CedarContext::from_pairs(always.into_iter().chain(zone)).ok()
+}
+
+fn text(value: &str) -> RestrictedExpression {
+    RestrictedExpression::new_string(value.to_owned())
+}
+
+fn truth(value: bool) -> RestrictedExpression {
+    RestrictedExpression::new_bool(value)
 }
 
 fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
@@ -216,10 +197,21 @@ fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
 
 #[cfg(test)]
 mod tests {
+    use strongroom_proto::ZoneId;
+
     use super::*;
 
     fn identity(text: &str) -> PeerIdentity {
         format!("spiffe://strongroom/{text}").parse().expect("an identity")
+    }
+
+    fn facts(key: &str) -> KeyFacts {
+        KeyFacts::unknown(key.parse().expect("a key name"))
+    }
+
+    fn ask(policy: &Policy, who: &str, action: Action, key: &str) -> Decision {
+        let who = identity(who);
+        policy.decide(&Principal::certified(&who), action, &facts(key), &Context::of("test"))
     }
 
     fn sample() -> Policy {
@@ -229,7 +221,6 @@ mod tests {
     #[test]
     fn the_sample_keeps_duties_apart() {
         let policy = sample();
-        let key = "payroll".parse().expect("a key name");
         for (who, allowed) in [
             ("user/keyadmin", &[Action::Manage, Action::View][..]),
             ("service/metadata", &[Action::Mint, Action::Rewrap]),
@@ -241,7 +232,7 @@ mod tests {
             ("service/block/node-1", &[]),
         ] {
             for action in Action::ALL {
-                let decision = policy.decide(&identity(who), action, &key);
+                let decision = ask(&policy, who, action, "payroll");
                 assert_eq!(decision.allowed, allowed.contains(&action), "{who} {action}");
             }
         }
@@ -251,7 +242,7 @@ mod tests {
     fn a_decision_names_its_policies_and_a_refusal_its_reason() {
         let policy = sample();
         let key: KeyName = "payroll".parse().expect("a key name");
-        let alice = policy.decide(&identity("user/alice"), Action::Unwrap, &key);
+        let alice = ask(&policy, "user/alice", Action::Unwrap, "payroll");
         assert_eq!(alice.policies, ["alice-opens-files"]);
         for (who, sentence) in [
             (
@@ -263,9 +254,8 @@ mod tests {
                 "service metadata may not unwrap with key payroll (forbidden by services-never-unwrap)",
             ),
         ] {
-            let who = identity(who);
-            let decision = policy.decide(&who, Action::Unwrap, &key);
-            assert_eq!(decision.refusal(&who, Action::Unwrap, &key), sentence);
+            let decision = ask(&policy, who, Action::Unwrap, "payroll");
+            assert_eq!(decision.refusal(&identity(who), Action::Unwrap, &key), sentence);
         }
     }
 
@@ -275,15 +265,68 @@ mod tests {
             @id("prefix") permit (principal == User::"bob", action == Action::"view", resource)
             when { resource.name like "a*" };"#;
         let policy = Policy::of(load::parse(Path::new("p.cedar"), text).expect("valid"));
-        let bob = identity("user/bob");
         for (action, key, allowed) in [
             (Action::Unwrap, "a", true),
             (Action::Unwrap, "ab", false),
             (Action::View, "ab", true),
             (Action::View, "b", false),
         ] {
-            let decision = policy.decide(&bob, action, &key.parse().expect("a key name"));
+            let decision = ask(&policy, "user/bob", action, key);
             assert_eq!(decision.allowed, allowed, "{action} {key}");
+        }
+    }
+
+    #[test]
+    fn groups_tags_suites_zones_and_circumstances_decide() {
+        let zone = ZoneId::generate();
+        let text = format!(
+            r#"@id("hr") permit (principal in Group::"hr", action == Action::"unwrap", resource)
+            when {{ resource.hasTag("team") && resource.getTag("team") == "hr" && resource.suite == "kw" }};
+            @id("zone") permit (principal, action == Action::"mint", resource)
+            when {{ context has zone && context.zone == "{zone}" }};
+            @id("sealed") forbid (principal, action == Action::"unwrap", resource)
+            when {{ resource.sealed_required && !context.sealed }};
+            @id("by-card") permit (principal, action == Action::"manage", resource)
+            when {{ context.operation == "roll" && context.authentication == "certificate" }};"#
+        );
+        let policy = Policy::of(load::parse(Path::new("p.cedar"), &text).expect("valid"));
+        let (bob, hr) = (identity("user/bob"), ["hr".parse().expect("a group")]);
+        let certified = Principal::certified(&bob);
+        let in_hr = Principal {
+            groups: &hr,
+            authentication: Authentication::Bearer,
+            ..certified
+        };
+        let mut key = facts("payroll");
+        key.suite = Some(EdekSuite::Kw);
+        key.tags.insert("team".to_owned(), "hr".to_owned());
+        let mut strict = key.clone();
+        strict.sealed_required = true;
+        let (unwrap, roll) = (Context::of("unwrap"), Context::of("roll"));
+        for (number, (who, action, key, context, allowed)) in [
+            (&in_hr, Action::Unwrap, &key, unwrap, true),
+            (&certified, Action::Unwrap, &key, unwrap, false),
+            (&in_hr, Action::Unwrap, &facts("payroll"), unwrap, false),
+            (&in_hr, Action::Unwrap, &strict, unwrap, false),
+            (&in_hr, Action::Unwrap, &strict, unwrap.sealed(true), true),
+            (&certified, Action::Mint, &key, Context::of("mint").zone(zone), true),
+            (
+                &certified,
+                Action::Mint,
+                &key,
+                Context::of("mint").zone(ZoneId::generate()),
+                false,
+            ),
+            (&certified, Action::Mint, &key, Context::of("mint"), false),
+            (&certified, Action::Manage, &key, roll, true),
+            (&in_hr, Action::Manage, &key, roll, false),
+            (&certified, Action::Manage, &key, Context::of("destroy"), false),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let decision = policy.decide(who, action, key, &context);
+            assert_eq!((decision.allowed, decision.failed), (allowed, false), "case {number}");
         }
     }
 }
