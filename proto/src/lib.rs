@@ -10,6 +10,7 @@ mod edek;
 mod ids;
 pub mod limits;
 mod path;
+pub mod proof;
 mod reason;
 pub mod transport;
 mod wire;

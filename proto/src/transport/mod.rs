@@ -8,10 +8,12 @@ mod client;
 mod identity;
 mod retry;
 mod server;
+mod signing;
 mod tls;
 
 pub use client::{Remote, connect};
 pub use identity::{PeerIdentity, Role, UserName, peer};
 pub use retry::{PATIENCE, Pauses, Repeat, once, retry, retry_for};
 pub use server::{ServeError, bind, serve};
+pub use signing::{CertificateSignature, Trust};
 pub use tls::{TlsError, TlsFiles, TlsIdentity};

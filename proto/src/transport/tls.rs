@@ -10,10 +10,14 @@ use rustls::{
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::WebPkiClientVerifier,
+    sign::CertifiedKey,
     version::TLS13,
 };
 
-use super::identity::{PeerIdentity, Role, of_certificate};
+use super::{
+    identity::{PeerIdentity, Role, of_certificate},
+    signing::Trust,
+};
 use crate::ParseError;
 
 /// Where a process finds its certificate, its key and the CA that it trusts: PEM files.
@@ -101,6 +105,8 @@ pub enum TlsError {
 pub struct TlsIdentity {
     identity: PeerIdentity,
     certificate_path: PathBuf,
+    certified: CertifiedKey,
+    roots: Arc<RootCertStore>,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
 }
@@ -125,14 +131,12 @@ impl TlsIdentity {
         })?;
         check_dates(leaf, &files.certificate, now)?;
         let identity = of_certificate(leaf)?;
-        let mut roots = RootCertStore::empty();
-        for ca in certificates(&files.ca)? {
-            roots.add(ca)?;
-        }
-        let roots = Arc::new(roots);
+        let roots = roots_of(&files.ca)?;
         Ok(Self {
             identity,
             certificate_path: files.certificate.clone(),
+            certified: CertifiedKey::from_der(chain.clone(), private_key(&files.key)?, &provider())?,
+            roots: Arc::clone(&roots),
             server: Arc::new(server_config(&roots, &chain, private_key(&files.key)?)?),
             client: Arc::new(client_config(&roots, &chain, private_key(&files.key)?)?),
         })
@@ -150,6 +154,18 @@ impl TlsIdentity {
         &self.certificate_path
     }
 
+    /// The CA that this process trusts, to verify signatures of its certificates with.
+    ///
+    /// # Errors
+    /// If the CA's certificates cannot verify any.
+    pub fn trust(&self) -> Result<Trust, TlsError> {
+        Trust::of_roots(Arc::clone(&self.roots))
+    }
+
+    pub(super) const fn certified(&self) -> &CertifiedKey {
+        &self.certified
+    }
+
     pub(super) fn server_config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.server)
     }
@@ -159,8 +175,17 @@ impl TlsIdentity {
     }
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// The CA's certificates in a PEM file.
+pub(super) fn roots_of(ca: &Path) -> Result<Arc<RootCertStore>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(ca)? {
+        roots.add(certificate)?;
+    }
+    Ok(Arc::new(roots))
 }
 
 fn server_config(
