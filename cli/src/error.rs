@@ -49,15 +49,18 @@ impl From<Reason> for Exit {
         match reason {
             Reason::InvalidArgument => Self::Usage,
             Reason::KeyNotFound | Reason::NotFound => Self::NotFound,
-            Reason::Unauthenticated | Reason::PermissionDenied | Reason::CapabilityRefused | Reason::UntrustedPeer => {
-                Self::Refused
-            }
+            Reason::Unauthenticated
+            | Reason::PermissionDenied
+            | Reason::CapabilityRefused
+            | Reason::UntrustedPeer
+            | Reason::SealedRequired => Self::Refused,
             Reason::TokenUnavailable
             | Reason::PinRejected
             | Reason::TooFewNodes
             | Reason::NoSpace
             | Reason::Overloaded
             | Reason::Unavailable
+            | Reason::SignedTooEarly
             | Reason::DeadlineExceeded => Self::Unavailable,
             Reason::EdekInvalid
             | Reason::ManifestInvalid

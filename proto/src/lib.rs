@@ -12,6 +12,7 @@ pub mod limits;
 mod path;
 pub mod proof;
 mod reason;
+pub mod sealed;
 pub mod transport;
 mod wire;
 

@@ -61,6 +61,11 @@ reasons! {
     /// The token refused the operation itself.
     TokenRefused = "token-refused" => FailedPrecondition,
 
+    /// A signed request is too old for who got it, or from before its start; one signed anew may succeed.
+    SignedTooEarly = "signed-too-early" => Unavailable,
+    /// The key's DEKs are handed out sealed to their reader only.
+    SealedRequired = "sealed-required" => FailedPrecondition,
+
     /// Nothing at that path.
     NotFound = "not-found" => NotFound,
     /// Something is at that path.
@@ -157,6 +162,7 @@ impl Failure {
                 | Reason::Unavailable
                 | Reason::TokenUnavailable
                 | Reason::DeadlineExceeded
+                | Reason::SignedTooEarly
                 // Block nodes report themselves within seconds to a metadata service that restarted.
                 | Reason::TooFewNodes
         )

@@ -123,6 +123,7 @@ impl Policy {
             PeerIdentity::User(name) => uid(&self.types.user, name.as_str()),
             PeerIdentity::Kms => uid(&self.types.service, "kms"),
             PeerIdentity::Metadata => uid(&self.types.service, "metadata"),
+            PeerIdentity::TokenWorker => uid(&self.types.service, "token-worker"),
             PeerIdentity::Block(node) => uid(&self.types.service, &format!("block/{node}")),
         }
     }

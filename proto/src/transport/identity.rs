@@ -65,7 +65,8 @@ impl fmt::Display for UserName {
 }
 
 /// Who a peer is: the one URI of the form `spiffe://strongroom/…` in its certificate's subject alternative
-/// names (SPIFFE-ID, section 2): `…/user/NAME`, `…/service/kms`, `…/service/metadata` or `…/service/block/NODE`.
+/// names (SPIFFE-ID, section 2): `…/user/NAME`, `…/service/kms`, `…/service/metadata`, `…/service/block/NODE` or
+/// `…/service/token-worker`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum PeerIdentity {
     /// A person or application.
@@ -76,6 +77,8 @@ pub enum PeerIdentity {
     Metadata,
     /// A block node.
     Block(NodeId),
+    /// A process that works a token. It signs answers and is never connected to.
+    TokenWorker,
 }
 
 /// The start of every identity.
@@ -86,7 +89,7 @@ impl PeerIdentity {
     #[must_use]
     pub const fn role(&self) -> Option<Role> {
         match self {
-            Self::User(_) => None,
+            Self::User(_) | Self::TokenWorker => None,
             Self::Kms => Some(Role::Kms),
             Self::Metadata => Some(Role::Metadata),
             Self::Block(_) => Some(Role::Block),
@@ -101,6 +104,7 @@ impl PeerIdentity {
             Self::Kms => "service kms".to_owned(),
             Self::Metadata => "service metadata".to_owned(),
             Self::Block(node) => format!("service block/{node}"),
+            Self::TokenWorker => "service token-worker".to_owned(),
         }
     }
 }
@@ -109,7 +113,7 @@ impl FromStr for PeerIdentity {
     type Err = ParseError;
 
     fn from_str(s: &str) -> Result<Self, ParseError> {
-        const RULE: &str = "spiffe://strongroom/user/NAME, …/service/kms, …/service/metadata or …/service/block/NODE";
+        const RULE: &str = "spiffe://strongroom/user/NAME or …/service/ with kms, metadata, token-worker or block/NODE";
         let rest = s
             .strip_prefix(PREFIX)
             .ok_or_else(|| ParseError::new("identity", s, RULE))?;
@@ -122,6 +126,7 @@ impl FromStr for PeerIdentity {
         match rest {
             "service/kms" => Ok(Self::Kms),
             "service/metadata" => Ok(Self::Metadata),
+            "service/token-worker" => Ok(Self::TokenWorker),
             _ => Err(ParseError::new("identity", s, RULE)),
         }
     }
@@ -132,7 +137,7 @@ impl fmt::Display for PeerIdentity {
         match self {
             Self::User(name) => write!(f, "{PREFIX}user/{name}"),
             Self::Block(node) => write!(f, "{PREFIX}service/block/{node}"),
-            Self::Kms | Self::Metadata => write!(f, "{PREFIX}{}", self.short().replace(' ', "/")),
+            Self::Kms | Self::Metadata | Self::TokenWorker => write!(f, "{PREFIX}{}", self.short().replace(' ', "/")),
         }
     }
 }
@@ -189,6 +194,7 @@ mod tests {
             "spiffe://strongroom/service/kms",
             "spiffe://strongroom/service/metadata",
             "spiffe://strongroom/service/block/node-1",
+            "spiffe://strongroom/service/token-worker",
         ] {
             let identity: PeerIdentity = uri.parse().expect("valid");
             assert_eq!(identity.to_string(), uri);

@@ -1,0 +1,191 @@
+//! Signed requests and answers: what is signed reads back, and nothing else passes for it.
+
+#[path = "../../kms/tests/support/pki.rs"]
+#[allow(unreachable_pub, dead_code)]
+mod pki;
+
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::{
+    encoding::{AsDer as _, PublicKeyX509Der},
+    rsa::{KeySize, PrivateDecryptingKey},
+};
+use bytes::Bytes;
+use proptest::prelude::*;
+use strongroom_proto::{
+    Edek, EdekSuite, Failure, KeyVersion, Reason, ZoneId,
+    sealed::{
+        OaepHash, REQUEST_DOMAIN, RecipientKey, RequestDigest, SealedAnswer, SealedDek, SealedIn, SealedRequest,
+        TransportKey,
+    },
+    transport::CertificateSignature,
+};
+
+fn recipient(size: KeySize) -> Vec<u8> {
+    let key = PrivateDecryptingKey::generate(size).expect("random numbers");
+    let der: PublicKeyX509Der<'_> = key.public_key().as_der().expect("a public key");
+    der.as_ref().to_vec()
+}
+
+fn request() -> SealedRequest {
+    let edek = |zone: u8| Edek {
+        key: "payroll".parse().expect("a key name"),
+        version: KeyVersion(3),
+        zone: ZoneId::from_bytes([zone; 16]),
+        suite: EdekSuite::Kw,
+        wrapped: Bytes::from_static(&[9; 40]),
+    };
+    SealedRequest {
+        nonce: [1; 16],
+        issued_ms: 1_000_000,
+        expires_ms: 1_060_000,
+        signer: "spiffe://strongroom/user/alice".parse().expect("an identity"),
+        recipient: RecipientKey::from_der(&recipient(KeySize::Rsa2048)).expect("a key"),
+        edeks: vec![edek(1), edek(2)],
+    }
+}
+
+fn answer() -> SealedAnswer {
+    SealedAnswer {
+        request: RequestDigest::of(b"request"),
+        transport_keys: vec![TransportKey {
+            made_in: SealedIn::Token,
+            hash: OaepHash::Sha1,
+            sealed: Bytes::from_static(&[2; 256]),
+        }],
+        results: vec![
+            Ok(SealedDek {
+                sealed_in: SealedIn::Token,
+                wrapped: Bytes::from_static(&[3; 40]),
+            }),
+            Err(Failure::new(Reason::EdekInvalid, "it does not open")),
+        ],
+    }
+}
+
+#[test]
+fn requests_and_answers_read_back_and_every_bit_of_them_means_something() {
+    let encoded = request().encode().expect("a sound request");
+    assert_eq!(SealedRequest::decode(&encoded).expect("reads"), request_like(&encoded));
+    differs_at_every_bit(&encoded, |bytes| SealedRequest::decode(bytes).ok());
+    let encoded = answer().encode().expect("a sound answer");
+    assert_eq!(SealedAnswer::decode(&encoded).expect("reads"), answer());
+    differs_at_every_bit(&encoded, |bytes| SealedAnswer::decode(bytes).ok());
+}
+
+/// The recipient's key is drawn anew in every request.
+fn request_like(encoded: &[u8]) -> SealedRequest {
+    SealedRequest {
+        recipient: SealedRequest::decode(encoded).expect("reads").recipient,
+        ..request()
+    }
+}
+
+fn differs_at_every_bit<T: PartialEq + std::fmt::Debug>(encoded: &[u8], decode: impl Fn(&[u8]) -> Option<T>) {
+    let original = decode(encoded);
+    assert!(original.is_some());
+    for bit in 0..encoded.len() * 8 {
+        let mut changed = encoded.to_vec();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        assert_ne!(decode(&changed), original, "bit {bit} means nothing");
+    }
+    for length in 0..encoded.len() {
+        assert!(decode(&encoded[..length]).is_none(), "{length} bytes are enough");
+    }
+    assert!(decode(&[encoded, &[0]].concat()).is_none(), "a byte may follow");
+}
+
+#[test]
+fn what_no_request_may_be_is_neither_written_nor_read() {
+    let sound = request();
+    let mut long = sound.clone();
+    long.expires_ms = long.issued_ms + 60_001;
+    let mut ended = sound.clone();
+    ended.expires_ms = ended.issued_ms;
+    let mut empty = sound.clone();
+    empty.edeks.clear();
+    let mut many = sound.clone();
+    many.edeks = vec![sound.edeks[0].clone(); 201];
+    for bad in [long, ended, empty, many] {
+        assert_eq!(bad.encode().expect_err("out of bounds").reason, Reason::InvalidArgument);
+    }
+    // A lifetime that was stretched after the encoding: the first bytes are format, nonce and times.
+    let mut encoded = sound.encode().expect("a sound request").to_vec();
+    encoded[25..33].copy_from_slice(&2_000_000u64.to_be_bytes());
+    assert!(SealedRequest::decode(&encoded).is_err());
+}
+
+#[test]
+fn only_rsa_keys_of_a_sound_size_are_sealed_to() {
+    for size in [KeySize::Rsa2048, KeySize::Rsa3072] {
+        let der = recipient(size);
+        let key = RecipientKey::from_der(&der).expect("a sound key");
+        assert_eq!((key.der(), key.modulus().len()), (der.as_slice(), size.len()));
+        assert!(RecipientKey::from_der(&der[..der.len() - 1]).is_err());
+        assert!(RecipientKey::from_der(&[der.as_slice(), &[0]].concat()).is_err());
+        // The exponent's last byte is the document's last.
+        let mut even = der.clone();
+        *even.last_mut().expect("bytes") = 3;
+        assert!(RecipientKey::from_der(&even).is_err());
+    }
+    assert!(RecipientKey::from_der(&recipient(KeySize::Rsa8192)).is_err());
+}
+
+#[test]
+fn a_signature_holds_for_its_bytes_domain_signer_and_time_only() {
+    let (ours, theirs) = (pki::Pki::new(), pki::Pki::new());
+    let alice = pki::load(&ours.issue("alice", "user/alice"));
+    let (verifier, now) = (alice.trust().expect("a CA"), SystemTime::now());
+    let signed = alice.sign(REQUEST_DOMAIN, b"body").expect("signs");
+    let verify = |domain, body: &[u8], signature: &CertificateSignature, at| {
+        verifier
+            .verify(domain, body, signature, at)
+            .map_err(|failure| failure.reason)
+    };
+    assert_eq!(
+        verify(REQUEST_DOMAIN, b"body", &signed, now).as_ref(),
+        Ok(alice.identity())
+    );
+
+    let refused = Err(Reason::PermissionDenied);
+    assert_eq!(verify(REQUEST_DOMAIN, b"bodY", &signed, now), refused);
+    assert_eq!(verify("another", b"body", &signed, now), refused);
+    let day = Duration::from_secs(48 * 3600);
+    assert_eq!(verify(REQUEST_DOMAIN, b"body", &signed, now + day), refused, "expired");
+    assert_eq!(
+        verify(REQUEST_DOMAIN, b"body", &signed, now - day),
+        refused,
+        "not valid yet"
+    );
+
+    let mallory = pki::load(&theirs.issue("alice", "user/alice"));
+    let foreign = mallory.sign(REQUEST_DOMAIN, b"body").expect("signs");
+    assert_eq!(verify(REQUEST_DOMAIN, b"body", &foreign, now), refused, "another CA's");
+    let bob = pki::load(&ours.issue("bob", "user/bob"));
+    let mut swapped = signed.clone();
+    swapped.chain = bob.sign(REQUEST_DOMAIN, b"body").expect("signs").chain;
+    assert_eq!(
+        verify(REQUEST_DOMAIN, b"body", &swapped, now),
+        refused,
+        "another's certificate"
+    );
+    for change in [
+        |signature: &mut CertificateSignature| signature.chain.clear(),
+        |signature: &mut CertificateSignature| signature.scheme = 0x0401,
+        |signature: &mut CertificateSignature| signature.signature = Bytes::new(),
+        |signature: &mut CertificateSignature| signature.chain = vec![signature.chain[0].clone(); 5],
+    ] {
+        let mut changed = signed.clone();
+        change(&mut changed);
+        assert_eq!(verify(REQUEST_DOMAIN, b"body", &changed, now), refused);
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_the_readers_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        _ = SealedRequest::decode(&bytes);
+        _ = SealedAnswer::decode(&bytes);
+        _ = RecipientKey::from_der(&bytes);
+    }
+}
