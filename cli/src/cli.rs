@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use strongroom_proto::{EdekSuite, KeyName};
+use strongroom_proto::{EdekSuite, KeyName, ZoneId};
 
 use crate::{error::EXIT_CODES_HELP, profile::PROFILE_VARIABLE};
 
@@ -211,12 +211,42 @@ pub(crate) enum ZoneCommand {
         #[arg(long)]
         wait: bool,
     },
+    /// Have it proved that a zone uses no key version up to one, for key delete
+    #[command(
+        after_help = "Examples:\n  strongroom zone proof /payroll --through-version 3 -o payroll.proof\n  strongroom zone proof --zone-id 3f2a…0c --key payroll --through-version 3 -o gone.proof"
+    )]
+    Proof(ZoneProofArgs),
     /// Show how far a zone's re-encryption is
     #[command(after_help = "Example:\n  strongroom zone status /payroll")]
     Status {
         /// The zone
         path: String,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ZoneProofArgs {
+    /// The zone
+    #[arg(required_unless_present = "zone_id", conflicts_with = "zone_id")]
+    pub(crate) path: Option<String>,
+    /// The zone by its id, 32 hexadecimal digits, also one that was removed
+    #[arg(long, value_name = "ID", value_parser = zone_id)]
+    pub(crate) zone_id: Option<ZoneId>,
+    /// The key that a removed zone had
+    #[arg(long, value_name = "NAME", requires = "zone_id")]
+    pub(crate) key: Option<KeyName>,
+    /// The newest version that the proof is to speak of; it speaks of all older ones too
+    #[arg(long, value_name = "N")]
+    pub(crate) through_version: u32,
+    /// Where the proof goes
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+}
+
+/// A zone's id as `zone info` shows it.
+fn zone_id(text: &str) -> Result<ZoneId, String> {
+    let bytes = hex::decode(text).map_err(|_| "a zone's id is 32 hexadecimal digits".to_owned())?;
+    ZoneId::try_from(bytes.as_slice()).map_err(|error| error.to_string())
 }
 
 #[derive(Debug, Subcommand)]

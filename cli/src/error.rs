@@ -69,6 +69,7 @@ impl From<Reason> for Exit {
             | Reason::BlockExists => Self::Integrity,
             Reason::KeyExists
             | Reason::KeyVersionUnusable
+            | Reason::KeyInUse
             | Reason::AlreadyExists
             | Reason::NotADirectory
             | Reason::IsADirectory

@@ -52,6 +52,8 @@ reasons! {
     KeyExists = "key-exists" => AlreadyExists,
     /// The key version is not one that exists, or not one that may do this.
     KeyVersionUnusable = "key-version-unusable" => FailedPrecondition,
+    /// Files or clients still need the key version.
+    KeyInUse = "key-in-use" => FailedPrecondition,
     /// The EDEK does not open under its key, version and zone.
     EdekInvalid = "edek-invalid" => InvalidArgument,
     /// The token cannot be reached now; a retry may succeed.

@@ -1,13 +1,18 @@
 //! `strongroom zone …`: encryption zones and their re-encryption.
 
-use std::time::Duration;
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    path::Path,
+    time::Duration,
+};
 
 use strongroom_fs::{Reencryption, ReencryptionState, Zone, ZoneFs};
-use strongroom_proto::ZonePath;
+use strongroom_proto::{KeyVersion, ZonePath};
 
 use super::session::Session;
 use crate::{
-    cli::ZoneCommand,
+    cli::{ZoneCommand, ZoneProofArgs},
     error::Error,
     output::{Output, note, table, time_text},
 };
@@ -23,6 +28,7 @@ pub(super) async fn run(session: &Session, command: ZoneCommand, output: Output)
         ZoneCommand::List => list(&fs, output).await,
         ZoneCommand::Info { path } => show(&fs.zone(&parse(&path)?).await?, output),
         ZoneCommand::Reencrypt { path, wait } => reencrypt(&fs, &parse(&path)?, wait, output).await,
+        ZoneCommand::Proof(args) => proof(&fs, args, output).await,
         ZoneCommand::Status { path } => report(&fs.reencryption(&parse(&path)?).await?, output),
     }
 }
@@ -106,6 +112,33 @@ async fn reencrypt(fs: &ZoneFs, path: &ZonePath, wait: bool, output: Output) -> 
         });
     }
     Ok(())
+}
+
+/// Writes the proof to its file, which must not exist yet.
+async fn proof(fs: &ZoneFs, args: ZoneProofArgs, output: Output) -> Result<(), Error> {
+    let through = KeyVersion(args.through_version);
+    let signed = match (&args.path, args.zone_id) {
+        (Some(path), _) => fs.prove_zone(&parse(path)?, through).await?,
+        (None, Some(zone)) => fs.prove_zone_id(zone, args.key.as_ref(), through).await?,
+        (None, None) => {
+            let message = "name the zone by its path or with --zone-id".to_owned();
+            return Err(Error::Usage { message });
+        }
+    };
+    write_new(&args.output, &signed.to_bytes()).map_err(Error::local("cannot write", &args.output))?;
+    let document = serde_json::json!({"proof": args.output, "through_version": through.0});
+    output.result(&document, || {
+        format!(
+            "{}: no key version up to {through} is in use, signed by the metadata service",
+            args.output.display()
+        )
+    })
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create_new(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 fn tell_obstacle(path: &ZonePath, obstacle: &str, output: Output) {

@@ -40,6 +40,7 @@ fn the_manual_has_every_command_and_exit_code() {
         "zone list",
         "zone info",
         "zone reencrypt",
+        "zone proof",
         "zone status",
         "fs mkdir",
         "fs ls",

@@ -57,6 +57,7 @@ impl Metadata {
         zones.get_zone(GetZoneRequest) -> Zone;
         zones.start_reencryption(StartReencryptionRequest) -> Reencryption;
         zones.get_reencryption(GetReencryptionRequest) -> Reencryption;
+        zones.prove_zone(ProveZoneRequest) -> ProveZoneResponse;
         cluster.get_cluster_status(GetClusterStatusRequest) -> ClusterStatus;
     }
 }

@@ -3,8 +3,9 @@ use std::sync::Arc;
 use strongroom_dataplane::{DataKey, Geometry};
 use strongroom_kms_unwrap::{Dek, UnwrapClient};
 use strongroom_proto::{
-    DataSuite, Edek, KeyName, ZoneId, ZonePath,
+    DataSuite, Edek, KeyName, KeyVersion, ZoneId, ZonePath,
     metadata::v1 as pb,
+    proof::SignedProof,
     transport::{Remote, Repeat, TlsIdentity, retry},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -235,6 +236,44 @@ impl ZoneFs {
         retry(Repeat::Harmless, || self.metadata().get_reencryption(request.clone()))
             .await?
             .try_into()
+    }
+
+    /// A proof for the key service that the zone at a path uses no version of its key up to `through`, and will not again.
+    ///
+    /// # Errors
+    /// `key-in-use` while files stand in the way or `through` is the key's newest version; `not-in-zone`,
+    /// `permission-denied` for other than administrators.
+    pub async fn prove_zone(&self, path: &ZonePath, through: KeyVersion) -> Result<SignedProof, FsError> {
+        self.proof(pb::ProveZoneRequest {
+            path: path.into(),
+            through_version: through.0,
+            ..pb::ProveZoneRequest::default()
+        })
+        .await
+    }
+
+    /// [`Self::prove_zone`] for a zone by its id, which may have been removed; then its key has to be named.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn prove_zone_id(
+        &self,
+        zone: ZoneId,
+        key: Option<&KeyName>,
+        through: KeyVersion,
+    ) -> Result<SignedProof, FsError> {
+        self.proof(pb::ProveZoneRequest {
+            zone_id: zone.into(),
+            key_name: key.map(|key| key.as_str().to_owned()).unwrap_or_default(),
+            through_version: through.0,
+            ..pb::ProveZoneRequest::default()
+        })
+        .await
+    }
+
+    async fn proof(&self, request: pb::ProveZoneRequest) -> Result<SignedProof, FsError> {
+        let answer = retry(Repeat::Harmless, || self.metadata().prove_zone(request.clone())).await?;
+        Ok(SignedProof::from_bytes(&answer.proof)?)
     }
 
     /// The block nodes and what is to be done on them.

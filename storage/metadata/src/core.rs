@@ -4,7 +4,10 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use prost::Message;
 use strongroom_kv::{Store, Txn};
-use strongroom_proto::{capability::Signer, transport::UserName};
+use strongroom_proto::{
+    capability::Signer,
+    transport::{TlsIdentity, UserName},
+};
 use tokio::{sync::Notify, task::JoinSet, time::sleep};
 
 use crate::{
@@ -50,6 +53,8 @@ pub(crate) struct Core<S, E> {
     pub(crate) clock: Clock,
     pub(crate) settings: Settings,
     pub(crate) administrators: Vec<UserName>,
+    /// Signs proofs.
+    pub(crate) identity: Arc<TlsIdentity>,
     pub(crate) stock: Stock<E>,
     pub(crate) cluster: Cluster,
     /// Told when there is a re-encryption to work on.
@@ -65,6 +70,7 @@ impl<S: Store, E: EdekSource> Core<S, E> {
         clock: Clock,
         settings: Settings,
         administrators: Vec<UserName>,
+        identity: Arc<TlsIdentity>,
     ) -> Result<Self, OpenError> {
         let source = Arc::new(source);
         let now_ms = clock.now_ms();
@@ -84,6 +90,7 @@ impl<S: Store, E: EdekSource> Core<S, E> {
             clock,
             settings,
             administrators,
+            identity,
             work: Notify::new(),
         };
         core.remember_nodes().await?;

@@ -1,7 +1,7 @@
 //! Why the metadata service refuses, and what each refusal is on the wire.
 
 use strongroom_kv::StoreError;
-use strongroom_proto::{Failure, FileId, KeyVersion, ParseError, Reason, ZonePath, transport::UserName};
+use strongroom_proto::{Failure, FileId, KeyName, KeyVersion, ParseError, Reason, ZonePath, transport::UserName};
 
 /// Why an operation on the namespace, a file, a zone or the cluster fails. Messages name the thing and the way out.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -129,6 +129,34 @@ pub enum MetadataError {
         /// The least for a write.
         needed: u32,
     },
+    /// Files keep a zone from being proved free of old key versions.
+    #[error(
+        "{files} files of zone {zone} use version {through} or older of key {key}, {open} of them being written; re-wrap them with: strongroom zone reencrypt PATH --wait, and have the proof made again"
+    )]
+    ZoneUsesVersion {
+        /// The zone's path or id.
+        zone: String,
+        /// Its key.
+        key: KeyName,
+        /// The version asked about.
+        through: KeyVersion,
+        /// Files in the way.
+        files: u64,
+        /// Of the first thousand of them, those that are being written.
+        open: usize,
+    },
+    /// A proof is asked about the version that new files get.
+    #[error(
+        "version {newest} is the newest of key {key}, which new files of zone {zone} get; roll it first with: strongroom key roll {key}"
+    )]
+    NewestVersion {
+        /// The zone's path or id.
+        zone: String,
+        /// Its key.
+        key: KeyName,
+        /// Its newest version.
+        newest: KeyVersion,
+    },
     /// The zone moved on to newer key versions faster than EDEKs of them could be had.
     #[error("the zone now takes EDEKs of key version {needed} only and none could be had; try again")]
     StaleEdek {
@@ -165,6 +193,7 @@ impl MetadataError {
             Self::NotInZone(_) | Self::NotZoneRoot { .. } => Reason::NotInZone,
             Self::AlreadyZone(_) => Reason::AlreadyZone,
             Self::LeaseLost { .. } => Reason::LeaseLost,
+            Self::ZoneUsesVersion { .. } | Self::NewestVersion { .. } => Reason::KeyInUse,
             Self::TooFewNodes { .. } => Reason::TooFewNodes,
             Self::StaleEdek { .. } => Reason::Overloaded,
         }

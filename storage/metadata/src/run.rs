@@ -1,6 +1,6 @@
 //! The metadata role as a process: configuration in, service on its port, until told to stop.
 
-use std::{io, os::unix::fs::DirBuilderExt, path::Path, path::PathBuf, time::SystemTime};
+use std::{io, os::unix::fs::DirBuilderExt, path::Path, path::PathBuf, sync::Arc, time::SystemTime};
 
 use strongroom_kms_mint::MintClient;
 use strongroom_kv::EmbeddedStore;
@@ -47,7 +47,7 @@ pub enum RunError {
 /// # Errors
 /// Says what is missing or taken, and the way out.
 pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Result<(), RunError> {
-    let tls = TlsIdentity::load(&config.tls, SystemTime::now())?;
+    let tls = Arc::new(TlsIdentity::load(&config.tls, SystemTime::now())?);
     make_data_dir(&config.data_dir)?;
     let listener = bind(config.listen).await?;
     let store = config.data_dir.join("metadata.redb");
@@ -59,6 +59,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
         Clock::system(),
         config.settings,
         config.administrators,
+        Arc::clone(&tls),
     )
     .await?;
     let mut background = service.background();

@@ -3,7 +3,10 @@
 use std::{path::Path, sync::Arc};
 
 use strongroom_kv::Store;
-use strongroom_proto::{FILE_DESCRIPTOR_SET, transport::UserName};
+use strongroom_proto::{
+    FILE_DESCRIPTOR_SET,
+    transport::{TlsIdentity, UserName},
+};
 use tokio::task::JoinSet;
 use tonic::service::{Routes, RoutesBuilder};
 use tonic_health::ServingStatus;
@@ -45,7 +48,8 @@ pub struct Service<S, E> {
 }
 
 impl<S: Store, E: EdekSource> Service<S, E> {
-    /// Opens what is in `store`. The key that signs capabilities is in `data_dir` and made there once.
+    /// Opens what is in `store`. The key that signs capabilities is in `data_dir` and made there once;
+    /// `identity` signs proofs.
     ///
     /// # Errors
     /// If the store is of another format or broken, or the key cannot be had.
@@ -56,9 +60,10 @@ impl<S: Store, E: EdekSource> Service<S, E> {
         clock: Clock,
         settings: Settings,
         administrators: Vec<UserName>,
+        identity: Arc<TlsIdentity>,
     ) -> Result<Self, StartError> {
         let signer = load_or_make(data_dir)?;
-        let core = Core::open(store, source, signer, clock, settings, administrators).await?;
+        let core = Core::open(store, source, signer, clock, settings, administrators, identity).await?;
         Ok(Self { core: Arc::new(core) })
     }
 

@@ -87,6 +87,12 @@ fn every_command_prints_the_json_of_the_manual() {
     assert_eq!(json(&cli, "zone status /zone", "zone_path")["state"], "completed");
     assert_eq!(json(&cli, "zone list", "zone_id")["path"], "/zone");
     json(&cli, "zone info /zone", "zone_id");
+    let proof = dev.scratch("proof").join("file");
+    let line = format!("zone proof /zone --through-version 0 -o {}", proof.display());
+    json(&cli, &line, "proof");
+    assert!(fs::read(&proof).expect("written").starts_with(b"SRZPROOF"));
+    cli.line(&line).fails(8, &["proof"]);
+    cli.line(&line.replace("version 0", "version 1")).fails(8, &["newest", "key roll payroll"]);
     json(&cli, "key confirm payroll", "name");
     assert_eq!(json(&cli, "fs rm /zone/b", "removed")["removed"], "/zone/b");
     let status = json(&cli, "status", "nodes");

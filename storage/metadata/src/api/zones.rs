@@ -1,6 +1,6 @@
 use strongroom_kv::Store;
 use strongroom_proto::{
-    ZoneId, ZonePath,
+    KeyName, KeyVersion, ZoneId, ZonePath,
     metadata::v1::{self as pb, zones_server::Zones},
     transport::UserName,
 };
@@ -10,7 +10,12 @@ use super::{Api, page_limit, user};
 use crate::{
     error::MetadataError,
     reencrypt::job,
-    zones::{create::create, source::EdekSource, view},
+    zones::{
+        create::create,
+        prove::{Which, prove},
+        source::EdekSource,
+        view,
+    },
 };
 
 /// Zones in a page unless the caller asks otherwise (HDFS' figure), and at most.
@@ -81,6 +86,31 @@ impl<S: Store, E: EdekSource> Zones for Api<S, E> {
         let path = parse(&request.get_ref().path)?;
         Ok(Response::new(job::status(&self.core, &path).await?))
     }
+
+    async fn prove_zone(
+        &self,
+        request: Request<pb::ProveZoneRequest>,
+    ) -> Result<Response<pb::ProveZoneResponse>, Status> {
+        let by = self.administrator(&request, "have zones proved free of key versions")?;
+        let asked = request.into_inner();
+        let (which, through) = (which(&asked)?, KeyVersion(asked.through_version));
+        let proof = prove(&self.core, &which, through).await?;
+        tracing::info!(%by, ?which, %through, "zone proved free of old key versions");
+        Ok(Response::new(pb::ProveZoneResponse {
+            proof: proof.to_bytes(),
+        }))
+    }
+}
+
+fn which(asked: &pb::ProveZoneRequest) -> Result<Which, MetadataError> {
+    if asked.zone_id.is_empty() {
+        return Ok(Which::At(parse(&asked.path)?));
+    }
+    let key = Some(asked.key_name.as_str()).filter(|name| !name.is_empty());
+    Ok(Which::Id {
+        zone: asked.zone_id.as_ref().try_into()?,
+        key: key.map(str::parse::<KeyName>).transpose()?,
+    })
 }
 
 fn parse(path: &[u8]) -> Result<ZonePath, MetadataError> {

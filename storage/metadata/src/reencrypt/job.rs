@@ -73,7 +73,7 @@ pub(crate) async fn status<S: Store, E: EdekSource>(
 }
 
 /// The zone whose root is at `path`.
-async fn zone_at(txn: &mut impl Txn, path: &ZonePath) -> Result<(ZoneId, records::Zone), MetadataError> {
+pub(crate) async fn zone_at(txn: &mut impl Txn, path: &ZonePath) -> Result<(ZoneId, records::Zone), MetadataError> {
     let Found { inode, zone, .. } = find(txn, path).await?;
     let Some(id) = inode.zone()? else {
         return Err(MetadataError::NotZoneRoot {
@@ -97,7 +97,11 @@ async fn newest_version<S, E: EdekSource>(
     core.stock.drop_zone(zone);
     let wait = Duration::from_millis(core.settings.mint_wait_ms);
     match tokio::time::timeout(wait, core.source.mint(key, &zone, 1)).await {
-        Ok(outcome) => Ok(outcome?.version),
+        Ok(outcome) => {
+            let version = outcome?.version;
+            core.stock.learned(key, version);
+            Ok(version)
+        }
         Err(_) => Err(Failure::new(
             Reason::Unavailable,
             format!(

@@ -87,8 +87,13 @@ async fn apply_in(
     let Some(mut job) = access::reencryption(txn, zone).await? else {
         return Ok(());
     };
+    // A call that was under way when the zone was proved free of old versions comes too late.
+    let too_old = access::zone(txn, zone)
+        .await?
+        .is_some_and(|record| version.0 < record.version_min);
     for Outcome { stale, fresh } in outcomes {
         match fresh {
+            Some(_) if too_old => {}
             Some(fresh) => job.done += u64::from(swap(txn, stale, version, fresh).await?),
             None if stale.wrapped.is_empty() => {}
             None => job.failures += 1,

@@ -203,6 +203,7 @@ impl<S: Store, E: EdekSource> Pass<'_, S, E> {
                 break;
             }
             version = Some(answer.version);
+            self.core.stock.learned(key, answer.version);
             next = sort(answer, &next, &mut outcomes);
         }
         Ok((version.unwrap_or(KeyVersion(0)), outcomes))

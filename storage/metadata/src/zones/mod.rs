@@ -1,6 +1,7 @@
-//! Encryption zones: making and listing them, and their stock of EDEKs.
+//! Encryption zones: making and listing them, their stock of EDEKs, and proofs of what they use.
 
 pub(crate) mod create;
+pub(crate) mod prove;
 pub(crate) mod source;
 pub(crate) mod stock;
 pub(crate) mod view;

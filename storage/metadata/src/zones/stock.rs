@@ -154,6 +154,19 @@ impl<E: EdekSource> Stock<E> {
         }
     }
 
+    /// A version of `key` is known to exist: older EDEKs of it are not handed out any more, in whichever zone.
+    pub(crate) fn learned(&self, key: &KeyName, version: KeyVersion) {
+        self.shared.learned(key, version);
+    }
+
+    /// Throws away what is older than `version` in the stock of one zone, now and when it comes.
+    pub(crate) fn raise(&self, zone: ZoneId, version: KeyVersion) {
+        let shelf = lock(&self.shared.zones).get(&zone).cloned();
+        if let Some(shelf) = shelf {
+            shelf.lock().raise(version);
+        }
+    }
+
     /// Zones that have a stock.
     pub(crate) fn zones(&self) -> Vec<ZoneId> {
         lock(&self.shared.zones).keys().copied().collect()
@@ -178,6 +191,13 @@ impl<E: EdekSource> Shared<E> {
             })
         });
         Arc::clone(shelf)
+    }
+
+    fn learned(&self, key: &KeyName, version: KeyVersion) {
+        let zones: Vec<_> = lock(&self.zones).values().cloned().collect();
+        for shelf in zones.iter().filter(|shelf| shelf.key == *key) {
+            shelf.lock().raise(version);
+        }
     }
 
     /// What to say when the wait for an EDEK is over.
@@ -234,6 +254,7 @@ async fn refill<E: EdekSource>(shared: Arc<Shared<E>>, shelf: Arc<Shelf>, genera
         }
         match shared.mint(&shelf, missing).await {
             Ok(minted) => {
+                shared.learned(&shelf.key, minted.version);
                 shelf.accept(minted, generation, shared.clock.now_ms());
                 break;
             }
