@@ -8,6 +8,7 @@ mod error;
 mod output;
 mod profile;
 mod signals;
+mod telemetry;
 mod transfer;
 
 use std::process::ExitCode;

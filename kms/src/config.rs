@@ -8,7 +8,7 @@ use std::{
 
 use strongroom_proto::transport::TlsFiles;
 
-use crate::token::TokenConfig;
+use crate::{MetricsConfig, TracesConfig, token::TokenConfig};
 
 /// The configuration, `kms.sample.toml` being its manual. Relative paths are taken from the file's directory.
 #[derive(Debug, Clone, serde::Deserialize)]
@@ -24,6 +24,12 @@ pub struct Config {
     pub tls: TlsFiles,
     /// The token.
     pub token: TokenConfig,
+    /// Where monitoring looks; nowhere if absent.
+    #[serde(default)]
+    pub metrics: Option<MetricsConfig>,
+    /// Where traces of calls are sent; nowhere if absent.
+    #[serde(default)]
+    pub traces: Option<TracesConfig>,
 }
 
 /// Why a configuration is not used.
@@ -73,6 +79,8 @@ impl Config {
             data_dir: base.join(self.data_dir),
             tls: self.tls.relative_to(base),
             token: self.token.relative_to(base),
+            metrics: self.metrics,
+            traces: self.traces.map(|traces| traces.relative_to(base)),
         }
     }
 }

@@ -11,10 +11,12 @@ mod config;
 pub mod hsm;
 mod keys;
 mod memory;
+mod ops;
 pub mod policy;
 mod service;
 pub mod token;
 
 pub use config::{Config, ConfigError};
 pub use keys::KeysError;
+pub use ops::{MetricsConfig, TracesConfig};
 pub use service::{RunError, run, serve};

@@ -5,19 +5,25 @@ use std::{
     io,
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 
+use sd_notify::NotifyState;
 use strongroom_proto::transport::{self, Role, ServeError, TlsError, TlsIdentity};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, oneshot},
+};
+use tonic::service::Routes;
 
 use crate::{
-    Config,
+    Config, MetricsConfig,
     api::{self, Desk},
     audit::{AuditError, AuditLog},
     hsm::Hsm,
     keys::{Keys, KeysError},
+    ops::{Metrics, Vitals, observed, page},
     policy::{Policy, PolicyError},
     token::{Token, TokenStartError},
 };
@@ -114,6 +120,7 @@ struct Parts {
     tls: TlsIdentity,
     policy: Policy,
     data_dir: PathBuf,
+    monitoring: Option<MetricsConfig>,
 }
 
 impl Parts {
@@ -135,7 +142,12 @@ impl Parts {
                 path: data_dir.clone(),
                 source,
             })?;
-        Ok(Self { tls, policy, data_dir })
+        Ok(Self {
+            tls,
+            policy,
+            data_dir,
+            monitoring: config.metrics.clone(),
+        })
     }
 
     async fn serve<H: Hsm>(
@@ -145,22 +157,47 @@ impl Parts {
         stop: impl Future<Output = ()> + Send,
     ) -> Result<(), RunError> {
         // The store first: its lock keeps a second process away from the audit log too.
-        let keys = Keys::open(&self.data_dir.join("keys.redb"), hsm).await?;
+        let keys = Keys::open(&self.data_dir.join("keys.redb"), Arc::clone(&hsm)).await?;
         let (audit, writer) = AuditLog::open(&self.data_dir.join("audit.log"))?;
+        let metrics = Arc::new(Metrics::new());
+        let token = hsm.subscribe();
         let desk = Arc::new(Desk {
             keys,
             policy: self.policy,
             audit,
+            metrics: Arc::clone(&metrics),
             places: Arc::new(Semaphore::new(api::CALLS_MAX)),
         });
-        let routes = api::routes(&desk)?;
+        let vitals = Vitals {
+            token,
+            compared: desk.keys.ready(),
+            places: Arc::clone(&desk.places),
+            metrics: Arc::clone(&metrics),
+            stopping: Arc::default(),
+        };
+        let stopping = Arc::clone(&vitals.stopping);
+        let stop = async {
+            stop.await;
+            stopping.store(true, Ordering::Relaxed);
+            tell_manager(&[NotifyState::Stopping]);
+        };
+        let monitoring = Monitoring::open(self.monitoring, vitals).await?;
+        let routes = observed(api::routes(&desk)?, &metrics);
         let address = listener.local_addr().map_err(RunError::Address)?;
         let follower = tokio::spawn({
             let desk = Arc::clone(&desk);
             async move { desk.keys.follow_token().await }
         });
         tracing::info!(%address, "serving");
-        let outcome = transport::serve(listener, &self.tls, routes, stop).await;
+        tell_manager(&[NotifyState::Ready]);
+        let (ended, end) = oneshot::channel::<()>();
+        let calls = async {
+            let outcome = transport::serve(listener, &self.tls, routes, stop).await;
+            drop(ended);
+            outcome
+        };
+        // Readiness is told until the last call has ended.
+        let (outcome, ()) = tokio::join!(calls, monitoring.serve(&self.tls, end));
         follower.abort();
         _ = follower.await;
         drop(desk);
@@ -171,5 +208,37 @@ impl Parts {
             tracing::warn!("calls were still under way when the service stopped");
         }
         Ok(outcome?)
+    }
+}
+
+/// The port that monitoring looks at, if there is one.
+struct Monitoring(Option<(TcpListener, Routes)>);
+
+impl Monitoring {
+    async fn open(config: Option<MetricsConfig>, vitals: Vitals) -> Result<Self, RunError> {
+        let Some(config) = config else {
+            return Ok(Self(None));
+        };
+        let listener = transport::bind(config.listen).await?;
+        tracing::info!(address = %config.listen, "monitoring");
+        Ok(Self(Some((listener, page(vitals, config.readers)))))
+    }
+
+    /// Serves until `end`. Without monitoring the key service goes on.
+    async fn serve(self, tls: &TlsIdentity, end: oneshot::Receiver<()>) {
+        let Some((listener, routes)) = self.0 else {
+            return;
+        };
+        let end = async { _ = end.await };
+        if let Err(error) = transport::serve(listener, tls, routes, end).await {
+            tracing::error!(%error, "monitoring is not served any more");
+        }
+    }
+}
+
+/// Tells systemd, if it started us, where we are.
+fn tell_manager(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "the service manager cannot be told");
     }
 }

@@ -15,7 +15,6 @@ use tokio::{
     runtime::Handle,
     time::{Instant, sleep},
 };
-use tracing_subscriber::EnvFilter;
 
 use crate::{
     cli::{Cli, Command, DevArgs, Global},
@@ -23,6 +22,7 @@ use crate::{
     error::Error,
     output::Output,
     signals::Stop,
+    telemetry::log_for_people,
 };
 use session::Session;
 
@@ -34,14 +34,18 @@ const GIVE_UP_POLL: Duration = Duration::from_millis(5);
 /// Does what was asked for.
 pub(crate) fn run(cli: Cli, output: Output) -> Result<(), Error> {
     let Cli { global, command } = cli;
-    log_to_stderr(&command, &global);
+    // A service sets up its own log, since its configuration has a say in it.
+    let level = if global.verbose == 0 { "info" } else { "debug" };
+    if !is_service(&command) {
+        log_for_people(client_level(&global));
+    }
     match command {
         Command::Completions { shell } => completions(shell),
-        Command::TokenWorker(args) => token::worker(args),
+        Command::TokenWorker(args) => token::worker(args, level),
         Command::Token(command) => token::run(command, output),
-        Command::Kms(args) => on_runtime(roles::kms(&args)),
-        Command::Metadata(args) => on_runtime(roles::metadata(&args)),
-        Command::Block(args) => on_runtime(roles::block(&args)),
+        Command::Kms(args) => on_runtime(roles::kms(&args, level)),
+        Command::Metadata(args) => on_runtime(roles::metadata(&args, level)),
+        Command::Block(args) => on_runtime(roles::block(&args, level)),
         Command::Dev(args) => on_runtime(dev::run(dev_options(args), output)),
         Command::Key(command) => on_runtime(client(async {
             key::run(&Session::open(global)?, command, output).await
@@ -54,6 +58,13 @@ pub(crate) fn run(cli: Cli, output: Output) -> Result<(), Error> {
         })),
         Command::Status => on_runtime(client(async { status::run(&Session::open(global)?, output).await })),
     }
+}
+
+const fn is_service(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Kms(_) | Command::Metadata(_) | Command::Block(_) | Command::TokenWorker(_)
+    )
 }
 
 fn on_runtime(work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
@@ -104,31 +115,15 @@ fn dev_options(args: DevArgs) -> DevOptions {
     }
 }
 
-/// Services tell what they do; a client command only what goes wrong, unless asked. `RUST_LOG` overrides both.
-fn log_to_stderr(command: &Command, global: &Global) {
-    let is_service = matches!(
-        command,
-        Command::Kms(_) | Command::Metadata(_) | Command::Block(_) | Command::TokenWorker(_)
-    );
-    let level = match (is_service, global.verbose) {
+/// A client command tells only what goes wrong, unless asked. `RUST_LOG` overrides that.
+fn client_level(global: &Global) -> &'static str {
+    match global.verbose {
         // Programs that asked for JSON find their error alone on standard error.
-        (false, 0) if global.json => "off",
+        0 if global.json => "off",
         // Who waits because a service is away is told so.
-        (false, 0) => "error,strongroom_proto::transport::retry=warn",
-        (true, 0) | (false, 1) => "info",
+        0 => "error,strongroom_proto::transport::retry=warn",
+        1 => "info",
         _ => "debug",
-    };
-    // The binding of PKCS#11 reports every mechanism of a token that it has no name for as an error.
-    let directives = format!("{level},cryptoki::mechanism=off");
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(directives));
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(false);
-    if is_service {
-        subscriber.init();
-    } else {
-        subscriber.without_time().with_target(false).init();
     }
 }
 

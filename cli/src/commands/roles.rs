@@ -2,17 +2,24 @@
 
 use std::error::Error as StdError;
 
-use crate::{cli::RoleArgs, error::Error, signals::Stop};
+use crate::{
+    cli::RoleArgs,
+    error::Error,
+    signals::Stop,
+    telemetry::{log_and_trace, log_as_service},
+};
 
 /// The key service.
-pub(super) async fn kms(args: &RoleArgs) -> Result<(), Error> {
+pub(super) async fn kms(args: &RoleArgs, level: &str) -> Result<(), Error> {
     let config = strongroom_kms::Config::load(&args.config).map_err(bad_config("kms", args))?;
+    let _traces = log_and_trace(level, &config).map_err(stopped("kms"))?;
     let stop = listen(args)?;
     strongroom_kms::run(config, stop).await.map_err(stopped("kms"))
 }
 
 /// The metadata service.
-pub(super) async fn metadata(args: &RoleArgs) -> Result<(), Error> {
+pub(super) async fn metadata(args: &RoleArgs, level: &str) -> Result<(), Error> {
+    log_as_service(level);
     let config = strongroom_metadata::Config::load(&args.config).map_err(bad_config("metadata", args))?;
     let stop = listen(args)?;
     strongroom_metadata::run(config, stop)
@@ -21,7 +28,8 @@ pub(super) async fn metadata(args: &RoleArgs) -> Result<(), Error> {
 }
 
 /// A block node.
-pub(super) async fn block(args: &RoleArgs) -> Result<(), Error> {
+pub(super) async fn block(args: &RoleArgs, level: &str) -> Result<(), Error> {
+    log_as_service(level);
     let config = strongroom_block::Config::load(&args.config).map_err(bad_config("block", args))?;
     let stop = listen(args)?;
     strongroom_block::run(config, stop).await.map_err(stopped("block"))

@@ -9,10 +9,12 @@ use crate::{
     cli::{TokenCommand, TokenInitArgs, TokenWorkerArgs},
     error::Error,
     output::Output,
+    telemetry::log_as_service,
 };
 
 /// The key service's worker, until the key service goes away.
-pub(super) fn worker(args: TokenWorkerArgs) -> Result<(), Error> {
+pub(super) fn worker(args: TokenWorkerArgs, level: &str) -> Result<(), Error> {
+    log_as_service(level);
     let options = WorkerOptions {
         module: args.module,
         token_label: args.token_label,

@@ -96,7 +96,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
         let page = match page {
             Ok(page) => self.0.recorded(entry.count(page.keys.len()), Ok(page)).await?,
             Err(failure) => {
-                self.0.audit.record(vec![entry.denied(&failure)]).await?;
+                self.0.record(vec![entry.denied(&failure)]).await?;
                 return Err(failure.into());
             }
         };
@@ -114,7 +114,7 @@ impl<H: Hsm> Desk<H> {
     async fn start_on(&self, caller: &Caller, action: &str, facts: &KeyFacts) -> Result<Entry, Failure> {
         let (entry, context) = (Entry::new(caller, action), Context::of(action));
         let entry = self.authorize(caller, Action::Manage, facts, &context, entry).await?;
-        self.audit.record(vec![entry.clone().started()]).await?;
+        self.record(vec![entry.clone().started()]).await?;
         Ok(entry)
     }
 

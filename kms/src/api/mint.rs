@@ -78,7 +78,7 @@ impl<H: Hsm> Desk<H> {
             Ok(rewrapped) => entries(&entry, zone, rewrapped),
             Err(failure) => vec![entry.failed(failure)],
         };
-        self.audit.record(entries).await?;
+        self.record(entries).await?;
         outcome
     }
 }

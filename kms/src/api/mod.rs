@@ -8,7 +8,7 @@ mod health;
 mod mint;
 mod unwrap;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use strongroom_proto::{
     FILE_DESCRIPTOR_SET, Failure, KeyName, Reason,
@@ -23,6 +23,7 @@ use crate::{
     audit::{AuditLog, Caller, Entry},
     hsm::Hsm,
     keys::Keys,
+    ops::Metrics,
     policy::{Action, Context, Decision, KeyFacts, Policy},
 };
 
@@ -34,6 +35,7 @@ pub(crate) struct Desk<H> {
     pub(crate) keys: Keys<H>,
     pub(crate) policy: Policy,
     pub(crate) audit: AuditLog,
+    pub(crate) metrics: Arc<Metrics>,
     /// Calls under way. They outlive their callers, so that connections alone do not bound them.
     pub(crate) places: Arc<Semaphore>,
 }
@@ -109,10 +111,19 @@ impl<H: Hsm> Desk<H> {
         match verdict {
             Ok(()) => Ok(entry),
             Err(failure) => {
-                self.audit.record(vec![entry.denied(&failure)]).await?;
+                self.record(vec![entry.denied(&failure)]).await?;
                 Err(failure)
             }
         }
+    }
+
+    /// Returns when `entries` are on disk, and counts what they say.
+    async fn record(&self, entries: Vec<Entry>) -> Result<(), Failure> {
+        self.metrics.recorded(&entries);
+        let started = Instant::now();
+        let written = self.audit.record(entries).await;
+        self.metrics.audited(started.elapsed(), written.is_ok());
+        written
     }
 
     /// Hands `outcome` on once `entry` says on disk how the call ended.
@@ -121,7 +132,7 @@ impl<H: Hsm> Desk<H> {
             Ok(_) => entry,
             Err(failure) => entry.failed(failure),
         };
-        self.audit.record(vec![entry]).await?;
+        self.record(vec![entry]).await?;
         outcome
     }
 }

@@ -58,7 +58,7 @@ impl<H: Hsm> Desk<H> {
                 .and_then(|opened| merge(opened, places.clone())),
         };
         let entries = entries(caller, &about, &verdicts, &places, &outcome);
-        self.audit.record(entries).await?;
+        self.record(entries).await?;
         outcome
     }
 

@@ -32,6 +32,19 @@ pub enum Outcome {
     Failed,
 }
 
+impl Outcome {
+    /// The word in a record.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// Who asks, and from where.
 #[derive(Debug, Clone)]
 pub struct Caller {
@@ -124,7 +137,7 @@ impl Entry {
 
     /// A record of something that the service did by itself.
     #[must_use]
-    pub(super) fn of_service(who: &str, action: &str) -> Self {
+    pub(crate) fn of_service(who: &str, action: &str) -> Self {
         Self {
             who: who.to_owned(),
             from: None,

@@ -60,6 +60,8 @@ impl Site {
                 label: "unused: the token is a stand-in".to_owned(),
                 pin_file: PathBuf::from("/nonexistent/pin"),
             },
+            metrics: None,
+            traces: None,
         };
         Self { pki, config }
     }

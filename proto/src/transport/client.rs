@@ -76,35 +76,49 @@ impl serde::Serialize for Remote {
 /// call has a deadline of [`CALL_TIMEOUT`] unless the caller sets less.
 #[must_use]
 pub fn connect(remote: &Remote, tls: &TlsIdentity, expected: Role) -> Channel {
-    // The scheme only satisfies the HTTP/2 layer: bytes go through `dial`, which knows nothing but TLS.
-    let endpoint = Endpoint::try_from(format!("http://{remote}"))
+    let connector = TlsConnector::from(tls.client_config());
+    let to = Arc::new(remote.clone());
+    endpoint(remote).connect_with_connector_lazy(service_fn(move |_: Uri| {
+        let (connector, to) = (connector.clone(), Arc::clone(&to));
+        async move { dial(&connector, &to, expected).await.map(TokioIo::new) }
+    }))
+}
+
+/// A channel to a server that is none of Strongroom's, such as a collector of traces. Its certificate has to name the
+/// host and come from the CA that `tls` trusts; deadlines are those of [`connect`].
+#[must_use]
+pub fn connect_outside(remote: &Remote, tls: &TlsIdentity) -> Channel {
+    let connector = TlsConnector::from(tls.client_config());
+    let to = Arc::new(remote.clone());
+    endpoint(remote).connect_with_connector_lazy(service_fn(move |_: Uri| {
+        let (connector, to) = (connector.clone(), Arc::clone(&to));
+        async move { handshake(&connector, &to, "server").await.map(TokioIo::new) }
+    }))
+}
+
+fn endpoint(remote: &Remote) -> Endpoint {
+    // The scheme only satisfies the HTTP/2 layer: the connectors above know nothing but TLS.
+    Endpoint::try_from(format!("http://{remote}"))
         .expect("a parsed remote is a valid authority")
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(CALL_TIMEOUT)
         .http2_keep_alive_interval(std::time::Duration::from_secs(20))
         .keep_alive_timeout(std::time::Duration::from_secs(10))
         .initial_stream_window_size(4 << 20)
-        .initial_connection_window_size(16 << 20);
-    let connector = TlsConnector::from(tls.client_config());
-    let remote = Arc::new(remote.clone());
-    endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
-        let (connector, remote) = (connector.clone(), Arc::clone(&remote));
-        async move { dial(&connector, &remote, expected).await.map(TokioIo::new) }
-    }))
+        .initial_connection_window_size(16 << 20)
+}
+
+async fn handshake(connector: &TlsConnector, remote: &Remote, what: &str) -> io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect((remote.host.as_str(), remote.port))
+        .await
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot reach the {what} at {remote}: {error}")))?;
+    stream.set_nodelay(true)?;
+    let name = ServerName::try_from(remote.host.clone()).map_err(io::Error::other)?;
+    connector.connect(name, stream).await
 }
 
 async fn dial(connector: &TlsConnector, remote: &Remote, expected: Role) -> io::Result<Greeted> {
-    let stream = TcpStream::connect((remote.host.as_str(), remote.port))
-        .await
-        .map_err(|error| {
-            io::Error::new(
-                error.kind(),
-                format!("cannot reach the {expected} service at {remote}: {error}"),
-            )
-        })?;
-    stream.set_nodelay(true)?;
-    let name = ServerName::try_from(remote.host.clone()).map_err(io::Error::other)?;
-    let stream = connector.connect(name, stream).await?;
+    let stream = handshake(connector, remote, &format!("{expected} service")).await?;
     let certificate = stream
         .get_ref()
         .1

@@ -11,7 +11,7 @@ mod server;
 mod signing;
 mod tls;
 
-pub use client::{Remote, connect};
+pub use client::{Remote, connect, connect_outside};
 pub use identity::{PeerIdentity, Role, UserName, peer};
 pub use retry::{PATIENCE, Pauses, Repeat, once, retry, retry_for};
 pub use server::{ServeError, bind, serve};
