@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use strongroom_kms::{Config, RunError, audit::Record, hsm::Hsm, token::TokenConfig};
+use strongroom_kms::{Config, MetricsConfig, RunError, audit::Record, hsm::Hsm, token::TokenConfig};
 use strongroom_proto::{
     Failure, Reason, RequestId, ZoneId,
     kms::v1 as pb,
@@ -64,6 +64,15 @@ impl Site {
             traces: None,
         };
         Self { pki, config }
+    }
+
+    /// With a port for monitoring that user prometheus may read, and the port's address.
+    pub fn monitored(mut self) -> (Self, SocketAddr) {
+        let free = std::net::TcpListener::bind(self.config.listen).expect("a free port");
+        let listen = free.local_addr().expect("an address");
+        let readers = vec!["prometheus".parse().expect("a user name")];
+        self.config.metrics = Some(MetricsConfig { listen, readers });
+        (self, listen)
     }
 
     /// Starts the service on `hsm` and waits until it has compared the token with its store.
@@ -132,8 +141,13 @@ impl Kms<'_> {
 
     /// A connection as `who`: `user/alice`, `service/metadata`.
     pub fn channel(&self, who: &str) -> Channel {
+        self.channel_to(self.address, who)
+    }
+
+    /// A connection to another port of the service.
+    pub fn channel_to(&self, address: SocketAddr, who: &str) -> Channel {
         let files = self.site.pki.issue(&who.replace('/', "-"), who);
-        let remote = self.address.to_string().parse().expect("an address");
+        let remote = address.to_string().parse().expect("an address");
         transport::connect(&remote, &pki::load(&files), Role::Kms)
     }
 
