@@ -8,7 +8,7 @@ use std::{
 
 use strongroom_proto::transport::TlsFiles;
 
-use crate::{MetricsConfig, TracesConfig, token::TokenConfig};
+use crate::{MetricsConfig, TracesConfig, policy::PolicyFiles, token::TokenConfig};
 
 /// The configuration, `kms.sample.toml` being its manual. Relative paths are taken from the file's directory.
 #[derive(Debug, Clone, serde::Deserialize)]
@@ -18,6 +18,9 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The Cedar policy file.
     pub policy: PathBuf,
+    /// Which users are in which group, in TOML.
+    #[serde(default)]
+    pub groups: Option<PathBuf>,
     /// The directory of the store, the audit log and the token's mark of a rejected PIN.
     pub data_dir: PathBuf,
     /// Certificate, key and CA.
@@ -72,10 +75,20 @@ impl Config {
         Ok(config.relative_to(path.parent().unwrap_or(Path::new(""))))
     }
 
+    /// The files that say who may do what.
+    #[must_use]
+    pub fn policy_files(&self) -> PolicyFiles {
+        PolicyFiles {
+            policy: self.policy.clone(),
+            groups: self.groups.clone(),
+        }
+    }
+
     fn relative_to(self, base: &Path) -> Self {
         Self {
             listen: self.listen,
             policy: base.join(self.policy),
+            groups: self.groups.map(|groups| base.join(groups)),
             data_dir: base.join(self.data_dir),
             tls: self.tls.relative_to(base),
             token: self.token.relative_to(base),
@@ -94,6 +107,7 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kms.sample.toml");
         let config = Config::load(&path).expect("the sample is valid");
         assert_eq!(config.policy, path.with_file_name("policy/sample.cedar"));
+        crate::policy::Rules::load(&config.policy_files()).expect("its policies and groups are valid");
         assert!(config.data_dir.is_absolute() && config.tls.ca.is_absolute());
     }
 

@@ -118,7 +118,7 @@ pub async fn serve<H: Hsm>(
 /// What is loaded and checked before anything is started.
 struct Parts {
     tls: TlsIdentity,
-    policy: Policy,
+    policy: Arc<Policy>,
     data_dir: PathBuf,
     monitoring: Option<MetricsConfig>,
 }
@@ -132,7 +132,7 @@ impl Parts {
                 found: tls.identity().short(),
             });
         }
-        let policy = Policy::load(&config.policy)?;
+        let policy = Arc::new(Policy::load(config.policy_files())?);
         let data_dir = config.data_dir.clone();
         DirBuilder::new()
             .recursive(true)
@@ -188,6 +188,7 @@ impl Parts {
             let desk = Arc::clone(&desk);
             async move { desk.keys.follow_token().await }
         });
+        let policies = tokio::spawn(Arc::clone(&desk.policy).follow(desk.audit.clone()));
         tracing::info!(%address, "serving");
         tell_manager(&[NotifyState::Ready]);
         let (ended, end) = oneshot::channel::<()>();
@@ -200,6 +201,8 @@ impl Parts {
         let (outcome, ()) = tokio::join!(calls, monitoring.serve(&self.tls, end));
         follower.abort();
         _ = follower.await;
+        policies.abort();
+        _ = policies.await;
         drop(desk);
         if tokio::time::timeout(AUDIT_FINISH_TIMEOUT, writer.finish())
             .await

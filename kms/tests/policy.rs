@@ -198,3 +198,50 @@ async fn a_bad_policy_file_stops_the_start() {
         "{source}"
     );
 }
+
+#[tokio::test]
+async fn policies_and_groups_are_reloaded_and_a_broken_file_changes_nothing() {
+    let (mut site, hsm) = (Site::with_policy(IN_HR), MemoryHsm::new());
+    let groups = site.pki.path("groups.toml");
+    std::fs::write(&groups, "hr = ['bob']\n").expect("written");
+    site.config.groups = Some(groups.clone());
+    let kms = site.start(&hsm).await;
+    let (mut bob, mut carol) = (kms.as_user("user/bob"), kms.as_user("user/carol"));
+    bob.create("payroll").await.expect("bob is in the group");
+    carol.describe("payroll").await.expect_err("carol is not");
+
+    std::fs::write(&groups, "hr = ['carol']\n").expect("written");
+    wait_record(&site, "policy-reloaded", 1).await;
+    carol.describe("payroll").await.expect("carol is now");
+    bob.describe("payroll").await.expect_err("bob is not any more");
+
+    std::fs::write(&site.config.policy, "permit (principal, action);").expect("written");
+    let broken = wait_record(&site, "policy-broken", 1).await;
+    assert_eq!((broken.who.as_str(), broken.outcome), ("service kms", Outcome::Failed));
+    let message = broken.message.expect("a reason");
+    assert!(message.contains("policy.cedar:1: "), "{message}");
+    carol
+        .describe("payroll")
+        .await
+        .expect("the policies before are in force");
+
+    std::fs::write(&site.config.policy, IN_HR).expect("written");
+    wait_record(&site, "policy-reloaded", 2).await;
+    carol.describe("payroll").await.expect("as before");
+    kms.stop().await;
+}
+
+const IN_HR: &str = r#"@id("hr") permit (principal in Group::"hr", action, resource);"#;
+
+/// The last of so many records of `action`, once they are there.
+async fn wait_record(site: &Site, action: &str, count: usize) -> strongroom_kms::audit::Entry {
+    for _ in 0..1000 {
+        let records = site.audit().into_iter().map(|record| record.entry);
+        let mut found: Vec<_> = records.filter(|entry| entry.action == action).collect();
+        if found.len() >= count {
+            return found.swap_remove(count - 1);
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("no {count} records of {action}");
+}

@@ -33,7 +33,7 @@ pub(crate) const CALLS_MAX: usize = 1024;
 /// What every face works with.
 pub(crate) struct Desk<H> {
     pub(crate) keys: Keys<H>,
-    pub(crate) policy: Policy,
+    pub(crate) policy: Arc<Policy>,
     pub(crate) audit: AuditLog,
     pub(crate) metrics: Arc<Metrics>,
     /// Calls under way. They outlive their callers, so that connections alone do not bound them.

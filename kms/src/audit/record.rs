@@ -117,7 +117,7 @@ pub struct Entry {
     /// One word of `strongroom_proto::Reason`, where it did not end well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The sentence that goes with the reason.
+    /// The sentence that goes with the reason, or says more of what the service did by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// `@id`s of the policies that decided.
@@ -179,6 +179,13 @@ impl Entry {
     #[must_use]
     pub fn count(mut self, count: usize) -> Self {
         self.count = Some(count);
+        self
+    }
+
+    /// With a sentence, of something that ended well.
+    #[must_use]
+    pub(crate) fn noted(mut self, message: String) -> Self {
+        self.message = Some(message);
         self
     }
 

@@ -1,20 +1,32 @@
 //! Reading a policy file: parse, validate against the schema, and say where it is wrong.
 
-use std::{io, path::Path, path::PathBuf};
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
 
-use cedar_policy::{PolicySet, Schema, ValidationMode, Validator};
+use cedar_policy::{PolicyId, PolicySet, Schema, ValidationMode, Validator};
 use miette::Diagnostic;
+
+use super::rules::PolicyName;
 
 /// What policies are written about.
 const SCHEMA: &str = include_str!("../../policy/strongroom.cedarschema");
-/// Bytes of the largest policy file that is read.
+/// Knows the schema.
+static VALIDATOR: LazyLock<Validator> = LazyLock::new(|| {
+    let (schema, _) = Schema::from_cedarschema_str(SCHEMA).expect("the compiled-in schema is valid");
+    Validator::new(schema)
+});
+/// Bytes of the largest policy or groups file that is read.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
-/// Why a policy file is not used.
+/// Why a policy or groups file is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
     /// The file cannot be read.
-    #[error("cannot read the policy file {}", path.display())]
+    #[error("cannot read the policy or groups file {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -23,24 +35,24 @@ pub enum PolicyError {
         source: io::Error,
     },
     /// The file is far larger than any policy.
-    #[error("the policy file {} is over 4 MiB; is it the right file?", path.display())]
+    #[error("{} is over 4 MiB; is it the right policy or groups file?", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
     },
-    /// The file is not Cedar, or does not fit the schema.
+    /// The file is not Cedar that fits the schema, or not a table of groups.
     #[error("{}:{line}: {reason}", path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
         /// The line of the first error, from 1.
         line: usize,
-        /// What Cedar says.
+        /// What is wrong.
         reason: String,
     },
 }
 
-pub(super) fn read(path: &Path) -> Result<PolicySet, PolicyError> {
+pub(super) fn read(path: &Path) -> Result<String, PolicyError> {
     let unreadable = |source| PolicyError::Read {
         path: path.to_owned(),
         source,
@@ -48,7 +60,7 @@ pub(super) fn read(path: &Path) -> Result<PolicySet, PolicyError> {
     if std::fs::metadata(path).map_err(unreadable)?.len() > FILE_BYTES_MAX {
         return Err(PolicyError::TooLarge { path: path.to_owned() });
     }
-    parse(path, &std::fs::read_to_string(path).map_err(unreadable)?)
+    std::fs::read_to_string(path).map_err(unreadable)
 }
 
 pub(super) fn parse(path: &Path, text: &str) -> Result<PolicySet, PolicyError> {
@@ -57,12 +69,85 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<PolicySet, PolicyError> {
         let reason = first.map_or_else(|| error.to_string(), ToString::to_string);
         invalid(path, text, &error, reason)
     })?;
-    let (schema, _) = Schema::from_cedarschema_str(SCHEMA).expect("the compiled-in schema is valid");
-    let verdict = Validator::new(schema).validate(&policies, ValidationMode::Strict);
+    let verdict = VALIDATOR.validate(&policies, ValidationMode::Strict);
     match verdict.validation_errors().next() {
         Some(error) => Err(invalid(path, text, error, with_help(error))),
         None => Ok(policies),
     }
+}
+
+/// What the policies are called, and where they are. Decisions name their policies, so that no two may have one name.
+pub(super) fn names(
+    path: &Path,
+    text: &str,
+    policies: &PolicySet,
+) -> Result<HashMap<PolicyId, PolicyName>, PolicyError> {
+    let lines = statement_lines(text);
+    let mut names = HashMap::new();
+    let mut taken = HashMap::new();
+    for (number, line) in lines.into_iter().enumerate() {
+        // Cedar calls policies after their places in the file.
+        let cedars = PolicyId::new(format!("policy{number}"));
+        let Some(policy) = policies.policy(&cedars) else {
+            continue;
+        };
+        let own = policy.annotation("id").filter(|id| !id.is_empty());
+        let id = own.map_or_else(|| cedars.to_string(), str::to_owned);
+        if let Some(other) = taken.insert(id.clone(), line) {
+            return Err(PolicyError::Invalid {
+                path: path.to_owned(),
+                line,
+                reason: format!(
+                    "the policy on line {other} has the @id {id:?} too; the audit log could not tell them apart"
+                ),
+            });
+        }
+        names.insert(cedars, PolicyName { id, line });
+    }
+    Ok(names)
+}
+
+/// The lines on which the statements of a policy file start: each ends with the `;` that is in no string and no comment.
+fn statement_lines(text: &str) -> Vec<usize> {
+    let (mut lines, mut line, mut within) = (Vec::new(), 1, false);
+    let mut rest = text.chars().peekable();
+    while let Some(character) = rest.next() {
+        match character {
+            '\n' => line += 1,
+            '/' if rest.peek() == Some(&'/') => while rest.next_if(|&next| next != '\n').is_some() {},
+            ';' => within = false,
+            character if character.is_whitespace() => {}
+            character => {
+                if !within {
+                    lines.push(line);
+                    within = true;
+                }
+                if character == '"' {
+                    line += skip_string(&mut rest);
+                }
+            }
+        }
+    }
+    lines
+}
+
+/// Goes on behind the end of a string; answers how many line ends are in it.
+fn skip_string(rest: &mut impl Iterator<Item = char>) -> usize {
+    let mut line_ends = 0;
+    while let Some(character) = rest.next() {
+        match character {
+            '"' => break,
+            '\\' => _ = rest.next(),
+            '\n' => line_ends += 1,
+            _ => {}
+        }
+    }
+    line_ends
+}
+
+/// The line, from 1, of a byte of `text`.
+pub(super) fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|&byte| byte == b'\n').count() + 1
 }
 
 /// The error and Cedar's hint, for example the name that was probably meant.
@@ -80,7 +165,7 @@ fn invalid(path: &Path, text: &str, error: &dyn Diagnostic, reason: String) -> P
         .map_or(0, |l| l.offset());
     PolicyError::Invalid {
         path: path.to_owned(),
-        line: text.bytes().take(offset).filter(|&byte| byte == b'\n').count() + 1,
+        line: line_of(text, offset),
         reason,
     }
 }
@@ -126,6 +211,26 @@ mod tests {
         let error = read(Path::new("/nonexistent/policy.cedar"))
             .expect_err("must be refused")
             .to_string();
-        assert_eq!(error, "cannot read the policy file /nonexistent/policy.cedar");
+        assert_eq!(error, "cannot read the policy or groups file /nonexistent/policy.cedar");
+    }
+
+    #[test]
+    fn policies_are_found_on_their_lines_and_no_name_is_taken_twice() {
+        let text = "// first; not a statement\n@id(\"a;\\\"\") permit (principal, action, resource) // ;\n;\n\n\
+                    forbid (principal, action, resource)\nwhen { resource.name == \"x\ny;\" };permit(principal,action,resource);";
+        let policies = parse(Path::new("p.cedar"), text).expect("valid");
+        let names = names(Path::new("p.cedar"), text, &policies).expect("no name is taken");
+        let mut found: Vec<_> = names.values().map(|name| (name.line, name.id.as_str())).collect();
+        found.sort_unstable();
+        assert_eq!(found, [(2, "a;\""), (5, "policy1"), (7, "policy2")]);
+
+        let twice =
+            "@id(\"a\") permit (principal, action, resource);\n@id(\"a\") forbid (principal, action, resource);";
+        let policies = parse(Path::new("p.cedar"), twice).expect("Cedar does not mind");
+        let error = super::names(Path::new("p.cedar"), twice, &policies).expect_err("ambiguous");
+        assert!(
+            error.to_string().starts_with("p.cedar:2: the policy on line 1"),
+            "{error}"
+        );
     }
 }

@@ -53,6 +53,7 @@ impl Site {
         let config = Config {
             listen: ([127, 0, 0, 1], 0).into(),
             policy: path,
+            groups: None,
             data_dir: pki.path("data"),
             tls: pki.issue("kms", "service/kms"),
             token: TokenConfig {
