@@ -23,6 +23,7 @@ enum Allowed {
 const TABLE: &[(&str, Allowed)] = &[
     ("strongroom-proto", Allowed::Only(&[])),
     ("strongroom-pki", Allowed::Only(&[])),
+    ("strongroom-pkcs11-shim", Allowed::Only(&[])),
     ("strongroom-dataplane", Allowed::Only(&[])),
     ("strongroom-kv", Allowed::Only(&[])),
     ("strongroom-kms-mint", Allowed::Only(&["strongroom-proto"])),
@@ -53,7 +54,7 @@ const NOT_IMPORTABLE: &[&str] = &[
 ];
 
 /// Imported by anybody's tests, whatever the table says: it holds no secret of Strongroom and no role's code.
-const FOR_TESTS: &[&str] = &["strongroom-pki"];
+const FOR_TESTS: &[&str] = &["strongroom-pki", "strongroom-pkcs11-shim"];
 
 /// Libraries that only these packages may name: the PKCS#11 binding belongs to the token worker alone, and
 /// certificates are made in one place.

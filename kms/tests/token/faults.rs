@@ -1,48 +1,29 @@
 //! A token that fails in the middle: lost sessions, a lost device, codes that say nothing, attributes that are wrong. The
-//! failures come from a module in front of SoftHSM2 (`faulty.c`).
-
-use std::{fs, path::PathBuf, process::Command};
+//! failures come from a module in front of the token's own.
 
 use strongroom_kms::token::{Token, TokenConfig, TokenState};
+use strongroom_pkcs11_shim::{Ckr, Fault, Function, Shim, When};
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyVersion, Reason};
 
 use crate::fixture::{Fixture, fresh, name, reaches, write_secret, zone};
 
 const V0: KeyVersion = KeyVersion(0);
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/token/faulty.c");
-
-/// The codes of PKCS#11 that the tests inject.
-const GENERAL_ERROR: &str = "5";
-const DEVICE_REMOVED: &str = "32";
-const SESSION_HANDLE_INVALID: &str = "b3";
-/// The call is made and 64 MiB are lost with it.
-const LEAKS: &str = "1eaf";
-/// The module aborts the process.
-const DIES: &str = "dead";
-const PIN_LOCKED: &str = "a4";
 
 struct Faulty {
     fixture: Fixture,
-    module: PathBuf,
+    shim: Shim,
 }
 
 impl Faulty {
     fn new() -> Self {
         let fixture = Fixture::new();
-        let module = fixture.path("faulty.so");
-        let status = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-o"])
-            .arg(&module)
-            .args([SOURCE, "-ldl"])
-            .status();
-        assert!(status.expect("a C compiler is there").success());
-        fs::create_dir(fixture.path("faults")).expect("fresh directory");
-        Self { fixture, module }
+        let shim = Shim::in_front_of(&fixture.config().module).expect("the module is written");
+        Self { fixture, shim }
     }
 
     fn config(&self) -> TokenConfig {
         TokenConfig {
-            module: self.module.clone(),
+            module: self.shim.module(),
             ..self.fixture.config()
         }
     }
@@ -74,14 +55,8 @@ impl Faulty {
     }
 
     /// The next `count` calls of a function fail.
-    fn fail(&self, function: &str, code: &str, count: usize) {
-        let path = self.fixture.path("faults").join(function);
-        fs::write(path, format!("{code} {count}")).expect("writable");
-    }
-
-    fn logins(&self) -> usize {
-        let text = fs::read_to_string(self.fixture.path("faults/logins")).unwrap_or_default();
-        text.lines().count()
+    fn fail(&self, function: Function, fault: Fault, count: u64) {
+        self.shim.set(function, fault, When::Next(count));
     }
 }
 
@@ -94,16 +69,16 @@ async fn unwrap_one(token: &Token, edek: &Edek) -> Result<(), Failure> {
 async fn a_lost_session_is_opened_anew_within_the_call() {
     let faulty = Faulty::new();
     let (token, edek) = faulty.start_with_edek().await;
-    assert_eq!(faulty.logins(), 1);
-    for (number, function) in ["GenerateKey", "WrapKey"].into_iter().enumerate() {
-        faulty.fail(function, SESSION_HANDLE_INVALID, 1);
+    assert_eq!(faulty.shim.logins(), 1);
+    for (number, function) in [Function::GenerateKey, Function::WrapKey].into_iter().enumerate() {
+        faulty.fail(function, Fault::CloseSessions, 1);
         let minted = token.mint(&name("payroll"), V0, &zone(1), 50).await;
-        assert_eq!(minted.expect("repeated").len(), 50, "{function}");
-        assert_eq!(faulty.logins(), 2 + number);
+        assert_eq!(minted.expect("repeated").len(), 50, "{function:?}");
+        assert_eq!(faulty.shim.logins(), 2 + number as u64);
     }
-    faulty.fail("UnwrapKey", SESSION_HANDLE_INVALID, 1);
+    faulty.fail(Function::UnwrapKey, Fault::CloseSessions, 1);
     unwrap_one(&token, &edek).await.expect("repeated");
-    assert_eq!(faulty.logins(), 4);
+    assert_eq!(faulty.shim.logins(), 4);
     assert_eq!(faulty.fixture.starts().len(), 1, "no worker was lost");
 }
 
@@ -111,7 +86,7 @@ async fn a_lost_session_is_opened_anew_within_the_call() {
 async fn a_worker_that_has_grown_too_large_makes_way_without_a_failed_call() {
     let faulty = Faulty::new();
     let (token, edek) = faulty.start_with_edek().await;
-    faulty.fail("GenerateKey", LEAKS, 5);
+    faulty.fail(Function::GenerateKey, Fault::Leak(64 << 20), 5);
     for _ in 0..64 {
         let minted = token.mint(&name("payroll"), V0, &zone(1), 1).await;
         assert_eq!(minted.expect("no call fails").len(), 1);
@@ -124,7 +99,7 @@ async fn a_worker_that_has_grown_too_large_makes_way_without_a_failed_call() {
 async fn a_session_that_is_lost_again_and_again_ends_the_call() {
     let faulty = Faulty::new();
     let (token, edek) = faulty.start_with_edek().await;
-    faulty.fail("UnwrapKey", SESSION_HANDLE_INVALID, 2);
+    faulty.fail(Function::UnwrapKey, Fault::CloseSessions, 2);
     let failure = unwrap_one(&token, &edek).await.expect_err("lost twice");
     assert_eq!(failure.reason, Reason::TokenUnavailable);
     unwrap_one(&token, &edek).await.expect("the next call finds a session");
@@ -134,7 +109,7 @@ async fn a_session_that_is_lost_again_and_again_ends_the_call() {
 async fn a_lost_device_costs_a_worker_and_no_call() {
     let faulty = Faulty::new();
     let (token, edek) = faulty.start_with_edek().await;
-    faulty.fail("UnwrapKey", DEVICE_REMOVED, 1);
+    faulty.fail(Function::UnwrapKey, Fault::Error(Ckr::DEVICE_REMOVED), 1);
     unwrap_one(&token, &edek).await.expect("repeated by another worker");
     assert_eq!(faulty.fixture.starts().len(), 2);
 }
@@ -143,13 +118,16 @@ async fn a_lost_device_costs_a_worker_and_no_call() {
 async fn a_failing_token_does_not_make_a_good_edek_look_bad() {
     let faulty = Faulty::new();
     let (token, edek) = faulty.start_with_edek().await;
+    let mut met = 0;
     for count in [2, 4] {
-        faulty.fail("UnwrapKey", GENERAL_ERROR, count);
+        faulty.fail(Function::UnwrapKey, Fault::Error(Ckr::GENERAL_ERROR), count);
         let outcome = unwrap_one(&token, &edek).await;
         let reason = outcome.err().map(|failure| failure.reason);
         assert_ne!(reason, Some(Reason::EdekInvalid), "after {count} failures");
-        assert!(
-            !faulty.fixture.path("faults/UnwrapKey").exists(),
+        met += count;
+        assert_eq!(
+            faulty.shim.fired(Function::UnwrapKey),
+            met,
             "all {count} failures were met"
         );
     }
@@ -160,19 +138,23 @@ async fn a_failing_token_does_not_make_a_good_edek_look_bad() {
 async fn a_key_that_was_ever_extractable_is_destroyed_again() {
     let faulty = Faulty::new();
     let token = faulty.start().await;
-    let lie = faulty.fixture.path("faults/exportable");
-    fs::write(&lie, "").expect("writable");
+    let lie = || {
+        faulty
+            .shim
+            .set(Function::GetAttributeValue, Fault::EVER_EXTRACTABLE, When::Always)
+    };
+    lie();
     let failure = token
         .generate(&fresh("payroll", 0))
         .await
         .expect_err("not as asked for");
     assert_eq!(failure.reason, Reason::TokenRefused);
     assert!(failure.message.contains("destroyed again"), "{failure}");
-    fs::remove_file(&lie).expect("own file");
+    faulty.shim.clear(Function::GetAttributeValue);
     assert_eq!(token.list_versions().await.expect("listed"), []);
     token.generate(&fresh("payroll", 0)).await.expect("the version is free");
 
-    fs::write(&lie, "").expect("writable");
+    lie();
     assert_eq!(
         token.list_versions().await.expect("listed"),
         [],
@@ -196,7 +178,7 @@ async fn a_canary_that_does_not_sing_leaves_no_key() {
     let faulty = Faulty::new();
     let token = faulty.start().await;
     // The first wrap of the canary.
-    faulty.fail("WrapKey", "69", 1);
+    faulty.fail(Function::WrapKey, Fault::Error(Ckr::KEY_NOT_WRAPPABLE), 1);
     let failure = token.generate(&fresh("payroll", 0)).await.expect_err("no canary");
     assert_eq!(failure.reason, Reason::TokenRefused);
     assert_eq!(token.list_versions().await.expect("listed"), []);
@@ -214,16 +196,16 @@ async fn a_wrong_pin_is_given_to_the_token_once() {
         }
         token.stop().await;
     }
-    assert_eq!(faulty.logins(), 1);
+    assert_eq!(faulty.shim.logins(), 1);
 }
 
 #[tokio::test]
 async fn a_worker_that_dies_in_a_login_costs_one_more() {
     let faulty = Faulty::new();
-    faulty.fail("Login", DIES, 1);
+    faulty.fail(Function::Login, Fault::CrashAfter, 1);
     let token = faulty.fixture.try_start(faulty.config()).await.expect("all is there");
     reaches(&token, |state| *state == TokenState::Ready).await;
-    assert_eq!(faulty.logins(), 2);
+    assert_eq!(faulty.shim.logins(), 2);
     assert!(!faulty.fixture.path("state/login-under-way").exists());
 }
 
@@ -231,44 +213,44 @@ async fn a_worker_that_dies_in_a_login_costs_one_more() {
 #[tokio::test]
 async fn logins_that_are_never_answered_end_after_two() {
     let faulty = Faulty::new();
-    faulty.fail("Login", DIES, 100);
+    faulty.fail(Function::Login, Fault::CrashAfter, 100);
     for _ in 0..3 {
         let token = faulty.fixture.try_start(faulty.config()).await.expect("all is there");
         reaches(&token, |state| *state == TokenState::PinRejected).await;
         assert_eq!(token.profile().await.expect_err("no login").reason, Reason::PinRejected);
         token.stop().await;
     }
-    assert_eq!(faulty.logins(), 2);
-    fs::remove_file(faulty.fixture.path("faults/Login")).expect("own file");
+    assert_eq!(faulty.shim.logins(), 2);
+    faulty.shim.clear(Function::Login);
 
     let token = faulty.fixture.try_start(faulty.config()).await.expect("all is there");
     // The way out that the message names.
     write_secret(&faulty.fixture.path("pin"), crate::fixture::PIN);
     reaches(&token, |state| *state == TokenState::Ready).await;
-    assert_eq!(faulty.logins(), 3);
+    assert_eq!(faulty.shim.logins(), 3);
 }
 
 /// A vendor's own code for a wrong PIN must not be tried until the token locks.
 #[tokio::test]
 async fn a_login_refused_with_an_unknown_code_counts_as_a_rejected_pin() {
     let faulty = Faulty::new();
-    faulty.fail("Login", "80000001", 100);
+    faulty.fail(Function::Login, Fault::Error(Ckr::VENDOR_DEFINED), 100);
     let token = faulty.fixture.try_start(faulty.config()).await.expect("all is there");
     assert_eq!(*token.subscribe().borrow(), TokenState::PinRejected);
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
-    assert_eq!(faulty.logins(), 1);
+    assert_eq!(faulty.shim.logins(), 1);
 }
 
 #[tokio::test]
 async fn a_pin_that_is_locked_while_the_worker_runs_is_not_tried_again() {
     let faulty = Faulty::new();
     let (token, edek) = faulty.start_with_edek().await;
-    faulty.fail("Login", PIN_LOCKED, 1);
-    faulty.fail("UnwrapKey", SESSION_HANDLE_INVALID, 1);
+    faulty.fail(Function::Login, Fault::Error(Ckr::PIN_LOCKED), 1);
+    faulty.fail(Function::UnwrapKey, Fault::CloseSessions, 1);
     let failure = unwrap_one(&token, &edek).await.expect_err("no login any more");
     assert_eq!(failure.reason, Reason::PinRejected);
     reaches(&token, |state| *state == TokenState::PinRejected).await;
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
-    assert_eq!(faulty.logins(), 2, "one at the start, one that was refused");
+    assert_eq!(faulty.shim.logins(), 2, "one at the start, one that was refused");
     assert!(faulty.fixture.path("state/pin-rejected").exists());
 }

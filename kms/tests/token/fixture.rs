@@ -55,11 +55,9 @@ impl Fixture {
     /// The program that supervisors start. It notes each start, with its process id, before it becomes the worker.
     fn write_worker(&self) {
         let script = format!(
-            "#!/bin/sh\necho $$ >> '{}'\nSOFTHSM2_CONF='{}' FAULTS='{}' FAULTS_MODULE='{}' exec '{}' \"$@\"\n",
+            "#!/bin/sh\necho $$ >> '{}'\nSOFTHSM2_CONF='{}' exec '{}' \"$@\"\n",
             self.path("starts").display(),
             self.path("softhsm2.conf").display(),
-            self.path("faults").display(),
-            module().display(),
             program().display(),
         );
         fs::write(self.worker(), script).expect("writable");
