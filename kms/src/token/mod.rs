@@ -20,7 +20,8 @@ pub use module::ModuleError;
 pub use pin::PinError;
 pub use pin_mark::MarkError;
 pub use types::{
-    Kcv, NewVersion, TokenConfig, TokenKeyVersion, TokenObjectId, TokenProfile, TokenStartError, TokenState, WireDek,
+    IvSource, Kcv, NewVersion, TokenConfig, TokenKeyVersion, TokenObjectId, TokenProfile, TokenStartError, TokenState,
+    WireDek,
 };
 
 /// Generated code of `strongroom.kms.worker.v1`.

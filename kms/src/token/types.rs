@@ -84,8 +84,51 @@ pub struct TokenProfile {
     pub library: String,
     /// Mechanisms that matter to a suite, as the PKCS#11 headers spell them.
     pub mechanisms: Vec<String>,
-    /// EDEK suites that it can serve.
+    /// EDEK suites that it can serve, the ones to be preferred first.
     pub suites: Vec<EdekSuite>,
+    /// Whether the suites were seen to work; if not, nobody has logged in and they are what the mechanisms promise.
+    pub tried: bool,
+    /// Who makes the IVs of AES-GCM, where the suite `gcm` was seen to work.
+    pub gcm_iv: Option<IvSource>,
+    /// Hashes that RSA-OAEP was seen to take, each with MGF1 over the same hash, as the PKCS#11 headers spell them.
+    pub oaep_hashes: Vec<String>,
+    /// Sessions that the token allows at once; `None` where it names no limit.
+    pub sessions_max: Option<u64>,
+}
+
+impl TokenProfile {
+    /// The suite of keys whose maker names none: `kw` if it works, else `gcm`.
+    #[must_use]
+    pub fn default_suite(&self) -> Option<EdekSuite> {
+        default_suite(&self.suites)
+    }
+}
+
+/// The suite of keys whose maker names none, of those that can be served: `kw`, else `gcm`. `hadoop` is for those who ask.
+pub(crate) fn default_suite(served: &[EdekSuite]) -> Option<EdekSuite> {
+    [EdekSuite::Kw, EdekSuite::Gcm]
+        .into_iter()
+        .find(|suite| served.contains(suite))
+}
+
+/// Who makes the IVs of AES-GCM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IvSource {
+    /// The token takes the caller's.
+    Caller,
+    /// The token makes its own and says which it used.
+    Token,
+}
+
+impl IvSource {
+    /// The word on the wire and on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Caller => "caller",
+            Self::Token => "token",
+        }
+    }
 }
 
 /// A version of an EZ key that is to be generated.

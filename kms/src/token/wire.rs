@@ -5,7 +5,7 @@ use bytes::Bytes;
 use strongroom_proto::{Failure, KeyName, KeyVersion, Reason, ZoneId};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{Kcv, NewVersion, TokenKeyVersion, TokenObjectId, TokenProfile, pb};
+use super::{IvSource, Kcv, NewVersion, TokenKeyVersion, TokenObjectId, TokenProfile, pb};
 
 impl Drop for pb::item_result::Result {
     fn drop(&mut self) {
@@ -134,6 +134,10 @@ impl From<TokenProfile> for pb::TokenProfile {
             library: profile.library,
             mechanisms: profile.mechanisms,
             suites: profile.suites.iter().map(|suite| suite.as_str().to_owned()).collect(),
+            tried: profile.tried,
+            gcm_iv: profile.gcm_iv.map_or("", IvSource::as_str).to_owned(),
+            oaep_hashes: profile.oaep_hashes,
+            sessions_max: profile.sessions_max.unwrap_or_default(),
         }
     }
 }
@@ -155,6 +159,12 @@ impl TryFrom<pb::TokenProfile> for TokenProfile {
             library: wire.library,
             mechanisms: wire.mechanisms,
             suites,
+            tried: wire.tried,
+            gcm_iv: [IvSource::Caller, IvSource::Token]
+                .into_iter()
+                .find(|source| source.as_str() == wire.gcm_iv),
+            oaep_hashes: wire.oaep_hashes,
+            sessions_max: Some(wire.sessions_max).filter(|&max| max > 0),
         })
     }
 }

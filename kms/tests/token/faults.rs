@@ -141,7 +141,7 @@ async fn a_key_that_was_ever_extractable_is_destroyed_again() {
     let lie = || {
         faulty
             .shim
-            .set(Function::GetAttributeValue, Fault::EVER_EXTRACTABLE, When::Always)
+            .set(Function::GetAttributeValue, Fault::EVER_EXTRACTABLE, When::Always);
     };
     lie();
     let failure = token

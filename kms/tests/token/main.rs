@@ -6,5 +6,6 @@ mod fixture;
 mod keys;
 mod pins;
 mod start;
+mod suites;
 mod supervision;
 mod throughput;

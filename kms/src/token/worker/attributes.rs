@@ -4,36 +4,55 @@ use std::mem::discriminant;
 
 use cryptoki::{
     error::Error,
-    mechanism::MechanismType,
     object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
     session::Session,
     types::Ulong,
 };
 
-use super::{kw::KEY_BYTES, label::KeyLabel};
+use super::{label::KeyLabel, suite::Suite};
 use crate::token::TokenObjectId;
 
-/// What an EZ key is generated with: it derives wrapping keys, by one mechanism, and does nothing else.
-pub(super) fn template(label: &KeyLabel, id: TokenObjectId) -> Vec<Attribute> {
-    let mut template = fixed();
+/// What an EZ key is generated with: it does what its suite needs, by its suite's mechanisms, and nothing else.
+pub(super) fn template(suite: &dyn Suite, label: &KeyLabel, id: TokenObjectId, key_bits: u32) -> Vec<Attribute> {
+    let mut template = fixed(suite);
+    template.push(Attribute::ValueLen(Ulong::new(u64::from(key_bits / 8))));
     template.push(Attribute::Label(label.to_string().into_bytes()));
     template.push(Attribute::Id(id.as_bytes().to_vec()));
     template
 }
 
-/// The first attribute of an object that is not what it must be, by name; `None` when all are right.
+/// The same for a key that is only tried, and gone with the session.
+pub(super) fn trial(suite: &dyn Suite, key_bits: u32) -> Vec<Attribute> {
+    let mut template = fixed(suite);
+    template.retain(|attribute| attribute.attribute_type() != AttributeType::Token);
+    template.push(Attribute::Token(false));
+    template.push(Attribute::ValueLen(Ulong::new(u64::from(key_bits / 8))));
+    template
+}
+
+/// What was read back of an EZ key object.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReadBack {
+    /// The first attribute that is not what it must be; `None` when all are right.
+    pub(super) wrong: Option<AttributeType>,
+    /// Bytes of the key; 0 where the token does not say.
+    pub(super) key_bytes: usize,
+}
+
+/// Reads an EZ key object back.
 ///
 /// # Errors
 /// If the token cannot say.
-pub(super) fn first_wrong(session: &Session, handle: ObjectHandle) -> Result<Option<AttributeType>, Error> {
-    let mut expected = fixed();
+pub(super) fn read_back(session: &Session, handle: ObjectHandle, suite: &dyn Suite) -> Result<ReadBack, Error> {
+    let mut expected = fixed(suite);
     // What the token itself vouches for: made in it, and never outside it.
     expected.extend([
         Attribute::Local(true),
         Attribute::NeverExtractable(true),
         Attribute::AlwaysSensitive(true),
     ]);
-    let types: Vec<_> = expected.iter().map(Attribute::attribute_type).collect();
+    let mut types: Vec<_> = expected.iter().map(Attribute::attribute_type).collect();
+    types.push(AttributeType::ValueLen);
     let found = session.get_attributes(handle, &types)?;
     let wrong = expected.iter().find(|expected| {
         let found = found
@@ -41,27 +60,52 @@ pub(super) fn first_wrong(session: &Session, handle: ObjectHandle) -> Result<Opt
             .find(|found| discriminant(*found) == discriminant(*expected));
         found != Some(expected)
     });
-    Ok(wrong.map(Attribute::attribute_type))
+    let key_bytes = found.iter().find_map(|found| match found {
+        Attribute::ValueLen(bytes) => usize::try_from(**bytes).ok(),
+        _ => None,
+    });
+    let key_bytes = key_bytes.unwrap_or_default();
+    let sized = suite.key_bits().iter().any(|&bits| bits as usize == key_bytes * 8);
+    let wrong = wrong.map(Attribute::attribute_type);
+    Ok(ReadBack {
+        wrong: wrong.or((!sized).then_some(AttributeType::ValueLen)),
+        key_bytes,
+    })
 }
 
-/// What all EZ keys have in common.
-fn fixed() -> Vec<Attribute> {
-    vec![
+/// What all EZ keys of a suite have in common.
+fn fixed(suite: &dyn Suite) -> Vec<Attribute> {
+    let mut fixed = vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::KeyType(KeyType::AES),
-        Attribute::ValueLen(Ulong::new(KEY_BYTES as u64)),
         Attribute::Token(true),
         Attribute::Private(true),
         Attribute::Sensitive(true),
         Attribute::Extractable(false),
         Attribute::Modifiable(false),
-        Attribute::Derive(true),
+        Attribute::AllowedMechanisms(suite.key_mechanisms().to_vec()),
+    ];
+    fixed.extend(usage(suite));
+    fixed
+}
+
+/// What an EZ key may be used for, and that it may not be used for anything else.
+pub(super) fn usage(suite: &dyn Suite) -> Vec<Attribute> {
+    let all = [
+        Attribute::Derive(false),
         Attribute::Encrypt(false),
         Attribute::Decrypt(false),
         Attribute::Sign(false),
         Attribute::Verify(false),
         Attribute::Wrap(false),
         Attribute::Unwrap(false),
-        Attribute::AllowedMechanisms(vec![MechanismType::AES_CBC_ENCRYPT_DATA]),
-    ]
+    ];
+    let granted = suite.key_usage();
+    let choose = |forbidden: Attribute| {
+        let granted = granted
+            .iter()
+            .find(|granted| discriminant(*granted) == discriminant(&forbidden));
+        granted.cloned().unwrap_or(forbidden)
+    };
+    all.into_iter().map(choose).collect()
 }

@@ -50,6 +50,13 @@ impl DerivedKeys {
         Ok(handle)
     }
 
+    /// Destroys them all.
+    pub(super) fn clear(&mut self, session: &Session) {
+        for (_, kept) in self.kept.drain() {
+            object::destroy(session, kept.handle);
+        }
+    }
+
     fn evict(&mut self, session: &Session) {
         let oldest = self
             .kept

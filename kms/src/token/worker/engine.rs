@@ -12,11 +12,10 @@ use strongroom_proto::{Failure, Reason};
 use super::{
     WorkerOptions,
     growth::Growth,
-    index::Index,
     profile,
     queue::{Access, Gone, Job},
     remedy::{Remedy, Trouble, remedy_of, while_doing},
-    vault::Vault,
+    vault::{Memory, Vault},
 };
 use crate::token::{ModuleError, PinError, TokenProfile, module::Module, pin::Pin};
 
@@ -91,8 +90,9 @@ impl Engine {
 
     /// What the token is and can do.
     pub(super) fn inspect(&mut self) -> Result<Result<TokenProfile, Failure>, Gone> {
-        let profile = find_token(&self.module, &self.options.token_label)
-            .and_then(|(slot, info)| profile::inspect(&self.module, slot, &info));
+        let profile = find_token(&self.module, &self.options.token_label).and_then(|(slot, info)| {
+            profile::inspect(&self.module, slot, &info, self.vault.as_ref().map(Vault::abilities))
+        });
         match profile {
             Ok(profile) => Ok(Ok(profile)),
             Err(Trouble::Failed(failure)) => Ok(Err(failure)),
@@ -105,7 +105,7 @@ impl Engine {
         if self.vault.is_some() {
             return Ok(Ok(()));
         }
-        let failure = match open_vault(&self.module, &self.options, &Index::default()) {
+        let failure = match open_vault(&self.module, &self.options, Memory::default()) {
             Ok(vault) => {
                 self.vault = Some(vault);
                 return Ok(Ok(()));
@@ -151,7 +151,7 @@ impl Engine {
     /// not make it right now, so a rejection is final here too.
     fn reopen(&mut self) -> Result<Result<(), Failure>, Gone> {
         let before = self.vault.take().map(Vault::close).unwrap_or_default();
-        match open_vault(&self.module, &self.options, &before) {
+        match open_vault(&self.module, &self.options, before) {
             Ok(vault) => {
                 self.vault = Some(vault);
                 Ok(Ok(()))
@@ -171,7 +171,7 @@ impl Engine {
     }
 }
 
-fn open_vault(module: &Module, options: &WorkerOptions, before: &Index) -> Result<Vault, OpenError> {
+fn open_vault(module: &Module, options: &WorkerOptions, before: Memory) -> Result<Vault, OpenError> {
     let (slot, _) = module
         .token(&options.token_label)
         .map_err(|error| OpenError::Other(chain(&error)))?;
@@ -180,7 +180,11 @@ fn open_vault(module: &Module, options: &WorkerOptions, before: &Index) -> Resul
         .open_rw_session(slot)
         .map_err(|error| OpenError::Other(format!("the token opens no session: {error}")))?;
     log_in(&session, options)?;
-    Vault::new(session, before).map_err(|trouble| match trouble {
+    let offered = module
+        .pkcs11()
+        .get_mechanism_list(slot)
+        .map_err(|error| OpenError::Other(format!("the token does not list its mechanisms: {error}")))?;
+    Vault::new(session, before, &offered).map_err(|trouble| match trouble {
         Trouble::Failed(failure) => OpenError::Other(failure.message),
         Trouble::Lost(why) | Trouble::Gone(why) => OpenError::Other(why),
     })

@@ -13,9 +13,10 @@ use cryptoki::{
 use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, Reason};
 
 use super::{
-    attributes, kw,
+    attributes,
     label::{KeyLabel, PREFIX},
     remedy::{Trouble, while_doing},
+    suite::suite,
 };
 use crate::token::{Kcv, TokenKeyVersion, TokenObjectId};
 
@@ -38,6 +39,7 @@ struct Entry {
     handle: ObjectHandle,
     id: TokenObjectId,
     suite: EdekSuite,
+    key_bytes: usize,
     /// The value that the version had when it was first used.
     kcv: Option<Kcv>,
     /// Whether the value was computed by way of this handle.
@@ -59,6 +61,9 @@ pub(super) enum Place {
 pub(super) struct Found {
     pub(super) handle: ObjectHandle,
     pub(super) id: TokenObjectId,
+    pub(super) suite: EdekSuite,
+    pub(super) key_bytes: usize,
+    pub(super) kcv: Kcv,
 }
 
 impl Index {
@@ -82,7 +87,7 @@ impl Index {
         match slot {
             None => Err(missing(name, version).into()),
             Some(Slot::Refused(why)) => Err(unusable(why).into()),
-            Some(slot @ Slot::Usable(_)) => prove(session, name, version, slot).map(|(found, _)| found),
+            Some(slot @ Slot::Usable(_)) => prove(session, name, version, slot),
         }
     }
 
@@ -111,14 +116,7 @@ impl Index {
         let mut list = Vec::new();
         for (name, versions) in &mut self.keys {
             for (&version, slot) in versions {
-                let suite = match slot {
-                    Slot::Usable(entry) => entry.suite,
-                    Slot::Refused(why) => {
-                        tracing::error!(key = %name, %version, "left out of the token's keys: {why}");
-                        continue;
-                    }
-                };
-                let (found, kcv) = match prove(session, name, version, slot) {
+                let found = match prove(session, name, version, slot) {
                     Ok(proven) => proven,
                     Err(Trouble::Failed(failure)) => {
                         tracing::error!(key = %name, %version, "left out of the token's keys: {failure}");
@@ -129,8 +127,8 @@ impl Index {
                 list.push(TokenKeyVersion {
                     key: name.clone(),
                     version,
-                    suite,
-                    kcv,
+                    suite: found.suite,
+                    kcv: found.kcv,
                     token_id: found.id,
                 });
             }
@@ -140,11 +138,12 @@ impl Index {
     }
 
     /// Adds a version that was just generated.
-    pub(super) fn add(&mut self, label: KeyLabel, id: TokenObjectId, handle: ObjectHandle) {
+    pub(super) fn add(&mut self, label: KeyLabel, id: TokenObjectId, handle: ObjectHandle, key_bytes: usize) {
         let slot = Slot::Usable(Entry {
             handle,
             id,
             suite: label.suite,
+            key_bytes,
             kcv: None,
             proven: false,
         });
@@ -210,8 +209,9 @@ fn examine(
     id: TokenObjectId,
     before: &Index,
 ) -> Result<Slot, Trouble> {
-    let wrong = attributes::first_wrong(session, handle).map_err(while_doing("to read a key's attributes"))?;
-    if let Some(wrong) = wrong {
+    let read = attributes::read_back(session, handle, suite(label.suite))
+        .map_err(while_doing("to read a key's attributes"))?;
+    if let Some(wrong) = read.wrong {
         let why = format!("{label} (CKA_ID {id}) is not used: its attribute {wrong} is not what a zone key's must be");
         return Ok(Slot::Refused(why));
     }
@@ -227,25 +227,30 @@ fn examine(
         handle,
         id,
         suite: label.suite,
+        key_bytes: read.key_bytes,
         kcv: known.and_then(|known| known.kcv),
         proven: false,
     }))
 }
 
 /// Computes the key check value if this handle was not proven yet, and holds it against the one known before.
-fn prove(session: &Session, name: &KeyName, version: KeyVersion, slot: &mut Slot) -> Result<(Found, Kcv), Trouble> {
+fn prove(session: &Session, name: &KeyName, version: KeyVersion, slot: &mut Slot) -> Result<Found, Trouble> {
     let entry = match slot {
         Slot::Usable(entry) => entry,
         Slot::Refused(why) => return Err(unusable(why).into()),
     };
-    let found = Found {
+    let found = |kcv| Found {
         handle: entry.handle,
         id: entry.id,
+        suite: entry.suite,
+        key_bytes: entry.key_bytes,
+        kcv,
     };
     if let (true, Some(kcv)) = (entry.proven, entry.kcv) {
-        return Ok((found, kcv));
+        return Ok(found(kcv));
     }
-    let kcv = kw::key_check_value(session, entry.handle, name, version)
+    let kcv = suite(entry.suite)
+        .check_value(session, entry.handle, name, version)
         .map_err(while_doing("to compute a key check value"))?;
     match entry.kcv {
         Some(known) if known != kcv => {
@@ -257,9 +262,10 @@ fn prove(session: &Session, name: &KeyName, version: KeyVersion, slot: &mut Slot
             Err(failure.into())
         }
         _ => {
+            let found = found(kcv);
             entry.kcv = Some(kcv);
             entry.proven = true;
-            Ok((found, kcv))
+            Ok(found)
         }
     }
 }

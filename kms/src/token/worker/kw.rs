@@ -5,7 +5,7 @@
 //! key wrap (RFC 3394): 32 bytes become 40. A DEK is SENSITIVE in the token while it is minted and re-wrapped, and is
 //! readable only when it is unwrapped for a client.
 
-use aws_lc_rs::digest;
+use aws_lc_rs::{cmac, constant_time, digest};
 use cryptoki::{
     error::Error,
     mechanism::{Mechanism, MechanismType, ekdf::AesCbcDeriveParams},
@@ -16,24 +16,103 @@ use cryptoki::{
 use strongroom_proto::{KeyName, KeyVersion, ZoneId};
 use zeroize::Zeroizing;
 
-use super::object::SessionObject;
+use super::{
+    dek::Dek,
+    derived::DerivedKeys,
+    object::SessionObject,
+    suite::{OpenError, Spot, Suite, ZoneKey, check_context, context},
+};
 use crate::token::Kcv;
 
 /// Bytes of a DEK and of every key here: AES-256.
-pub(super) const KEY_BYTES: usize = 32;
+const KEY_BYTES: usize = 32;
 /// Bytes of an EDEK: RFC 3394 adds one block of 8.
-pub(super) const WRAPPED_BYTES: usize = KEY_BYTES + 8;
-
-/// What the token must offer for this suite.
-pub(super) const MECHANISMS: [MechanismType; 4] = [
-    MechanismType::AES_KEY_GEN,
-    MechanismType::AES_CBC_ENCRYPT_DATA,
-    MechanismType::AES_KEY_WRAP,
-    MechanismType::AES_CMAC,
-];
+const WRAPPED_BYTES: usize = KEY_BYTES + 8;
 
 const WRAP_DOMAIN: &str = "strongroom/kw/v1";
-const CHECK_DOMAIN: &str = "strongroom/kcv/v1";
+/// What a DEK that was read is tried on.
+const MAC_MESSAGE: &[u8] = b"strongroom/dek-read/v1";
+
+/// The suite.
+pub(super) struct Kw;
+
+impl Suite for Kw {
+    fn mechanisms(&self) -> &'static [MechanismType] {
+        &[
+            MechanismType::AES_KEY_GEN,
+            MechanismType::AES_CBC_ENCRYPT_DATA,
+            MechanismType::AES_KEY_WRAP,
+            MechanismType::AES_CMAC,
+        ]
+    }
+
+    fn key_mechanisms(&self) -> &'static [MechanismType] {
+        &[MechanismType::AES_CBC_ENCRYPT_DATA]
+    }
+
+    fn key_usage(&self) -> &'static [Attribute] {
+        &[Attribute::Derive(true)]
+    }
+
+    fn key_bits(&self) -> &'static [u32] {
+        &[256]
+    }
+
+    fn binds_zone(&self) -> bool {
+        true
+    }
+
+    fn has_length(&self, wrapped_bytes: usize) -> bool {
+        wrapped_bytes == WRAPPED_BYTES
+    }
+
+    /// By way of a check key that is derived from the EZ key, which itself can do nothing but derive.
+    fn check_value(
+        &self,
+        session: &Session,
+        base: ObjectHandle,
+        name: &KeyName,
+        version: KeyVersion,
+    ) -> Result<Kcv, Error> {
+        let context = Context(check_context(name, version));
+        let key = derive(session, base, &context, &[Attribute::Sign(true)])?;
+        let mac = session.sign(&Mechanism::AesCMac, key.handle(), &[0; 16])?;
+        let first = mac.first_chunk::<3>().ok_or(Error::InvalidValue)?;
+        Ok(Kcv::from_bytes(*first))
+    }
+
+    fn zone_key(&self, session: &Session, derived: &mut DerivedKeys, spot: &Spot<'_>) -> Result<ZoneKey, Error> {
+        let context = Context::wrapping(spot.name, spot.version, spot.zone);
+        let handle = derived.wrapping_key(session, spot.id, spot.base, context)?;
+        Ok(ready(handle))
+    }
+
+    fn mint(&self, session: &Session, key: &ZoneKey, count: usize) -> Result<Vec<Vec<u8>>, Error> {
+        (0..count).map(|_| mint(session, key.handle)).collect()
+    }
+
+    fn open(&self, session: &Session, key: &ZoneKey, wrapped: &[u8]) -> Result<Dek, OpenError> {
+        let dek = unwrap_readable(session, key.handle, wrapped).map_err(OpenError::Refused)?;
+        read(session, &dek)
+    }
+
+    fn open_afresh(&self, session: &Session, spot: &Spot<'_>, wrapped: &[u8]) -> Result<Dek, OpenError> {
+        let context = Context::wrapping(spot.name, spot.version, spot.zone);
+        let key = derive_wrapping_key(session, spot.base, &context)?;
+        self.open(session, &ready(key.handle()), wrapped)
+    }
+
+    /// The DEK stays in the token. AES key wrap has no random part, so that wrapping twice must give the same bytes.
+    fn rewrap(&self, session: &Session, from: &ZoneKey, to: &ZoneKey, wrapped: &[u8]) -> Result<Vec<u8>, OpenError> {
+        let dek = unwrap_sensitive(session, from.handle, wrapped).map_err(OpenError::Refused)?;
+        let again = wrap(session, to.handle, dek.handle())?;
+        if wrap(session, to.handle, dek.handle())? == again {
+            Ok(again)
+        } else {
+            Err(OpenError::Wrong("a DEK was wrapped to two different EDEKs"))
+        }
+    }
+}
 
 /// The bytes that a key is derived over: a SHA-256 digest of its purpose, key name, version and zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,47 +121,9 @@ pub(super) struct Context([u8; 32]);
 impl Context {
     /// For the wrapping key of a zone.
     pub(super) fn wrapping(name: &KeyName, version: KeyVersion, zone: &ZoneId) -> Self {
-        Self::digest(WRAP_DOMAIN, name, version, zone.as_bytes())
-    }
-
-    /// For the check key of a key version.
-    pub(super) fn check(name: &KeyName, version: KeyVersion) -> Self {
-        Self::digest(CHECK_DOMAIN, name, version, &[])
-    }
-
-    fn digest(domain: &str, name: &KeyName, version: KeyVersion, zone: &[u8]) -> Self {
-        let name = name.as_str().as_bytes();
-        let mut digest = digest::Context::new(&digest::SHA256);
-        digest.update(domain.as_bytes());
-        digest.update(&[0]);
-        let length = u16::try_from(name.len()).expect("a key name has at most 128 bytes");
-        digest.update(&length.to_be_bytes());
-        digest.update(name);
-        digest.update(&version.0.to_be_bytes());
-        digest.update(zone);
-        let digest = digest.finish();
+        let bytes = context(WRAP_DOMAIN, name, version, zone.as_bytes());
+        let digest = digest::digest(&digest::SHA256, &bytes);
         Self(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
-    }
-}
-
-/// A DEK in the clear. Zeroed when dropped.
-pub(super) struct Dek(Zeroizing<Vec<u8>>);
-
-impl Dek {
-    /// For the answer to an unwrap call, and for nothing else.
-    pub(super) fn into_wire(self) -> Zeroizing<Vec<u8>> {
-        self.0
-    }
-
-    /// Whether two DEKs are equal, in time that does not depend on where they differ.
-    pub(super) fn equals(&self, other: &Self) -> bool {
-        aws_lc_rs::constant_time::verify_slices_are_equal(&self.0, &other.0).is_ok()
-    }
-}
-
-impl std::fmt::Debug for Dek {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Dek(withheld)")
     }
 }
 
@@ -100,22 +141,8 @@ pub(super) fn derive_wrapping_key<'s>(
     )
 }
 
-/// The key check value of an EZ key.
-pub(super) fn key_check_value(
-    session: &Session,
-    base: ObjectHandle,
-    name: &KeyName,
-    version: KeyVersion,
-) -> Result<Kcv, Error> {
-    let context = Context::check(name, version);
-    let key = derive(session, base, &context, &[Attribute::Sign(true)])?;
-    let mac = session.sign(&Mechanism::AesCMac, key.handle(), &[0; 16])?;
-    let first = mac.first_chunk::<3>().ok_or(Error::InvalidValue)?;
-    Ok(Kcv::from_bytes(*first))
-}
-
 /// A fresh DEK, wrapped. It exists in the token only, and only during this call.
-pub(super) fn mint(session: &Session, wrapping: ObjectHandle) -> Result<Vec<u8>, Error> {
+fn mint(session: &Session, wrapping: ObjectHandle) -> Result<Vec<u8>, Error> {
     let mut template = key_template(true, true);
     template.push(Attribute::ValueLen(Ulong::new(KEY_BYTES as u64)));
     let handle = session.generate_key(&Mechanism::AesKeyGen, &template)?;
@@ -143,7 +170,7 @@ pub(super) fn unwrap_sensitive<'s>(
 }
 
 /// Unwraps an EDEK to an object whose value [`read`] can take.
-pub(super) fn unwrap_readable<'s>(
+fn unwrap_readable<'s>(
     session: &'s Session,
     wrapping: ObjectHandle,
     wrapped: &[u8],
@@ -151,19 +178,26 @@ pub(super) fn unwrap_readable<'s>(
     unwrap(session, wrapping, wrapped, false)
 }
 
-/// The value of a readable DEK. The binding's own intermediate buffer is out of reach and not zeroed.
-pub(super) fn read(session: &Session, dek: &SessionObject<'_>) -> Result<Dek, Error> {
-    let mut attributes = session.get_attributes(dek.handle(), &[AttributeType::Value])?;
-    match attributes.pop() {
-        Some(Attribute::Value(value)) => {
-            let dek = Dek(Zeroizing::new(value));
-            if dek.0.len() == KEY_BYTES {
-                Ok(dek)
-            } else {
-                Err(Error::InvalidValue)
-            }
-        }
-        _ => Err(Error::InvalidValue),
+/// The value of a readable DEK, held against what the token itself makes of the object: a value that was read wrongly has
+/// another AES-CMAC. The binding's own intermediate buffer is out of reach and not zeroed.
+fn read(session: &Session, dek: &SessionObject<'_>) -> Result<Dek, OpenError> {
+    let value = match session.get_attributes(dek.handle(), &[AttributeType::Value])?.pop() {
+        Some(Attribute::Value(value)) => Zeroizing::new(value),
+        _ => return Err(OpenError::Token(Error::InvalidValue)),
+    };
+    let inside = session.sign(&Mechanism::AesCMac, dek.handle(), MAC_MESSAGE)?;
+    let outside = cmac::Key::new(cmac::AES_256, &value).and_then(|key| cmac::sign(&key, MAC_MESSAGE));
+    match outside {
+        Ok(mac) if constant_time::verify_slices_are_equal(mac.as_ref(), &inside).is_ok() => Ok(Dek::new(value)),
+        _ => Err(OpenError::Wrong("a DEK was read that is not the one in the token")),
+    }
+}
+
+const fn ready(handle: ObjectHandle) -> ZoneKey {
+    ZoneKey {
+        handle,
+        bound: Vec::new(),
+        key_bytes: KEY_BYTES,
     }
 }
 
@@ -176,12 +210,7 @@ fn derive<'s>(
     let mechanism = Mechanism::AesCbcEncryptData(AesCbcDeriveParams::new([0; 16], &context.0));
     let mut template = key_template(true, false);
     template.push(Attribute::ValueLen(Ulong::new(KEY_BYTES as u64)));
-    template.retain(|attribute| {
-        usage
-            .iter()
-            .all(|used| used.attribute_type() != attribute.attribute_type())
-    });
-    template.extend_from_slice(usage);
+    grant(&mut template, usage);
     let handle = session.derive_key(&mechanism, base, &template)?;
     Ok(SessionObject::new(session, handle))
 }
@@ -192,7 +221,10 @@ fn unwrap<'s>(
     wrapped: &[u8],
     sensitive: bool,
 ) -> Result<SessionObject<'s>, Error> {
-    let template = key_template(sensitive, true);
+    let mut template = key_template(sensitive, true);
+    if !sensitive {
+        grant(&mut template, &[Attribute::Sign(true)]);
+    }
     let handle = session.unwrap_key(&Mechanism::AesKeyWrap, wrapping, wrapped, &template)?;
     Ok(SessionObject::new(session, handle))
 }
@@ -216,12 +248,22 @@ fn key_template(sensitive: bool, extractable: bool) -> Vec<Attribute> {
     ]
 }
 
+/// Puts what a key may be used for in the place of the prohibitions.
+fn grant(template: &mut Vec<Attribute>, usage: &[Attribute]) {
+    template.retain(|attribute| {
+        usage
+            .iter()
+            .all(|used| used.attribute_type() != attribute.attribute_type())
+    });
+    template.extend_from_slice(usage);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn contexts_are_digests_of_the_documented_bytes() {
+    fn wrapping_contexts_are_digests_of_the_documented_bytes() {
         let (name, zone) = (
             "payroll".parse::<KeyName>().expect("valid"),
             ZoneId::from_bytes([7; 16]),
@@ -231,17 +273,5 @@ mod tests {
         let expected = digest::digest(&digest::SHA256, &bytes);
         let context = Context::wrapping(&name, KeyVersion(0x0102), &zone);
         assert_eq!(context.0.as_slice(), expected.as_ref());
-
-        let expected = digest::digest(&digest::SHA256, b"strongroom/kcv/v1\0\0\x07payroll\0\0\x01\x02");
-        assert_eq!(
-            Context::check(&name, KeyVersion(0x0102)).0.as_slice(),
-            expected.as_ref()
-        );
-    }
-
-    #[test]
-    fn a_dek_does_not_show() {
-        let dek = Dek(Zeroizing::new(vec![0xa5; KEY_BYTES]));
-        assert_eq!(format!("{dek:?}"), "Dek(withheld)");
     }
 }

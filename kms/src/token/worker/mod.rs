@@ -3,14 +3,17 @@
 //! Standard input is one half of a socket pair whose other half the key service has. The worker serves exactly that
 //! connection and exits when it closes, so it never outlives the key service. One thread owns the session; calls reach
 //! it through a bounded queue (`queue`). What it does, from the wire inwards: `service` parses, `engine` keeps a
-//! session open, `vault` does whole calls, `kw` does single PKCS#11 operations.
+//! session open, `vault` does whole calls, a `suite` (`kw`, `gcm`, `hadoop`) does single PKCS#11 operations.
 
 mod attributes;
 mod canary;
 mod connection;
+mod dek;
 mod derived;
 mod engine;
+mod gcm;
 mod growth;
+mod hadoop;
 mod index;
 mod kw;
 mod label;
@@ -19,6 +22,8 @@ mod profile;
 mod queue;
 mod remedy;
 mod service;
+mod suite;
+mod trial;
 mod vault;
 
 use std::{io, path::PathBuf, sync::mpsc, thread, time::Duration};

@@ -2,32 +2,43 @@
 
 use cryptoki::{
     mechanism::MechanismType,
-    slot::{Slot, TokenInfo},
+    slot::{Limit, Slot, TokenInfo},
 };
 use strongroom_proto::EdekSuite;
 
 use super::{
-    kw,
     remedy::{Trouble, while_doing},
+    suite::suite,
+    trial::Abilities,
 };
 use crate::token::{
     TokenProfile,
     module::{Module, label_of},
 };
 
-/// Mechanisms that a suite of ours uses, now or planned: worth knowing of a token.
-const RELEVANT: [MechanismType; 7] = [
+/// Mechanisms that keys are made, wrapped, cloned, imported or delivered with: worth knowing of a token.
+const RELEVANT: [MechanismType; 11] = [
     MechanismType::AES_KEY_GEN,
     MechanismType::AES_CBC_ENCRYPT_DATA,
     MechanismType::AES_KEY_WRAP,
+    MechanismType::AES_KEY_WRAP_PAD,
     MechanismType::AES_CMAC,
     MechanismType::AES_GCM,
     MechanismType::AES_CTR,
+    MechanismType::RSA_PKCS_KEY_PAIR_GEN,
     MechanismType::RSA_PKCS_OAEP,
+    MechanismType::RSA_PKCS_PSS,
+    MechanismType::ECDSA,
 ];
 
-/// Asks the token and the library what they are.
-pub(super) fn inspect(module: &Module, slot: Slot, info: &TokenInfo) -> Result<TokenProfile, Trouble> {
+/// Asks the token and the library what they are. `seen` is what the token was seen to do, if anybody has logged in; before
+/// that its list of mechanisms is all there is to go by.
+pub(super) fn inspect(
+    module: &Module,
+    slot: Slot,
+    info: &TokenInfo,
+    seen: Option<&Abilities>,
+) -> Result<TokenProfile, Trouble> {
     let offered = module
         .pkcs11()
         .get_mechanism_list(slot)
@@ -36,7 +47,7 @@ pub(super) fn inspect(module: &Module, slot: Slot, info: &TokenInfo) -> Result<T
         .pkcs11()
         .get_library_info()
         .map_err(while_doing("to describe its library"))?;
-    let serves_kw = kw::MECHANISMS.iter().all(|needed| offered.contains(needed));
+    let abilities = seen.cloned().unwrap_or_else(|| promised(&offered));
     Ok(TokenProfile {
         label: label_of(info).to_owned(),
         manufacturer: info.manufacturer_id().trim_end().to_owned(),
@@ -52,6 +63,21 @@ pub(super) fn inspect(module: &Module, slot: Slot, info: &TokenInfo) -> Result<T
             .filter(|mechanism| offered.contains(mechanism))
             .map(ToString::to_string)
             .collect(),
-        suites: if serves_kw { vec![EdekSuite::Kw] } else { Vec::new() },
+        suites: abilities.suites,
+        tried: seen.is_some(),
+        gcm_iv: abilities.gcm_iv,
+        oaep_hashes: abilities.oaep_hashes.iter().map(ToString::to_string).collect(),
+        sessions_max: match info.max_session_count() {
+            Limit::Max(count) => Some(count),
+            Limit::Unavailable | Limit::Infinite => None,
+        },
     })
+}
+
+fn promised(offered: &[MechanismType]) -> Abilities {
+    let offers = |name: &EdekSuite| suite(*name).mechanisms().iter().all(|needed| offered.contains(needed));
+    Abilities {
+        suites: EdekSuite::ALL.into_iter().filter(offers).collect(),
+        ..Abilities::default()
+    }
 }

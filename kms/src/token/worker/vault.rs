@@ -1,21 +1,31 @@
 //! An open, logged-in session with what is cached in it, and whole calls against it.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
 
-use cryptoki::{mechanism::Mechanism, object::ObjectHandle, session::Session};
-use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, Reason, ZoneId};
+use cryptoki::{
+    mechanism::{Mechanism, MechanismType},
+    object::ObjectHandle,
+    session::Session,
+};
+use strongroom_proto::{Failure, KeyName, KeyVersion, Reason, ZoneId};
 use zeroize::Zeroizing;
 
 use super::{
-    attributes, canary,
+    attributes,
+    canary::{self, Reference},
+    dek::Dek,
     derived::DerivedKeys,
     index::{Found, Index, Place},
-    kw::{self, Context},
     label::KeyLabel,
     object::SessionObject,
     remedy::{Refusal, Trouble, while_doing},
+    suite::{OpenError, Spot, ZoneKey, suite},
+    trial::Abilities,
 };
-use crate::token::{NewVersion, TokenKeyVersion};
+use crate::token::{NewVersion, TokenKeyVersion, TokenObjectId};
 
 /// The token is searched for an unknown version at most so often: a search can take milliseconds per hundred keys.
 const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -40,26 +50,51 @@ pub(super) type Items = Vec<Result<Zeroizing<Vec<u8>>, Failure>>;
 /// The session and its caches.
 pub(super) struct Vault {
     session: Session,
+    abilities: Abilities,
     index: Index,
     derived: DerivedKeys,
+    /// EDEKs of the worker's own making, by the object that wrapped them, for suites that count uses.
+    references: HashMap<TokenObjectId, Reference>,
     searched: Instant,
 }
 
+/// What outlives a session.
+#[derive(Default)]
+pub(super) struct Memory {
+    /// What was known of the keys, to hold the next session's findings against.
+    index: Index,
+    abilities: Option<Abilities>,
+}
+
 impl Vault {
-    /// Takes a logged-in session and finds the token's keys; `before` is what an earlier session knew of them.
-    pub(super) fn new(session: Session, before: &Index) -> Result<Self, Trouble> {
-        let index = Index::build(&session, before)?;
+    /// Takes a logged-in session, finds the token's keys and, the first time, tries what it `offers`.
+    pub(super) fn new(session: Session, before: Memory, offered: &[MechanismType]) -> Result<Self, Trouble> {
+        let abilities = match before.abilities {
+            Some(abilities) => abilities,
+            None => Abilities::try_out(&session, offered)?,
+        };
+        let index = Index::build(&session, &before.index)?;
         Ok(Self {
             session,
+            abilities,
             index,
             derived: DerivedKeys::default(),
+            references: HashMap::new(),
             searched: Instant::now(),
         })
     }
 
-    /// Closes the session and keeps what was known of the keys, to hold the next session's findings against.
-    pub(super) fn close(self) -> Index {
-        self.index
+    /// Closes the session and keeps what the next one needs.
+    pub(super) fn close(self) -> Memory {
+        Memory {
+            index: self.index,
+            abilities: Some(self.abilities),
+        }
+    }
+
+    /// What the token was seen to do.
+    pub(super) const fn abilities(&self) -> &Abilities {
+        &self.abilities
     }
 
     /// Searches the token anew and lists every version.
@@ -70,7 +105,7 @@ impl Vault {
 
     /// Generates a version, and answers only once its attributes are read back and its canary has sung.
     pub(super) fn generate(&mut self, new: &NewVersion) -> Result<TokenKeyVersion, Trouble> {
-        check_asked(new)?;
+        self.abilities.check_asked(new)?;
         self.search()?;
         let label = KeyLabel::of(new);
         match self.index.place(&label, new.id) {
@@ -78,7 +113,7 @@ impl Vault {
             // What an earlier attempt left. It stays whatever comes out here: its first maker may have been believed.
             Place::Own(handle) => self.prove(handle, new, &label),
             Place::Free => {
-                let template = attributes::template(&label, new.id);
+                let template = attributes::template(suite(new.suite), &label, new.id, new.key_bits);
                 let handle = self
                     .session
                     .generate_key(&Mechanism::AesKeyGen, &template)
@@ -87,7 +122,7 @@ impl Vault {
                 let object = SessionObject::new(&self.session, handle);
                 let made = self.prove(handle, new, &label)?;
                 let handle = object.keep();
-                self.index.add(label, new.id, handle);
+                self.index.add(label, new.id, handle, new.key_bits as usize / 8);
                 Ok(made)
             }
         }
@@ -95,10 +130,23 @@ impl Vault {
 
     /// Reads the attributes of a version's object back and tries it.
     fn prove(&self, handle: ObjectHandle, new: &NewVersion, label: &KeyLabel) -> Result<TokenKeyVersion, Trouble> {
-        self.check_attributes(handle, label)?;
-        self.check_canary(handle, label)?;
-        let kcv = kw::key_check_value(&self.session, handle, &new.key, new.version)
+        let key_bytes = self.check_attributes(handle, label)?;
+        let kcv = suite(new.suite)
+            .check_value(&self.session, handle, &new.key, new.version)
             .map_err(while_doing("to compute a key check value"))?;
+        self.check_canary(
+            label,
+            &Spot {
+                name: &new.key,
+                version: new.version,
+                zone: &ZoneId::generate(),
+                suite: new.suite,
+                base: handle,
+                id: new.id,
+                kcv,
+                key_bytes,
+            },
+        )?;
         Ok(TokenKeyVersion {
             key: new.key.clone(),
             version: new.version,
@@ -108,7 +156,7 @@ impl Vault {
         })
     }
 
-    /// EDEKs of fresh DEKs.
+    /// EDEKs of fresh DEKs, handed out only once one more that was minted with them has been opened again.
     pub(super) fn mint(
         &mut self,
         name: &KeyName,
@@ -116,14 +164,13 @@ impl Vault {
         zone: &ZoneId,
         count: usize,
     ) -> Result<Vec<bytes::Bytes>, Trouble> {
-        let wrapping = self.wrapping_key(name, version, zone)?;
-        (0..count)
-            .map(|_| kw::mint(&self.session, wrapping).map(bytes::Bytes::from))
-            .collect::<Result<_, _>>()
-            .map_err(while_doing("to mint an EDEK"))
+        let spot = self.spot(name, version, zone)?;
+        let key = self.zone_key(&spot)?;
+        let minted = canary::mint(&self.session, &spot, &key, count).map_err(faulty("to mint an EDEK"))?;
+        Ok(minted.into_iter().map(bytes::Bytes::from).collect())
     }
 
-    /// EDEKs of the same DEKs under version `to`. The DEKs stay in the token.
+    /// EDEKs of the same DEKs under version `to`, each seen to hold its DEK.
     pub(super) fn rewrap(
         &mut self,
         name: &KeyName,
@@ -131,16 +178,20 @@ impl Vault {
         zone: &ZoneId,
         items: &[RewrapItem],
     ) -> Result<Items, Trouble> {
-        let mut proven = false;
-        items
+        let mut proven = Proven::default();
+        let done = items
             .iter()
             .map(|item| settle(self.rewrap_one(name, to, zone, item, &mut proven)))
-            .collect()
+            .collect::<Result<Items, _>>()?;
+        let spot = self.spot(name, to, zone)?;
+        let key = self.zone_key(&spot)?;
+        canary::check(&self.session, &spot, &key).map_err(faulty("to open an EDEK of its own"))?;
+        Ok(done)
     }
 
     /// The DEKs of EDEKs.
     pub(super) fn unwrap(&mut self, items: &[UnwrapItem]) -> Result<Items, Trouble> {
-        let mut proven = false;
+        let mut proven = Proven::default();
         items
             .iter()
             .map(|item| settle(self.unwrap_one(item, &mut proven)))
@@ -153,72 +204,100 @@ impl Vault {
         to: KeyVersion,
         zone: &ZoneId,
         item: &RewrapItem,
-        proven: &mut bool,
+        proven: &mut Proven,
     ) -> Result<Zeroizing<Vec<u8>>, Trouble> {
-        let invalid = || edek_invalid(name, item.from, zone);
-        if item.wrapped.len() != kw::WRAPPED_BYTES {
-            return Err(invalid().into());
+        let spot = self.spot(name, item.from, zone)?;
+        let suite = suite(spot.suite);
+        if !suite.has_length(item.wrapped.len()) {
+            return Err(edek_invalid(&spot).into());
+        }
+        let to_spot = self.spot(name, to, zone)?;
+        if to_spot.suite != spot.suite {
+            return Err(mixed(name, item.from, to).into());
         }
         // The second cannot push out the first: only the key unused for longest makes room.
-        let wrapping = self.wrapping_key(name, to, zone)?;
-        let unwrapping = self.wrapping_key(name, item.from, zone)?;
-        let dek = match kw::unwrap_sensitive(&self.session, unwrapping, &item.wrapped) {
-            Ok(dek) => dek,
-            Err(error) => return Err(self.blame(&error, unwrapping, proven, invalid())),
-        };
-        kw::wrap(&self.session, wrapping, dek.handle())
-            .map(Zeroizing::new)
-            .map_err(while_doing("to wrap a DEK"))
+        let to = self.zone_key(&to_spot)?;
+        let from = self.zone_key(&spot)?;
+        let again = |session: &Session| suite.rewrap(session, &from, &to, &item.wrapped);
+        self.opened(&spot, &from, proven, again).map(Zeroizing::new)
     }
 
-    fn unwrap_one(&mut self, item: &UnwrapItem, proven: &mut bool) -> Result<Zeroizing<Vec<u8>>, Trouble> {
-        let invalid = || edek_invalid(&item.name, item.version, &item.zone);
-        if item.wrapped.len() != kw::WRAPPED_BYTES {
-            return Err(invalid().into());
+    fn unwrap_one(&mut self, item: &UnwrapItem, proven: &mut Proven) -> Result<Zeroizing<Vec<u8>>, Trouble> {
+        let spot = self.spot(&item.name, item.version, &item.zone)?;
+        let suite = suite(spot.suite);
+        if !suite.has_length(item.wrapped.len()) {
+            return Err(edek_invalid(&spot).into());
         }
-        let unwrapping = self.wrapping_key(&item.name, item.version, &item.zone)?;
-        let dek = match kw::unwrap_readable(&self.session, unwrapping, &item.wrapped) {
-            Ok(dek) => dek,
-            Err(error) => return Err(self.blame(&error, unwrapping, proven, invalid())),
-        };
-        kw::read(&self.session, &dek)
-            .map(kw::Dek::into_wire)
-            .map_err(while_doing("to read a DEK"))
+        let key = self.zone_key(&spot)?;
+        let open = |session: &Session| suite.open(session, &key, &item.wrapped);
+        self.opened(&spot, &key, proven, open).map(Dek::into_wire)
     }
 
-    /// What a refused unwrap means. Where the token gives no reason, the EDEK is blamed only if the wrapping key opens
-    /// one of its own making; a batch asks for that proof once.
-    fn blame(
-        &self,
-        error: &cryptoki::error::Error,
-        wrapping: ObjectHandle,
-        proven: &mut bool,
-        invalid: Failure,
-    ) -> Trouble {
-        match Refusal::of(error) {
-            Refusal::Trouble(trouble) => trouble,
-            Refusal::Invalid => invalid.into(),
-            Refusal::Unclear if *proven => invalid.into(),
-            Refusal::Unclear => {
-                let works = kw::mint(&self.session, wrapping)
-                    .and_then(|wrapped| kw::unwrap_sensitive(&self.session, wrapping, &wrapped).map(drop));
-                match works {
-                    Ok(()) => {
-                        *proven = true;
-                        invalid.into()
-                    }
-                    Err(error) => Trouble::new("to unwrap an EDEK of its own", &error),
-                }
+    /// Opens an EDEK. It is blamed only if it is refused again after the key has opened one of its own making: tokens
+    /// answer a wrong EDEK with all sorts of codes, and a failing token does too. A batch asks each key for that proof
+    /// once.
+    fn opened<T>(
+        &mut self,
+        spot: &Spot<'_>,
+        key: &ZoneKey,
+        proven: &mut Proven,
+        open: impl Fn(&Session) -> Result<T, OpenError>,
+    ) -> Result<T, Trouble> {
+        let first = match open(&self.session) {
+            Err(error @ (OpenError::Refused(_) | OpenError::Unsound)) => error,
+            other => return other.map_err(faulty("to open an EDEK")),
+        };
+        if let OpenError::Refused(error) = &first
+            && let Refusal::Trouble(trouble) = Refusal::of(error)
+        {
+            return Err(trouble);
+        }
+        if !proven.0.contains(&(spot.id, *spot.zone)) {
+            self.prove_key(spot, key)
+                .map_err(faulty("to open an EDEK of its own"))?;
+            proven.0.insert((spot.id, *spot.zone));
+        }
+        match open(&self.session) {
+            Err(OpenError::Refused(_) | OpenError::Unsound) => Err(edek_invalid(spot).into()),
+            other => other.map_err(faulty("to open an EDEK")),
+        }
+    }
+
+    /// Sees that a key opens what it wrapped. Where uses are counted that is one EDEK for the whole session, or else whoever
+    /// sends bad EDEKs would wear the key out.
+    fn prove_key(&mut self, spot: &Spot<'_>, key: &ZoneKey) -> Result<(), OpenError> {
+        if !suite(spot.suite).counts_uses() {
+            return canary::check(&self.session, spot, key);
+        }
+        match self.references.get(&spot.id) {
+            Some(reference) => canary::reopen(&self.session, spot, reference),
+            None => {
+                let reference = canary::reference(&self.session, spot)?;
+                self.references.insert(spot.id, reference);
+                Ok(())
             }
         }
     }
 
-    fn wrapping_key(&mut self, name: &KeyName, version: KeyVersion, zone: &ZoneId) -> Result<ObjectHandle, Trouble> {
-        let Found { handle, id } = self.find(name, version)?;
-        let context = Context::wrapping(name, version, zone);
-        self.derived
-            .wrapping_key(&self.session, id, handle, context)
+    fn zone_key(&mut self, spot: &Spot<'_>) -> Result<ZoneKey, Trouble> {
+        suite(spot.suite)
+            .zone_key(&self.session, &mut self.derived, spot)
             .map_err(while_doing("to derive a wrapping key"))
+    }
+
+    /// A version's object and suite, to be used for `zone`.
+    fn spot<'a>(&mut self, name: &'a KeyName, version: KeyVersion, zone: &'a ZoneId) -> Result<Spot<'a>, Trouble> {
+        let found = self.find(name, version)?;
+        Ok(Spot {
+            name,
+            version,
+            zone,
+            suite: found.suite,
+            base: found.handle,
+            id: found.id,
+            kcv: found.kcv,
+            key_bytes: found.key_bytes,
+        })
     }
 
     fn find(&mut self, name: &KeyName, version: KeyVersion) -> Result<Found, Trouble> {
@@ -235,11 +314,12 @@ impl Vault {
         Ok(())
     }
 
-    fn check_attributes(&self, handle: ObjectHandle, label: &KeyLabel) -> Result<(), Trouble> {
-        let wrong =
-            attributes::first_wrong(&self.session, handle).map_err(while_doing("to read a key's attributes"))?;
-        match wrong {
-            None => Ok(()),
+    /// Reads a new key's attributes back; answers its bytes.
+    fn check_attributes(&self, handle: ObjectHandle, label: &KeyLabel) -> Result<usize, Trouble> {
+        let read = attributes::read_back(&self.session, handle, suite(label.suite))
+            .map_err(while_doing("to read a key's attributes"))?;
+        match read.wrong {
+            None => Ok(read.key_bytes),
             Some(wrong) => Err(refused(format!(
                 "the token made {label} with another {wrong} than asked for, so it was destroyed again; this token \
                  cannot hold zone keys"
@@ -247,9 +327,8 @@ impl Vault {
         }
     }
 
-    fn check_canary(&self, handle: ObjectHandle, label: &KeyLabel) -> Result<(), Trouble> {
-        let sings = canary::sings(&self.session, handle, &label.name, label.version)
-            .map_err(while_doing("to try a new key"))?;
+    fn check_canary(&self, label: &KeyLabel, spot: &Spot<'_>) -> Result<(), Trouble> {
+        let sings = canary::sings(&self.session, spot).map_err(faulty("to try a new key"))?;
         if sings {
             return Ok(());
         }
@@ -257,6 +336,26 @@ impl Vault {
             "a trial EDEK of {label} did not open as it must, so the key was destroyed again; this token cannot hold \
              zone keys"
         )))
+    }
+}
+
+/// Keys, by object and zone, that a batch has seen to open an EDEK of their own making.
+#[derive(Default)]
+struct Proven(HashSet<(TokenObjectId, ZoneId)>);
+
+/// What an operation on EDEKs means that did not succeed, the EDEK not being to blame. A wrong answer costs the worker:
+/// what the module or the session has come to is not known.
+fn faulty(doing: &'static str) -> impl Fn(OpenError) -> Trouble {
+    move |error| match error {
+        OpenError::Token(error) | OpenError::Refused(error) => Trouble::new(doing, &error),
+        OpenError::Wrong(what) => {
+            tracing::error!(
+                what,
+                "the token gave a wrong answer while it was asked {doing}; all of it is discarded"
+            );
+            Trouble::Gone(format!("the token gave a wrong answer: {what}"))
+        }
+        OpenError::Unsound => Trouble::Gone("an EDEK of the token's own making is unsound".to_owned()),
     }
 }
 
@@ -269,23 +368,6 @@ fn settle<T>(outcome: Result<T, Trouble>) -> Result<Result<T, Failure>, Trouble>
     }
 }
 
-fn check_asked(new: &NewVersion) -> Result<(), Failure> {
-    let suite = new.suite;
-    if suite != EdekSuite::Kw {
-        return Err(Failure::new(
-            Reason::TokenRefused,
-            format!("this token does not serve suite {suite}; leave the suite out to get the token's default"),
-        ));
-    }
-    if usize::try_from(new.key_bits) == Ok(kw::KEY_BYTES * 8) {
-        return Ok(());
-    }
-    Err(Failure::new(
-        Reason::InvalidArgument,
-        format!("a key of suite {suite} has 256 bits, not {}", new.key_bits),
-    ))
-}
-
 fn exists(label: &KeyLabel) -> Failure {
     Failure::new(
         Reason::AlreadyExists,
@@ -296,11 +378,23 @@ fn exists(label: &KeyLabel) -> Failure {
     )
 }
 
-fn edek_invalid(name: &KeyName, version: KeyVersion, zone: &ZoneId) -> Failure {
+fn edek_invalid(spot: &Spot<'_>) -> Failure {
+    let Spot {
+        name, version, zone, ..
+    } = spot;
     Failure::new(
         Reason::EdekInvalid,
         format!(
             "the EDEK does not open under key {name} version {version} for zone {zone}: it is damaged or another's"
+        ),
+    )
+}
+
+fn mixed(name: &KeyName, from: KeyVersion, to: KeyVersion) -> Failure {
+    Failure::new(
+        Reason::KeyVersionUnusable,
+        format!(
+            "versions {from} and {to} of key {name} are of different suites; EDEKs are wrapped again within one suite"
         ),
     )
 }
