@@ -63,7 +63,7 @@ fn time(calls: usize, work: &mut impl FnMut()) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-fn median(mut times: Vec<f64>) -> f64 {
+pub(crate) fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
 }
@@ -85,6 +85,16 @@ pub(crate) fn print(figures: &[Figure], json: bool) {
     }
 }
 
+/// Says what is being measured, to who waits.
+pub(crate) fn note(text: &str) {
+    eprintln!("{text}");
+}
+
+/// Says why a process of the benchmark ended.
+pub(crate) fn complain(text: &str) {
+    eprintln!("error: {text}");
+}
+
 pub(crate) fn usage() {
-    eprintln!("usage: ci/bench AREA [--json]\nareas: dataplane");
+    eprintln!("usage: ci/bench AREA [--json]\nareas: dataplane, kms");
 }

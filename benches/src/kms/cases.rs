@@ -1,0 +1,180 @@
+//! What is measured, case by case. Each round runs the bare loop and every load once, in turn; medians of the rounds count,
+//! and a ratio is the median of the rounds' ratios.
+
+use std::{
+    fs::File,
+    io::Write as _,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use strongroom_kms_unwrap::UnwrapClient;
+use strongroom_proto::{Edek, RequestId, ZoneId, kms::v1 as pb};
+
+use super::{
+    load::{self, Target},
+    parts::Raw,
+    site::{Service, Site},
+};
+use crate::report::{Figure, median, note};
+
+const ROUNDS: usize = 5;
+/// How long one load runs, and the bare loop.
+const RUN: Duration = Duration::from_millis(1500);
+const RAW_MS: u64 = 700;
+const RAW: &str = "raw-pkcs11";
+
+pub(crate) fn run() -> Vec<Figure> {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let mut figures = Vec::new();
+        for suite in ["kw", "gcm"] {
+            figures.extend(Box::pin(one_token(suite)).await);
+        }
+        figures
+    })
+}
+
+/// A service, a key with two versions, and EDEKs of the first.
+struct Bench<'a> {
+    suite: &'static str,
+    service: Service<'a>,
+    target: Target,
+    edeks: Vec<pb::Edek>,
+    raw: Raw,
+}
+
+impl<'a> Bench<'a> {
+    async fn start(site: &'a Site, suite: &'static str, data_dir: &Path) -> Self {
+        let service = Service::start(site, data_dir).await;
+        let key = service.key(suite).await;
+        let target = Target {
+            channel: service.channel(),
+            key,
+            zone: ZoneId::generate(),
+        };
+        let edeks = target.edeks().await;
+        let rolled = service.admin().roll(&target.key, RequestId::generate()).await;
+        rolled.expect("a second version");
+        let raw = site.raw();
+        Self {
+            suite,
+            service,
+            target,
+            edeks,
+            raw,
+        }
+    }
+
+    /// Median of the rates, and of their ratios to the bare loop's rate of `operation`.
+    async fn held_against_raw(&mut self, operation: &str, load: impl AsyncFn(&Self) -> f64) -> (f64, f64) {
+        let (mut rates, mut ratios) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let limit = self.raw.rate(operation, self.suite, RAW_MS);
+            let rate = load(self).await;
+            rates.push(rate);
+            ratios.push(rate / limit);
+        }
+        (median(rates), median(ratios))
+    }
+
+    fn figure(&self, what: &str, (value, ratio): (f64, f64)) -> Figure {
+        Figure {
+            bench: format!("kms/{what}/{}", self.suite),
+            implementation: "strongroom",
+            value,
+            unit: "op/s",
+            against: RAW,
+            ratio,
+        }
+    }
+}
+
+async fn one_token(suite: &'static str) -> Vec<Figure> {
+    note(&format!("suite {suite}, one token"));
+    let site = Site::new(1);
+    let data_dir = site.path("kms");
+    let mut bench = Bench::start(&site, suite, &data_dir).await;
+    let mut figures = batched(&mut bench).await;
+    figures.extend(unary(&mut bench).await);
+    figures.extend(half_load(&mut bench, &data_dir).await);
+    figures
+}
+
+async fn batched(bench: &mut Bench<'_>) -> Vec<Figure> {
+    let mint = bench
+        .held_against_raw("mint", async |bench| load::mint(&bench.target, RUN).await)
+        .await;
+    let unwrap = bench
+        .held_against_raw("unwrap", async |bench| load::unwrap(&bench.target, &bench.edeks, RUN).await)
+        .await;
+    let rewrap = bench
+        .held_against_raw("rewrap", async |bench| load::rewrap(&bench.target, &bench.edeks, RUN).await)
+        .await;
+    vec![
+        bench.figure("mint/batch100", mint),
+        bench.figure("unwrap/batch100", unwrap),
+        bench.figure("rewrap/batch100", rewrap),
+    ]
+}
+
+/// Single calls, bare and through the Rust client.
+async fn unary(bench: &mut Bench<'_>) -> Vec<Figure> {
+    let mut figures = Vec::new();
+    for in_flight in [1, 16, 64] {
+        let (mut p50, mut p99) = (Vec::new(), Vec::new());
+        let (mut rates, mut ratios) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let limit = bench.raw.rate("unwrap", bench.suite, RAW_MS);
+            let (rate, mut latencies) = load::unary(&bench.target, &bench.edeks, in_flight, RUN).await;
+            rates.push(rate);
+            ratios.push(rate / limit);
+            p50.push(latencies.at_ms(0.50));
+            p99.push(latencies.at_ms(0.99));
+        }
+        let (p50, p99) = (median(p50), median(p99));
+        note(&format!("unwrap, {in_flight} single calls in flight: p50 {p50:.2} ms, p99 {p99:.2} ms"));
+        figures.push(bench.figure(&format!("unwrap/unary{in_flight}"), (median(rates), median(ratios))));
+    }
+    let client = Arc::new(UnwrapClient::connect(bench.service.remote(), &bench.service.identity("alice")));
+    let edeks: Vec<Edek> = bench.edeks.iter().cloned().map(|edek| edek.try_into().expect("an EDEK")).collect();
+    let through_client = bench
+        .held_against_raw("unwrap", async |_| load::unary_client(&client, &edeks, 64, RUN).await.0)
+        .await;
+    figures.push(bench.figure("unwrap/client64", through_client));
+    figures
+}
+
+/// Single calls at half the rate that 64 in flight reach, begun on time: their latency beside that of one fsync.
+async fn half_load(bench: &mut Bench<'_>, data_dir: &Path) -> Vec<Figure> {
+    let (full, _) = load::unary(&bench.target, &bench.edeks, 64, RUN).await;
+    let (mut p99, mut fsync) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        fsync.push(fsync_p99_ms(data_dir));
+        p99.push(load::paced(&bench.target, &bench.edeks, full / 2.0, RUN).await.at_ms(0.99));
+    }
+    let (p99, fsync) = (median(p99), median(fsync));
+    let suite = bench.suite;
+    vec![Figure {
+        bench: format!("kms/unwrap/half-load-p99/{suite}"),
+        implementation: "strongroom",
+        value: p99,
+        unit: "ms",
+        against: "2ms+fsync",
+        ratio: (2.0 + fsync) / p99,
+    }]
+}
+
+/// The 99th percentile of appending a line and syncing it, where the audit log is.
+fn fsync_p99_ms(directory: &Path) -> f64 {
+    let mut file = File::create(directory.join("fsync-probe")).expect("own directory");
+    let mut latencies = super::latency::Latencies::default();
+    for _ in 0..200 {
+        let at = Instant::now();
+        file.write_all(&[b'x'; 300]).expect("written");
+        file.sync_data().expect("synced");
+        latencies.push(at.elapsed());
+    }
+    latencies.at_ms(0.99)
+}
