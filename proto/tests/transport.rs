@@ -127,6 +127,58 @@ async fn who_am_i(server: &Server, tls: &TlsIdentity, expected: Role) -> Result<
 const BLOCK_1: &str = "spiffe://strongroom/service/block/node-1";
 const ALICE: &str = "spiffe://strongroom/user/alice";
 
+#[test]
+fn certificates_are_taken_up_when_their_files_change_and_only_if_they_are_ours() {
+    let pki = Pki::new();
+    let kms = Some("spiffe://strongroom/service/kms");
+    let tls = load(&pki.issue("kms", kms, -1, 1));
+    let renew = || tls.renew(SystemTime::now());
+    assert!(!renew().expect("usable"), "nothing changed");
+
+    pki.issue("kms", kms, -1, 2);
+    assert!(renew().expect("usable"));
+    assert!(!renew().expect("usable"));
+
+    for (uri, from, to, word) in [
+        (Some("spiffe://strongroom/user/mallory"), -1, 1, "user mallory"),
+        (kms, -3, -1, "expired"),
+    ] {
+        pki.issue("kms", uri, from, to);
+        let text = renew().expect_err("not taken up").to_string();
+        assert!(text.contains(word), "{text}");
+    }
+    pki.issue("kms", kms, -1, 3);
+    assert!(renew().expect("usable"), "and it recovers");
+}
+
+/// A server that never restarts, whose certificate and CA are replaced, serves those whom the new CA vouches for.
+#[tokio::test]
+async fn a_running_server_takes_up_another_ca() {
+    let (old, new) = (Pki::new(), Pki::new());
+    let files = old.issue("block", Some(BLOCK_1), -1, 1);
+    let server = start(load(&files)).await;
+    let veteran = load(&old.issue("alice", Some(ALICE), -1, 1));
+    assert_eq!(who_am_i(&server, &veteran, Role::Block).await, Ok(ALICE.to_owned()));
+
+    let fresh = new.issue("block", Some(BLOCK_1), -1, 1);
+    for (from, to) in [
+        (&fresh.ca, &files.ca),
+        (&fresh.key, &files.key),
+        (&fresh.certificate, &files.certificate),
+    ] {
+        std::fs::copy(from, to).expect("own files");
+    }
+    let newcomer = load(&new.issue("alice", Some(ALICE), -1, 1));
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while who_am_i(&server, &newcomer, Role::Block).await.is_err() {
+        assert!(std::time::Instant::now() < deadline, "the new CA is not taken up");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    who_am_i(&server, &veteran, Role::Block)
+        .await
+        .expect_err("the old CA is not trusted any more");
+}
+
 #[tokio::test]
 async fn a_peer_is_who_its_certificate_says() {
     let pki = Pki::new();

@@ -107,10 +107,14 @@ async fn batched(bench: &mut Bench<'_>) -> Vec<Figure> {
         .held_against_raw("mint", async |bench| load::mint(&bench.target, RUN).await)
         .await;
     let unwrap = bench
-        .held_against_raw("unwrap", async |bench| load::unwrap(&bench.target, &bench.edeks, RUN).await)
+        .held_against_raw("unwrap", async |bench| {
+            load::unwrap(&bench.target, &bench.edeks, RUN).await
+        })
         .await;
     let rewrap = bench
-        .held_against_raw("rewrap", async |bench| load::rewrap(&bench.target, &bench.edeks, RUN).await)
+        .held_against_raw("rewrap", async |bench| {
+            load::rewrap(&bench.target, &bench.edeks, RUN).await
+        })
         .await;
     vec![
         bench.figure("mint/batch100", mint),
@@ -134,11 +138,21 @@ async fn unary(bench: &mut Bench<'_>) -> Vec<Figure> {
             p99.push(latencies.at_ms(0.99));
         }
         let (p50, p99) = (median(p50), median(p99));
-        note(&format!("unwrap, {in_flight} single calls in flight: p50 {p50:.2} ms, p99 {p99:.2} ms"));
+        note(&format!(
+            "unwrap, {in_flight} single calls in flight: p50 {p50:.2} ms, p99 {p99:.2} ms"
+        ));
         figures.push(bench.figure(&format!("unwrap/unary{in_flight}"), (median(rates), median(ratios))));
     }
-    let client = Arc::new(UnwrapClient::connect(bench.service.remote(), &bench.service.identity("alice")));
-    let edeks: Vec<Edek> = bench.edeks.iter().cloned().map(|edek| edek.try_into().expect("an EDEK")).collect();
+    let client = Arc::new(UnwrapClient::connect(
+        bench.service.remote(),
+        &bench.service.identity("alice"),
+    ));
+    let edeks: Vec<Edek> = bench
+        .edeks
+        .iter()
+        .cloned()
+        .map(|edek| edek.try_into().expect("an EDEK"))
+        .collect();
     let through_client = bench
         .held_against_raw("unwrap", async |_| load::unary_client(&client, &edeks, 64, RUN).await.0)
         .await;
@@ -152,7 +166,11 @@ async fn half_load(bench: &mut Bench<'_>, data_dir: &Path) -> Vec<Figure> {
     let (mut p99, mut fsync) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         fsync.push(fsync_p99_ms(data_dir));
-        p99.push(load::paced(&bench.target, &bench.edeks, full / 2.0, RUN).await.at_ms(0.99));
+        p99.push(
+            load::paced(&bench.target, &bench.edeks, full / 2.0, RUN)
+                .await
+                .at_ms(0.99),
+        );
     }
     let (p99, fsync) = (median(p99), median(fsync));
     let suite = bench.suite;

@@ -73,12 +73,7 @@ pub(super) async fn rewrap(target: &Target, edeks: &[pb::Edek], time: Duration) 
 }
 
 /// Single unwrap calls of the bare gRPC client with `in_flight` under way: calls a second, and how long each took.
-pub(super) async fn unary(
-    target: &Target,
-    edeks: &[pb::Edek],
-    in_flight: usize,
-    time: Duration,
-) -> (f64, Latencies) {
+pub(super) async fn unary(target: &Target, edeks: &[pb::Edek], in_flight: usize, time: Duration) -> (f64, Latencies) {
     let started = Instant::now();
     let runs = (0..in_flight).map(|n| {
         let (mut client, edek) = (Grpc::new(target.channel.clone()), edeks[n % edeks.len()].clone());
@@ -190,7 +185,11 @@ impl Target {
     /// A batch of EDEKs under the key's current version.
     pub(super) async fn edeks(&self) -> Vec<pb::Edek> {
         let mut client = MintClient::new(self.channel.clone());
-        let minted = client.mint(self.mint_request(BATCH)).await.expect("minted").into_inner();
+        let minted = client
+            .mint(self.mint_request(BATCH))
+            .await
+            .expect("minted")
+            .into_inner();
         let edek = |wrapped| pb::Edek {
             key_name: self.key.as_str().to_owned(),
             key_version: minted.key_version,

@@ -157,7 +157,10 @@ impl<'a> Service<'a> {
         let started = Instant::now();
         let admin = self.admin();
         while let Err(failure) = admin.list(None, 1).await {
-            assert!(started.elapsed() < START_MAX, "the key service does not come up: {failure}");
+            assert!(
+                started.elapsed() < START_MAX,
+                "the key service does not come up: {failure}"
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -183,7 +186,10 @@ impl<'a> Service<'a> {
     pub(super) async fn key(&self, suite: &str) -> KeyName {
         let name: KeyName = format!("bench-{suite}").parse().expect("a key name");
         let suite = suite.parse().expect("a suite");
-        self.admin().create(&name, suite, RequestId::generate()).await.expect("a key");
+        self.admin()
+            .create(&name, suite, RequestId::generate())
+            .await
+            .expect("a key");
         name
     }
 }

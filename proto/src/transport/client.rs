@@ -76,10 +76,11 @@ impl serde::Serialize for Remote {
 /// call has a deadline of [`CALL_TIMEOUT`] unless the caller sets less.
 #[must_use]
 pub fn connect(remote: &Remote, tls: &TlsIdentity, expected: Role) -> Channel {
-    let connector = TlsConnector::from(tls.client_config());
+    let current = tls.current().clone();
     let to = Arc::new(remote.clone());
     endpoint(remote).connect_with_connector_lazy(service_fn(move |_: Uri| {
-        let (connector, to) = (connector.clone(), Arc::clone(&to));
+        let connector = TlsConnector::from(Arc::clone(&current.material().client));
+        let to = Arc::clone(&to);
         async move { dial(&connector, &to, expected).await.map(TokioIo::new) }
     }))
 }
@@ -88,10 +89,11 @@ pub fn connect(remote: &Remote, tls: &TlsIdentity, expected: Role) -> Channel {
 /// host and come from the CA that `tls` trusts; deadlines are those of [`connect`].
 #[must_use]
 pub fn connect_outside(remote: &Remote, tls: &TlsIdentity) -> Channel {
-    let connector = TlsConnector::from(tls.client_config());
+    let current = tls.current().clone();
     let to = Arc::new(remote.clone());
     endpoint(remote).connect_with_connector_lazy(service_fn(move |_: Uri| {
-        let (connector, to) = (connector.clone(), Arc::clone(&to));
+        let connector = TlsConnector::from(Arc::clone(&current.material().client));
+        let to = Arc::clone(&to);
         async move { handshake(&connector, &to, "server").await.map(TokioIo::new) }
     }))
 }

@@ -6,6 +6,7 @@
 
 mod client;
 mod identity;
+mod renewal;
 mod retry;
 mod server;
 mod signing;

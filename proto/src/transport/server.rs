@@ -20,6 +20,7 @@ use tonic::{service::Routes, transport::Server, transport::server::Connected};
 use super::{
     TlsIdentity,
     identity::{ConnectionInfo, of_certificate},
+    renewal::Current,
 };
 use crate::limits::{CALL_TIMEOUT, CONNECT_TIMEOUT};
 
@@ -59,7 +60,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
         .map_err(|source| ServeError::Bind { address, source })
 }
 
-/// Serves `routes` over mutual TLS 1.3 until `stop` resolves, then lets calls in flight finish for at most 5 s.
+/// Serves `routes` over mutual TLS 1.3, with the certificates that the files hold at the time, until `stop` resolves, then lets calls in flight finish for at most 5 s.
 /// A client without a certificate of the CA, or without one Strongroom identity in it, is turned away in the handshake.
 ///
 /// # Errors
@@ -71,7 +72,7 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
     let (connections, incoming) = mpsc::channel(1);
-    let acceptor = tokio::spawn(accept(listener, TlsAcceptor::from(tls.server_config()), connections));
+    let acceptor = tokio::spawn(accept(listener, tls.current().clone(), connections));
     let (stopped, mut draining) = tokio::sync::oneshot::channel::<()>();
     let server = Server::builder()
         .timeout(CALL_TIMEOUT)
@@ -88,13 +89,14 @@ pub async fn serve(
     let outcome = tokio::select! {
         outcome = server => outcome.map_err(ServeError::from),
         () = async { _ = (&mut draining).await; tokio::time::sleep(DRAIN_TIMEOUT).await } => Ok(()),
+        () = tls.keep_fresh() => Ok(()),
     };
     acceptor.abort();
     outcome
 }
 
 /// Accepts connections and does their handshakes side by side, so that a slow peer holds up nobody.
-async fn accept(listener: TcpListener, tls: TlsAcceptor, connections: mpsc::Sender<io::Result<Connection>>) {
+async fn accept(listener: TcpListener, tls: Current, connections: mpsc::Sender<io::Result<Connection>>) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     loop {
         let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
@@ -109,7 +111,8 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, connections: mpsc::Send
                 continue;
             }
         };
-        let (tls, connections) = (tls.clone(), connections.clone());
+        let tls = TlsAcceptor::from(Arc::clone(&tls.material().server));
+        let connections = connections.clone();
         tokio::spawn(async move {
             match timeout(CONNECT_TIMEOUT, handshake(&tls, stream, address)).await {
                 Ok(Ok(connection)) => _ = connections.send(Ok(connection)).await,

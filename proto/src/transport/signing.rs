@@ -57,7 +57,8 @@ impl TlsIdentity {
     /// [`Reason::Internal`] if the key is of a type that [`Trust`] would not accept.
     pub fn sign(&self, domain: &str, message: &[u8]) -> Result<CertificateSignature, Failure> {
         let cannot = |why: String| Failure::new(Reason::Internal, format!("the certificate's key cannot sign: {why}"));
-        let certified = self.certified();
+        let material = self.material();
+        let certified = &material.certified;
         let signer = certified
             .key
             .choose_scheme(&SCHEMES)

@@ -16,6 +16,7 @@ use rustls::{
 
 use super::{
     identity::{PeerIdentity, Role, of_certificate},
+    renewal::Current,
     signing::Trust,
 };
 use crate::ParseError;
@@ -93,6 +94,16 @@ pub enum TlsError {
         /// Who is.
         found: String,
     },
+    /// The files were replaced by somebody else's.
+    #[error("the certificate {} is now that of {found}; this process is {expected} and keeps its old one", path.display())]
+    AnotherIdentity {
+        /// The certificate.
+        path: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Who the process is.
+        expected: String,
+    },
     /// rustls refused.
     #[error("TLS was refused")]
     Rustls(#[from] rustls::Error),
@@ -101,14 +112,20 @@ pub enum TlsError {
     Verifier(#[from] rustls::server::VerifierBuilderError),
 }
 
-/// A process' own certificate and key and the CA it trusts, loaded and checked.
+/// A process' own certificate and key and the CA it trusts, loaded and checked. While the process serves it takes up what
+/// the files are replaced with.
 pub struct TlsIdentity {
     identity: PeerIdentity,
-    certificate_path: PathBuf,
-    certified: CertifiedKey,
-    roots: Arc<RootCertStore>,
-    server: Arc<ServerConfig>,
-    client: Arc<ClientConfig>,
+    files: TlsFiles,
+    current: Current,
+}
+
+/// What the files held when they were read.
+pub(super) struct Material {
+    pub(super) certified: CertifiedKey,
+    pub(super) roots: Arc<RootCertStore>,
+    pub(super) server: Arc<ServerConfig>,
+    pub(super) client: Arc<ClientConfig>,
 }
 
 impl std::fmt::Debug for TlsIdentity {
@@ -123,22 +140,11 @@ impl TlsIdentity {
     /// # Errors
     /// Says which file is missing, unusable, out of date or readable by others.
     pub fn load(files: &TlsFiles, now: SystemTime) -> Result<Self, TlsError> {
-        refuse_open_key(&files.key)?;
-        let chain = certificates(&files.certificate)?;
-        let leaf = chain.first().ok_or_else(|| TlsError::Pem {
-            path: files.certificate.clone(),
-            what: "certificate",
-        })?;
-        check_dates(leaf, &files.certificate, now)?;
-        let identity = of_certificate(leaf)?;
-        let roots = roots_of(&files.ca)?;
+        let (identity, material) = Material::load(files, now)?;
         Ok(Self {
             identity,
-            certificate_path: files.certificate.clone(),
-            certified: CertifiedKey::from_der(chain.clone(), private_key(&files.key)?, &provider())?,
-            roots: Arc::clone(&roots),
-            server: Arc::new(server_config(&roots, &chain, private_key(&files.key)?)?),
-            client: Arc::new(client_config(&roots, &chain, private_key(&files.key)?)?),
+            files: files.clone(),
+            current: Current::new(material),
         })
     }
 
@@ -151,7 +157,7 @@ impl TlsIdentity {
     /// The file that the certificate came from, for messages.
     #[must_use]
     pub fn certificate_path(&self) -> &Path {
-        &self.certificate_path
+        &self.files.certificate
     }
 
     /// The CA that this process trusts, to verify signatures of its certificates with.
@@ -159,19 +165,47 @@ impl TlsIdentity {
     /// # Errors
     /// If the CA's certificates cannot verify any.
     pub fn trust(&self) -> Result<Trust, TlsError> {
-        Trust::of_roots(Arc::clone(&self.roots))
+        Trust::of_roots(Arc::clone(&self.material().roots))
     }
 
-    pub(super) const fn certified(&self) -> &CertifiedKey {
-        &self.certified
+    pub(super) const fn files(&self) -> &TlsFiles {
+        &self.files
     }
 
-    pub(super) fn server_config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.server)
+    pub(super) const fn current(&self) -> &Current {
+        &self.current
     }
 
-    pub(super) fn client_config(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.client)
+    /// What is in use now.
+    pub(super) fn material(&self) -> Arc<Material> {
+        self.current.material()
+    }
+}
+
+impl Material {
+    /// Reads and checks the files, at the time `now`.
+    pub(super) fn load(files: &TlsFiles, now: SystemTime) -> Result<(PeerIdentity, Self), TlsError> {
+        refuse_open_key(&files.key)?;
+        let chain = certificates(&files.certificate)?;
+        let leaf = chain.first().ok_or_else(|| TlsError::Pem {
+            path: files.certificate.clone(),
+            what: "certificate",
+        })?;
+        check_dates(leaf, &files.certificate, now)?;
+        let identity = of_certificate(leaf)?;
+        let roots = roots_of(&files.ca)?;
+        let material = Self {
+            certified: CertifiedKey::from_der(chain.clone(), private_key(&files.key)?, &provider())?,
+            roots: Arc::clone(&roots),
+            server: Arc::new(server_config(&roots, &chain, private_key(&files.key)?)?),
+            client: Arc::new(client_config(&roots, &chain, private_key(&files.key)?)?),
+        };
+        Ok((identity, material))
+    }
+
+    /// Whether certificates and CA are the same. A key goes with its certificate, which rustls has checked.
+    pub(super) fn is_same_as(&self, other: &Self) -> bool {
+        self.certified.cert == other.certified.cert && self.roots.roots == other.roots.roots
     }
 }
 

@@ -92,7 +92,8 @@ fn every_command_prints_the_json_of_the_manual() {
     json(&cli, &line, "proof");
     assert!(fs::read(&proof).expect("written").starts_with(b"SRZPROOF"));
     cli.line(&line).fails(8, &["proof"]);
-    cli.line(&line.replace("version 0", "version 1")).fails(8, &["newest", "key roll payroll"]);
+    cli.line(&line.replace("version 0", "version 1"))
+        .fails(8, &["newest", "key roll payroll"]);
     json(&cli, "key confirm payroll", "name");
     assert_eq!(json(&cli, "fs rm /zone/b", "removed")["removed"], "/zone/b");
     let status = json(&cli, "status", "nodes");
