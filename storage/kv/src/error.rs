@@ -57,6 +57,43 @@ pub enum StoreError {
         #[source]
         source: Arc<dyn Error + Send + Sync>,
     },
+    /// The database does not answer, or the connection to it broke before anything was decided: nothing was written.
+    #[error("cannot {what}: the database {database} does not answer")]
+    Unreachable {
+        /// The database, without credentials.
+        database: Arc<str>,
+        /// What was being done.
+        what: &'static str,
+        /// What the connection said.
+        #[source]
+        source: Arc<dyn Error + Send + Sync>,
+    },
+    /// The database refused a statement: nothing was written.
+    #[error("the database {database} refused to {what}")]
+    Refused {
+        /// The database, without credentials.
+        database: Arc<str>,
+        /// What was being done.
+        what: &'static str,
+        /// What the database said.
+        #[source]
+        source: Arc<dyn Error + Send + Sync>,
+    },
+    /// The database has no room on its disk.
+    #[error("the disk of the database {database} is full; make room there, nothing else needs doing")]
+    DatabaseFull {
+        /// The database, without credentials.
+        database: Arc<str>,
+    },
+    /// The connection broke after a commit was sent, and the database could not be asked since. The writes happened all
+    /// or not at all; reading tells which.
+    #[error(
+        "the connection to the database {database} broke during a commit, and it is not known whether it took place; look before repeating"
+    )]
+    OutcomeUnknown {
+        /// The database, without credentials.
+        database: Arc<str>,
+    },
     /// The engine's commit thread is gone.
     #[error("the store {} has stopped; restart the service", path.display())]
     Stopped {

@@ -1,17 +1,25 @@
 //! An ordered, transactional key-value store.
 //!
-//! [`Store`] and [`Txn`] are what services build on; [`EmbeddedStore`] is the engine for one process. Every
+//! [`Store`] and [`Txn`] are what services build on; [`EmbeddedStore`] is the engine for one process,
+//! [`PostgresStore`] the one for several, and [`AnyStore`] whichever a configuration names. Every
 //! transaction is strictly serializable: it reads from one snapshot, buffers its writes, and at its commit all
 //! that it read is checked against what others committed meanwhile. Who loses gets [`CommitError::Conflict`]
 //! and runs again, most simply through [`transact()`].
 
+mod any;
+mod config;
 mod embedded;
 mod error;
 pub mod limits;
+mod postgres;
 mod store;
 mod transact;
+mod writes;
 
+pub use any::{AnyOpenError, AnyStore, AnyTxn};
+pub use config::{PostgresConfig, StoreConfig};
 pub use embedded::{EmbeddedStore, EmbeddedTxn, OpenError};
 pub use error::{CommitError, StoreError};
+pub use postgres::{PostgresOpenError, PostgresStore, PostgresTxn};
 pub use store::{Store, Txn};
 pub use transact::transact;

@@ -20,7 +20,7 @@ const CHILD_PATH: &str = "STRONGROOM_KV_TEST_PATH";
 async fn keeps_the_contract() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let next = AtomicU32::new(0);
-    contract::check_all(|| {
+    contract::check_all(async || {
         let n = next.fetch_add(1, Ordering::Relaxed);
         EmbeddedStore::open(&directory.path().join(format!("{n}.redb"))).expect("open")
     })

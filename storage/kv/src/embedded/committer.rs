@@ -15,11 +15,11 @@ use tokio::{
 };
 
 use super::{
-    buffer::{ReadSet, Writes},
     file::{DATA, DatabaseFile, META, SEQUENCE_KEY},
+    reads::ReadSet,
     window::Window,
 };
-use crate::{CommitError, StoreError};
+use crate::{CommitError, StoreError, writes::Writes};
 
 /// Commits that wait; more wait at the queue's door.
 const QUEUE_MAX: usize = 1024;

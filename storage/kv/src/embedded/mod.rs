@@ -5,9 +5,9 @@
 //! ([`committer`]). The number of the last commit is stored *in* the database, so that a snapshot and its
 //! number can never disagree.
 
-mod buffer;
 mod committer;
 mod file;
+mod reads;
 mod window;
 
 use std::{path::Path, sync::Arc};
@@ -19,11 +19,11 @@ use tokio::sync::oneshot;
 pub use file::OpenError;
 
 use self::{
-    buffer::{ReadSet, WriteSet},
     committer::{Committer, Request},
     file::DatabaseFile,
+    reads::ReadSet,
 };
-use crate::{CommitError, Store, StoreError, Txn};
+use crate::{CommitError, Store, StoreError, Txn, writes::WriteSet};
 
 /// A store in one file, owned by one process.
 #[derive(Clone)]

@@ -7,7 +7,8 @@ use std::{
 
 use bytes::Bytes;
 
-use super::buffer::{ReadSet, Writes};
+use super::reads::ReadSet;
+use crate::writes::Writes;
 
 /// Keys remembered before the oldest commits are forgotten.
 const KEYS_MAX: usize = 200_000;

@@ -7,21 +7,21 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use strongroom_kv::{CommitError, Store, StoreError, Txn, limits, transact};
 
 /// Checks the whole contract, each part on a store of its own.
-pub(crate) async fn check_all<S: Store>(fresh: impl Fn() -> S) {
-    values_read_back(fresh()).await;
-    ranges_are_ordered_and_half_open(fresh()).await;
-    own_writes_are_visible(fresh()).await;
-    snapshots_do_not_move(fresh()).await;
-    a_read_key_conflicts(fresh()).await;
-    a_phantom_conflicts(fresh()).await;
-    the_unread_rest_of_a_range_may_change(fresh()).await;
-    write_skew_is_prevented(fresh()).await;
-    blind_writes_do_not_conflict(fresh()).await;
-    bounds_are_errors(fresh()).await;
-    counters_add_up(fresh()).await;
-    endless_conflicts_end(fresh()).await;
+pub(crate) async fn check_all<S: Store>(fresh: impl AsyncFn() -> S) {
+    values_read_back(fresh().await).await;
+    ranges_are_ordered_and_half_open(fresh().await).await;
+    own_writes_are_visible(fresh().await).await;
+    snapshots_do_not_move(fresh().await).await;
+    a_read_key_conflicts(fresh().await).await;
+    a_phantom_conflicts(fresh().await).await;
+    the_unread_rest_of_a_range_may_change(fresh().await).await;
+    write_skew_is_prevented(fresh().await).await;
+    blind_writes_do_not_conflict(fresh().await).await;
+    bounds_are_errors(fresh().await).await;
+    counters_add_up(fresh().await).await;
+    endless_conflicts_end(fresh().await).await;
     for seed in 0..20 {
-        random_histories_are_serializable(fresh(), seed).await;
+        random_histories_are_serializable(fresh().await, seed).await;
     }
 }
 

@@ -1,66 +1,27 @@
-//! What a transaction read and what it wants to write.
+//! What a transaction wants to write, held back until it commits. Every engine keeps its writes so.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    ops::Bound,
-};
+use std::{collections::BTreeMap, ops::Bound};
 
 use bytes::Bytes;
 
 use crate::{
     StoreError,
-    limits::{KEY_BYTES_MAX, READS_MAX, VALUE_BYTES_MAX, WRITE_BYTES_MAX, WRITES_MAX},
+    limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX, WRITE_BYTES_MAX, WRITES_MAX},
 };
 
-/// Keys and ranges that a transaction looked at in its snapshot.
-#[derive(Default)]
-pub(super) struct ReadSet {
-    keys: HashSet<Bytes>,
-    /// Half-open.
-    ranges: HashSet<(Bytes, Bytes)>,
-}
-
-impl ReadSet {
-    pub(super) fn add_key(&mut self, key: &[u8]) -> Result<(), StoreError> {
-        self.keys.insert(Bytes::copy_from_slice(key));
-        self.check()
-    }
-
-    pub(super) fn add_range(&mut self, start: &[u8], end: &[u8]) -> Result<(), StoreError> {
-        let range = (Bytes::copy_from_slice(start), Bytes::copy_from_slice(end));
-        self.ranges.insert(range);
-        self.check()
-    }
-
-    fn check(&self) -> Result<(), StoreError> {
-        if self.keys.len() + self.ranges.len() > READS_MAX {
-            return Err(StoreError::TooManyReads);
-        }
-        Ok(())
-    }
-
-    pub(super) fn keys(&self) -> impl Iterator<Item = &Bytes> {
-        self.keys.iter()
-    }
-
-    pub(super) fn ranges(&self) -> impl Iterator<Item = &(Bytes, Bytes)> {
-        self.ranges.iter()
-    }
-}
-
 /// Puts, and deletes as `None`, in key order.
-pub(super) type Writes = BTreeMap<Bytes, Option<Bytes>>;
+pub(crate) type Writes = BTreeMap<Bytes, Option<Bytes>>;
 
 /// The writes of a transaction under way. Stops taking them at the first broken bound, and remembers it.
 #[derive(Default)]
-pub(super) struct WriteSet {
+pub(crate) struct WriteSet {
     writes: Writes,
     bytes: usize,
     broken: Option<StoreError>,
 }
 
 impl WriteSet {
-    pub(super) fn add(&mut self, key: &[u8], value: Option<Bytes>) {
+    pub(crate) fn add(&mut self, key: &[u8], value: Option<Bytes>) {
         let value_bytes = value.as_ref().map_or(0, Bytes::len);
         if self.broken.is_none() {
             self.broken = self.broken_by(key.len(), value_bytes);
@@ -89,17 +50,17 @@ impl WriteSet {
     }
 
     /// The own write of `key`, if there is one.
-    pub(super) fn get(&self, key: &[u8]) -> Option<&Option<Bytes>> {
+    pub(crate) fn get(&self, key: &[u8]) -> Option<&Option<Bytes>> {
         self.writes.get(key)
     }
 
-    pub(super) fn range(&self, start: &[u8], end: &[u8]) -> impl Iterator<Item = (&Bytes, &Option<Bytes>)> {
+    pub(crate) fn range(&self, start: &[u8], end: &[u8]) -> impl Iterator<Item = (&Bytes, &Option<Bytes>)> {
         self.writes
             .range::<[u8], _>((Bound::Included(start), Bound::Excluded(end)))
     }
 
     /// The writes, unless a bound was broken on the way.
-    pub(super) fn checked(self) -> Result<Writes, StoreError> {
+    pub(crate) fn checked(self) -> Result<Writes, StoreError> {
         self.broken.map_or(Ok(self.writes), Err)
     }
 }

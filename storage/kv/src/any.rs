@@ -1,0 +1,112 @@
+//! The engine that a configuration names, behind one type.
+
+use std::path::Path;
+
+use bytes::Bytes;
+
+use crate::{
+    CommitError, EmbeddedStore, EmbeddedTxn, OpenError, PostgresOpenError, PostgresStore, PostgresTxn, Store,
+    StoreConfig, StoreError, Txn,
+};
+
+/// A store of either engine.
+#[derive(Clone)]
+pub enum AnyStore {
+    /// One file, one process.
+    Embedded(EmbeddedStore),
+    /// A database, several processes.
+    Postgres(PostgresStore),
+}
+
+/// A transaction of an [`AnyStore`].
+pub enum AnyTxn {
+    /// On the file.
+    Embedded(EmbeddedTxn),
+    /// On the database.
+    Postgres(PostgresTxn),
+}
+
+/// Why a store of either engine cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum AnyOpenError {
+    /// The embedded engine cannot.
+    #[error(transparent)]
+    Embedded(#[from] OpenError),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Postgres(#[from] PostgresOpenError),
+    /// The program is being stopped.
+    #[error("the store was not opened")]
+    Interrupted(#[from] tokio::task::JoinError),
+}
+
+impl AnyStore {
+    /// Opens the store that `config` names; `file` is the embedded engine's.
+    ///
+    /// # Errors
+    /// Says what keeps the engine from its file or database.
+    pub async fn open(config: &StoreConfig, file: &Path) -> Result<Self, AnyOpenError> {
+        match config {
+            StoreConfig::Embedded {} => {
+                let file = file.to_owned();
+                let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(&file)).await??;
+                Ok(Self::Embedded(opened))
+            }
+            StoreConfig::Postgres(config) => Ok(Self::Postgres(PostgresStore::open(config).await?)),
+        }
+    }
+
+    /// Whether other processes may have the same store.
+    #[must_use]
+    pub const fn is_shared(&self) -> bool {
+        matches!(self, Self::Postgres(_))
+    }
+}
+
+impl Store for AnyStore {
+    type Txn = AnyTxn;
+
+    async fn begin(&self) -> Result<AnyTxn, StoreError> {
+        Ok(match self {
+            Self::Embedded(store) => AnyTxn::Embedded(store.begin().await?),
+            Self::Postgres(store) => AnyTxn::Postgres(store.begin().await?),
+        })
+    }
+}
+
+impl Txn for AnyTxn {
+    async fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        match self {
+            Self::Embedded(txn) => txn.get(key).await,
+            Self::Postgres(txn) => txn.get(key).await,
+        }
+    }
+
+    async fn range(&mut self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        match self {
+            Self::Embedded(txn) => txn.range(start, end, limit).await,
+            Self::Postgres(txn) => txn.range(start, end, limit).await,
+        }
+    }
+
+    fn put(&mut self, key: &[u8], value: impl Into<Bytes>) {
+        match self {
+            Self::Embedded(txn) => txn.put(key, value),
+            Self::Postgres(txn) => txn.put(key, value),
+        }
+    }
+
+    fn delete(&mut self, key: &[u8]) {
+        match self {
+            Self::Embedded(txn) => txn.delete(key),
+            Self::Postgres(txn) => txn.delete(key),
+        }
+    }
+
+    async fn commit(self) -> Result<(), CommitError> {
+        match self {
+            Self::Embedded(txn) => txn.commit().await,
+            Self::Postgres(txn) => txn.commit().await,
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The engine for several processes, on a PostgreSQL database (or another that speaks its protocol): three tables, no
+//! extensions, no notifications.
+//!
+//! A transaction reads from one snapshot and keeps its writes here until it commits ([`commit`]). Readers hold no locks
+//! and never conflict.
+
+mod commit;
+mod connection;
+mod reads;
+mod schema;
+mod target;
+
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use deadpool_postgres::BuildError;
+
+use self::{
+    connection::{Connection, Connections, Trouble},
+    reads::ReadSet,
+    target::Target,
+};
+use crate::{CommitError, PostgresConfig, Store, StoreError, Txn, writes::WriteSet};
+
+/// Connections tried for one transaction: those of the pool may have died unnoticed.
+const BEGIN_ATTEMPTS_MAX: u32 = 3;
+/// The head's number belongs to the same snapshot as every later read.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT seq FROM strongroom_kv_head";
+const GET: &str = "SELECT value FROM strongroom_kv WHERE key = $1";
+const RANGE: &str = "SELECT key, value FROM strongroom_kv WHERE key >= $1 AND key < $2 ORDER BY key LIMIT $3";
+
+/// Why a database cannot be used as a store.
+#[derive(Debug, thiserror::Error)]
+pub enum PostgresOpenError {
+    /// The file with the URL cannot be read.
+    #[error("cannot read the database's URL from {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Others can read the password.
+    #[error("{} has mode {mode:o}, so others may read the password in it; run: chmod 600 {}", path.display(), path.display())]
+    Mode {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// The URL is none that can be used.
+    #[error("the database's URL in {} cannot be used: {why}", path.display())]
+    Url {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// No CA.
+    #[error("a PostgreSQL store needs ca, the file with the CA of the server's certificate")]
+    NoCa,
+    /// The CA cannot be used.
+    #[error("cannot use the database's CA {}", path.display())]
+    Ca {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// No pool can be made.
+    #[error("cannot set up connections to the database")]
+    Pool(#[source] BuildError),
+    /// The server acknowledges what it may lose.
+    #[error("the database {database} has {setting} = off and would lose acknowledged changes in a crash; switch it on")]
+    Loses {
+        /// The database.
+        database: String,
+        /// Its setting.
+        setting: &'static str,
+    },
+    /// A newer release wrote the tables.
+    #[error(
+        "the database {database} has format {found}, and this release knows formats up to {supported}; run the release that wrote it, or a newer one"
+    )]
+    NewerFormat {
+        /// The database.
+        database: String,
+        /// The version in it.
+        found: i64,
+        /// The newest that this release knows.
+        supported: i64,
+    },
+    /// The database cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A store in a PostgreSQL database.
+#[derive(Clone)]
+pub struct PostgresStore {
+    connections: Arc<Connections>,
+}
+
+impl PostgresStore {
+    /// Connects to the database and makes the tables if they are missing, in the first schema of the user's search path.
+    ///
+    /// # Errors
+    /// Says what is wrong with the URL, the server or its tables, never the password.
+    pub async fn open(config: &PostgresConfig) -> Result<Self, PostgresOpenError> {
+        let connections = Connections::new(Target::read(config)?, config)?;
+        schema::prepare(&connections).await?;
+        Ok(Self {
+            connections: Arc::new(connections),
+        })
+    }
+}
+
+impl Store for PostgresStore {
+    type Txn = PostgresTxn;
+
+    async fn begin(&self) -> Result<PostgresTxn, StoreError> {
+        let mut attempt = 1;
+        loop {
+            let mut connection = self.connections.get().await?;
+            match connection.simple("begin a transaction", BEGIN).await {
+                Err(Trouble::Lost(_)) if attempt < BEGIN_ATTEMPTS_MAX => attempt += 1,
+                Err(trouble) => return Err(trouble.into()),
+                Ok(head) => {
+                    let seq = head.and_then(|head| head.parse().ok());
+                    return Ok(PostgresTxn {
+                        connections: Arc::clone(&self.connections),
+                        connection,
+                        snapshot: seq.ok_or_else(|| self.connections.headless())?,
+                        reads: ReadSet::default(),
+                        writes: WriteSet::default(),
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// A transaction of a [`PostgresStore`]. It holds a connection, so it should be short.
+pub struct PostgresTxn {
+    connections: Arc<Connections>,
+    connection: Connection,
+    /// Number of the last commit that the snapshot holds.
+    snapshot: i64,
+    reads: ReadSet,
+    writes: WriteSet,
+}
+
+impl Txn for PostgresTxn {
+    async fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        if let Some(own) = self.writes.get(key) {
+            return Ok(own.clone());
+        }
+        let rows = self.connection.query("read", GET, &[&key]).await?;
+        self.reads.add_key(key, !rows.is_empty())?;
+        Ok(rows.first().map(|row| Bytes::copy_from_slice(row.get(0))))
+    }
+
+    async fn range(&mut self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        if start >= end || limit == 0 {
+            return Ok(Vec::new());
+        }
+        // Own deletes hide stored pairs, so that more of those may be needed.
+        let hidden = self.writes.range(start, end).filter(|(_, value)| value.is_none());
+        let rows_max = i64::try_from(limit.saturating_add(hidden.count())).unwrap_or(i64::MAX);
+        let rows = self.connection.query("read", RANGE, &[&start, &end, &rows_max]).await?;
+        let stored: Vec<(Bytes, Bytes)> = rows
+            .iter()
+            .map(|row| (Bytes::copy_from_slice(row.get(0)), Bytes::copy_from_slice(row.get(1))))
+            .collect();
+        let found = self.overlaid(&stored, start, end, limit);
+        match found.last() {
+            Some((last, _)) if found.len() == limit => {
+                let seen = stored.iter().filter(|(key, _)| key <= last).count();
+                self.reads.add_range(start, &[last, &[0][..]].concat(), seen)?;
+            }
+            _ => self.reads.add_range(start, end, stored.len())?,
+        }
+        Ok(found)
+    }
+
+    fn put(&mut self, key: &[u8], value: impl Into<Bytes>) {
+        self.writes.add(key, Some(value.into()));
+    }
+
+    fn delete(&mut self, key: &[u8]) {
+        self.writes.add(key, None);
+    }
+
+    async fn commit(self) -> Result<(), CommitError> {
+        let writes = self.writes.checked()?;
+        if writes.is_empty() {
+            // All reads were of one snapshot: the transaction took place when that was current.
+            return Ok(());
+        }
+        commit::commit(&self.connections, self.connection, self.snapshot, &self.reads, &writes).await
+    }
+}
+
+impl PostgresTxn {
+    /// The first `limit` of the stored pairs of `[start, end)` with the own writes over them.
+    fn overlaid(&self, stored: &[(Bytes, Bytes)], start: &[u8], end: &[u8], limit: usize) -> Vec<(Bytes, Bytes)> {
+        let mut pairs: BTreeMap<&Bytes, Option<&Bytes>> =
+            stored.iter().map(|(key, value)| (key, Some(value))).collect();
+        pairs.extend(self.writes.range(start, end).map(|(key, value)| (key, value.as_ref())));
+        let found = pairs
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.clone(), value?.clone())));
+        found.take(limit).collect()
+    }
+}
