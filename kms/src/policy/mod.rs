@@ -4,6 +4,7 @@
 
 mod cache;
 mod groups;
+pub mod hadoop;
 mod live;
 mod load;
 mod question;
