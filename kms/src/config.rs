@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use strongroom_kv::StoreConfig;
 use strongroom_proto::transport::TlsFiles;
 
 use crate::{MetricsConfig, TracesConfig, policy::PolicyFiles, token::TokenConfig};
@@ -27,6 +28,9 @@ pub struct Config {
     pub tls: TlsFiles,
     /// The token.
     pub token: TokenConfig,
+    /// Where the states of keys are kept.
+    #[serde(default)]
+    pub store: StoreConfig,
     /// Where monitoring looks; nowhere if absent.
     #[serde(default)]
     pub metrics: Option<MetricsConfig>,
@@ -92,6 +96,7 @@ impl Config {
             data_dir: base.join(self.data_dir),
             tls: self.tls.relative_to(base),
             token: self.token.relative_to(base),
+            store: self.store.relative_to(base),
             metrics: self.metrics,
             traces: self.traces.map(|traces| traces.relative_to(base)),
         }

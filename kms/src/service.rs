@@ -10,6 +10,7 @@ use std::{
 };
 
 use sd_notify::NotifyState;
+use strongroom_kv::StoreConfig;
 use strongroom_proto::transport::{self, Role, ServeError, TlsError, TlsIdentity};
 use tokio::{
     net::TcpListener,
@@ -120,6 +121,7 @@ struct Parts {
     tls: TlsIdentity,
     policy: Arc<Policy>,
     data_dir: PathBuf,
+    store: StoreConfig,
     monitoring: Option<MetricsConfig>,
 }
 
@@ -146,6 +148,7 @@ impl Parts {
             tls,
             policy,
             data_dir,
+            store: config.store.clone(),
             monitoring: config.metrics.clone(),
         })
     }
@@ -157,7 +160,7 @@ impl Parts {
         stop: impl Future<Output = ()> + Send,
     ) -> Result<(), RunError> {
         // The store first: its lock keeps a second process away from the audit log too.
-        let keys = Keys::open(&self.data_dir.join("keys.redb"), Arc::clone(&hsm)).await?;
+        let keys = Keys::open(&self.store, &self.data_dir.join("keys.redb"), Arc::clone(&hsm)).await?;
         let (audit, writer) = AuditLog::open(&self.data_dir.join("audit.log"))?;
         let metrics = Arc::new(Metrics::new());
         let token = hsm.subscribe();

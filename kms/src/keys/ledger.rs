@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use bytes::Bytes;
 use prost::Message;
-use strongroom_kv::{CommitError, EmbeddedStore, Store, StoreError, Txn};
+use strongroom_kv::{AnyStore, CommitError, Store, StoreConfig, StoreError, Txn};
 use strongroom_proto::{KeyName, RequestId};
 
 use super::{
@@ -23,7 +23,7 @@ const REQUEST_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 
 /// The store, in terms of keys.
 pub(super) struct Ledger {
-    store: EmbeddedStore,
+    store: AnyStore,
 }
 
 /// All that a start needs.
@@ -33,10 +33,10 @@ pub(super) struct Loaded {
 }
 
 impl Ledger {
-    /// Opens or makes the store. Blocks.
-    pub(super) fn open(path: &Path) -> Result<Self, KeysError> {
+    /// Opens or makes the store; the embedded engine's is the file at `path`.
+    pub(super) async fn open(config: &StoreConfig, path: &Path) -> Result<Self, KeysError> {
         Ok(Self {
-            store: EmbeddedStore::open(path)?,
+            store: AnyStore::open(config, path).await?,
         })
     }
 

@@ -18,7 +18,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use strongroom_kv::{OpenError, StoreError};
+use strongroom_kv::{AnyOpenError, StoreConfig, StoreError};
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, ZoneId, kms::v1 as pb};
 use tokio::sync::{Mutex, watch};
 
@@ -38,13 +38,10 @@ const READY_WAIT: Duration = Duration::from_secs(3);
 pub enum KeysError {
     /// The store cannot be opened.
     #[error("cannot open the key service's store")]
-    Open(#[from] OpenError),
+    Open(#[from] AnyOpenError),
     /// The store failed.
     #[error("the key service's store failed")]
     Store(#[from] StoreError),
-    /// The program is being stopped.
-    #[error("the key service's store was not opened")]
-    Interrupted(#[from] tokio::task::JoinError),
     /// A record is not what this program writes.
     #[error(
         "the record {key} of the key service's store cannot be read; restore the store from its backup, or remove it to rebuild it from the token"
@@ -66,12 +63,19 @@ impl KeysError {
 impl From<KeysError> for Failure {
     fn from(error: KeysError) -> Self {
         let reason = match &error {
-            KeysError::Store(StoreError::Full { .. }) => Reason::NoSpace,
+            KeysError::Store(StoreError::Full { .. } | StoreError::DatabaseFull { .. }) => Reason::NoSpace,
             KeysError::Store(StoreError::Overloaded { .. } | StoreError::Contended { .. }) => Reason::Overloaded,
             _ => Reason::StoreFailed,
         };
-        let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
-        Self::new(reason, format!("{error}{}", source.unwrap_or_default()))
+        Self::new(reason, chain(&error))
+    }
+}
+
+/// An error with its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
     }
 }
 
@@ -104,10 +108,9 @@ pub(crate) struct Keys<H> {
 }
 
 impl<H: Hsm> Keys<H> {
-    /// Reads the store at `path`; nothing is asked of the token yet.
-    pub(crate) async fn open(path: &Path, hsm: Arc<H>) -> Result<Self, KeysError> {
-        let path = path.to_owned();
-        let ledger = tokio::task::spawn_blocking(move || Ledger::open(&path)).await??;
+    /// Reads the store, the embedded engine's being at `path`; nothing is asked of the token yet.
+    pub(crate) async fn open(store: &StoreConfig, path: &Path, hsm: Arc<H>) -> Result<Self, KeysError> {
+        let ledger = Ledger::open(store, path).await?;
         ledger.forget_requests(now_ms()).await?;
         let loaded = ledger.load().await?;
         Ok(Self {

@@ -19,6 +19,7 @@ use std::{
 };
 
 use strongroom_kms::{Config, MetricsConfig, RunError, audit::Record, hsm::Hsm, token::TokenConfig};
+use strongroom_kv::StoreConfig;
 use strongroom_proto::{
     Failure, Reason, RequestId, ZoneId,
     kms::v1 as pb,
@@ -61,6 +62,7 @@ impl Site {
                 label: "unused: the token is a stand-in".to_owned(),
                 pin_file: PathBuf::from("/nonexistent/pin"),
             },
+            store: StoreConfig::default(),
             metrics: None,
             traces: None,
         };
