@@ -273,7 +273,10 @@ impl Error {
 fn identity_exit(error: &TlsError) -> Exit {
     match error {
         TlsError::Read { source, .. } => Exit::of_file(source),
-        TlsError::KeyReadable { .. } | TlsError::OutOfDate { .. } | TlsError::WrongRole { .. } => Exit::Refused,
+        TlsError::KeyReadable { .. }
+        | TlsError::OutOfDate { .. }
+        | TlsError::WrongRole { .. }
+        | TlsError::AnotherIdentity { .. } => Exit::Refused,
         TlsError::Pem { .. } | TlsError::Identity(_) | TlsError::Rustls(_) | TlsError::Verifier(_) => Exit::Usage,
     }
 }
