@@ -11,6 +11,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".strongroom.kms.worker.v1.MintResponse")
         .bytes(".strongroom.kms.worker.v1.RewrapItem")
         .bytes(".strongroom.kms.worker.v1.UnwrapItem")
+        .bytes(".strongroom.kms.worker.v1.CertificateSignature")
+        .bytes(".strongroom.kms.worker.v1.UnwrapSealedRequest")
+        .bytes(".strongroom.kms.worker.v1.UnwrapSealedResponse")
         // Carry a DEK: no derived Debug may print it.
         .skip_debug([
             "strongroom.kms.worker.v1.ItemResult",

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use strongroom_kms::token::SealedOnly;
 use strongroom_proto::{EdekSuite, KeyName, ZoneId};
 
 use crate::{error::EXIT_CODES_HELP, profile::PROFILE_VARIABLE};
@@ -121,6 +122,25 @@ pub(crate) struct TokenWorkerArgs {
     /// The file with the user PIN
     #[arg(long, value_name = "FILE")]
     pub(crate) pin_file: PathBuf,
+    #[command(flatten)]
+    pub(crate) sealed: Option<SealedArgs>,
+}
+
+/// What sealed delivery needs, all or nothing.
+#[derive(Debug, Args)]
+pub(crate) struct SealedArgs {
+    /// The CA of users' certificates
+    #[arg(long, value_name = "FILE", required = false, requires = "answer_certificate")]
+    pub(crate) client_ca: PathBuf,
+    /// The certificate that signs answers
+    #[arg(long, value_name = "FILE", required = false, requires = "answer_key")]
+    pub(crate) answer_certificate: PathBuf,
+    /// The certificate's key
+    #[arg(long, value_name = "FILE", required = false, requires = "client_ca")]
+    pub(crate) answer_key: PathBuf,
+    /// A key whose DEKs are handed out sealed only, or * for all
+    #[arg(long, value_name = "KEY", requires = "client_ca")]
+    pub(crate) sealed_only: Vec<SealedOnly>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -8,7 +8,7 @@ use std::{collections::HashMap, error::Error, path::PathBuf, process::ExitCode};
 
 use strongroom_kms::token::{
     init::{InitOptions, init_token},
-    worker::{WorkerOptions, run},
+    worker::{SealedOptions, WorkerOptions, run},
 };
 
 fn main() -> ExitCode {
@@ -23,18 +23,34 @@ fn main() -> ExitCode {
 
 fn work(mut arguments: impl Iterator<Item = String>) -> Result<(), Box<dyn Error>> {
     let command = arguments.next().ok_or("token-worker or token-init expected")?;
-    let mut options = HashMap::new();
+    let (mut options, mut only) = (HashMap::new(), Vec::new());
     while let Some(name) = arguments.next() {
-        options.insert(name, arguments.next().ok_or("every option has a value")?);
+        let value = arguments.next().ok_or("every option has a value")?;
+        if name == "--sealed-only" {
+            only.push(value.parse()?);
+        } else {
+            options.insert(name, value);
+        }
     }
+    let sealed = options.remove("--client-ca").map(PathBuf::from);
     let mut take = |name: &str| options.remove(name).ok_or_else(|| format!("{name} is missing"));
     let (module, label) = (PathBuf::from(take("--module")?), take("--token-label")?);
     let pin_file = PathBuf::from(take("--pin-file")?);
     if command == "token-worker" {
+        let sealed = match sealed {
+            Some(client_ca) => Some(SealedOptions {
+                client_ca,
+                certificate: PathBuf::from(take("--answer-certificate")?),
+                key: PathBuf::from(take("--answer-key")?),
+                only,
+            }),
+            None => None,
+        };
         return Ok(run(WorkerOptions {
             module,
             token_label: label,
             pin_file,
+            sealed,
         })?);
     }
     init_token(InitOptions {

@@ -9,7 +9,11 @@ use std::{
 use strongroom_kv::StoreConfig;
 use strongroom_proto::transport::TlsFiles;
 
-use crate::{MetricsConfig, TracesConfig, policy::PolicyFiles, token::TokenConfig};
+use crate::{
+    MetricsConfig, TracesConfig,
+    policy::PolicyFiles,
+    token::{SealedConfig, TokenConfig},
+};
 
 /// The configuration, `kms.sample.toml` being its manual. Relative paths are taken from the file's directory.
 #[derive(Debug, Clone, serde::Deserialize)]
@@ -37,6 +41,9 @@ pub struct Config {
     /// Where traces of calls are sent; nowhere if absent.
     #[serde(default)]
     pub traces: Option<TracesConfig>,
+    /// Sealed delivery; without it there is none.
+    #[serde(default)]
+    pub sealed: Option<SealedConfig>,
 }
 
 /// Why a configuration is not used.
@@ -89,16 +96,21 @@ impl Config {
     }
 
     fn relative_to(self, base: &Path) -> Self {
+        let tls = self.tls.relative_to(base);
+        let sealed = self.sealed.map(|sealed| sealed.complete(base, tls.ca.clone()));
+        let mut token = self.token.relative_to(base);
+        token.sealed.clone_from(&sealed);
         Self {
             listen: self.listen,
             policy: base.join(self.policy),
             groups: self.groups.map(|groups| base.join(groups)),
             data_dir: base.join(self.data_dir),
-            tls: self.tls.relative_to(base),
-            token: self.token.relative_to(base),
             store: self.store.relative_to(base),
             metrics: self.metrics,
             traces: self.traces.map(|traces| traces.relative_to(base)),
+            tls,
+            token,
+            sealed,
         }
     }
 }
@@ -114,6 +126,8 @@ mod tests {
         assert_eq!(config.policy, path.with_file_name("policy/sample.cedar"));
         crate::policy::Rules::load(&config.policy_files()).expect("its policies and groups are valid");
         assert!(config.data_dir.is_absolute() && config.tls.ca.is_absolute());
+        let sealed = config.token.sealed.expect("the table [sealed] reaches the worker");
+        assert_eq!((&sealed.client_ca, sealed.only.len()), (&config.tls.ca, 1));
     }
 
     #[test]

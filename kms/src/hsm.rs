@@ -5,7 +5,7 @@ use bytes::Bytes;
 use strongroom_proto::{Edek, Failure, KeyName, KeyVersion, ZoneId};
 use tokio::sync::watch;
 
-use crate::token::{NewVersion, Token, TokenKeyVersion, TokenState, WireDek};
+use crate::token::{NewVersion, SealedCall, SealedReply, Token, TokenKeyVersion, TokenState, WireDek};
 
 /// A token, reached asynchronously. Every call is bounded in time and fails with
 /// [`strongroom_proto::Reason::TokenUnavailable`] or `PinRejected` while the token cannot be used.
@@ -40,6 +40,9 @@ pub trait Hsm: Send + Sync + 'static {
 
     /// The DEKs; one result for each EDEK, in order.
     fn unwrap(&self, edeks: &[Edek]) -> impl Future<Output = Result<Vec<Result<WireDek, Failure>>, Failure>> + Send;
+
+    /// The DEKs of a signed request, sealed to who signed it; a token checks that by itself.
+    fn unwrap_sealed(&self, call: SealedCall) -> impl Future<Output = Result<SealedReply, Failure>> + Send;
 
     /// What the token's supervisor knows, and every change of it.
     fn subscribe(&self) -> watch::Receiver<TokenState>;
@@ -80,6 +83,10 @@ impl Hsm for Token {
 
     async fn unwrap(&self, edeks: &[Edek]) -> Result<Vec<Result<WireDek, Failure>>, Failure> {
         Self::unwrap(self, edeks).await
+    }
+
+    async fn unwrap_sealed(&self, call: SealedCall) -> Result<SealedReply, Failure> {
+        Self::unwrap_sealed(self, call).await
     }
 
     fn subscribe(&self) -> watch::Receiver<TokenState> {

@@ -2,11 +2,11 @@
 
 use strongroom_kms::token::{
     init::{InitOptions, init_token},
-    worker::{self as token_worker, WorkerOptions},
+    worker::{self as token_worker, SealedOptions, WorkerOptions},
 };
 
 use crate::{
-    cli::{TokenCommand, TokenInitArgs, TokenWorkerArgs},
+    cli::{SealedArgs, TokenCommand, TokenInitArgs, TokenWorkerArgs},
     error::Error,
     output::Output,
     telemetry::log_as_service,
@@ -19,11 +19,23 @@ pub(super) fn worker(args: TokenWorkerArgs, level: &str) -> Result<(), Error> {
         module: args.module,
         token_label: args.token_label,
         pin_file: args.pin_file,
+        sealed: args.sealed.map(Into::into),
     };
     token_worker::run(options).map_err(|error| Error::Role {
         role: "token worker",
         source: Box::new(error),
     })
+}
+
+impl From<SealedArgs> for SealedOptions {
+    fn from(args: SealedArgs) -> Self {
+        Self {
+            client_ca: args.client_ca,
+            certificate: args.answer_certificate,
+            key: args.answer_key,
+            only: args.sealed_only,
+        }
+    }
 }
 
 /// `strongroom token …`

@@ -6,6 +6,7 @@
 mod admin;
 mod health;
 mod mint;
+mod sealed;
 mod unwrap;
 
 use std::{sync::Arc, time::Instant};

@@ -5,11 +5,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use strongroom_proto::{
     Edek, Failure, KeyName, KeyVersion, Reason, ZoneId,
-    kms::v1::{ItemFailure, UnwrapRequest, UnwrapResponse, UnwrapResult, unwrap_result, unwrap_server::Unwrap},
+    kms::v1::{
+        ItemFailure, UnwrapRequest, UnwrapResponse, UnwrapResult, UnwrapSealedRequest, UnwrapSealedResponse,
+        unwrap_result, unwrap_server::Unwrap,
+    },
 };
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{Desk, caller, edek_count, to_its_end};
+use super::{Desk, caller, edek_count, sealed::Asked, to_its_end};
 use crate::{
     audit::{Caller, Entry},
     batch::{merge, split},
@@ -33,10 +36,21 @@ impl<H: Hsm> Unwrap for UnwrapFace<H> {
             results: results.into_iter().map(to_wire).collect(),
         }))
     }
+
+    async fn unwrap_sealed(
+        &self,
+        request: Request<UnwrapSealedRequest>,
+    ) -> Result<Response<UnwrapSealedResponse>, Status> {
+        let caller = caller(&request)?;
+        let asked = Asked::parse(&caller, request.into_inner())?;
+        let desk = Arc::clone(&self.0);
+        let delivered = to_its_end(&self.0, async move { desk.deliver(&caller, asked).await }).await?;
+        Ok(Response::new(delivered.into()))
+    }
 }
 
 /// What policy said of each key and zone in a call.
-type Verdicts = BTreeMap<(KeyName, ZoneId), (Decision, Result<(), Failure>)>;
+pub(super) type Verdicts = BTreeMap<(KeyName, ZoneId), (Decision, Result<(), Failure>)>;
 
 impl<H: Hsm> Desk<H> {
     /// One result for each item; those that could not be parsed keep their places.
@@ -47,7 +61,14 @@ impl<H: Hsm> Desk<H> {
     ) -> Result<Vec<Result<WireDek, Failure>>, Failure> {
         let verdicts = self.verdicts(caller, &parsed);
         let about: Vec<Option<About>> = parsed.iter().map(|item| item.as_ref().ok().map(About::of)).collect();
-        let checks: Vec<Result<(), Failure>> = parsed.iter().map(|item| check(item, &verdicts)).collect();
+        let checks: Vec<Result<(), Failure>> = parsed
+            .iter()
+            .map(|item| {
+                item.as_ref()
+                    .map_err(Clone::clone)
+                    .and_then(|edek| check(edek, &verdicts))
+            })
+            .collect();
         let refused = all_refused(&checks, &verdicts);
         let (allowed, places) = split(parsed, checks);
         let outcome = match refused {
@@ -67,10 +88,33 @@ impl<H: Hsm> Desk<H> {
         for edek in parsed.iter().flatten() {
             verdicts.entry(place(edek)).or_insert_with(|| {
                 let context = Context::of("unwrap").zone(edek.zone);
-                self.decide(caller, Action::Unwrap, &edek.key, &context)
+                let (decision, verdict) = self.decide(caller, Action::Unwrap, &edek.key, &context);
+                let verdict = self.unless_sealed(caller, edek, &decision, verdict);
+                (decision, verdict)
             });
         }
         verdicts
+    }
+
+    /// Whether it takes sealed delivery: the key demands it, or the policies refuse everything else.
+    fn unless_sealed(
+        &self,
+        caller: &Caller,
+        edek: &Edek,
+        decision: &Decision,
+        verdict: Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let demanded = if decision.allowed {
+            self.keys.facts(&edek.key).sealed_required
+        } else {
+            let sealed = Context::of("unwrap").zone(edek.zone).sealed(true);
+            self.decide(caller, Action::Unwrap, &edek.key, &sealed).1.is_ok()
+        };
+        if demanded {
+            Err(sealed_required(&edek.key))
+        } else {
+            verdict
+        }
     }
 
     async fn open_allowed(
@@ -85,19 +129,23 @@ impl<H: Hsm> Desk<H> {
     }
 }
 
-fn place(edek: &Edek) -> (KeyName, ZoneId) {
+fn sealed_required(key: &KeyName) -> Failure {
+    Failure::new(
+        Reason::SealedRequired,
+        format!("DEKs of key {key} are handed out by sealed delivery only"),
+    )
+}
+
+pub(super) fn place(edek: &Edek) -> (KeyName, ZoneId) {
     (edek.key.clone(), edek.zone)
 }
 
-fn check(item: &Result<Edek, Failure>, verdicts: &Verdicts) -> Result<(), Failure> {
-    match item {
-        Ok(edek) => verdicts[&place(edek)].1.clone(),
-        Err(failure) => Err(failure.clone()),
-    }
+pub(super) fn check(edek: &Edek, verdicts: &Verdicts) -> Result<(), Failure> {
+    verdicts[&place(edek)].1.clone()
 }
 
 /// The refusal of the whole call, if it is about one key and policy refuses that.
-fn all_refused(checks: &[Result<(), Failure>], verdicts: &Verdicts) -> Option<Failure> {
+pub(super) fn all_refused(checks: &[Result<(), Failure>], verdicts: &Verdicts) -> Option<Failure> {
     let denied = |check: &Result<(), Failure>| matches!(check, Err(f) if f.reason == Reason::PermissionDenied);
     let mut keys = verdicts.keys().map(|(key, _)| key);
     let first = keys.next();
@@ -110,14 +158,14 @@ fn all_refused(checks: &[Result<(), Failure>], verdicts: &Verdicts) -> Option<Fa
 
 /// What the audit log says of an item: everything but the wrapped bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct About {
+pub(super) struct About {
     key: KeyName,
     version: KeyVersion,
     zone: ZoneId,
 }
 
 impl About {
-    fn of(edek: &Edek) -> Self {
+    pub(super) fn of(edek: &Edek) -> Self {
         Self {
             key: edek.key.clone(),
             version: edek.version,
@@ -151,7 +199,7 @@ fn entries(
     groups.into_iter().map(entry).collect()
 }
 
-fn entry(
+pub(super) fn entry(
     caller: &Caller,
     about: &Option<About>,
     verdicts: &Verdicts,

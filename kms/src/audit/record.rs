@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
-use strongroom_proto::{Failure, KeyName, KeyVersion, ZoneId, transport::PeerIdentity};
+use strongroom_proto::{Failure, KeyName, KeyVersion, ZoneId, sealed::SealedIn, transport::PeerIdentity};
 
 use crate::policy::{Authentication, Decision, GroupName, Principal};
 
@@ -112,6 +112,9 @@ pub struct Entry {
     /// How many EDEKs or keys the record is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<usize>,
+    /// `token` or `worker`: where DEKs were sealed, if they were delivered sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<String>,
     /// How it ended.
     pub outcome: Outcome,
     /// One word of `strongroom_proto::Reason`, where it did not end well.
@@ -146,6 +149,7 @@ impl Entry {
             version: None,
             zone: None,
             count: None,
+            sealed: None,
             outcome: Outcome::Allowed,
             reason: None,
             message: None,
@@ -186,6 +190,13 @@ impl Entry {
     #[must_use]
     pub(crate) fn noted(mut self, message: String) -> Self {
         self.message = Some(message);
+        self
+    }
+
+    /// With where DEKs were sealed.
+    #[must_use]
+    pub fn sealed(mut self, sealed_in: Option<SealedIn>) -> Self {
+        self.sealed = sealed_in.map(|place| place.as_str().to_owned());
         self
     }
 

@@ -24,10 +24,10 @@ use tokio::sync::{Mutex, watch};
 
 use self::{key::Key, ledger::Ledger, records::Intent};
 use crate::{
-    batch::{merge, same_count, split},
+    batch::{Places, merge, same_count, split},
     hsm::Hsm,
     policy::KeyFacts,
-    token::WireDek,
+    token::{SealedCall, SealedReply, WireDek},
 };
 
 /// How long a call waits for a token that is coming up, so that a worker's restart costs time, not errors.
@@ -197,6 +197,30 @@ impl<H: Hsm> Keys<H> {
             return merge(Vec::new(), places);
         }
         merge(self.hsm.unwrap(&good).await?, places)
+    }
+
+    /// Has a signed request answered, less what `checks` or the keys refuse. Answers also what was left out; the worker is
+    /// not asked if that is everything.
+    pub(crate) async fn unwrap_sealed(
+        &self,
+        edeks: &[Edek],
+        mut call: SealedCall,
+        checks: &[Result<(), Failure>],
+    ) -> Result<(Option<SealedReply>, Places), Failure> {
+        self.wait_ready().await?;
+        let refusal =
+            |(edek, check): (&Edek, &Result<(), Failure>)| check.clone().and_then(|()| self.opening(edek)).err();
+        let places: Places = edeks.iter().zip(checks).map(refusal).collect();
+        call.left_out = (0..)
+            .zip(&places)
+            .filter(|(_, place)| place.is_some())
+            .map(|(at, _)| at)
+            .collect();
+        if call.left_out.len() == edeks.len() {
+            return Ok((None, places));
+        }
+        let reply = self.hsm.unwrap_sealed(call).await?;
+        Ok((Some(reply), places))
     }
 
     fn opening(&self, edek: &Edek) -> Result<(), Failure> {

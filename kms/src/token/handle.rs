@@ -12,7 +12,8 @@ use tokio::{
 use tonic::{Code, Response, Status, transport::Channel};
 
 use super::{
-    NewVersion, TokenConfig, TokenKeyVersion, TokenProfile, TokenStartError, TokenState, WireDek,
+    NewVersion, SealedCall, SealedReply, TokenConfig, TokenKeyVersion, TokenProfile, TokenStartError, TokenState,
+    WireDek,
     link::{Fault, Link},
     pb::{self, token_worker_client::TokenWorkerClient},
     pin,
@@ -234,6 +235,21 @@ impl Token {
             );
         }
         Ok(results)
+    }
+
+    /// The DEKs of a request that its user signed, sealed to him. Not repeated by itself when the worker is lost: another
+    /// takes only what is signed after its start.
+    ///
+    /// # Errors
+    /// `permission-denied` and `signed-too-early` of the request; otherwise as [`Token::unwrap`].
+    pub async fn unwrap_sealed(&self, call: SealedCall) -> Result<SealedReply, Failure> {
+        let request = pb::UnwrapSealedRequest::from(call);
+        let link = self.link_after(0).await?;
+        let mut client = link.client();
+        match attempt(&link, client.unwrap_sealed(request)).await {
+            Attempt::Answered(outcome) => outcome?.try_into(),
+            Attempt::Broken(failure) => Err(failure),
+        }
     }
 
     /// The token's state now and from now on.

@@ -23,7 +23,7 @@ use tokio::{
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
-use super::{TokenConfig, pb::token_worker_client::TokenWorkerClient};
+use super::{SealedConfig, TokenConfig, pb::token_worker_client::TokenWorkerClient};
 
 /// How long a worker may take to end by itself once its connection is closed.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
@@ -196,6 +196,7 @@ fn command(executable: &Path, config: &TokenConfig, socket: StdUnixStream) -> Co
         .arg(&config.label)
         .arg("--pin-file")
         .arg(&config.pin_file)
+        .args(config.sealed.iter().flat_map(SealedConfig::arguments))
         .env_clear()
         .envs(ENVIRONMENT.iter().filter_map(|name| Some((name, env::var_os(name)?))))
         .stdin(Stdio::from(OwnedFd::from(socket)))

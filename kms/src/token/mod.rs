@@ -10,6 +10,7 @@ mod link;
 mod module;
 mod pin;
 mod pin_mark;
+mod sealed;
 mod supervisor;
 mod types;
 mod wire;
@@ -19,6 +20,7 @@ pub use handle::Token;
 pub use module::ModuleError;
 pub use pin::PinError;
 pub use pin_mark::MarkError;
+pub use sealed::{SealedCall, SealedConfig, SealedOnly, SealedReply};
 pub use types::{
     IvSource, Kcv, NewVersion, TokenConfig, TokenKeyVersion, TokenObjectId, TokenProfile, TokenStartError, TokenState,
     WireDek,

@@ -182,6 +182,7 @@ mod tests {
             module: PathBuf::from("/m.so"),
             label: "t".to_owned(),
             pin_file: directory.path().join("pin"),
+            sealed: None,
         };
         let mark = PinMark::open(&directory.path().join("state"), &config).expect("writable");
         assert!(!mark.fingerprint().is_known());

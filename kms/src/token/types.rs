@@ -7,7 +7,7 @@ use bytes::Bytes;
 use strongroom_proto::{EdekSuite, KeyName, KeyVersion};
 use zeroize::Zeroizing;
 
-use super::{MarkError, PinError};
+use super::{MarkError, PinError, SealedConfig};
 
 /// Where the token is: a table `[token]` of the key service's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
@@ -19,6 +19,9 @@ pub struct TokenConfig {
     pub label: String,
     /// The file that holds the user PIN. Only its owner may read it.
     pub pin_file: PathBuf,
+    /// Sealed delivery: the configuration's table `[sealed]`, which is one for all tokens.
+    #[serde(skip)]
+    pub sealed: Option<SealedConfig>,
 }
 
 impl TokenConfig {
@@ -29,6 +32,7 @@ impl TokenConfig {
             module: base.join(&self.module),
             label: self.label.clone(),
             pin_file: base.join(&self.pin_file),
+            sealed: self.sealed.clone(),
         }
     }
 }

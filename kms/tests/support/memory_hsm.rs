@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use strongroom_kms::{
     hsm::Hsm,
-    token::{Kcv, NewVersion, TokenKeyVersion, TokenState, WireDek},
+    token::{Kcv, NewVersion, SealedCall, SealedReply, TokenKeyVersion, TokenState, WireDek},
 };
 use strongroom_proto::{Edek, Failure, KeyName, KeyVersion, Reason, RequestId, ZoneId};
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock, RwLockReadGuard, watch};
@@ -239,6 +239,10 @@ impl Hsm for MemoryHsm {
             Ok(WireDek::new(Zeroizing::new(dek.to_vec())))
         };
         Ok(edeks.iter().map(open).collect())
+    }
+
+    async fn unwrap_sealed(&self, _: SealedCall) -> Result<SealedReply, Failure> {
+        Err(Failure::new(Reason::TokenRefused, "the stand-in seals nothing"))
     }
 
     fn subscribe(&self) -> watch::Receiver<TokenState> {

@@ -61,10 +61,12 @@ impl Site {
                 module: PathBuf::from("/nonexistent/module.so"),
                 label: "unused: the token is a stand-in".to_owned(),
                 pin_file: PathBuf::from("/nonexistent/pin"),
+                sealed: None,
             },
             store: StoreConfig::default(),
             metrics: None,
             traces: None,
+            sealed: None,
         };
         Self { pki, config }
     }

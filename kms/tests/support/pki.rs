@@ -27,6 +27,10 @@ impl Pki {
 
     /// Files of a certificate for `spiffe://strongroom/` + `who`.
     pub fn issue(&self, file: &str, who: &str) -> TlsFiles {
+        self.issue_for(file, who, today())
+    }
+
+    pub fn issue_for(&self, file: &str, who: &str, validity: Validity) -> TlsFiles {
         let files = TlsFiles {
             ca: self.path("ca.pem"),
             certificate: self.path(&format!("{file}.pem")),
@@ -36,7 +40,7 @@ impl Pki {
             common_name: who,
             uri: Some(&format!("spiffe://strongroom/{who}")),
             names: &["localhost", "127.0.0.1"],
-            validity: today(),
+            validity,
         };
         let leaf = self.authority.issue(&request).expect("valid names");
         leaf.write(&files.certificate, &files.key).expect("written");

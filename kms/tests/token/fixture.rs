@@ -107,6 +107,7 @@ impl Fixture {
             module: module(),
             label: LABEL.to_owned(),
             pin_file: self.path("pin"),
+            sealed: None,
         }
     }
 

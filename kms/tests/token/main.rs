@@ -5,7 +5,23 @@ mod faults;
 mod fixture;
 mod keys;
 mod pins;
+mod sealed;
 mod start;
 mod suites;
 mod supervision;
 mod throughput;
+
+#[path = "../support/pki.rs"]
+#[allow(
+    unreachable_pub,
+    dead_code,
+    reason = "each test binary uses a part of what they share"
+)]
+mod pki;
+#[path = "../support/sealed_user.rs"]
+#[allow(
+    unreachable_pub,
+    dead_code,
+    reason = "each test binary uses a part of what they share"
+)]
+mod sealed_user;

@@ -13,7 +13,7 @@ const FORMAT: u8 = 1;
 pub type Nonce = [u8; 16];
 
 /// SHA-256 of a sealed request's signed bytes: what its answer names it by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestDigest(pub(super) [u8; 32]);
 
 impl RequestDigest {

@@ -15,7 +15,8 @@ use strongroom_kms_unwrap::UnwrapClient;
 use strongroom_proto::{
     Edek, EdekSuite, Failure, KeyVersion, Reason, ZoneId,
     kms::v1::{
-        self as pb, UnwrapRequest, UnwrapResponse, UnwrapResult, unwrap_result,
+        self as pb, UnwrapRequest, UnwrapResponse, UnwrapResult, UnwrapSealedRequest, UnwrapSealedResponse,
+        unwrap_result,
         unwrap_server::{Unwrap, UnwrapServer},
     },
     transport,
@@ -49,6 +50,10 @@ impl Unwrap for Face {
         self.seen.lock().expect("unpoisoned").in_flight -= 1;
         let results = edeks.iter().map(result).collect();
         Ok(Response::new(UnwrapResponse { results }))
+    }
+
+    async fn unwrap_sealed(&self, _: Request<UnwrapSealedRequest>) -> Result<Response<UnwrapSealedResponse>, Status> {
+        Err(Failure::new(Reason::TokenRefused, "it seals nothing").into())
     }
 }
 

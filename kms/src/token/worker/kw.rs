@@ -25,7 +25,7 @@ use super::{
 use crate::token::Kcv;
 
 /// Bytes of a DEK and of every key here: AES-256.
-const KEY_BYTES: usize = 32;
+pub(super) const KEY_BYTES: usize = 32;
 /// Bytes of an EDEK: RFC 3394 adds one block of 8.
 const WRAPPED_BYTES: usize = KEY_BYTES + 8;
 
@@ -59,6 +59,10 @@ impl Suite for Kw {
     }
 
     fn binds_zone(&self) -> bool {
+        true
+    }
+
+    fn rewraps_inside(&self) -> bool {
         true
     }
 
@@ -150,6 +154,15 @@ fn mint(session: &Session, wrapping: ObjectHandle) -> Result<Vec<u8>, Error> {
     wrap(session, wrapping, dek.handle())
 }
 
+/// A key for the session's life that wraps DEKs and can itself be wrapped. It exists in the token only.
+pub(super) fn transport_key(session: &Session) -> Result<SessionObject<'_>, Error> {
+    let mut template = key_template(true, true);
+    template.push(Attribute::ValueLen(Ulong::new(KEY_BYTES as u64)));
+    grant(&mut template, &[Attribute::Wrap(true)]);
+    let handle = session.generate_key(&Mechanism::AesKeyGen, &template)?;
+    Ok(SessionObject::new(session, handle))
+}
+
 /// Wraps a DEK that is in the token.
 pub(super) fn wrap(session: &Session, wrapping: ObjectHandle, dek: ObjectHandle) -> Result<Vec<u8>, Error> {
     let wrapped = session.wrap_key(&Mechanism::AesKeyWrap, wrapping, dek)?;
@@ -193,7 +206,8 @@ fn read(session: &Session, dek: &SessionObject<'_>) -> Result<Dek, OpenError> {
     }
 }
 
-const fn ready(handle: ObjectHandle) -> ZoneKey {
+/// A key of the token as one that DEKs are wrapped with.
+pub(super) const fn ready(handle: ObjectHandle) -> ZoneKey {
     ZoneKey {
         handle,
         bound: Vec::new(),

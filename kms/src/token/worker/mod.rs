@@ -11,6 +11,7 @@ mod connection;
 mod dek;
 mod derived;
 mod engine;
+mod gate;
 mod gcm;
 mod growth;
 mod hadoop;
@@ -21,18 +22,27 @@ mod object;
 mod profile;
 mod queue;
 mod remedy;
+mod sealing;
 mod service;
 mod suite;
+mod transport;
 mod trial;
 mod vault;
 
-use std::{io, path::PathBuf, sync::mpsc, thread, time::Duration};
+use std::{
+    io,
+    path::PathBuf,
+    sync::mpsc,
+    thread,
+    time::{Duration, SystemTime},
+};
 
 use strongroom_proto::limits::MESSAGE_BYTES_MAX;
 use tokio::sync::oneshot;
 
 pub(super) use self::engine::pin_rejected_by;
-use self::{queue::Queue, service::Service};
+pub use self::gate::SealedOptions;
+use self::{gate::Delivery, queue::Queue, service::Service};
 use super::pb::token_worker_server::TokenWorkerServer;
 
 /// How long the token's thread may take to close its session before the process exits anyway.
@@ -47,6 +57,8 @@ pub struct WorkerOptions {
     pub token_label: String,
     /// `--pin-file`: the file that holds the user PIN.
     pub pin_file: PathBuf,
+    /// For sealed delivery; without it there is none.
+    pub sealed: Option<SealedOptions>,
 }
 
 /// Why a worker does not work. What is wrong with the token is not among it: the worker answers calls with that.
@@ -82,6 +94,7 @@ pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
 async fn serve(options: WorkerOptions) -> Result<(), WorkerError> {
     let (connection, closed) = connection::from_stdin().map_err(WorkerError::NotASocket)?;
     ignore_signals().map_err(WorkerError::Start)?;
+    let delivery = Delivery::open(options.sealed.as_ref(), SystemTime::now());
     let (queue, jobs) = Queue::new();
     let (ending, ended) = oneshot::channel::<()>();
     let (closing, finished) = mpsc::channel::<()>();
@@ -92,7 +105,7 @@ async fn serve(options: WorkerOptions) -> Result<(), WorkerError> {
             drop((ending, closing));
         })
         .map_err(WorkerError::Start)?;
-    let service = TokenWorkerServer::new(Service::new(queue))
+    let service = TokenWorkerServer::new(Service::new(queue, delivery))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let stop = async {

@@ -1,28 +1,39 @@
 //! The worker's gRPC service: parses requests and hands them to the token's thread.
 
-use strongroom_proto::{Failure, KeyVersion, Reason, limits::EDEKS_PER_CALL_MAX};
+use std::time::SystemTime;
+
+use strongroom_proto::{
+    Failure, KeyVersion, Reason,
+    limits::EDEKS_PER_CALL_MAX,
+    sealed::{RequestDigest, SealedAnswer},
+};
 use tonic::{Request, Response, Status};
 
 use super::{
     engine::Engine,
+    gate::Delivery,
     queue::Queue,
     vault::{RewrapItem, UnwrapItem, Vault},
 };
-use crate::token::{
-    NewVersion,
-    pb::{self, token_worker_server::TokenWorker},
-    wire::{item_to_wire, parse_key_ref},
+use crate::{
+    batch::{merge, split},
+    token::{
+        NewVersion, SealedCall,
+        pb::{self, token_worker_server::TokenWorker},
+        wire::{item_to_wire, parse_key_ref},
+    },
 };
 
 /// Serves `strongroom.kms.worker.v1.TokenWorker`.
 #[derive(Debug)]
 pub(super) struct Service {
     queue: Queue,
+    delivery: Delivery,
 }
 
 impl Service {
-    pub(super) const fn new(queue: Queue) -> Self {
-        Self { queue }
+    pub(super) const fn new(queue: Queue, delivery: Delivery) -> Self {
+        Self { queue, delivery }
     }
 }
 
@@ -95,11 +106,34 @@ impl TokenWorker for Service {
             .into_iter()
             .map(parse_unwrap_item)
             .collect::<Result<Vec<_>, _>>()?;
+        let checks = items
+            .iter()
+            .map(|item| self.delivery.check_unsealed(&item.name))
+            .collect();
+        let (items, places) = split(items, checks);
         let call = move |engine: &mut Engine| engine.run(|vault| vault.unwrap(&items));
-        let results = self.queue.call(call).await?;
+        let results = merge(self.queue.call(call).await?, places)?;
         Ok(Response::new(pb::UnwrapResponse {
             results: results.into_iter().map(item_to_wire).collect(),
         }))
+    }
+
+    async fn unwrap_sealed(
+        &self,
+        request: Request<pb::UnwrapSealedRequest>,
+    ) -> Result<Response<pb::UnwrapSealedResponse>, Status> {
+        let call = SealedCall::try_from(request.into_inner())?;
+        let gate = self.delivery.gate()?;
+        let admitted = gate.admit(&call.request, &call.signature, SystemTime::now())?;
+        let left_out = call.left_out;
+        let job = move |engine: &mut Engine| engine.run(|vault| vault.unwrap_sealed(&admitted, &left_out));
+        let sealed = self.queue.call(job).await?;
+        let answer = SealedAnswer {
+            request: RequestDigest::of(&call.request),
+            transport_keys: sealed.transport_keys,
+            results: sealed.results,
+        };
+        Ok(Response::new(gate.sign(answer.encode()?)?.into()))
     }
 }
 

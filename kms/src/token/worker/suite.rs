@@ -37,6 +37,11 @@ pub(super) trait Suite: Sync {
         false
     }
 
+    /// Whether [`Self::rewrap`] leaves the DEK in the token, to whatever key of the token it wraps.
+    fn rewraps_inside(&self) -> bool {
+        false
+    }
+
     /// Whether an EDEK can have that many bytes.
     fn has_length(&self, wrapped_bytes: usize) -> bool;
 

@@ -23,6 +23,7 @@ use super::{
     object::SessionObject,
     remedy::{Refusal, Trouble, while_doing},
     suite::{OpenError, Spot, ZoneKey, suite},
+    transport::TransportKeys,
     trial::Abilities,
 };
 use crate::token::{NewVersion, TokenKeyVersion, TokenObjectId};
@@ -49,12 +50,13 @@ pub(super) type Items = Vec<Result<Zeroizing<Vec<u8>>, Failure>>;
 
 /// The session and its caches.
 pub(super) struct Vault {
-    session: Session,
+    pub(super) session: Session,
     abilities: Abilities,
     index: Index,
     derived: DerivedKeys,
     /// EDEKs of the worker's own making, by the object that wrapped them, for suites that count uses.
     references: HashMap<TokenObjectId, Reference>,
+    pub(super) transport: TransportKeys,
     searched: Instant,
 }
 
@@ -80,6 +82,7 @@ impl Vault {
             index,
             derived: DerivedKeys::default(),
             references: HashMap::new(),
+            transport: TransportKeys::default(),
             searched: Instant::now(),
         })
     }
@@ -222,7 +225,7 @@ impl Vault {
         self.opened(&spot, &from, proven, again).map(Zeroizing::new)
     }
 
-    fn unwrap_one(&mut self, item: &UnwrapItem, proven: &mut Proven) -> Result<Zeroizing<Vec<u8>>, Trouble> {
+    pub(super) fn unwrap_one(&mut self, item: &UnwrapItem, proven: &mut Proven) -> Result<Zeroizing<Vec<u8>>, Trouble> {
         let spot = self.spot(&item.name, item.version, &item.zone)?;
         let suite = suite(spot.suite);
         if !suite.has_length(item.wrapped.len()) {
@@ -236,7 +239,7 @@ impl Vault {
     /// Opens an EDEK. It is blamed only if it is refused again after the key has opened one of its own making: tokens
     /// answer a wrong EDEK with all sorts of codes, and a failing token does too. A batch asks each key for that proof
     /// once.
-    fn opened<T>(
+    pub(super) fn opened<T>(
         &mut self,
         spot: &Spot<'_>,
         key: &ZoneKey,
@@ -279,14 +282,19 @@ impl Vault {
         }
     }
 
-    fn zone_key(&mut self, spot: &Spot<'_>) -> Result<ZoneKey, Trouble> {
+    pub(super) fn zone_key(&mut self, spot: &Spot<'_>) -> Result<ZoneKey, Trouble> {
         suite(spot.suite)
             .zone_key(&self.session, &mut self.derived, spot)
             .map_err(while_doing("to derive a wrapping key"))
     }
 
     /// A version's object and suite, to be used for `zone`.
-    fn spot<'a>(&mut self, name: &'a KeyName, version: KeyVersion, zone: &'a ZoneId) -> Result<Spot<'a>, Trouble> {
+    pub(super) fn spot<'a>(
+        &mut self,
+        name: &'a KeyName,
+        version: KeyVersion,
+        zone: &'a ZoneId,
+    ) -> Result<Spot<'a>, Trouble> {
         let found = self.find(name, version)?;
         Ok(Spot {
             name,
@@ -341,7 +349,7 @@ impl Vault {
 
 /// Keys, by object and zone, that a batch has seen to open an EDEK of their own making.
 #[derive(Default)]
-struct Proven(HashSet<(TokenObjectId, ZoneId)>);
+pub(super) struct Proven(HashSet<(TokenObjectId, ZoneId)>);
 
 /// What an operation on EDEKs means that did not succeed, the EDEK not being to blame. A wrong answer costs the worker:
 /// what the module or the session has come to is not known.
@@ -360,7 +368,7 @@ fn faulty(doing: &'static str) -> impl Fn(OpenError) -> Trouble {
 }
 
 /// Splits one item's failure from what stops the whole call.
-fn settle<T>(outcome: Result<T, Trouble>) -> Result<Result<T, Failure>, Trouble> {
+pub(super) fn settle<T>(outcome: Result<T, Trouble>) -> Result<Result<T, Failure>, Trouble> {
     match outcome {
         Ok(value) => Ok(Ok(value)),
         Err(Trouble::Failed(failure)) => Ok(Err(failure)),
@@ -378,7 +386,7 @@ fn exists(label: &KeyLabel) -> Failure {
     )
 }
 
-fn edek_invalid(spot: &Spot<'_>) -> Failure {
+pub(super) fn edek_invalid(spot: &Spot<'_>) -> Failure {
     let Spot {
         name, version, zone, ..
     } = spot;

@@ -3,8 +3,8 @@ use bytes::Bytes;
 use strongroom_proto::{
     Failure, Reason,
     kms::v1::{
-        ItemFailure, UnwrapRequest, UnwrapResponse, UnwrapResult, unwrap_result::Result as Outcome,
-        unwrap_server::Unwrap,
+        ItemFailure, UnwrapRequest, UnwrapResponse, UnwrapResult, UnwrapSealedRequest, UnwrapSealedResponse,
+        unwrap_result::Result as Outcome, unwrap_server::Unwrap,
     },
 };
 use tonic::{Request, Response, Status};
@@ -49,5 +49,9 @@ impl Unwrap for Kms {
         Ok(Response::new(UnwrapResponse {
             results: results.collect(),
         }))
+    }
+
+    async fn unwrap_sealed(&self, _: Request<UnwrapSealedRequest>) -> Result<Response<UnwrapSealedResponse>, Status> {
+        Err(Failure::new(Reason::TokenRefused, "the stand-in seals nothing").into())
     }
 }
