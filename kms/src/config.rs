@@ -10,7 +10,7 @@ use strongroom_kv::StoreConfig;
 use strongroom_proto::transport::TlsFiles;
 
 use crate::{
-    MetricsConfig, TracesConfig,
+    BearerConfig, MetricsConfig, TracesConfig,
     policy::PolicyFiles,
     token::{SealedConfig, TokenConfig},
 };
@@ -30,6 +30,9 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Certificate, key and CA.
     pub tls: TlsFiles,
+    /// A port for callers with bearer tokens; there is none if absent.
+    #[serde(default)]
+    pub bearer: Option<BearerConfig>,
     /// The token.
     pub token: TokenConfig,
     /// Where the states of keys are kept.
@@ -106,6 +109,7 @@ impl Config {
             groups: self.groups.map(|groups| base.join(groups)),
             data_dir: base.join(self.data_dir),
             store: self.store.relative_to(base),
+            bearer: self.bearer.map(|bearer| bearer.relative_to(base)),
             metrics: self.metrics,
             traces: self.traces.map(|traces| traces.relative_to(base)),
             tls,

@@ -7,6 +7,7 @@
 mod api;
 pub mod audit;
 mod batch;
+mod bearer;
 mod config;
 pub mod hsm;
 mod keys;
@@ -16,6 +17,7 @@ pub mod policy;
 mod service;
 pub mod token;
 
+pub use bearer::{BearerConfig, BearerError};
 pub use config::{Config, ConfigError};
 pub use keys::KeysError;
 pub use ops::{MetricsConfig, TracesConfig};

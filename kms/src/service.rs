@@ -3,6 +3,7 @@
 use std::{
     fs::DirBuilder,
     io,
+    net::SocketAddr,
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
@@ -22,6 +23,7 @@ use crate::{
     Config, MetricsConfig,
     api::{self, Desk},
     audit::{AuditError, AuditLog},
+    bearer::{Bearer, BearerError, authenticated},
     hsm::Hsm,
     keys::{Keys, KeysError},
     ops::{Metrics, Vitals, observed, page},
@@ -49,6 +51,9 @@ pub enum RunError {
     /// The policy file cannot be used.
     #[error("cannot use the policy")]
     Policy(#[from] PolicyError),
+    /// Bearer tokens cannot be checked.
+    #[error("cannot accept bearer tokens")]
+    Bearer(#[from] BearerError),
     /// The data directory cannot be made.
     #[error("cannot make the data directory {}", path.display())]
     DataDir {
@@ -120,6 +125,7 @@ pub async fn serve<H: Hsm>(
 struct Parts {
     tls: TlsIdentity,
     policy: Arc<Policy>,
+    bearer: Option<(SocketAddr, Arc<Bearer>)>,
     data_dir: PathBuf,
     store: StoreConfig,
     monitoring: Option<MetricsConfig>,
@@ -135,6 +141,10 @@ impl Parts {
             });
         }
         let policy = Arc::new(Policy::load(config.policy_files())?);
+        let bearer = match &config.bearer {
+            Some(bearer) => Some((bearer.listen, Arc::new(Bearer::open(bearer)?))),
+            None => None,
+        };
         let data_dir = config.data_dir.clone();
         DirBuilder::new()
             .recursive(true)
@@ -147,6 +157,7 @@ impl Parts {
         Ok(Self {
             tls,
             policy,
+            bearer,
             data_dir,
             store: config.store.clone(),
             monitoring: config.metrics.clone(),
@@ -185,7 +196,9 @@ impl Parts {
             tell_manager(&[NotifyState::Stopping]);
         };
         let monitoring = Monitoring::open(self.monitoring, vitals).await?;
-        let routes = observed(api::routes(&desk)?, &metrics);
+        let routes = api::routes(&desk)?;
+        let bearer = BearerPort::open(self.bearer, &routes, &metrics).await?;
+        let routes = observed(routes, &metrics);
         let address = listener.local_addr().map_err(RunError::Address)?;
         let follower = tokio::spawn({
             let desk = Arc::clone(&desk);
@@ -196,7 +209,13 @@ impl Parts {
         tell_manager(&[NotifyState::Ready]);
         let (ended, end) = oneshot::channel::<()>();
         let calls = async {
-            let outcome = transport::serve(listener, &self.tls, routes, stop).await;
+            let (stopped, stopping) = oneshot::channel::<()>();
+            let stop = async {
+                stop.await;
+                drop(stopped);
+            };
+            let calls = transport::serve(listener, &self.tls, routes, stop);
+            let (outcome, ()) = tokio::join!(Box::pin(calls), Box::pin(bearer.serve(&self.tls, stopping)));
             drop(ended);
             outcome
         };
@@ -214,6 +233,38 @@ impl Parts {
             tracing::warn!("calls were still under way when the service stopped");
         }
         Ok(outcome?)
+    }
+}
+
+/// The port for callers with bearer tokens, if there is one.
+struct BearerPort(Option<(TcpListener, Routes, Arc<Bearer>)>);
+
+impl BearerPort {
+    async fn open(
+        bearer: Option<(SocketAddr, Arc<Bearer>)>,
+        routes: &Routes,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, RunError> {
+        let Some((address, bearer)) = bearer else {
+            return Ok(Self(None));
+        };
+        let listener = transport::bind(address).await?;
+        tracing::info!(%address, "serving callers with bearer tokens");
+        let routes = observed(authenticated(routes.clone(), &bearer), metrics);
+        Ok(Self(Some((listener, routes, bearer))))
+    }
+
+    /// Serves until `stop`. Without this port the key service goes on.
+    async fn serve(self, tls: &TlsIdentity, stop: oneshot::Receiver<()>) {
+        let Some((listener, routes, bearer)) = self.0 else {
+            return;
+        };
+        let follower = tokio::spawn(bearer.follow());
+        let stop = async { _ = stop.await };
+        if let Err(error) = transport::serve_without_certificates(listener, tls, routes, stop).await {
+            tracing::error!(%error, "callers with bearer tokens are not served any more");
+        }
+        follower.abort();
     }
 }
 

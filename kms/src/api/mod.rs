@@ -163,8 +163,11 @@ async fn to_its_end<H: Hsm, T: Send + 'static>(
     })
 }
 
-/// Who sent a request.
+/// Who sent a request: whom a bearer token named, which only the port for tokens looks at, or the certificate's holder.
 fn caller<T>(request: &Request<T>) -> Result<Caller, Failure> {
+    if let Some(caller) = request.extensions().get::<Caller>() {
+        return Ok(caller.clone());
+    }
     let (identity, address) = transport::peer(request)?;
     Ok(Caller::certified(identity, address))
 }

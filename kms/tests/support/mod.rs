@@ -55,6 +55,7 @@ impl Site {
             listen: ([127, 0, 0, 1], 0).into(),
             policy: path,
             groups: None,
+            bearer: None,
             data_dir: pki.path("data"),
             tls: pki.issue("kms", "service/kms"),
             token: TokenConfig {

@@ -18,7 +18,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
 use super::{
-    TlsError, TlsIdentity,
+    BearerIdentity, TlsError, TlsIdentity,
     identity::{Role, of_certificate},
 };
 use crate::{
@@ -31,6 +31,12 @@ use crate::{
 pub struct Remote {
     host: String,
     port: u16,
+}
+
+impl Remote {
+    pub(super) fn host_and_port(&self) -> (&str, u16) {
+        (&self.host, self.port)
+    }
 }
 
 impl FromStr for Remote {
@@ -81,6 +87,17 @@ pub fn connect(remote: &Remote, tls: &TlsIdentity, expected: Role) -> Channel {
     endpoint(remote).connect_with_connector_lazy(service_fn(move |_: Uri| {
         let connector = TlsConnector::from(Arc::clone(&current.material().client));
         let to = Arc::clone(&to);
+        async move { dial(&connector, &to, expected).await.map(TokioIo::new) }
+    }))
+}
+
+/// As [`connect`], for a caller with a bearer token, which [`super::Authorization`] puts into the calls.
+#[must_use]
+pub fn connect_bearer(remote: &Remote, bearer: &BearerIdentity, expected: Role) -> Channel {
+    let connector = TlsConnector::from(bearer.client_config());
+    let to = Arc::new(remote.clone());
+    endpoint(remote).connect_with_connector_lazy(service_fn(move |_: Uri| {
+        let (connector, to) = (connector.clone(), Arc::clone(&to));
         async move { dial(&connector, &to, expected).await.map(TokioIo::new) }
     }))
 }

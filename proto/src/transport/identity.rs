@@ -175,7 +175,8 @@ pub(super) fn of_certificate(der: &[u8]) -> Result<PeerIdentity, ParseError> {
 /// What the TLS listener knows of a connection; tonic hands it to every request.
 #[derive(Debug, Clone)]
 pub(super) struct ConnectionInfo {
-    pub(super) identity: PeerIdentity,
+    /// None on a port where certificates are not asked for.
+    pub(super) identity: Option<PeerIdentity>,
     pub(super) address: std::net::SocketAddr,
 }
 
@@ -184,11 +185,15 @@ pub(super) struct ConnectionInfo {
 /// # Errors
 /// [`Reason::Unauthenticated`] if the request did not come through [`super::serve`].
 pub fn peer<T>(request: &Request<T>) -> Result<(PeerIdentity, std::net::SocketAddr), Failure> {
-    request
-        .extensions()
-        .get::<ConnectionInfo>()
-        .map(|info| (info.identity.clone(), info.address))
+    let info = request.extensions().get::<ConnectionInfo>();
+    info.and_then(|info| Some((info.identity.clone()?, info.address)))
         .ok_or_else(|| Failure::new(Reason::Unauthenticated, "the connection has no verified peer"))
+}
+
+/// Where a request comes from, whoever sent it; none if it did not come through one of our listeners.
+#[must_use]
+pub fn address(extensions: &http::Extensions) -> Option<std::net::SocketAddr> {
+    extensions.get::<ConnectionInfo>().map(|info| info.address)
 }
 
 #[cfg(test)]

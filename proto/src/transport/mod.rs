@@ -1,10 +1,13 @@
 //! Mutual TLS 1.3, peer identity and deadlines for every service and client.
 //!
-//! There is no plaintext mode. Who a peer is comes from one URI in its certificate ([`PeerIdentity`]); a
+//! There is no plaintext mode. One listener asks its clients for no certificate ([`serve_without_certificates`]), for
+//! callers with bearer tokens; it knows nobody until somebody else has checked the token. Who a peer is comes from one URI in its certificate ([`PeerIdentity`]); a
 //! client names the role that it expects to reach, so that one service's certificate cannot stand in for
 //! another's.
 
+mod bearer;
 mod client;
+mod https;
 mod identity;
 mod renewal;
 mod retry;
@@ -12,9 +15,11 @@ mod server;
 mod signing;
 mod tls;
 
-pub use client::{Remote, connect, connect_outside};
-pub use identity::{PeerIdentity, Role, UserName, peer};
+pub use bearer::{Authorization, BearerFiles, BearerIdentity};
+pub use client::{Remote, connect, connect_bearer, connect_outside};
+pub use https::{HttpsClient, HttpsUrl};
+pub use identity::{PeerIdentity, Role, UserName, address, peer};
 pub use retry::{PATIENCE, Pauses, Repeat, once, retry, retry_for};
-pub use server::{ServeError, bind, serve};
+pub use server::{ServeError, bind, serve, serve_without_certificates};
 pub use signing::{CertificateSignature, Trust};
 pub use tls::{TlsError, TlsFiles, TlsIdentity};

@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{service::Routes, transport::Server, transport::server::Connected};
 
 use super::{
-    TlsIdentity,
+    PeerIdentity, TlsIdentity,
     identity::{ConnectionInfo, of_certificate},
     renewal::Current,
 };
@@ -71,8 +71,39 @@ pub async fn serve(
     routes: Routes,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
+    serve_to(Clients::Certified, listener, tls, routes, stop).await
+}
+
+/// As [`serve`], over TLS 1.2 or 1.3 that proves the server alone. No request has a [`super::peer`]: `routes` have to
+/// find out themselves who sent it.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_without_certificates(
+    listener: TcpListener,
+    tls: &TlsIdentity,
+    routes: Routes,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    serve_to(Clients::Uncertified, listener, tls, routes, stop).await
+}
+
+/// Whether a listener's clients prove themselves in the handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Clients {
+    Certified,
+    Uncertified,
+}
+
+async fn serve_to(
+    clients: Clients,
+    listener: TcpListener,
+    tls: &TlsIdentity,
+    routes: Routes,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
     let (connections, incoming) = mpsc::channel(1);
-    let acceptor = tokio::spawn(accept(listener, tls.current().clone(), connections));
+    let acceptor = tokio::spawn(accept(clients, listener, tls.current().clone(), connections));
     let (stopped, mut draining) = tokio::sync::oneshot::channel::<()>();
     let server = Server::builder()
         .timeout(CALL_TIMEOUT)
@@ -96,7 +127,12 @@ pub async fn serve(
 }
 
 /// Accepts connections and does their handshakes side by side, so that a slow peer holds up nobody.
-async fn accept(listener: TcpListener, tls: Current, connections: mpsc::Sender<io::Result<Connection>>) {
+async fn accept(
+    clients: Clients,
+    listener: TcpListener,
+    tls: Current,
+    connections: mpsc::Sender<io::Result<Connection>>,
+) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     loop {
         let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
@@ -111,10 +147,14 @@ async fn accept(listener: TcpListener, tls: Current, connections: mpsc::Sender<i
                 continue;
             }
         };
-        let tls = TlsAcceptor::from(Arc::clone(&tls.material().server));
+        let material = tls.material();
+        let tls = TlsAcceptor::from(match clients {
+            Clients::Certified => Arc::clone(&material.server),
+            Clients::Uncertified => Arc::clone(&material.open_server),
+        });
         let connections = connections.clone();
         tokio::spawn(async move {
-            match timeout(CONNECT_TIMEOUT, handshake(&tls, stream, address)).await {
+            match timeout(CONNECT_TIMEOUT, handshake(clients, &tls, stream, address)).await {
                 Ok(Ok(connection)) => _ = connections.send(Ok(connection)).await,
                 Ok(Err(error)) => tracing::warn!(%address, %error, "connection refused"),
                 Err(_) => tracing::warn!(%address, "connection refused: the TLS handshake took over 5 s"),
@@ -124,7 +164,12 @@ async fn accept(listener: TcpListener, tls: Current, connections: mpsc::Sender<i
     }
 }
 
-async fn handshake(tls: &TlsAcceptor, stream: TcpStream, address: SocketAddr) -> io::Result<Connection> {
+async fn handshake(
+    clients: Clients,
+    tls: &TlsAcceptor,
+    stream: TcpStream,
+    address: SocketAddr,
+) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
     let stream = match tls.accept(stream).into_fallible().await {
         Ok(stream) => stream,
@@ -133,17 +178,23 @@ async fn handshake(tls: &TlsAcceptor, stream: TcpStream, address: SocketAddr) ->
             return Err(error);
         }
     };
-    let certificate = stream
-        .get_ref()
-        .1
-        .peer_certificates()
-        .and_then(<[_]>::first)
-        .ok_or_else(|| io::Error::other("the client sent no certificate"))?;
-    let identity = of_certificate(certificate).map_err(io::Error::other)?;
+    let identity = match clients {
+        Clients::Certified => Some(certified(&stream)?),
+        Clients::Uncertified => None,
+    };
     Ok(Connection {
         stream,
         info: ConnectionInfo { identity, address },
     })
+}
+
+/// Who the peer's certificate says that it is.
+fn certified(stream: &TlsStream<TcpStream>) -> io::Result<PeerIdentity> {
+    let certificates = stream.get_ref().1.peer_certificates();
+    let certificate = certificates
+        .and_then(<[_]>::first)
+        .ok_or_else(|| io::Error::other("the client sent no certificate"))?;
+    of_certificate(certificate).map_err(io::Error::other)
 }
 
 /// Closes a connection that was refused, so that the peer reads the alert that says why: closing while bytes of the

@@ -73,6 +73,12 @@ pub enum TlsError {
         /// Its permission bits.
         mode: u32,
     },
+    /// A token file holds no token.
+    #[error("{} holds no bearer token; put the token there, alone", path.display())]
+    NoToken {
+        /// The file.
+        path: PathBuf,
+    },
     /// The own certificate's dates do not cover now.
     #[error("the certificate {} is {what} ({date}); replace it or check this machine's clock", path.display())]
     OutOfDate {
@@ -125,6 +131,8 @@ pub(super) struct Material {
     pub(super) certified: CertifiedKey,
     pub(super) roots: Arc<RootCertStore>,
     pub(super) server: Arc<ServerConfig>,
+    /// For clients without certificates.
+    pub(super) open_server: Arc<ServerConfig>,
     pub(super) client: Arc<ClientConfig>,
 }
 
@@ -198,6 +206,7 @@ impl Material {
             certified: CertifiedKey::from_der(chain.clone(), private_key(&files.key)?, &provider())?,
             roots: Arc::clone(&roots),
             server: Arc::new(server_config(&roots, &chain, private_key(&files.key)?)?),
+            open_server: Arc::new(open_server_config(&chain, private_key(&files.key)?)?),
             client: Arc::new(client_config(&roots, &chain, private_key(&files.key)?)?),
         };
         Ok((identity, material))
@@ -231,6 +240,19 @@ fn server_config(
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
+        .with_single_cert(chain.to_vec(), key)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+/// TLS 1.2 or 1.3 that proves the server alone: clients of other makes prove themselves in their own ways.
+fn open_server_config(
+    chain: &[CertificateDer<'static>],
+    key: PrivateKeyDer<'static>,
+) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(rustls::DEFAULT_VERSIONS)?
+        .with_no_client_auth()
         .with_single_cert(chain.to_vec(), key)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
