@@ -277,7 +277,11 @@ fn identity_exit(error: &TlsError) -> Exit {
         | TlsError::OutOfDate { .. }
         | TlsError::WrongRole { .. }
         | TlsError::AnotherIdentity { .. } => Exit::Refused,
-        TlsError::Pem { .. } | TlsError::Identity(_) | TlsError::Rustls(_) | TlsError::Verifier(_) => Exit::Usage,
+        TlsError::Pem { .. }
+        | TlsError::NoToken { .. }
+        | TlsError::Identity(_)
+        | TlsError::Rustls(_)
+        | TlsError::Verifier(_) => Exit::Usage,
     }
 }
 
