@@ -35,6 +35,9 @@ pub(crate) struct Global {
     /// The identity to use, one of those in the profile
     #[arg(long = "as", global = true, value_name = "NAME")]
     pub(crate) identity: Option<String>,
+    /// Have file keys delivered sealed to this process, also where their EZ key does not demand it
+    #[arg(long, global = true)]
+    pub(crate) sealed: bool,
     /// Print JSON: one document, or one line for each entry of a list
     #[arg(long, global = true)]
     pub(crate) json: bool,

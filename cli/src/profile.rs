@@ -22,6 +22,9 @@ pub(crate) struct Profile {
     pub(crate) kms: Remote,
     /// The metadata service.
     pub(crate) metadata: Remote,
+    /// Whether DEKs are asked for by sealed delivery also where keys do not demand it.
+    #[serde(default)]
+    pub(crate) sealed: bool,
     /// Which identity each group of commands uses unless `--as` says otherwise.
     pub(crate) defaults: Defaults,
     /// Certificates by the name that `--as` takes.

@@ -22,8 +22,10 @@ impl Session {
     /// Reads the profile.
     pub(super) fn open(global: Global) -> Result<Self, Error> {
         let path = chosen_path(global.profile.as_deref())?;
+        let mut profile = Profile::load(&path)?;
+        profile.sealed |= global.sealed;
         Ok(Self {
-            profile: Profile::load(&path)?,
+            profile,
             identity: global.identity,
         })
     }
@@ -46,7 +48,11 @@ impl Session {
 
     fn filesystem(&self, default: &str) -> Result<ZoneFs, Error> {
         let tls = Arc::new(self.tls(default)?);
-        Ok(ZoneFs::connect(&self.profile.kms, &self.profile.metadata, tls))
+        let fs = ZoneFs::connect(&self.profile.kms, &self.profile.metadata, tls);
+        if self.profile.sealed {
+            fs.seal_always();
+        }
+        Ok(fs)
     }
 
     fn tls(&self, default: &str) -> Result<TlsIdentity, Error> {

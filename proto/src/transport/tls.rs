@@ -119,7 +119,8 @@ pub enum TlsError {
 }
 
 /// A process' own certificate and key and the CA it trusts, loaded and checked. While the process serves it takes up what
-/// the files are replaced with.
+/// the files are replaced with; clones do so together.
+#[derive(Clone)]
 pub struct TlsIdentity {
     identity: PeerIdentity,
     files: TlsFiles,

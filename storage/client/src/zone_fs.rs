@@ -57,6 +57,11 @@ impl ZoneFs {
         }
     }
 
+    /// From now on asks the key service for every DEK by sealed delivery, also for keys that do not demand it.
+    pub fn seal_always(&self) {
+        self.shared.kms.seal_always();
+    }
+
     /// Makes a directory; with `parents` also those above it, and none if it exists.
     ///
     /// # Errors

@@ -4,17 +4,16 @@
 use std::sync::Arc;
 
 use strongroom_proto::{
-    Failure, Reason,
-    kms::v1::{
-        Edek, UnwrapRequest, UnwrapResult, unwrap_client::UnwrapClient as Grpc, unwrap_result::Result as Outcome,
-    },
+    Edek, Failure, Reason,
+    kms::v1::{UnwrapRequest, UnwrapResult, unwrap_client::UnwrapClient as Grpc, unwrap_result::Result as Outcome},
     limits::EDEKS_PER_CALL_MAX,
+    sealed::SEALED_EDEKS_MAX,
     transport::{Repeat, retry},
 };
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tonic::transport::Channel;
 
-use crate::Dek;
+use crate::{Dek, sealed::Sealer};
 
 /// Callers that may wait for a call.
 pub(crate) const QUEUE_MAX: usize = 4096;
@@ -29,7 +28,7 @@ pub(crate) struct Job {
 }
 
 /// Serves the queue until the last client is gone.
-pub(crate) async fn run(grpc: Grpc<Channel>, mut jobs: mpsc::Receiver<Job>) {
+pub(crate) async fn run(grpc: Grpc<Channel>, sealer: Arc<Sealer>, mut jobs: mpsc::Receiver<Job>) {
     let calls = Arc::new(Semaphore::new(CALLS_MAX));
     while let Some(first) = jobs.recv().await {
         let Ok(permit) = Arc::clone(&calls).acquire_owned().await else {
@@ -46,34 +45,71 @@ pub(crate) async fn run(grpc: Grpc<Channel>, mut jobs: mpsc::Receiver<Job>) {
         if batch.is_empty() {
             continue;
         }
-        let grpc = grpc.clone();
+        let (grpc, sealer) = (grpc.clone(), Arc::clone(&sealer));
         tokio::spawn(async move {
-            call(grpc, batch).await;
+            serve(&grpc, &sealer, batch).await;
             drop(permit);
         });
     }
 }
 
-async fn call(grpc: Grpc<Channel>, batch: Vec<Job>) {
-    let (edeks, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|job| (job.edek, job.answer)).unzip();
+/// Asks for each EDEK in the way that is known to do, and once more, sealed, where that turns out to be demanded.
+async fn serve(grpc: &Grpc<Channel>, sealer: &Sealer, batch: Vec<Job>) {
+    let (mut sealed, open): (Vec<_>, Vec<_>) = batch.into_iter().partition(|job| sealer.seals(&job.edek.key));
+    if !open.is_empty() {
+        sealed.extend(call(grpc, sealer, open).await);
+    }
+    while !sealed.is_empty() {
+        let rest = sealed.split_off(sealed.len().min(SEALED_EDEKS_MAX));
+        call_sealed(grpc, sealer, sealed).await;
+        sealed = rest;
+    }
+}
+
+/// Answers the jobs that are to be sealed.
+async fn call(grpc: &Grpc<Channel>, sealer: &Sealer, batch: Vec<Job>) -> Vec<Job> {
+    let edeks: Vec<_> = batch.iter().map(|job| job.edek.clone().into()).collect();
     let request = UnwrapRequest { edeks };
     let outcome = retry(Repeat::Harmless, || {
         let (mut grpc, request) = (grpc.clone(), request.clone());
         async move { grpc.unwrap(request).await }
     })
     .await;
-    match outcome.and_then(|answer| same_count(answer.results, answers.len())) {
-        Ok(results) => {
-            for (result, answer) in results.into_iter().zip(answers) {
-                // A caller that has gone away needs no answer; its DEK is cleared as it is dropped.
-                _ = answer.send(dek(result));
+    let outcome = outcome.and_then(|answer| same_count(answer.results, batch.len()));
+    let results = outcome.map(|results| results.into_iter().map(dek).collect());
+    let mut sealed = Vec::new();
+    for (job, result) in settled(batch, results) {
+        match result {
+            Err(failure) if failure.reason == Reason::SealedRequired => {
+                sealer.require(&job.edek.key);
+                sealed.push(job);
             }
+            result => job.answer(result),
         }
-        Err(failure) => {
-            for answer in answers {
-                _ = answer.send(Err(failure.clone()));
-            }
-        }
+    }
+    sealed
+}
+
+async fn call_sealed(grpc: &Grpc<Channel>, sealer: &Sealer, batch: Vec<Job>) {
+    let edeks: Vec<_> = batch.iter().map(|job| job.edek.clone()).collect();
+    let results = sealer.unwrap(grpc, &edeks).await;
+    for (job, result) in settled(batch, results) {
+        job.answer(result);
+    }
+}
+
+/// Each job with its own result, or with the failure of all.
+fn settled(batch: Vec<Job>, results: Result<Vec<Result<Dek, Failure>>, Failure>) -> Vec<(Job, Result<Dek, Failure>)> {
+    match results {
+        Ok(results) => batch.into_iter().zip(results).collect(),
+        Err(failure) => batch.into_iter().map(|job| (job, Err(failure.clone()))).collect(),
+    }
+}
+
+impl Job {
+    fn answer(self, result: Result<Dek, Failure>) {
+        // A caller that has gone away needs no answer; its DEK is cleared as it is dropped.
+        _ = self.answer.send(result);
     }
 }
 

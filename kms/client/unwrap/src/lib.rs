@@ -2,8 +2,12 @@
 
 mod batcher;
 mod dek;
+mod recipient;
+mod sealed;
 
 pub use dek::Dek;
+
+use std::sync::Arc;
 
 use strongroom_proto::{
     Edek, Failure, Reason,
@@ -14,12 +18,16 @@ use strongroom_proto::{
 use tokio::sync::{mpsc, oneshot};
 
 use batcher::{Job, QUEUE_MAX};
+use sealed::Sealer;
 
 /// A connection to the key service's `Unwrap`. Clones share it, and with it the batches that concurrent callers
 /// are gathered into. Failures that pass by themselves are retried for at most 20 s.
+///
+/// Where the key service demands sealed delivery the client does it by itself, and remembers it for the key.
 #[derive(Debug, Clone)]
 pub struct UnwrapClient {
     queue: mpsc::Sender<Job>,
+    sealer: Arc<Sealer>,
 }
 
 impl UnwrapClient {
@@ -30,8 +38,15 @@ impl UnwrapClient {
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let (queue, jobs) = mpsc::channel(QUEUE_MAX);
-        tokio::spawn(batcher::run(grpc, jobs));
-        Self { queue }
+        let sealer = Arc::new(Sealer::new(tls.clone()));
+        tokio::spawn(batcher::run(grpc, Arc::clone(&sealer), jobs));
+        Self { queue, sealer }
+    }
+
+    /// From now on asks for every DEK by sealed delivery, also where it is not demanded: then no DEK passes through the key
+    /// service. Clones do so too. The first call takes some tenths of a second longer, for a key of this process.
+    pub fn seal_always(&self) {
+        self.sealer.seal_always();
     }
 
     /// The DEK of one EDEK. Waits for room if 4096 others wait.
@@ -41,7 +56,7 @@ impl UnwrapClient {
     pub async fn unwrap(&self, edek: &Edek) -> Result<Dek, Failure> {
         let (answer, answered) = oneshot::channel();
         let job = Job {
-            edek: edek.clone().into(),
+            edek: edek.clone(),
             answer,
         };
         let gone = || Failure::new(Reason::Unavailable, "the unwrap client's runtime has stopped");
