@@ -38,6 +38,9 @@ pub struct Config {
     /// Where the states of keys are kept.
     #[serde(default)]
     pub store: StoreConfig,
+    /// How several instances over one store keep up with each other.
+    #[serde(default)]
+    pub instances: InstancesConfig,
     /// Where monitoring looks; nowhere if absent.
     #[serde(default)]
     pub metrics: Option<MetricsConfig>,
@@ -47,6 +50,20 @@ pub struct Config {
     /// Sealed delivery; without it there is none.
     #[serde(default)]
     pub sealed: Option<SealedConfig>,
+}
+
+/// How several instances over one store keep up with each other: a table `[instances]`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InstancesConfig {
+    /// Milliseconds between two looks at the store. What another instance changed is known here that much later.
+    pub poll_ms: u16,
+}
+
+impl Default for InstancesConfig {
+    fn default() -> Self {
+        Self { poll_ms: 250 }
+    }
 }
 
 /// Why a configuration is not used.
@@ -110,6 +127,7 @@ impl Config {
             data_dir: base.join(self.data_dir),
             store: self.store.relative_to(base),
             bearer: self.bearer.map(|bearer| bearer.relative_to(base)),
+            instances: self.instances,
             metrics: self.metrics,
             traces: self.traces.map(|traces| traces.relative_to(base)),
             tls,

@@ -18,7 +18,7 @@ mod service;
 pub mod token;
 
 pub use bearer::{BearerConfig, BearerError};
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, InstancesConfig};
 pub use keys::KeysError;
 pub use ops::{MetricsConfig, TracesConfig};
 pub use service::{RunError, run, serve};

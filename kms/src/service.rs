@@ -1,11 +1,11 @@
 //! The assembly point: configuration in, a running key service out.
 
 use std::{
-    fs::DirBuilder,
+    fs::{DirBuilder, File, TryLockError},
     io,
     net::SocketAddr,
     os::unix::fs::DirBuilderExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
@@ -16,16 +16,17 @@ use strongroom_proto::transport::{self, Role, ServeError, TlsError, TlsIdentity}
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, oneshot},
+    task::JoinSet,
 };
 use tonic::service::Routes;
 
 use crate::{
-    Config, MetricsConfig,
+    Config, InstancesConfig, MetricsConfig,
     api::{self, Desk},
     audit::{AuditError, AuditLog},
     bearer::{Bearer, BearerError, authenticated},
     hsm::Hsm,
-    keys::{Keys, KeysError},
+    keys::{Keys, KeysError, StorePlace},
     ops::{Metrics, Vitals, observed, page},
     policy::{Policy, PolicyError},
     token::{Token, TokenStartError},
@@ -62,6 +63,12 @@ pub enum RunError {
         /// Why not.
         #[source]
         source: io::Error,
+    },
+    /// Another process works in the data directory.
+    #[error("the data directory {} is in use by another key service; give each instance its own", path.display())]
+    DataDirInUse {
+        /// The directory.
+        path: PathBuf,
     },
     /// The store cannot be used.
     #[error("cannot read the keys")]
@@ -128,6 +135,7 @@ struct Parts {
     bearer: Option<(SocketAddr, Arc<Bearer>)>,
     data_dir: PathBuf,
     store: StoreConfig,
+    instances: InstancesConfig,
     monitoring: Option<MetricsConfig>,
 }
 
@@ -160,6 +168,7 @@ impl Parts {
             bearer,
             data_dir,
             store: config.store.clone(),
+            instances: config.instances.clone(),
             monitoring: config.metrics.clone(),
         })
     }
@@ -170,8 +179,16 @@ impl Parts {
         listener: TcpListener,
         stop: impl Future<Output = ()> + Send,
     ) -> Result<(), RunError> {
-        // The store first: its lock keeps a second process away from the audit log too.
-        let keys = Keys::open(&self.store, &self.data_dir.join("keys.redb"), Arc::clone(&hsm)).await?;
+        // The embedded store first: its lock names the process that has it.
+        let address = listener.local_addr().map_err(RunError::Address)?;
+        let place = StorePlace {
+            store: &self.store,
+            file: self.data_dir.join("keys.redb"),
+            instances: &self.instances,
+            instance: format!("{address} (process {})", std::process::id()),
+        };
+        let keys = Keys::open(&place, Arc::clone(&hsm)).await?;
+        let _own = lock(&self.data_dir)?;
         let (audit, writer) = AuditLog::open(&self.data_dir.join("audit.log"))?;
         let metrics = Arc::new(Metrics::new());
         let token = hsm.subscribe();
@@ -199,10 +216,15 @@ impl Parts {
         let routes = api::routes(&desk)?;
         let bearer = BearerPort::open(self.bearer, &routes, &metrics).await?;
         let routes = observed(routes, &metrics);
-        let address = listener.local_addr().map_err(RunError::Address)?;
         let follower = tokio::spawn({
             let desk = Arc::clone(&desk);
             async move { desk.keys.follow_token().await }
+        });
+        // Ends with this future, however that ends: a service that does not answer must not keep a lease.
+        let mut others = JoinSet::new();
+        others.spawn({
+            let desk = Arc::clone(&desk);
+            async move { desk.keys.follow_store().await }
         });
         let policies = tokio::spawn(Arc::clone(&desk.policy).follow(desk.audit.clone()));
         tracing::info!(%address, "serving");
@@ -223,6 +245,8 @@ impl Parts {
         let (outcome, ()) = tokio::join!(calls, monitoring.serve(&self.tls, end));
         follower.abort();
         _ = follower.await;
+        others.shutdown().await;
+        desk.keys.leave().await;
         policies.abort();
         _ = policies.await;
         drop(desk);
@@ -233,6 +257,23 @@ impl Parts {
             tracing::warn!("calls were still under way when the service stopped");
         }
         Ok(outcome?)
+    }
+}
+
+/// Keeps the data directory for this process, as long as the file is open.
+fn lock(data_dir: &Path) -> Result<File, RunError> {
+    let path = data_dir.join("instance.lock");
+    let failed = |source| RunError::DataDir {
+        path: path.clone(),
+        source,
+    };
+    let file = File::create(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(RunError::DataDirInUse {
+            path: data_dir.to_owned(),
+        }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
     }
 }
 

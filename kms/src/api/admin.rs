@@ -118,8 +118,12 @@ impl<H: Hsm> Desk<H> {
         Ok(entry)
     }
 
-    /// Records how a change ended.
+    /// Records how a change ended, once every instance works with it.
     async fn changed(&self, entry: Entry, outcome: Result<Key, Failure>) -> Result<Key, Failure> {
+        let outcome = match outcome {
+            Ok(key) => self.keys.seen_everywhere().await.map(|()| key),
+            Err(failure) => Err(failure),
+        };
         let version = outcome.as_ref().ok().and_then(|key| key.current_version);
         let entry = entry.version(version.map(strongroom_proto::KeyVersion));
         self.recorded(entry, outcome).await

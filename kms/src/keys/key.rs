@@ -16,6 +16,8 @@ pub(crate) struct Key {
     /// until an administrator says which version counts.
     pub(crate) unconfirmed: bool,
     pub(crate) versions: BTreeMap<KeyVersion, Version>,
+    /// The store's revision at its last change, 0 if it was never stored.
+    pub(crate) revision: u64,
 }
 
 /// One version of an EZ key.
@@ -51,6 +53,22 @@ impl Key {
             created_ms,
             unconfirmed: false,
             versions: BTreeMap::new(),
+            revision: 0,
+        }
+    }
+
+    /// Whether a version was not compared with the token.
+    pub(crate) fn has_unchecked(&self) -> bool {
+        let mut versions = self.versions.values();
+        versions.any(|version| version.presence == Presence::Unchecked)
+    }
+
+    /// Takes over what `known`, an older state of the key, found out about the token.
+    pub(crate) fn keep_presence(&mut self, known: &Self) {
+        for (number, version) in &mut self.versions {
+            let same = known.versions.get(number);
+            let same = same.filter(|same| same.kcv == version.kcv && same.token_id == version.token_id);
+            version.presence = same.map_or(version.presence, |same| same.presence);
         }
     }
 

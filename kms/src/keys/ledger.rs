@@ -4,26 +4,31 @@ use std::{collections::BTreeMap, path::Path};
 
 use bytes::Bytes;
 use prost::Message;
-use strongroom_kv::{AnyStore, CommitError, Store, StoreConfig, StoreError, Txn};
+use strongroom_kv::{AnyStore, AnyTxn, CommitError, Store, StoreConfig, StoreError, Txn};
 use strongroom_proto::{KeyName, RequestId};
 
 use super::{
     KeysError,
     key::Key,
+    lease::InstanceId,
+    ledger_shared::{REVISIONS, committed, number},
     records::{
         INTENTS, Intent, IntentRecord, KEYS, KeyRecord, REQUESTS, RequestRecord, VERSIONS, VersionRecord, intent_key,
-        key_key, read_intent, read_key, read_request, read_version, request_key, version_key,
+        key_key, name_after, read_intent, read_key, read_request, read_version, request_key, version_key,
     },
 };
 
 /// Pairs read at once.
 const PAGE: usize = 1000;
 /// How long a request is known by its id.
+const LOADS_MAX: u32 = 20;
 const REQUEST_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 
 /// The store, in terms of keys.
 pub(super) struct Ledger {
-    store: AnyStore,
+    pub(super) store: AnyStore,
+    /// This instance, if there may be others.
+    pub(super) me: Option<InstanceId>,
 }
 
 /// All that a start needs.
@@ -37,6 +42,7 @@ impl Ledger {
     pub(super) async fn open(config: &StoreConfig, path: &Path) -> Result<Self, KeysError> {
         Ok(Self {
             store: AnyStore::open(config, path).await?,
+            me: None,
         })
     }
 
@@ -52,12 +58,38 @@ impl Ledger {
             let owner: &mut Key = keys.get_mut(&name).ok_or_else(|| KeysError::damaged(&key))?;
             owner.versions.insert(number, version);
         }
+        for (place, value) in self.scan(REVISIONS).await? {
+            let name = name_after(REVISIONS, &place)?;
+            let key = keys.get_mut(&name).ok_or_else(|| KeysError::damaged(&place))?;
+            key.revision = number(&place, &value)?;
+        }
+        Ok(Loaded {
+            keys,
+            intents: self.intents().await?,
+        })
+    }
+
+    /// Reads every intent.
+    pub(super) async fn intents(&self) -> Result<BTreeMap<KeyName, Intent>, KeysError> {
         let mut intents = BTreeMap::new();
         for (key, value) in self.scan(INTENTS).await? {
             let intent = read_intent(&key, &value)?;
             intents.insert(intent.key.clone(), intent);
         }
-        Ok(Loaded { keys, intents })
+        Ok(intents)
+    }
+
+    /// Reads every key at one revision, which nobody changed meanwhile.
+    pub(super) async fn load_at_rest(&self) -> Result<(u64, BTreeMap<KeyName, Key>), KeysError> {
+        for _ in 0..LOADS_MAX {
+            let before = self.revision().await?;
+            // Keys that change meanwhile may not fit together with their versions.
+            let loaded = self.load().await;
+            if self.revision().await? == before {
+                return Ok((before, loaded?.keys));
+            }
+        }
+        Err(StoreError::Contended { attempts: LOADS_MAX }.into())
     }
 
     /// Forgets requests that nobody repeats any more.
@@ -81,43 +113,69 @@ impl Ledger {
         value.map(|value| read_request(&key, &value)).transpose()
     }
 
-    /// Records that a version is about to be generated.
-    pub(super) async fn begin(&self, intent: &Intent) -> Result<(), KeysError> {
-        let mut txn = self.store.begin().await?;
-        txn.put(&intent_key(&intent.key), IntentRecord::of(intent).encode_to_vec());
-        commit(txn).await
+    /// Records that a version is about to be generated, for a key that was last changed at `revision`.
+    pub(super) async fn begin(&self, intent: &Intent, revision: u64) -> Result<(), KeysError> {
+        let mut attempt = 0;
+        loop {
+            let mut txn = self.store.begin().await?;
+            self.claim(&mut txn, &intent.key, revision).await?;
+            txn.put(&intent_key(&intent.key), IntentRecord::of(intent).encode_to_vec());
+            if committed(txn, &mut attempt).await? {
+                return Ok(());
+            }
+        }
     }
 
-    /// Records that the version of `intent` is made and part of `key`, and what its request was answered.
-    pub(super) async fn complete(&self, intent: &Intent, key: &Key) -> Result<(), KeysError> {
+    /// Records that the version of `intent` is made and part of `key`, and what its request was answered. Answers the
+    /// key's revision.
+    pub(super) async fn complete(&self, intent: &Intent, key: &Key) -> Result<u64, KeysError> {
         let request = RequestRecord {
             what: intent.what.clone(),
             created_ms: intent.created_ms,
             answer: Some(key.to_wire()),
         };
-        let mut txn = self.store.begin().await?;
-        txn.delete(&intent_key(&intent.key));
-        txn.put(&request_key(&intent.request), request.encode_to_vec());
-        put_key(&mut txn, key);
-        commit(txn).await
+        let mut attempt = 0;
+        loop {
+            let mut txn = self.store.begin().await?;
+            self.unclaim(&mut txn, &intent.key).await?;
+            txn.delete(&intent_key(&intent.key));
+            txn.put(&request_key(&intent.request), request.encode_to_vec());
+            let revision = self.count_change(&mut txn, key).await?;
+            put_key(&mut txn, key);
+            if committed(txn, &mut attempt).await? {
+                return Ok(revision);
+            }
+        }
     }
 
     /// Forgets an intent that came to nothing.
     pub(super) async fn drop_intent(&self, name: &KeyName) -> Result<(), KeysError> {
-        let mut txn = self.store.begin().await?;
-        txn.delete(&intent_key(name));
-        commit(txn).await
+        let mut attempt = 0;
+        loop {
+            let mut txn = self.store.begin().await?;
+            self.unclaim(&mut txn, name).await?;
+            txn.delete(&intent_key(name));
+            if committed(txn, &mut attempt).await? {
+                return Ok(());
+            }
+        }
     }
 
-    /// Records a key as it is.
-    pub(super) async fn save(&self, key: &Key) -> Result<(), KeysError> {
-        let mut txn = self.store.begin().await?;
-        put_key(&mut txn, key);
-        commit(txn).await
+    /// Records a key as it is. Answers its revision.
+    pub(super) async fn save(&self, key: &Key) -> Result<u64, KeysError> {
+        let mut attempt = 0;
+        loop {
+            let mut txn = self.store.begin().await?;
+            let revision = self.count_change(&mut txn, key).await?;
+            put_key(&mut txn, key);
+            if committed(txn, &mut attempt).await? {
+                return Ok(revision);
+            }
+        }
     }
 
     /// Every pair under a prefix that ends in `/`.
-    async fn scan(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, KeysError> {
+    pub(super) async fn scan(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, KeysError> {
         let mut end = prefix.to_vec();
         if let Some(last) = end.last_mut() {
             *last += 1;
@@ -137,7 +195,7 @@ impl Ledger {
     }
 }
 
-fn put_key(txn: &mut impl Txn, key: &Key) {
+fn put_key(txn: &mut AnyTxn, key: &Key) {
     txn.put(&key_key(&key.name), KeyRecord::of(key).encode_to_vec());
     for (&number, version) in &key.versions {
         txn.put(

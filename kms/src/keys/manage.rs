@@ -32,6 +32,9 @@ const KEY_BITS: u32 = 256;
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
+/// Times that a token is listed again because keys changed meanwhile.
+const LISTS_MAX: u32 = 10;
+
 /// Intents by key, held for the length of a change.
 type Intents = BTreeMap<KeyName, Intent>;
 
@@ -78,7 +81,7 @@ impl<H: Hsm> Keys<H> {
         let _intents = self.changing(name).await?;
         let mut key = self.with_key(name, |key| Ok(key.clone()))?;
         if key.confirm()? {
-            self.ledger.save(&key).await?;
+            key.revision = self.ledger.save(&key).await?;
             self.put(key.clone());
         }
         Ok(key.to_wire())
@@ -117,7 +120,7 @@ impl<H: Hsm> Keys<H> {
     /// Settles what was begun, then takes in what the token holds.
     async fn reconcile(&self) -> Result<(), Failure> {
         let mut intents = self.changes.lock().await;
-        let token = self.hsm.list_versions().await?;
+        let token = self.list_at_rest().await?;
         for name in intents.keys().cloned().collect::<Vec<_>>() {
             if let Err(failure) = self.settle(&mut intents, &name, &token).await {
                 if failure.is_transient() {
@@ -129,18 +132,37 @@ impl<H: Hsm> Keys<H> {
         self.take_in(&intents, token).await
     }
 
+    /// Every version in the token, at a moment at which the table of keys is complete: what is in the token and not in the
+    /// table then is in nobody's making.
+    async fn list_at_rest(&self) -> Result<Vec<TokenKeyVersion>, Failure> {
+        for _ in 0..LISTS_MAX {
+            let before = self.synced().await?;
+            let token = self.hsm.list_versions().await?;
+            if self.synced().await? == before {
+                return Ok(token);
+            }
+        }
+        Err(Failure::new(
+            Reason::Overloaded,
+            "keys change too fast to be compared with the token",
+        ))
+    }
+
     /// Brings keys and store up to what the token holds.
     async fn take_in(&self, intents: &Intents, mut token: Vec<TokenKeyVersion>) -> Result<(), Failure> {
-        // What could not be settled is nobody's version yet.
+        // What could not be settled, or is being made by another instance, is nobody's version yet.
+        let begun = self.begun(intents).await?;
         token.retain(|found| {
-            intents
+            begun
                 .get(&found.key)
                 .is_none_or(|intent| intent.version != found.version)
         });
         let mut keys = self.table().clone();
         let findings = compare(&mut keys, &token, now_ms());
         for name in &findings.changed {
-            self.ledger.save(&keys[name]).await?;
+            if let Some(key) = keys.get_mut(name) {
+                key.revision = self.ledger.save(key).await?;
+            }
         }
         for key in keys.into_values() {
             self.put(key);
@@ -150,9 +172,10 @@ impl<H: Hsm> Keys<H> {
     }
 
     /// Takes the right to change `name`, the token being up and nothing begun being left for it.
-    async fn changing(&self, name: &KeyName) -> Result<tokio::sync::MutexGuard<'_, Intents>, Failure> {
+    pub(super) async fn changing(&self, name: &KeyName) -> Result<tokio::sync::MutexGuard<'_, Intents>, Failure> {
         self.wait_ready().await?;
         let mut intents = self.changes.lock().await;
+        self.adopt(name, &mut intents).await?;
         if intents.contains_key(name) {
             let token = self.hsm.list_versions().await?;
             self.settle(&mut intents, name, &token).await?;
@@ -193,7 +216,7 @@ impl<H: Hsm> Keys<H> {
             key_bits: KEY_BITS,
             token_id: TokenObjectId::generate(),
         };
-        self.ledger.begin(&intent).await?;
+        self.ledger.begin(&intent, key.revision).await?;
         intents.insert(key.name.clone(), intent.clone());
         match self.hsm.generate(&intent.new_version()).await {
             Ok(made) => self.finish(intents, &intent, &made).await,
@@ -210,7 +233,7 @@ impl<H: Hsm> Keys<H> {
     async fn give_way(&self, intents: &mut Intents, intent: &Intent) -> Result<(), Failure> {
         self.ledger.drop_intent(&intent.key).await?;
         intents.remove(&intent.key);
-        let token = self.hsm.list_versions().await?;
+        let token = self.list_at_rest().await?;
         self.take_in(intents, token).await
     }
 
@@ -236,7 +259,7 @@ impl<H: Hsm> Keys<H> {
         let known = self.table().get(&intent.key).cloned();
         let mut key = known.unwrap_or_else(|| Key::new(intent.key.clone(), intent.suite, intent.created_ms));
         key.activate(made, intent.created_ms);
-        self.ledger.complete(intent, &key).await?;
+        key.revision = self.ledger.complete(intent, &key).await?;
         intents.remove(&intent.key);
         self.put(key.clone());
         Ok(key.to_wire())

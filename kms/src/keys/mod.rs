@@ -5,14 +5,17 @@
 //! that has not been compared.
 
 mod compare;
+mod instances;
 mod key;
+mod lease;
 mod ledger;
+mod ledger_shared;
 mod manage;
 mod records;
 
 use std::{
     collections::BTreeMap,
-    path::Path,
+    path::PathBuf,
     sync::{Arc, Mutex as StdMutex, MutexGuard as StdMutexGuard, PoisonError, RwLock, RwLockReadGuard},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -22,9 +25,15 @@ use strongroom_kv::{AnyOpenError, StoreConfig, StoreError};
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, ZoneId, kms::v1 as pb};
 use tokio::sync::{Mutex, watch};
 
-use self::{key::Key, ledger::Ledger, records::Intent};
+use self::{
+    instances::Member,
+    key::Key,
+    ledger::{Ledger, Loaded},
+    records::Intent,
+};
 use crate::{
     batch::{Places, merge, same_count, split},
+    config::InstancesConfig,
     hsm::Hsm,
     policy::KeyFacts,
     token::{SealedCall, SealedReply, WireDek},
@@ -32,6 +41,9 @@ use crate::{
 
 /// How long a call waits for a token that is coming up, so that a worker's restart costs time, not errors.
 const READY_WAIT: Duration = Duration::from_secs(3);
+
+/// Times that EDEKs are made again because their version was replaced meanwhile.
+const MAKE_ATTEMPTS_MAX: u32 = 5;
 
 /// Why the keys cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +54,18 @@ pub enum KeysError {
     /// The store failed.
     #[error("the key service's store failed")]
     Store(#[from] StoreError),
+    /// The key is not any more what the change was based on.
+    #[error("key {key} was changed by another instance of the key service meanwhile; try again")]
+    Stale {
+        /// The key.
+        key: KeyName,
+    },
+    /// Another instance is at it.
+    #[error("another instance of the key service is making a version of key {key}; try again in a moment")]
+    Claimed {
+        /// The key.
+        key: KeyName,
+    },
     /// A record is not what this program writes.
     #[error(
         "the record {key} of the key service's store cannot be read; restore the store from its backup, or remove it to rebuild it from the token"
@@ -65,6 +89,7 @@ impl From<KeysError> for Failure {
         let reason = match &error {
             KeysError::Store(StoreError::Full { .. } | StoreError::DatabaseFull { .. }) => Reason::NoSpace,
             KeysError::Store(StoreError::Overloaded { .. } | StoreError::Contended { .. }) => Reason::Overloaded,
+            KeysError::Stale { .. } | KeysError::Claimed { .. } => Reason::Overloaded,
             _ => Reason::StoreFailed,
         };
         Self::new(reason, chain(&error))
@@ -94,6 +119,16 @@ pub(crate) struct Rewrapped {
     pub(crate) results: Vec<Result<Bytes, Failure>>,
 }
 
+/// Where the states of keys are, and who reads them.
+pub(crate) struct StorePlace<'a> {
+    pub(crate) store: &'a StoreConfig,
+    /// The embedded engine's file.
+    pub(crate) file: PathBuf,
+    pub(crate) instances: &'a InstancesConfig,
+    /// What other instances call this one.
+    pub(crate) instance: String,
+}
+
 /// All keys of one token.
 pub(crate) struct Keys<H> {
     hsm: Arc<H>,
@@ -105,14 +140,25 @@ pub(crate) struct Keys<H> {
     obstacle: StdMutex<Option<Failure>>,
     /// Held by whoever changes keys: one change at a time. Versions that may or may not be in the token.
     changes: Mutex<BTreeMap<KeyName, Intent>>,
+    /// This instance among others, if the store may be shared.
+    member: Option<Member>,
 }
 
 impl<H: Hsm> Keys<H> {
-    /// Reads the store, the embedded engine's being at `path`; nothing is asked of the token yet.
-    pub(crate) async fn open(store: &StoreConfig, path: &Path, hsm: Arc<H>) -> Result<Self, KeysError> {
-        let ledger = Ledger::open(store, path).await?;
+    /// Reads the store; nothing is asked of the token yet.
+    pub(crate) async fn open(place: &StorePlace<'_>, hsm: Arc<H>) -> Result<Self, KeysError> {
+        let mut ledger = Ledger::open(place.store, &place.file).await?;
         ledger.forget_requests(now_ms()).await?;
-        let loaded = ledger.load().await?;
+        let (loaded, member) = if ledger.store.is_shared() {
+            let (revision, keys) = ledger.load_at_rest().await?;
+            let member = Member::new(place.instances, place.instance.clone(), revision);
+            ledger.me = Some(member.id);
+            // What others are making is theirs.
+            let intents = BTreeMap::new();
+            (Loaded { keys, intents }, Some(member))
+        } else {
+            (ledger.load().await?, None)
+        };
         Ok(Self {
             hsm,
             ledger,
@@ -120,6 +166,7 @@ impl<H: Hsm> Keys<H> {
             compared: watch::Sender::new(false),
             obstacle: StdMutex::new(None),
             changes: Mutex::new(loaded.intents),
+            member,
         })
     }
 
@@ -159,6 +206,17 @@ impl<H: Hsm> Keys<H> {
     /// EDEKs of fresh DEKs under the key's current version.
     pub(crate) async fn mint(&self, name: &KeyName, zone: &ZoneId, count: usize) -> Result<Minted, Failure> {
         self.wait_ready().await?;
+        for _ in 0..MAKE_ATTEMPTS_MAX {
+            self.wait_lease().await?;
+            let minted = self.mint_once(name, zone, count).await?;
+            if self.still_mints(name, minted.version) {
+                return Ok(minted);
+            }
+        }
+        Err(overtaken(name))
+    }
+
+    async fn mint_once(&self, name: &KeyName, zone: &ZoneId, count: usize) -> Result<Minted, Failure> {
         let (version, suite) = self.minting(name)?;
         let edeks = self.hsm.mint(name, version, zone, count).await?;
         same_count(edeks.len(), count)?;
@@ -173,6 +231,22 @@ impl<H: Hsm> Keys<H> {
         items: Vec<(KeyVersion, Bytes)>,
     ) -> Result<Rewrapped, Failure> {
         self.wait_ready().await?;
+        for _ in 0..MAKE_ATTEMPTS_MAX {
+            self.wait_lease().await?;
+            let rewrapped = self.rewrap_once(name, zone, items.clone()).await?;
+            if self.still_mints(name, rewrapped.version) {
+                return Ok(rewrapped);
+            }
+        }
+        Err(overtaken(name))
+    }
+
+    async fn rewrap_once(
+        &self,
+        name: &KeyName,
+        zone: &ZoneId,
+        items: Vec<(KeyVersion, Bytes)>,
+    ) -> Result<Rewrapped, Failure> {
         let (to, _) = self.minting(name)?;
         let checks = self.with_key(name, |key| {
             Ok(items
@@ -191,6 +265,7 @@ impl<H: Hsm> Keys<H> {
     /// The DEKs of EDEKs of any keys and zones, one result for each.
     pub(crate) async fn unwrap(&self, edeks: Vec<Edek>) -> Result<Vec<Result<WireDek, Failure>>, Failure> {
         self.wait_ready().await?;
+        self.try_lease().await;
         let checks = edeks.iter().map(|edek| self.opening(edek)).collect();
         let (good, places) = split(edeks, checks);
         if good.is_empty() {
@@ -208,6 +283,7 @@ impl<H: Hsm> Keys<H> {
         checks: &[Result<(), Failure>],
     ) -> Result<(Option<SealedReply>, Places), Failure> {
         self.wait_ready().await?;
+        self.try_lease().await;
         let refusal =
             |(edek, check): (&Edek, &Result<(), Failure>)| check.clone().and_then(|()| self.opening(edek)).err();
         let places: Places = edeks.iter().zip(checks).map(refusal).collect();
@@ -251,7 +327,10 @@ impl<H: Hsm> Keys<H> {
 
     fn put(&self, key: Key) {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        table.insert(key.name.clone(), key);
+        // What another instance stored later is newer than what this one is about to put.
+        if table.get(&key.name).is_none_or(|known| known.revision <= key.revision) {
+            table.insert(key.name.clone(), key);
+        }
     }
 
     /// Waits for the token a little; says why it cannot be used if it does not come up.
@@ -279,6 +358,13 @@ fn coming_up() -> Failure {
     Failure::new(
         Reason::TokenUnavailable,
         "the token is coming up and has not been compared with the key service's store yet; try again in a moment",
+    )
+}
+
+fn overtaken(name: &KeyName) -> Failure {
+    Failure::new(
+        Reason::Overloaded,
+        format!("key {name} was rolled each time while EDEKs were made under it; try again"),
     )
 }
 

@@ -8,7 +8,7 @@
 //! | `intent/` name | [`IntentRecord`]: a version that is being generated in the token |
 //! | `request/` request id (16 bytes) | [`RequestRecord`]: what the request was and what it was answered |
 //!
-//! Names hold neither `/` nor `0x00`. A field that a reader does not know is ignored, so fields may be added.
+//! What several instances of the service share besides is in [`super::ledger_shared`]. Names hold neither `/` nor `0x00`. A field that a reader does not know is ignored, so fields may be added.
 
 use bytes::Bytes;
 use prost::Message;
@@ -216,7 +216,7 @@ pub(super) fn read_request(key: &[u8], value: &[u8]) -> Result<RequestRecord, Ke
     RequestRecord::decode(value).map_err(|_| KeysError::damaged(key))
 }
 
-fn name_after(prefix: &[u8], key: &[u8]) -> Result<KeyName, KeysError> {
+pub(super) fn name_after(prefix: &[u8], key: &[u8]) -> Result<KeyName, KeysError> {
     key.strip_prefix(prefix)
         .and_then(|name| std::str::from_utf8(name).ok())
         .and_then(|name| name.parse().ok())

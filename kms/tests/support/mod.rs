@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use strongroom_kms::{Config, MetricsConfig, RunError, audit::Record, hsm::Hsm, token::TokenConfig};
+use strongroom_kms::{Config, InstancesConfig, MetricsConfig, RunError, audit::Record, hsm::Hsm, token::TokenConfig};
 use strongroom_kv::StoreConfig;
 use strongroom_proto::{
     Failure, Reason, RequestId, ZoneId,
@@ -65,6 +65,7 @@ impl Site {
                 sealed: None,
             },
             store: StoreConfig::default(),
+            instances: InstancesConfig { poll_ms: 50 },
             metrics: None,
             traces: None,
             sealed: None,
@@ -137,6 +138,25 @@ pub struct Kms<'a> {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), RunError>>,
+}
+
+impl<'a> Kms<'a> {
+    /// A service that runs elsewhere, with the certificates of `site`.
+    pub fn at(site: &'a Site, address: SocketAddr) -> Self {
+        let (stop, _) = oneshot::channel();
+        Self {
+            site,
+            address,
+            stop,
+            task: tokio::spawn(async { Ok(()) }),
+        }
+    }
+
+    /// Ends the service without a farewell, as far as a task can.
+    pub async fn kill(self) {
+        self.task.abort();
+        _ = self.task.await;
+    }
 }
 
 impl Kms<'_> {
