@@ -89,7 +89,6 @@ async fn a_change_is_answered_when_every_instance_works_with_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_instance_mints_under_a_version_older_than_an_answered_roll() {
     let seed = u64::from(std::process::id());
-    println!("seed {seed}");
     let cluster = Cluster::start();
     let hsm = MemoryHsm::new();
     let sites: [Site; 3] = sites(&cluster.fresh_url());
@@ -111,7 +110,7 @@ async fn no_instance_mints_under_a_version_older_than_an_answered_roll() {
                     let minted = minter.mint("k", zone, 1).await.expect("minted");
                     assert!(
                         version(&minted) >= least,
-                        "{} after {least} was answered",
+                        "{} after {least} was answered, seed {seed}",
                         version(&minted)
                     );
                     count += 1;
