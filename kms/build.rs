@@ -7,6 +7,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // All but ItemResult: a DEK in a Vec can be overwritten, one in a shared Bytes cannot.
         .bytes(".strongroom.kms.worker.v1.TokenKeyVersion")
         .bytes(".strongroom.kms.worker.v1.GenerateVersionRequest")
+        .bytes(".strongroom.kms.worker.v1.DestroyVersionRequest")
+        .bytes(".strongroom.kms.worker.v1.ImportKey")
+        .bytes(".strongroom.kms.worker.v1.ImportVersionRequest")
         .bytes(".strongroom.kms.worker.v1.KeyRef")
         .bytes(".strongroom.kms.worker.v1.MintResponse")
         .bytes(".strongroom.kms.worker.v1.RewrapItem")

@@ -2,10 +2,12 @@
 //! logic put a stand-in in its place that says it is one.
 
 use bytes::Bytes;
-use strongroom_proto::{Edek, Failure, KeyName, KeyVersion, ZoneId};
+use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, ZoneId};
 use tokio::sync::watch;
 
-use crate::token::{NewVersion, SealedCall, SealedReply, Token, TokenKeyVersion, TokenState, WireDek};
+use crate::token::{
+    ImportKey, NewVersion, SealedCall, SealedReply, Token, TokenKeyVersion, TokenObjectId, TokenState, WireDek,
+};
 
 /// A token, reached asynchronously. Every call is bounded in time and fails with
 /// [`strongroom_proto::Reason::TokenUnavailable`] or `PinRejected` while the token cannot be used.
@@ -19,6 +21,37 @@ pub trait Hsm: Send + Sync + 'static {
     /// Generates a key version, or finds the one that an earlier attempt made with the same id. A version that exists
     /// with another id is refused with `already-exists`.
     fn generate(&self, new: &NewVersion) -> impl Future<Output = Result<TokenKeyVersion, Failure>> + Send;
+
+    /// Suites that keys can be made with, the ones to be preferred first: those that every token serves.
+    fn suites(&self) -> impl Future<Output = Result<Vec<EdekSuite>, Failure>> + Send;
+
+    /// Destroys a key version, if its object has that `CKA_ID`; one with another is refused with `key-version-unusable`, and
+    /// nothing is destroyed. A version that is gone already is no failure, so that a call that was cut off is repeated. Where
+    /// there are several tokens it is gone from all of them when this succeeds.
+    ///
+    /// Nothing can be undone: whoever calls has stored what it is about to do, and calls again after a crash.
+    fn destroy(
+        &self,
+        key: &KeyName,
+        version: KeyVersion,
+        id: TokenObjectId,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// The public key to wrap an EZ key to that is to be brought in (RSA-OAEP with the hash it names, no label). It lives in
+    /// one token, survives restarts, and serves until `renew` asks for another, which ends it.
+    fn import_key(&self, renew: bool) -> impl Future<Output = Result<ImportKey, Failure>> + Send;
+
+    /// Brings in a version. `new` is drawn and stored before, as for [`Hsm::generate`], and a repeat with the same id finds
+    /// what the first attempt made; `import_key` is the id of the import key that the raw AES key is `wrapped` to. Refused
+    /// with `invalid-argument` if that import key is gone or does not open it, or if the key has another size than `new`
+    /// says. The answer's origin is [`crate::token::Origin::Imported`]; the caller records it, and should let such a key be
+    /// rolled before it mints, since somebody outside had it.
+    fn import(
+        &self,
+        new: &NewVersion,
+        import_key: TokenObjectId,
+        wrapped: Bytes,
+    ) -> impl Future<Output = Result<TokenKeyVersion, Failure>> + Send;
 
     /// `count` EDEKs of fresh DEKs.
     fn mint(
@@ -59,6 +92,27 @@ impl Hsm for Token {
 
     async fn generate(&self, new: &NewVersion) -> Result<TokenKeyVersion, Failure> {
         Self::generate(self, new).await
+    }
+
+    async fn suites(&self) -> Result<Vec<EdekSuite>, Failure> {
+        Ok(self.profile().await?.suites)
+    }
+
+    async fn destroy(&self, key: &KeyName, version: KeyVersion, id: TokenObjectId) -> Result<(), Failure> {
+        Self::destroy(self, key, version, id).await
+    }
+
+    async fn import_key(&self, renew: bool) -> Result<ImportKey, Failure> {
+        Self::import_key(self, renew).await
+    }
+
+    async fn import(
+        &self,
+        new: &NewVersion,
+        import_key: TokenObjectId,
+        wrapped: Bytes,
+    ) -> Result<TokenKeyVersion, Failure> {
+        Self::import(self, new, import_key, wrapped).await
     }
 
     async fn mint(

@@ -224,6 +224,10 @@ impl Parts {
         let mut others = JoinSet::new();
         others.spawn({
             let desk = Arc::clone(&desk);
+            async move { desk.keys.roll_worn().await }
+        });
+        others.spawn({
+            let desk = Arc::clone(&desk);
             async move { desk.keys.follow_store().await }
         });
         let policies = tokio::spawn(Arc::clone(&desk.policy).follow(desk.audit.clone()));

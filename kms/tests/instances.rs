@@ -251,6 +251,7 @@ fn serves_until_killed() {
         suite: strongroom_proto::EdekSuite::Kw,
         kcv: Kcv::from_bytes([id[0], id[1], id[2]]),
         token_id: TokenObjectId::from_bytes(id),
+        origin: strongroom_kms::token::Origin::Generated,
     });
     let config = Config::load(&config).expect("a configuration");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");

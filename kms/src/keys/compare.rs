@@ -74,7 +74,7 @@ mod tests {
     use strongroom_proto::EdekSuite;
 
     use super::*;
-    use crate::token::{Kcv, TokenObjectId};
+    use crate::token::{Kcv, Origin, TokenObjectId};
 
     fn in_token(name: &str, version: u32, kcv: u8) -> TokenKeyVersion {
         TokenKeyVersion {
@@ -83,6 +83,7 @@ mod tests {
             suite: EdekSuite::Kw,
             kcv: Kcv::from_bytes([kcv; 3]),
             token_id: TokenObjectId::from_bytes([kcv; 16]),
+            origin: Origin::Generated,
         }
     }
 

@@ -12,6 +12,7 @@ mod ledger;
 mod ledger_shared;
 mod manage;
 mod records;
+mod uses;
 
 use std::{
     collections::BTreeMap,
@@ -30,6 +31,7 @@ use self::{
     key::Key,
     ledger::{Ledger, Loaded},
     records::Intent,
+    uses::Uses,
 };
 use crate::{
     batch::{Places, merge, same_count, split},
@@ -134,6 +136,7 @@ pub(crate) struct Keys<H> {
     hsm: Arc<H>,
     ledger: Ledger,
     table: RwLock<BTreeMap<KeyName, Key>>,
+    uses: Uses,
     /// Whether the token that is up has been compared with the store.
     compared: watch::Sender<bool>,
     /// Why the last comparison failed, until one succeeds.
@@ -159,8 +162,10 @@ impl<H: Hsm> Keys<H> {
         } else {
             (ledger.load().await?, None)
         };
+        let uses = Uses::new(uses::ROLL_AFTER_DEFAULT, ledger.load_uses().await?);
         Ok(Self {
             hsm,
+            uses,
             ledger,
             table: RwLock::new(loaded.keys),
             compared: watch::Sender::new(false),
@@ -218,6 +223,7 @@ impl<H: Hsm> Keys<H> {
 
     async fn mint_once(&self, name: &KeyName, zone: &ZoneId, count: usize) -> Result<Minted, Failure> {
         let (version, suite) = self.minting(name)?;
+        self.uses.charge(&self.ledger, name, version, suite, count).await?;
         let edeks = self.hsm.mint(name, version, zone, count).await?;
         same_count(edeks.len(), count)?;
         Ok(Minted { version, suite, edeks })
@@ -247,7 +253,7 @@ impl<H: Hsm> Keys<H> {
         zone: &ZoneId,
         items: Vec<(KeyVersion, Bytes)>,
     ) -> Result<Rewrapped, Failure> {
-        let (to, _) = self.minting(name)?;
+        let (to, suite) = self.minting(name)?;
         let checks = self.with_key(name, |key| {
             Ok(items
                 .iter()
@@ -255,6 +261,7 @@ impl<H: Hsm> Keys<H> {
                 .collect::<Vec<_>>())
         })?;
         let (good, places) = split(items, checks);
+        self.uses.charge(&self.ledger, name, to, suite, good.len()).await?;
         let done = self.hsm.rewrap(name, to, zone, good).await?;
         Ok(Rewrapped {
             version: to,

@@ -6,6 +6,7 @@
 //! | `key/` name | [`KeyRecord`] |
 //! | `version/` name `0x00` version (big-endian u32) | [`VersionRecord`] |
 //! | `intent/` name | [`IntentRecord`]: a version that is being generated in the token |
+//! | `uses/` name `0x00` version (big-endian u32) | uses of a `gcm` version reserved so far: a big-endian u64 |
 //! | `request/` request id (16 bytes) | [`RequestRecord`]: what the request was and what it was answered |
 //!
 //! What several instances of the service share besides is in [`super::ledger_shared`]. Names hold neither `/` nor `0x00`. A field that a reader does not know is ignored, so fields may be added.
@@ -24,6 +25,7 @@ pub(super) const KEYS: &[u8] = b"key/";
 pub(super) const VERSIONS: &[u8] = b"version/";
 pub(super) const INTENTS: &[u8] = b"intent/";
 pub(super) const REQUESTS: &[u8] = b"request/";
+pub(super) const USES: &[u8] = b"uses/";
 
 /// A key, without its versions.
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -117,6 +119,10 @@ pub(super) fn version_key(name: &KeyName, version: KeyVersion) -> Vec<u8> {
     [VERSIONS, name.as_str().as_bytes(), &[0], &version.0.to_be_bytes()].concat()
 }
 
+pub(super) fn uses_key(name: &KeyName, version: KeyVersion) -> Vec<u8> {
+    [USES, name.as_str().as_bytes(), &[0], &version.0.to_be_bytes()].concat()
+}
+
 pub(super) fn intent_key(name: &KeyName) -> Vec<u8> {
     [INTENTS, name.as_str().as_bytes()].concat()
 }
@@ -192,6 +198,20 @@ pub(super) fn read_version(key: &[u8], value: &[u8]) -> Result<(KeyName, KeyVers
         presence: Presence::Unchecked,
     };
     Ok((name, KeyVersion(u32::from_be_bytes(*number)), version))
+}
+
+/// Name and version of one pair under [`USES`].
+pub(super) fn read_uses_key(key: &[u8]) -> Result<(KeyName, KeyVersion), KeysError> {
+    let damaged = || KeysError::damaged(key);
+    let (front, number) = key.split_last_chunk::<4>().ok_or_else(damaged)?;
+    let name = name_after(USES, front.strip_suffix(&[0]).ok_or_else(damaged)?)?;
+    Ok((name, KeyVersion(u32::from_be_bytes(*number))))
+}
+
+/// The value of one pair under [`USES`].
+pub(super) fn read_uses(key: &[u8], value: &[u8]) -> Result<u64, KeysError> {
+    let bytes = value.try_into().map_err(|_| KeysError::damaged(key))?;
+    Ok(u64::from_be_bytes(bytes))
 }
 
 /// The intent of one pair under [`INTENTS`].

@@ -12,8 +12,8 @@ use tokio::{
 use tonic::{Code, Response, Status, transport::Channel};
 
 use super::{
-    NewVersion, SealedCall, SealedReply, TokenConfig, TokenKeyVersion, TokenProfile, TokenStartError, TokenState,
-    WireDek,
+    ImportKey, NewVersion, SealedCall, SealedReply, TokenConfig, TokenKeyVersion, TokenObjectId, TokenProfile,
+    TokenStartError, TokenState, WireDek,
     link::{Fault, Link},
     pb::{self, token_worker_client::TokenWorkerClient},
     pin,
@@ -124,7 +124,62 @@ impl Token {
         .try_into()
     }
 
-    /// `count` EDEKs of fresh DEKs, which never leave the token in the clear.
+    /// Destroys a version, if its object has that `CKA_ID`. One that is gone already is no failure.
+    ///
+    /// # Errors
+    /// `key-version-unusable` if the object has another id; `token-unavailable`, `pin-rejected`.
+    pub async fn destroy(&self, key: &KeyName, version: KeyVersion, id: TokenObjectId) -> Result<(), Failure> {
+        let request = pb::DestroyVersionRequest {
+            key_name: key.as_str().to_owned(),
+            version: version.0,
+            token_id: id.into(),
+        };
+        self.call(|mut client| {
+            let request = request.clone();
+            async move { client.destroy_version(request).await }
+        })
+        .await
+        .map(drop)
+    }
+
+    /// The key to wrap EZ keys to that are to be brought in; made when there is none, or anew if `renew`, which ends the
+    /// one before.
+    ///
+    /// # Errors
+    /// `token-refused` if the token has no RSA-OAEP; `token-unavailable`, `pin-rejected`.
+    pub async fn import_key(&self, renew: bool) -> Result<ImportKey, Failure> {
+        let request = pb::GetImportKeyRequest { renew };
+        self.call(|mut client| async move { client.get_import_key(request).await })
+            .await?
+            .try_into()
+    }
+
+    /// Brings in a version, whose raw AES key is `wrapped` to the import key with the id `import_key`, and proves it as a
+    /// generated one. A repeat finds what the first attempt made.
+    ///
+    /// # Errors
+    /// As [`Token::generate`]; `invalid-argument` if there is no such import key, if `wrapped` does not open with it, or if
+    /// the key has another size than was said.
+    pub async fn import(
+        &self,
+        new: &NewVersion,
+        import_key: TokenObjectId,
+        wrapped: Bytes,
+    ) -> Result<TokenKeyVersion, Failure> {
+        let request = pb::ImportVersionRequest {
+            version: Some(new.into()),
+            import_key: import_key.into(),
+            wrapped,
+        };
+        self.call(|mut client| {
+            let request = request.clone();
+            async move { client.import_version(request).await }
+        })
+        .await?
+        .try_into()
+    }
+
+    /// `count` EDEKs of fresh DEKs, handed out only once one that was minted with them has been opened again.
     ///
     /// # Errors
     /// `key-version-unusable`, `overloaded`, `token-unavailable`, `token-refused`, `pin-rejected`.

@@ -22,8 +22,8 @@ pub use pin::PinError;
 pub use pin_mark::MarkError;
 pub use sealed::{SealedCall, SealedConfig, SealedOnly, SealedReply};
 pub use types::{
-    IvSource, Kcv, NewVersion, TokenConfig, TokenKeyVersion, TokenObjectId, TokenProfile, TokenStartError, TokenState,
-    WireDek,
+    ImportKey, IvSource, Kcv, NewVersion, OaepHash, Origin, TokenConfig, TokenKeyVersion, TokenObjectId, TokenProfile,
+    TokenStartError, TokenState, WireDek,
 };
 
 /// Generated code of `strongroom.kms.worker.v1`.

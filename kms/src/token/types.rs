@@ -164,6 +164,65 @@ pub struct TokenKeyVersion {
     pub kcv: Kcv,
     /// The object's `CKA_ID`.
     pub token_id: TokenObjectId,
+    /// How the key came to be in the token, as far as the token vouches for it.
+    pub origin: Origin,
+}
+
+/// How a key came to be in a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Made in the token, and never outside it: `CKA_LOCAL` and `CKA_NEVER_EXTRACTABLE`.
+    Generated,
+    /// Brought in: the token cannot say who else has it.
+    Imported,
+}
+
+impl Origin {
+    /// Every origin.
+    pub const ALL: [Self; 2] = [Self::Generated, Self::Imported];
+
+    /// The word on the wire and on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Generated => "generated",
+            Self::Imported => "imported",
+        }
+    }
+}
+
+/// The public half of the RSA key that EZ keys are wrapped to which are brought into a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportKey {
+    /// SubjectPublicKeyInfo, DER.
+    pub spki: Vec<u8>,
+    /// The `CKA_ID` of its private half.
+    pub id: TokenObjectId,
+    /// The hash of RSA-OAEP, for its mask too (MGF1); the label is empty.
+    pub hash: OaepHash,
+}
+
+/// A hash for RSA-OAEP (RFC 8017, section 7.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OaepHash {
+    /// SHA-256.
+    Sha256,
+    /// SHA-1, for tokens that know no other; OAEP does not rest on its resistance to collisions.
+    Sha1,
+}
+
+impl OaepHash {
+    /// Every hash, the ones to be preferred first.
+    pub const ALL: [Self; 2] = [Self::Sha256, Self::Sha1];
+
+    /// The word on the wire and on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+            Self::Sha1 => "sha1",
+        }
+    }
 }
 
 /// A key check value: the first 3 bytes of AES-CMAC over 16 zero bytes under a check key that the token derives from

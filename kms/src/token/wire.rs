@@ -5,7 +5,7 @@ use bytes::Bytes;
 use strongroom_proto::{Failure, KeyName, KeyVersion, Reason, ZoneId};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{IvSource, Kcv, NewVersion, TokenKeyVersion, TokenObjectId, TokenProfile, pb};
+use super::{ImportKey, IvSource, Kcv, NewVersion, OaepHash, Origin, TokenKeyVersion, TokenObjectId, TokenProfile, pb};
 
 impl Drop for pb::item_result::Result {
     fn drop(&mut self) {
@@ -105,6 +105,7 @@ impl From<TokenKeyVersion> for pb::TokenKeyVersion {
             suite: version.suite.as_str().to_owned(),
             kcv: version.kcv.into(),
             token_id: version.token_id.into(),
+            origin: version.origin.as_str().to_owned(),
         }
     }
 }
@@ -120,6 +121,35 @@ impl TryFrom<pb::TokenKeyVersion> for TokenKeyVersion {
             suite: wire.suite.parse()?,
             kcv: Kcv::from_bytes(kcv),
             token_id: parse_id(&wire.token_id)?,
+            origin: Origin::ALL
+                .into_iter()
+                .find(|origin| origin.as_str() == wire.origin)
+                .ok_or_else(|| malformed("an origin"))?,
+        })
+    }
+}
+
+impl From<ImportKey> for pb::ImportKey {
+    fn from(key: ImportKey) -> Self {
+        Self {
+            spki: key.spki.into(),
+            token_id: key.id.into(),
+            hash: key.hash.as_str().to_owned(),
+        }
+    }
+}
+
+impl TryFrom<pb::ImportKey> for ImportKey {
+    type Error = Failure;
+
+    fn try_from(wire: pb::ImportKey) -> Result<Self, Failure> {
+        Ok(Self {
+            spki: wire.spki.into(),
+            id: parse_id(&wire.token_id)?,
+            hash: OaepHash::ALL
+                .into_iter()
+                .find(|hash| hash.as_str() == wire.hash)
+                .ok_or_else(|| malformed("a hash"))?,
         })
     }
 }
@@ -169,7 +199,7 @@ impl TryFrom<pb::TokenProfile> for TokenProfile {
     }
 }
 
-fn parse_id(wire: &[u8]) -> Result<TokenObjectId, Failure> {
+pub(super) fn parse_id(wire: &[u8]) -> Result<TokenObjectId, Failure> {
     let id = wire.try_into().map_err(|_| malformed("a CKA_ID"))?;
     Ok(TokenObjectId::from_bytes(id))
 }

@@ -9,9 +9,12 @@ use std::{
 use bytes::Bytes;
 use strongroom_kms::{
     hsm::Hsm,
-    token::{Kcv, NewVersion, SealedCall, SealedReply, TokenKeyVersion, TokenState, WireDek},
+    token::{
+        ImportKey, Kcv, NewVersion, OaepHash, Origin, SealedCall, SealedReply, TokenKeyVersion, TokenObjectId,
+        TokenState, WireDek,
+    },
 };
-use strongroom_proto::{Edek, Failure, KeyName, KeyVersion, Reason, RequestId, ZoneId};
+use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId, ZoneId};
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock, RwLockReadGuard, watch};
 use zeroize::Zeroizing;
 
@@ -34,6 +37,8 @@ struct Inside {
     versions: BTreeMap<(KeyName, KeyVersion), TokenKeyVersion>,
     edeks: HashMap<Bytes, (KeyName, KeyVersion, ZoneId, Bytes)>,
     crash: Option<Crash>,
+    import_key: Option<TokenObjectId>,
+    suites: Option<Vec<EdekSuite>>,
     calls: usize,
     opens_nothing: bool,
     lists: Option<Failure>,
@@ -61,6 +66,11 @@ impl MemoryHsm {
     /// From now on no EDEK opens, as with a key that was damaged while it was made; or all do again.
     pub fn set_opens_nothing(&self, opens_nothing: bool) {
         self.inside().opens_nothing = opens_nothing;
+    }
+
+    /// Suites that it serves from now on; before, all of them.
+    pub fn set_suites(&self, suites: &[EdekSuite]) {
+        self.inside().suites = Some(suites.to_vec());
     }
 
     /// What listing the versions fails with, if it does.
@@ -192,11 +202,73 @@ impl Hsm for MemoryHsm {
             suite: new.suite,
             kcv: Kcv::from_bytes([id[0], id[1], id[2]]),
             token_id: new.id,
+            origin: Origin::Generated,
         };
         inside.versions.insert(place, made.clone());
         match crash {
             Some(_) => Err(unavailable()),
             None => Ok(made),
+        }
+    }
+
+    async fn suites(&self) -> Result<Vec<EdekSuite>, Failure> {
+        let suites = self.usable()?.suites.clone();
+        Ok(suites.unwrap_or_else(|| EdekSuite::ALL.to_vec()))
+    }
+
+    async fn destroy(&self, key: &KeyName, version: KeyVersion, id: TokenObjectId) -> Result<(), Failure> {
+        let mut inside = self.usable()?;
+        let place = (key.clone(), version);
+        match inside.versions.get(&place) {
+            Some(found) if found.token_id != id => Err(Failure::new(Reason::KeyVersionUnusable, "another object")),
+            _ => {
+                inside.versions.remove(&place);
+                Ok(())
+            }
+        }
+    }
+
+    /// Its import key wraps nothing: what is imported is the bytes themselves.
+    async fn import_key(&self, renew: bool) -> Result<ImportKey, Failure> {
+        let mut inside = self.usable()?;
+        if renew {
+            inside.import_key = None;
+        }
+        Ok(ImportKey {
+            spki: b"stand-in".to_vec(),
+            id: *inside.import_key.get_or_insert_with(TokenObjectId::generate),
+            hash: OaepHash::Sha256,
+        })
+    }
+
+    async fn import(
+        &self,
+        new: &NewVersion,
+        import_key: TokenObjectId,
+        wrapped: Bytes,
+    ) -> Result<TokenKeyVersion, Failure> {
+        let mut inside = self.usable()?;
+        if inside.import_key != Some(import_key) || wrapped.len() * 8 != new.key_bits as usize {
+            return Err(Failure::new(
+                Reason::InvalidArgument,
+                "not wrapped to the stand-in's import key",
+            ));
+        }
+        let made = TokenKeyVersion {
+            key: new.key.clone(),
+            version: new.version,
+            suite: new.suite,
+            kcv: Kcv::from_bytes([wrapped[0], wrapped[1], wrapped[2]]),
+            token_id: new.id,
+            origin: Origin::Imported,
+        };
+        let place = (new.key.clone(), new.version);
+        match inside.versions.get(&place) {
+            Some(found) if found.token_id != new.id => Err(Failure::new(Reason::AlreadyExists, "the version exists")),
+            _ => {
+                inside.versions.insert(place, made.clone());
+                Ok(made)
+            }
         }
     }
 

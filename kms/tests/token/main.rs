@@ -3,6 +3,7 @@
 mod edeks;
 mod faults;
 mod fixture;
+mod import;
 mod keys;
 mod pins;
 mod sealed;

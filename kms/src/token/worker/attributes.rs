@@ -10,7 +10,7 @@ use cryptoki::{
 };
 
 use super::{label::KeyLabel, suite::Suite};
-use crate::token::TokenObjectId;
+use crate::token::{Origin, TokenObjectId};
 
 /// What an EZ key is generated with: it does what its suite needs, by its suite's mechanisms, and nothing else.
 pub(super) fn template(suite: &dyn Suite, label: &KeyLabel, id: TokenObjectId, key_bits: u32) -> Vec<Attribute> {
@@ -30,13 +30,26 @@ pub(super) fn trial(suite: &dyn Suite, key_bits: u32) -> Vec<Attribute> {
     template
 }
 
+/// What an EZ key is unwrapped with that comes from elsewhere; its length follows from what was wrapped.
+pub(super) fn import_template(suite: &dyn Suite, label: &KeyLabel, id: TokenObjectId) -> Vec<Attribute> {
+    let mut template = template(suite, label, id, 0);
+    template.retain(|attribute| {
+        ![AttributeType::ValueLen, AttributeType::Modifiable].contains(&attribute.attribute_type())
+    });
+    // Last: SoftHSM2 takes the template one by one, and after this it takes no more.
+    template.push(Attribute::Modifiable(false));
+    template
+}
+
 /// What was read back of an EZ key object.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ReadBack {
     /// The first attribute that is not what it must be; `None` when all are right.
     pub(super) wrong: Option<AttributeType>,
-    /// Bytes of the key; 0 where the token does not say.
+    /// Bytes of the key; 0 for one that was brought in and whose length the token does not tell.
     pub(super) key_bytes: usize,
+    /// Whether the token vouches that the key was made in it and was never outside.
+    pub(super) origin: Origin,
 }
 
 /// Reads an EZ key object back.
@@ -45,12 +58,15 @@ pub(super) struct ReadBack {
 /// If the token cannot say.
 pub(super) fn read_back(session: &Session, handle: ObjectHandle, suite: &dyn Suite) -> Result<ReadBack, Error> {
     let mut expected = fixed(suite);
-    // What the token itself vouches for: made in it, and never outside it.
-    expected.extend([
-        Attribute::Local(true),
-        Attribute::NeverExtractable(true),
-        Attribute::AlwaysSensitive(true),
-    ]);
+    let local = session.get_attributes(handle, &[AttributeType::Local])?;
+    let origin = if local.contains(&Attribute::Local(true)) {
+        // What the token itself vouches for: made in it, and never outside it.
+        expected.extend([Attribute::NeverExtractable(true), Attribute::AlwaysSensitive(true)]);
+        Origin::Generated
+    } else {
+        // Of a key that was brought in it can vouch for neither; that it was meant to be there is for the store to say.
+        Origin::Imported
+    };
     let mut types: Vec<_> = expected.iter().map(Attribute::attribute_type).collect();
     types.push(AttributeType::ValueLen);
     let found = session.get_attributes(handle, &types)?;
@@ -64,12 +80,18 @@ pub(super) fn read_back(session: &Session, handle: ObjectHandle, suite: &dyn Sui
         Attribute::ValueLen(bytes) => usize::try_from(**bytes).ok(),
         _ => None,
     });
-    let key_bytes = key_bytes.unwrap_or_default();
-    let sized = suite.key_bits().iter().any(|&bits| bits as usize == key_bytes * 8);
+    let sizes = suite.key_bits().iter().map(|&bits| bits as usize / 8);
+    let key_bytes = match key_bytes.unwrap_or_default() {
+        // SoftHSM2 does not record the length of a key that was unwrapped; where a suite has one size only, it is that.
+        0 if origin == Origin::Imported && sizes.len() == 1 => sizes.clone().next(),
+        0 if origin == Origin::Imported => Some(0),
+        bytes => sizes.clone().find(|&size| size == bytes),
+    };
     let wrong = wrong.map(Attribute::attribute_type);
     Ok(ReadBack {
-        wrong: wrong.or((!sized).then_some(AttributeType::ValueLen)),
-        key_bytes,
+        wrong: wrong.or(key_bytes.is_none().then_some(AttributeType::ValueLen)),
+        key_bytes: key_bytes.unwrap_or_default(),
+        origin,
     })
 }
 

@@ -50,6 +50,13 @@ impl DerivedKeys {
         Ok(handle)
     }
 
+    /// Destroys those that were derived from an object.
+    pub(super) fn forget(&mut self, session: &Session, id: TokenObjectId) {
+        for (_, kept) in self.kept.extract_if(|(base, _), _| *base == id) {
+            object::destroy(session, kept.handle);
+        }
+    }
+
     /// Destroys them all.
     pub(super) fn clear(&mut self, session: &Session) {
         for (_, kept) in self.kept.drain() {

@@ -75,7 +75,8 @@ enum OpenError {
 }
 
 impl Engine {
-    fn open(options: &WorkerOptions) -> Result<Self, Failure> {
+    /// Loads the module and sees that the token is there. Works once per process.
+    pub(super) fn open(options: &WorkerOptions) -> Result<Self, Failure> {
         let module = Module::load(&options.module).map_err(|error| unavailable(chain(&error)))?;
         module
             .token(&options.token_label)

@@ -79,7 +79,9 @@ impl Suite for Hadoop {
     }
 
     fn mint(&self, session: &Session, key: &ZoneKey, count: usize) -> Result<Vec<Vec<u8>>, Error> {
-        let wrapped_bytes = IV_BYTES + key.key_bytes;
+        // Only the worker's own trials come here with a key of unknown length.
+        let dek_bytes = if key.key_bytes == 0 { BLOCK_BYTES } else { key.key_bytes };
+        let wrapped_bytes = IV_BYTES + dek_bytes;
         let mut fresh = vec![0; count * wrapped_bytes];
         random(session, &mut fresh)?;
         Ok(fresh.chunks_exact(wrapped_bytes).map(<[u8]>::to_vec).collect())

@@ -18,7 +18,7 @@ use super::{
     remedy::{Trouble, while_doing},
     suite::suite,
 };
-use crate::token::{Kcv, TokenKeyVersion, TokenObjectId};
+use crate::token::{Kcv, Origin, TokenKeyVersion, TokenObjectId};
 
 /// The key versions in a token.
 #[derive(Debug, Default)]
@@ -40,6 +40,7 @@ struct Entry {
     id: TokenObjectId,
     suite: EdekSuite,
     key_bytes: usize,
+    origin: Origin,
     /// The value that the version had when it was first used.
     kcv: Option<Kcv>,
     /// Whether the value was computed by way of this handle.
@@ -63,6 +64,7 @@ pub(super) struct Found {
     pub(super) id: TokenObjectId,
     pub(super) suite: EdekSuite,
     pub(super) key_bytes: usize,
+    pub(super) origin: Origin,
     pub(super) kcv: Kcv,
 }
 
@@ -130,6 +132,7 @@ impl Index {
                     suite: found.suite,
                     kcv: found.kcv,
                     token_id: found.id,
+                    origin: found.origin,
                 });
             }
         }
@@ -138,12 +141,20 @@ impl Index {
     }
 
     /// Adds a version that was just generated.
-    pub(super) fn add(&mut self, label: KeyLabel, id: TokenObjectId, handle: ObjectHandle, key_bytes: usize) {
+    pub(super) fn add(
+        &mut self,
+        label: KeyLabel,
+        id: TokenObjectId,
+        handle: ObjectHandle,
+        key_bytes: usize,
+        origin: Origin,
+    ) {
         let slot = Slot::Usable(Entry {
             handle,
             id,
             suite: label.suite,
             key_bytes,
+            origin,
             kcv: None,
             proven: false,
         });
@@ -172,6 +183,25 @@ impl Index {
             Slot::Refused(_) => None,
         }
     }
+}
+
+/// Every object of a version, whatever its suite and whether it is fit for use or not, with its `CKA_ID`.
+pub(super) fn objects(
+    session: &Session,
+    name: &KeyName,
+    version: KeyVersion,
+) -> Result<Vec<(ObjectHandle, TokenObjectId)>, Trouble> {
+    let mut objects = Vec::new();
+    let search = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Token(true)];
+    for handle in session.find_objects(&search).map_err(while_doing("to find its keys"))? {
+        let found = identify(session, handle).map_err(while_doing("to read a key's label"))?;
+        objects.extend(
+            found
+                .filter(|(label, _)| label.name == *name && label.version == version)
+                .map(|(_, id)| (handle, id)),
+        );
+    }
+    Ok(objects)
 }
 
 /// Label and `CKA_ID` of an object that is one of ours.
@@ -228,6 +258,7 @@ fn examine(
         id,
         suite: label.suite,
         key_bytes: read.key_bytes,
+        origin: read.origin,
         kcv: known.and_then(|known| known.kcv),
         proven: false,
     }))
@@ -244,6 +275,7 @@ fn prove(session: &Session, name: &KeyName, version: KeyVersion, slot: &mut Slot
         id: entry.id,
         suite: entry.suite,
         key_bytes: entry.key_bytes,
+        origin: entry.origin,
         kcv,
     };
     if let (true, Some(kcv)) = (entry.proven, entry.kcv) {

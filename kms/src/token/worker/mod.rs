@@ -15,7 +15,9 @@ mod gate;
 mod gcm;
 mod growth;
 mod hadoop;
+mod import;
 mod index;
+mod inspect;
 mod kw;
 mod label;
 mod object;
@@ -42,6 +44,7 @@ use tokio::sync::oneshot;
 
 pub(super) use self::engine::pin_rejected_by;
 pub use self::gate::SealedOptions;
+pub use self::inspect::{Inspection, inspect};
 use self::{gate::Delivery, queue::Queue, service::Service};
 use super::pb::token_worker_server::TokenWorkerServer;
 

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use strongroom_proto::{
-    Failure, KeyVersion, Reason,
+    Failure, KeyName, KeyVersion, Reason,
     limits::EDEKS_PER_CALL_MAX,
     sealed::{RequestDigest, SealedAnswer},
 };
@@ -20,7 +20,7 @@ use crate::{
     token::{
         NewVersion, SealedCall,
         pb::{self, token_worker_server::TokenWorker},
-        wire::{item_to_wire, parse_key_ref},
+        wire::{item_to_wire, parse_id, parse_key_ref},
     },
 };
 
@@ -67,6 +67,44 @@ impl TokenWorker for Service {
         let call = move |engine: &mut Engine| engine.run(|vault| vault.generate(&new));
         let version = self.queue.call(call).await?;
         Ok(Response::new(version.into()))
+    }
+
+    async fn destroy_version(
+        &self,
+        request: Request<pb::DestroyVersionRequest>,
+    ) -> Result<Response<pb::DestroyVersionResponse>, Status> {
+        let request = request.into_inner();
+        let name: KeyName = request.key_name.parse().map_err(Failure::from)?;
+        let (version, id) = (KeyVersion(request.version), parse_id(&request.token_id)?);
+        let call = move |engine: &mut Engine| engine.run(|vault| vault.destroy(&name, version, id));
+        self.queue.call(call).await?;
+        Ok(Response::new(pb::DestroyVersionResponse {}))
+    }
+
+    async fn get_import_key(
+        &self,
+        request: Request<pb::GetImportKeyRequest>,
+    ) -> Result<Response<pb::ImportKey>, Status> {
+        let renew = request.into_inner().renew;
+        let call = move |engine: &mut Engine| engine.run(|vault| vault.import_key(renew));
+        Ok(Response::new(self.queue.call(call).await?.into()))
+    }
+
+    async fn import_version(
+        &self,
+        request: Request<pb::ImportVersionRequest>,
+    ) -> Result<Response<pb::TokenKeyVersion>, Status> {
+        let request = request.into_inner();
+        let version = request.version.ok_or_else(|| {
+            Failure::new(
+                Reason::InvalidArgument,
+                "the request says no version to import a key as",
+            )
+        })?;
+        let (new, import_key) = (NewVersion::try_from(version)?, parse_id(&request.import_key)?);
+        let wrapped = request.wrapped;
+        let call = move |engine: &mut Engine| engine.run(|vault| vault.import(&new, import_key, &wrapped));
+        Ok(Response::new(self.queue.call(call).await?.into()))
     }
 
     async fn mint(&self, request: Request<pb::MintRequest>) -> Result<Response<pb::MintResponse>, Status> {

@@ -18,7 +18,8 @@ use super::{
     canary::{self, Reference},
     dek::Dek,
     derived::DerivedKeys,
-    index::{Found, Index, Place},
+    import,
+    index::{self, Found, Index, Place},
     label::KeyLabel,
     object::SessionObject,
     remedy::{Refusal, Trouble, while_doing},
@@ -26,7 +27,7 @@ use super::{
     transport::TransportKeys,
     trial::Abilities,
 };
-use crate::token::{NewVersion, TokenKeyVersion, TokenObjectId};
+use crate::token::{ImportKey, NewVersion, Origin, TokenKeyVersion, TokenObjectId};
 
 /// The token is searched for an unknown version at most so often: a search can take milliseconds per hundred keys.
 const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -125,7 +126,8 @@ impl Vault {
                 let object = SessionObject::new(&self.session, handle);
                 let made = self.prove(handle, new, &label)?;
                 let handle = object.keep();
-                self.index.add(label, new.id, handle, new.key_bits as usize / 8);
+                self.index
+                    .add(label, new.id, handle, new.key_bits as usize / 8, made.origin);
                 Ok(made)
             }
         }
@@ -133,7 +135,7 @@ impl Vault {
 
     /// Reads the attributes of a version's object back and tries it.
     fn prove(&self, handle: ObjectHandle, new: &NewVersion, label: &KeyLabel) -> Result<TokenKeyVersion, Trouble> {
-        let key_bytes = self.check_attributes(handle, label)?;
+        let (key_bytes, origin) = self.check_attributes(handle, label)?;
         let kcv = suite(new.suite)
             .check_value(&self.session, handle, &new.key, new.version)
             .map_err(while_doing("to compute a key check value"))?;
@@ -156,7 +158,62 @@ impl Vault {
             suite: new.suite,
             kcv,
             token_id: new.id,
+            origin,
         })
+    }
+
+    /// The key to wrap EZ keys to that are to be brought in.
+    pub(super) fn import_key(&mut self, renew: bool) -> Result<ImportKey, Trouble> {
+        import::import_key(&self.session, &self.abilities, renew)
+    }
+
+    /// Brings in a version that was wrapped to the import key, and answers only once it is proven as a generated one is. A
+    /// repeat finds what the first attempt made.
+    pub(super) fn import(
+        &mut self,
+        new: &NewVersion,
+        import_key: TokenObjectId,
+        wrapped: &[u8],
+    ) -> Result<TokenKeyVersion, Trouble> {
+        self.abilities.check_asked(new)?;
+        self.search()?;
+        let label = KeyLabel::of(new);
+        match self.index.place(&label, new.id) {
+            Place::Taken => Err(exists(&label).into()),
+            Place::Own(handle) => self.prove(handle, new, &label),
+            Place::Free => {
+                let template = attributes::import_template(suite(new.suite), &label, new.id);
+                import::check_size(&self.session, &self.abilities, import_key, wrapped, new.key_bits)?;
+                let object = import::unwrap(&self.session, &self.abilities, import_key, wrapped, &template)?;
+                let made = self.prove(object.handle(), new, &label)?;
+                let handle = object.keep();
+                self.index
+                    .add(label, new.id, handle, new.key_bits as usize / 8, made.origin);
+                Ok(made)
+            }
+        }
+    }
+
+    /// Destroys a version's object, if it has that `CKA_ID`. One that is gone already is no failure: a repeat finds it so.
+    pub(super) fn destroy(&mut self, name: &KeyName, version: KeyVersion, id: TokenObjectId) -> Result<(), Trouble> {
+        let objects = index::objects(&self.session, name, version)?;
+        if let Some((_, other)) = objects.iter().find(|(_, found)| *found != id) {
+            return Err(another(name, version, id, *other).into());
+        }
+        for (handle, _) in objects {
+            self.session
+                .destroy_object(handle)
+                .map_err(while_doing("to destroy a key"))?;
+        }
+        self.derived.forget(&self.session, id);
+        self.references.remove(&id);
+        self.search()?;
+        if self.index.contains(name, version) {
+            return Err(refused(format!(
+                "the token still holds version {version} of key {name} after it was destroyed"
+            )));
+        }
+        Ok(())
     }
 
     /// EDEKs of fresh DEKs, handed out only once one more that was minted with them has been opened again.
@@ -168,6 +225,9 @@ impl Vault {
         count: usize,
     ) -> Result<Vec<bytes::Bytes>, Trouble> {
         let spot = self.spot(name, version, zone)?;
+        if spot.key_bytes == 0 {
+            return Err(unsized_key(&spot).into());
+        }
         let key = self.zone_key(&spot)?;
         let minted = canary::mint(&self.session, &spot, &key, count).map_err(faulty("to mint an EDEK"))?;
         Ok(minted.into_iter().map(bytes::Bytes::from).collect())
@@ -322,12 +382,12 @@ impl Vault {
         Ok(())
     }
 
-    /// Reads a new key's attributes back; answers its bytes.
-    fn check_attributes(&self, handle: ObjectHandle, label: &KeyLabel) -> Result<usize, Trouble> {
+    /// Reads a new key's attributes back; answers its bytes and where it comes from.
+    fn check_attributes(&self, handle: ObjectHandle, label: &KeyLabel) -> Result<(usize, Origin), Trouble> {
         let read = attributes::read_back(&self.session, handle, suite(label.suite))
             .map_err(while_doing("to read a key's attributes"))?;
         match read.wrong {
-            None => Ok(read.key_bytes),
+            None => Ok((read.key_bytes, read.origin)),
             Some(wrong) => Err(refused(format!(
                 "the token made {label} with another {wrong} than asked for, so it was destroyed again; this token \
                  cannot hold zone keys"
@@ -386,6 +446,16 @@ fn exists(label: &KeyLabel) -> Failure {
     )
 }
 
+fn another(name: &KeyName, version: KeyVersion, id: TokenObjectId, found: TokenObjectId) -> Failure {
+    Failure::new(
+        Reason::KeyVersionUnusable,
+        format!(
+            "version {version} of key {name} has CKA_ID {found} in the token, not {id}: it is another object, so nothing \
+             was destroyed"
+        ),
+    )
+}
+
 pub(super) fn edek_invalid(spot: &Spot<'_>) -> Failure {
     let Spot {
         name, version, zone, ..
@@ -394,6 +464,18 @@ pub(super) fn edek_invalid(spot: &Spot<'_>) -> Failure {
         Reason::EdekInvalid,
         format!(
             "the EDEK does not open under key {name} version {version} for zone {zone}: it is damaged or another's"
+        ),
+    )
+}
+
+/// How long a DEK has to be follows from the length of the EZ key.
+fn unsized_key(spot: &Spot<'_>) -> Failure {
+    let Spot { name, version, .. } = spot;
+    Failure::new(
+        Reason::KeyVersionUnusable,
+        format!(
+            "the token does not tell the length of version {version} of key {name}, which was brought into it: it opens EDEKs \
+             and mints none; make a new version with: strongroom key roll {name}"
         ),
     )
 }

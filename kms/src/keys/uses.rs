@@ -1,0 +1,255 @@
+//! How many EDEKs a `gcm` version has made. Random IVs allow 2^32 encryptions under one key (NIST SP 800-38D, section 8.3), so
+//! they are counted where no crash forgets them: a range of uses is recorded in the store before the first of them is made,
+//! and what a crash leaves of a range counts as used. Several instances reserve ranges of their own.
+//!
+//! A use is counted for every attempt that the layers below may make of it, and for the canary of every batch: the count is
+//! an upper bound. A key rolls by itself long before the bound that stops a version.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId};
+use tokio::sync::Notify;
+
+use super::{Keys, ledger::Ledger};
+use crate::hsm::Hsm;
+
+/// Uses after which a key rolls by itself, if the configuration says nothing: some 130 million EDEKs.
+pub(crate) const ROLL_AFTER_DEFAULT: u64 = 1 << 30;
+/// Uses after which a version makes no more EDEKs. Half of what is allowed: the other half is for canaries of tokens that
+/// come back, which nobody counts.
+const USES_MAX: u64 = 1 << 31;
+/// Uses reserved at once, where the roll is not nearer than that.
+const RANGE: u64 = 1 << 20;
+/// How often one EDEK may be made before its caller has an answer: twice in a worker, by two workers, in two tokens.
+const ATTEMPTS_MAX: u64 = 8;
+/// EDEKs for which the token layer makes one canary; it makes no fewer than one a call.
+const EDEKS_PER_CANARY: u64 = 200;
+
+/// Between two attempts to roll a key whose roll failed.
+const ROLL_PAUSE: Duration = Duration::from_secs(60);
+
+/// The counts of all versions, and what is left of the ranges of this process.
+#[derive(Debug)]
+pub(super) struct Uses {
+    roll_after: u64,
+    worn: Notify,
+    counts: Mutex<HashMap<(KeyName, KeyVersion), Count>>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Count {
+    /// Reserved in the store, by all instances, as far as is known here.
+    reserved: u64,
+    /// Of that, not used yet by this process.
+    left: u64,
+}
+
+impl Uses {
+    /// Counts as the store has them; `roll_after` uses make a version worn.
+    pub(super) fn new(roll_after: u64, stored: Vec<(KeyName, KeyVersion, u64)>) -> Self {
+        let count = |(name, version, reserved)| ((name, version), Count { reserved, left: 0 });
+        Self {
+            roll_after,
+            worn: Notify::new(),
+            counts: Mutex::new(stored.into_iter().map(count).collect()),
+        }
+    }
+
+    /// Counts `edeks` that are about to be made. Suites whose EDEKs need no random IV of the key's own are not counted.
+    ///
+    /// # Errors
+    /// [`Reason::KeyVersionUnusable`] if the version has made as many as it may; the store's failures, since what cannot be
+    /// counted is not made.
+    pub(super) async fn charge(
+        &self,
+        ledger: &Ledger,
+        name: &KeyName,
+        version: KeyVersion,
+        suite: EdekSuite,
+        edeks: usize,
+    ) -> Result<(), Failure> {
+        let uses = uses_of(edeks);
+        if suite != EdekSuite::Gcm || self.take(name, version, uses) {
+            return Ok(());
+        }
+        let range = RANGE.min(self.roll_after / 16).max(uses);
+        let reserved = ledger.reserve_uses(name, version, range, USES_MAX).await?;
+        let Some(reserved) = reserved else {
+            return Err(used_up(name, version));
+        };
+        let mut counts = self.counts();
+        let count = counts.entry((name.clone(), version)).or_default();
+        count.reserved = count.reserved.max(reserved);
+        // Two calls may have reserved at once: then there is more left than was needed.
+        count.left += range - uses;
+        if count.reserved >= self.roll_after {
+            self.worn.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Whether a version has made so many EDEKs that its key is to roll.
+    pub(crate) fn is_worn(&self, name: &KeyName, version: KeyVersion) -> bool {
+        let counts = self.counts();
+        let count = counts.get(&(name.clone(), version));
+        count.is_some_and(|count| count.reserved >= self.roll_after)
+    }
+
+    /// Takes uses out of what is left of the range.
+    fn take(&self, name: &KeyName, version: KeyVersion, uses: u64) -> bool {
+        let mut counts = self.counts();
+        let Some(count) = counts.get_mut(&(name.clone(), version)) else {
+            return false;
+        };
+        let enough = count.left >= uses;
+        if enough {
+            count.left -= uses;
+        }
+        enough
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<(KeyName, KeyVersion), Count>> {
+        // Counts are changed in single steps, so that a panic elsewhere leaves none half done.
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<H: Hsm> Keys<H> {
+    /// Rolls keys that are worn, for as long as the service runs. Minting goes on meanwhile.
+    pub(crate) async fn roll_worn(&self) {
+        loop {
+            for name in self.names(None) {
+                let worn = |version| self.uses.is_worn(&name, version);
+                if self
+                    .with_key(&name, |key| Ok(key.current()))
+                    .ok()
+                    .flatten()
+                    .is_some_and(worn)
+                {
+                    self.roll_one(&name).await;
+                }
+            }
+            _ = tokio::time::timeout(ROLL_PAUSE, self.uses.worn.notified()).await;
+        }
+    }
+
+    async fn roll_one(&self, name: &KeyName) {
+        match self.roll(name, RequestId::generate()).await {
+            Ok(key) => {
+                let version = key.current_version;
+                tracing::info!(key = %name, version, "rolled: its version had made many EDEKs");
+            }
+            Err(failure) => {
+                tracing::error!(key = %name, reason = %failure.reason, "cannot roll a key that is worn: {failure}");
+            }
+        }
+    }
+}
+
+/// The most that making so many EDEKs can encrypt.
+fn uses_of(edeks: usize) -> u64 {
+    let edeks = edeks as u64;
+    (edeks + edeks.div_ceil(EDEKS_PER_CANARY)) * ATTEMPTS_MAX
+}
+
+fn used_up(name: &KeyName, version: KeyVersion) -> Failure {
+    Failure::new(
+        Reason::KeyVersionUnusable,
+        format!(
+            "version {version} of key {name} has made as many EDEKs as AES-GCM allows a key, and only opens now; make a new \
+             version with: strongroom key roll {name}"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> KeyName {
+        "payroll".parse().expect("a key name")
+    }
+
+    async fn open(path: &std::path::Path) -> Ledger {
+        let config = strongroom_kv::StoreConfig::default();
+        Ledger::open(&config, path).await.expect("a store")
+    }
+
+    #[tokio::test]
+    async fn a_crash_counts_too_many_and_never_too_few() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("keys.redb");
+        let (name, version) = (key(), KeyVersion(0));
+        let mut made = 0;
+        for round in 1..=3 {
+            let ledger = open(&path).await;
+            let stored = ledger.load_uses().await.expect("read");
+            let before = stored.first().map_or(0, |(_, _, count)| *count);
+            assert!(before >= made, "round {round}: {before} of {made}");
+            let uses = Uses::new(16 * 1000, stored);
+            for edeks in [1, 200, 1, 7, 1000] {
+                uses.charge(&ledger, &name, version, EdekSuite::Gcm, edeks)
+                    .await
+                    .expect("room");
+                made += edeks as u64;
+                let stored = ledger.load_uses().await.expect("read")[0].2;
+                assert!(stored >= made, "{stored} of {made}");
+            }
+            // Dropped in the middle of a range, as a crash would.
+        }
+    }
+
+    #[tokio::test]
+    async fn a_version_wears_out_and_then_makes_no_more() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let ledger = open(&dir.path().join("keys.redb")).await;
+        let (name, version) = (key(), KeyVersion(3));
+        let uses = Uses::new(1600, Vec::new());
+        while !uses.is_worn(&name, version) {
+            uses.charge(&ledger, &name, version, EdekSuite::Gcm, 1)
+                .await
+                .expect("room");
+        }
+        let stored = ledger.load_uses().await.expect("read");
+        assert_eq!(stored, [(name.clone(), version, 1600)]);
+        assert!(!uses.is_worn(&name, KeyVersion(4)), "each version for itself");
+        assert!(Uses::new(1600, stored).is_worn(&name, version), "after a restart too");
+
+        let left = ledger.reserve_uses(&name, version, USES_MAX - 1600, USES_MAX).await;
+        assert_eq!(left.expect("stored"), Some(USES_MAX));
+        let uses = Uses::new(1600, ledger.load_uses().await.expect("read"));
+        let failure = uses
+            .charge(&ledger, &name, version, EdekSuite::Gcm, 1)
+            .await
+            .expect_err("used up");
+        assert_eq!(failure.reason, Reason::KeyVersionUnusable);
+        assert!(failure.message.contains("strongroom key roll payroll"), "{failure}");
+        for suite in [EdekSuite::Kw, EdekSuite::Hadoop] {
+            uses.charge(&ledger, &name, version, suite, 1)
+                .await
+                .expect("not counted");
+        }
+    }
+
+    #[tokio::test]
+    async fn instances_reserve_ranges_of_their_own() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let ledger = open(&dir.path().join("keys.redb")).await;
+        let (name, version) = (key(), KeyVersion(0));
+        let (one, other) = (Uses::new(1 << 20, Vec::new()), Uses::new(1 << 20, Vec::new()));
+        for uses in [&one, &other, &one] {
+            uses.charge(&ledger, &name, version, EdekSuite::Gcm, 1)
+                .await
+                .expect("room");
+        }
+        assert_eq!(
+            ledger.load_uses().await.expect("read")[0].2,
+            2 << 16,
+            "two ranges of 2^16"
+        );
+    }
+}

@@ -1,0 +1,266 @@
+//! Keys that come from elsewhere, and versions that go: the import key, what is unwrapped by it, and the end of a version.
+//!
+//! The import key is an RSA key pair made in the token. Its private half is a token object, so that what was wrapped to it
+//! can be brought in by any worker and after any restart; it only unwraps, and what it unwraps is asked for SENSITIVE and
+//! not extractable. The public half is answered and not kept.
+
+use cryptoki::{
+    error::Error,
+    mechanism::{
+        Mechanism, MechanismType,
+        rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource},
+    },
+    object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
+    session::Session,
+    types::Ulong,
+};
+use strongroom_proto::{Failure, Reason};
+
+use super::{
+    label::PREFIX,
+    object::{SessionObject, destroy},
+    remedy::{Trouble, while_doing},
+    trial::Abilities,
+};
+use crate::token::{ImportKey, OaepHash, TokenObjectId};
+
+/// Bits of the import key: good for 128 bits of security (NIST SP 800-57 part 1, table 2).
+const RSA_BITS: u64 = 3072;
+const IMPORT_LABEL: &str = "import";
+
+/// The token's import key, made if there is none or another is asked for, which destroys the one before.
+pub(super) fn import_key(session: &Session, abilities: &Abilities, renew: bool) -> Result<ImportKey, Trouble> {
+    let hash = hash(abilities)?;
+    let doing = "to make an import key";
+    let mut found = find(session, None).map_err(while_doing(doing))?;
+    if renew || found.is_empty() {
+        let made = generate(session).map_err(while_doing(doing))?;
+        for handle in std::mem::replace(&mut found, vec![made]) {
+            destroy(session, handle);
+        }
+    }
+    let handle = *found.first().ok_or_else(no_import_key)?;
+    describe(session, handle, hash).map_err(while_doing("to read an import key"))
+}
+
+/// Unwraps an EZ key that was wrapped to the import key `id`.
+pub(super) fn unwrap<'s>(
+    session: &'s Session,
+    abilities: &Abilities,
+    id: TokenObjectId,
+    wrapped: &[u8],
+    template: &[Attribute],
+) -> Result<SessionObject<'s>, Trouble> {
+    let hash = hash(abilities)?;
+    let found = find(session, Some(id)).map_err(while_doing("to find an import key"))?;
+    let handle = *found.first().ok_or_else(no_import_key)?;
+    let (mechanism, mgf) = mechanism_of(hash);
+    let parameters = PkcsOaepParams::new(mechanism, mgf, PkcsOaepSource::empty());
+    match session.unwrap_key(&Mechanism::RsaPkcsOaep(parameters), handle, wrapped, template) {
+        Ok(key) => Ok(SessionObject::new(session, key)),
+        Err(error) => match Trouble::new("to import a key", &error) {
+            // With a key that it holds: what it was given is not wrapped to it.
+            Trouble::Failed(_) | Trouble::Lost(_) => Err(not_wrapped(&error).into()),
+            trouble @ Trouble::Gone(_) => Err(trouble),
+        },
+    }
+}
+
+/// Sees that what was wrapped to the import key has the size that was said: tokens do not all record it. For a moment the key
+/// is a session object that is wrapped under a key of its own, which is as much longer as AES key wrap makes it.
+pub(super) fn check_size(
+    session: &Session,
+    abilities: &Abilities,
+    id: TokenObjectId,
+    wrapped: &[u8],
+    key_bits: u32,
+) -> Result<(), Trouble> {
+    /// What AES key wrap adds (RFC 3394).
+    const ADDED_BYTES: usize = 8;
+    let template = session_template(&[Attribute::Sensitive(true), Attribute::Extractable(true)]);
+    let key = unwrap(session, abilities, id, wrapped, &template)?;
+    let mut template = session_template(&[Attribute::Sensitive(true), Attribute::Wrap(true)]);
+    template.push(Attribute::ValueLen(32.into()));
+    let wrapping = session
+        .generate_key(&Mechanism::AesKeyGen, &template)
+        .map_err(while_doing("to make a session key"))?;
+    let wrapping = SessionObject::new(session, wrapping);
+    let bytes = session
+        .wrap_key(&Mechanism::AesKeyWrap, wrapping.handle(), key.handle())
+        .map_or(0, |again| again.len().saturating_sub(ADDED_BYTES));
+    if bytes * 8 == key_bits as usize {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Reason::InvalidArgument,
+        format!("what was wrapped to the import key is no AES key of {key_bits} bits, as was said"),
+    )
+    .into())
+}
+
+fn session_template(more: &[Attribute]) -> Vec<Attribute> {
+    let mut template = vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::AES),
+        Attribute::Token(false),
+        Attribute::Private(true),
+    ];
+    template.extend_from_slice(more);
+    template
+}
+
+/// The import keys in the token: normally one.
+fn find(session: &Session, id: Option<TokenObjectId>) -> Result<Vec<ObjectHandle>, Error> {
+    let mut search = vec![
+        Attribute::Class(ObjectClass::PRIVATE_KEY),
+        Attribute::Token(true),
+        Attribute::Label(label()),
+    ];
+    search.extend(id.map(|id| Attribute::Id(id.as_bytes().to_vec())));
+    session.find_objects(&search)
+}
+
+fn generate(session: &Session) -> Result<ObjectHandle, Error> {
+    let id = TokenObjectId::generate();
+    let public = [
+        Attribute::Token(false),
+        Attribute::Private(false),
+        Attribute::ModulusBits(Ulong::new(RSA_BITS)),
+        Attribute::PublicExponent(vec![1, 0, 1]),
+        Attribute::Encrypt(false),
+        Attribute::Verify(false),
+        Attribute::Wrap(false),
+    ];
+    let private = [
+        Attribute::Token(true),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Modifiable(false),
+        Attribute::Decrypt(false),
+        Attribute::Sign(false),
+        Attribute::Unwrap(true),
+        Attribute::AllowedMechanisms(vec![MechanismType::RSA_PKCS_OAEP]),
+        Attribute::Label(label()),
+        Attribute::Id(id.as_bytes().to_vec()),
+    ];
+    let (public, private) = session.generate_key_pair(&Mechanism::RsaPkcsKeyPairGen, &public, &private)?;
+    destroy(session, public);
+    Ok(private)
+}
+
+fn describe(session: &Session, handle: ObjectHandle, hash: OaepHash) -> Result<ImportKey, Error> {
+    let (mut modulus, mut exponent, mut id) = (None, None, None);
+    let wanted = [AttributeType::Modulus, AttributeType::PublicExponent, AttributeType::Id];
+    for attribute in session.get_attributes(handle, &wanted)? {
+        match attribute {
+            Attribute::Modulus(bytes) => modulus = Some(bytes),
+            Attribute::PublicExponent(bytes) => exponent = Some(bytes),
+            Attribute::Id(bytes) => id = <[u8; 16]>::try_from(bytes).ok(),
+            _ => {}
+        }
+    }
+    match (modulus, exponent, id) {
+        (Some(modulus), Some(exponent), Some(id)) => Ok(ImportKey {
+            spki: spki(&modulus, &exponent),
+            id: TokenObjectId::from_bytes(id),
+            hash,
+        }),
+        _ => Err(Error::InvalidValue),
+    }
+}
+
+/// SubjectPublicKeyInfo of an RSA key (RFC 8017, appendix A.1.1, in RFC 5280, section 4.1), DER.
+fn spki(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
+    /// AlgorithmIdentifier of rsaEncryption, 1.2.840.113549.1.1.1, with NULL.
+    const RSA_ENCRYPTION: [u8; 15] = [
+        0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00,
+    ];
+    let key = der(0x30, &[integer(modulus), integer(exponent)].concat());
+    let bits = der(0x03, &[&[0], key.as_slice()].concat());
+    der(0x30, &[RSA_ENCRYPTION.as_slice(), &bits].concat())
+}
+
+/// A non-negative INTEGER.
+fn integer(bytes: &[u8]) -> Vec<u8> {
+    let first = bytes.iter().position(|&byte| byte != 0).unwrap_or(bytes.len());
+    let digits = &bytes[first..];
+    let sign: &[u8] = match digits.first() {
+        Some(&byte) if byte < 0x80 => &[],
+        _ => &[0],
+    };
+    der(0x02, &[sign, digits].concat())
+}
+
+/// Tag, length and content.
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = content.len().to_be_bytes();
+    let first = length
+        .iter()
+        .position(|&byte| byte != 0)
+        .unwrap_or(length.len().saturating_sub(1));
+    let short = &length[first..];
+    let mut out = vec![tag];
+    if content.len() >= 0x80 {
+        out.push(0x80 | u8::try_from(short.len()).expect("a length has at most 8 bytes"));
+    }
+    out.extend_from_slice(short);
+    out.extend_from_slice(content);
+    out
+}
+
+fn hash(abilities: &Abilities) -> Result<OaepHash, Failure> {
+    let offered = |hash: &OaepHash| abilities.oaep_hashes.contains(&mechanism_of(*hash).0);
+    OaepHash::ALL.into_iter().find(offered).ok_or_else(|| {
+        Failure::new(
+            Reason::TokenRefused,
+            "this token has no RSA-OAEP, so that no key can be brought into it; see: strongroom token inspect",
+        )
+    })
+}
+
+const fn mechanism_of(hash: OaepHash) -> (MechanismType, PkcsMgfType) {
+    match hash {
+        OaepHash::Sha256 => (MechanismType::SHA256, PkcsMgfType::MGF1_SHA256),
+        OaepHash::Sha1 => (MechanismType::SHA1, PkcsMgfType::MGF1_SHA1),
+    }
+}
+
+fn label() -> Vec<u8> {
+    format!("{PREFIX}{IMPORT_LABEL}").into_bytes()
+}
+
+fn no_import_key() -> Failure {
+    Failure::new(
+        Reason::InvalidArgument,
+        "the token does not hold that import key (any more); ask for the import key again and wrap the key to it",
+    )
+}
+
+fn not_wrapped(error: &Error) -> Failure {
+    Failure::new(
+        Reason::InvalidArgument,
+        format!(
+            "the token does not open what was sent as a key wrapped to its import key ({error}); wrap the raw AES key by \
+             RSA-OAEP with the hash that goes with the import key, for MGF1 too, and no label"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn public_keys_are_written_as_der() {
+        assert_eq!(integer(&[0, 0, 0x7f]), [2, 1, 0x7f]);
+        assert_eq!(integer(&[0x80]), [2, 2, 0, 0x80]);
+        assert_eq!(integer(&[]), [2, 1, 0]);
+        assert_eq!(der(4, &[1; 0x7f])[..2], [4, 0x7f]);
+        assert_eq!(der(4, &[1; 0x80])[..3], [4, 0x81, 0x80]);
+        assert_eq!(der(4, &[1; 0x1234])[..4], [4, 0x82, 0x12, 0x34]);
+        let spki = spki(&[0xd5; 384], &[1, 0, 1]);
+        assert_eq!(spki[..4], [0x30, 0x82, 0x01, 0xa2]);
+        assert_eq!(spki.len(), 4 + 0x1a2);
+    }
+}
