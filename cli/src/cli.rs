@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use strongroom_kms::policy::{Action, Authentication, GroupName};
 use strongroom_kms::token::SealedOnly;
 use strongroom_proto::{EdekSuite, KeyName, ZoneId};
 
@@ -69,6 +70,9 @@ pub(crate) enum Command {
     /// Manage EZ keys
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Try, check and import policies, without any service
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Manage encryption zones
     #[command(subcommand)]
     Zone(ZoneCommand),
@@ -203,6 +207,87 @@ pub(crate) enum KeyCommand {
         /// The key's name
         name: KeyName,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Say whether somebody may do something with a key, and by which policy; code 4 if not
+    #[command(
+        after_help = "Examples:\n  strongroom policy test --policy policy.cedar --groups groups.toml --as user:alice unwrap payroll --tag team=hr\n  strongroom policy test --policy policy.cedar --as user:bob --group admins manage payroll --operation roll"
+    )]
+    Test(PolicyTestArgs),
+    /// Say whether a policy file is valid
+    #[command(after_help = "Example:\n  strongroom policy check policy.cedar --groups groups.toml")]
+    Check(PolicyCheckArgs),
+    /// Make policies of Hadoop's kms-acls.xml
+    #[command(
+        after_help = "Example:\n  strongroom policy import-hadoop kms-acls.xml --kms-site kms-site.xml -o policy.cedar"
+    )]
+    ImportHadoop(ImportHadoopArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PolicyTestArgs {
+    /// What is asked for: manage, view, mint, rewrap, unwrap, audit or approve
+    pub(crate) action: Action,
+    /// The key's name
+    pub(crate) key: KeyName,
+    /// The policies
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: PathBuf,
+    /// Who is in which group
+    #[arg(long, value_name = "FILE")]
+    pub(crate) groups: Option<PathBuf>,
+    /// A group that the caller's token names; may be given many times
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Vec<GroupName>,
+    /// A tag of the key; may be given many times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = tag)]
+    pub(crate) tag: Vec<(String, String)>,
+    /// The key's suite
+    #[arg(long, value_name = "SUITE")]
+    pub(crate) suite: Option<EdekSuite>,
+    /// The key demands sealed delivery
+    #[arg(long)]
+    pub(crate) sealed_required: bool,
+    /// The zone's id, 32 hexadecimal digits
+    #[arg(long, value_name = "ID", value_parser = zone_id)]
+    pub(crate) zone: Option<ZoneId>,
+    /// The call, by its word in the audit log, for example create or roll [default: the action]
+    #[arg(long, value_name = "WORD")]
+    pub(crate) operation: Option<String>,
+    /// How the caller proves who it is: certificate or bearer
+    #[arg(long, value_name = "HOW", default_value = "certificate")]
+    pub(crate) authentication: Authentication,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PolicyCheckArgs {
+    /// The policies
+    pub(crate) policy: PathBuf,
+    /// Who is in which group
+    #[arg(long, value_name = "FILE")]
+    pub(crate) groups: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportHadoopArgs {
+    /// Hadoop's kms-acls.xml
+    pub(crate) acls: PathBuf,
+    /// Hadoop's kms-site.xml, which may switch the ACLs of keys off
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kms_site: Option<PathBuf>,
+    /// Where the policies go, a new file [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// A tag as `name=value`.
+fn tag(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("a tag is NAME=VALUE, for example team=hr".to_owned()),
+    }
 }
 
 #[derive(Debug, Subcommand)]

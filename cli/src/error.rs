@@ -3,7 +3,10 @@
 use std::{error::Error as StdError, io, path::PathBuf, process::ExitCode};
 
 use strongroom_fs::FsError;
-use strongroom_kms::token::{ModuleError, PinError, init::InitError};
+use strongroom_kms::{
+    policy::{PolicyError, hadoop::ImportError},
+    token::{ModuleError, PinError, init::InitError},
+};
 use strongroom_proto::{Failure, ParseError, Reason, transport::TlsError};
 
 use crate::{dev::DevError, profile::ProfileError};
@@ -197,6 +200,15 @@ pub(crate) enum Error {
     /// Making a token.
     #[error("cannot initialise the token")]
     Token(#[source] InitError),
+    /// A policy or groups file.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// A configuration file of Hadoop.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// What was asked of the policies is denied.
+    #[error("{sentence}")]
+    PolicyDenies { sentence: String },
     /// SIGINT or SIGTERM.
     #[error("interrupted; what was done so far stays")]
     Interrupted,
@@ -230,6 +242,9 @@ impl Error {
             Self::Length { .. } | Self::ForeignEntry { .. } => Exit::Integrity,
             Self::LocalName { .. } | Self::Reencryption { .. } => Exit::Partly,
             Self::Partly { exit, .. } => *exit,
+            Self::Policy(PolicyError::Read { source, .. }) => Exit::of_file(source),
+            Self::Policy(_) | Self::Import(_) => Exit::Usage,
+            Self::PolicyDenies { .. } => Exit::Refused,
             Self::Interrupted => Exit::Interrupted,
             Self::Dev(error) => error.exit(),
             Self::RoleConfig { path, .. } if !path.exists() => Exit::NotFound,

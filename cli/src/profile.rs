@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use strongroom_proto::transport::{Remote, TlsFiles};
+use strongroom_proto::transport::{BearerFiles, Remote, TlsFiles};
 
 use crate::error::Exit;
 
@@ -25,10 +25,58 @@ pub(crate) struct Profile {
     /// Whether DEKs are asked for by sealed delivery also where keys do not demand it.
     #[serde(default)]
     pub(crate) sealed: bool,
+    /// The key service's port for callers with bearer tokens.
+    #[serde(default)]
+    pub(crate) kms_bearer: Option<Remote>,
     /// Which identity each group of commands uses unless `--as` says otherwise.
     pub(crate) defaults: Defaults,
-    /// Certificates by the name that `--as` takes.
-    pub(crate) identities: BTreeMap<String, TlsFiles>,
+    /// Certificates and tokens by the name that `--as` takes.
+    pub(crate) identities: BTreeMap<String, IdentityFiles>,
+}
+
+/// The files of an identity: a certificate with its key, or a bearer token.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct IdentityFiles {
+    ca: PathBuf,
+    #[serde(default)]
+    certificate: Option<PathBuf>,
+    #[serde(default)]
+    key: Option<PathBuf>,
+    #[serde(default)]
+    bearer_token_file: Option<PathBuf>,
+}
+
+/// What an identity proves itself with.
+#[derive(Debug, Clone)]
+pub(crate) enum Proof {
+    Certificate(TlsFiles),
+    Bearer(BearerFiles),
+}
+
+impl IdentityFiles {
+    fn proof(&self) -> Option<Proof> {
+        let ca = self.ca.clone();
+        match (
+            self.certificate.clone(),
+            self.key.clone(),
+            self.bearer_token_file.clone(),
+        ) {
+            (Some(certificate), Some(key), None) => Some(Proof::Certificate(TlsFiles { ca, certificate, key })),
+            (None, None, Some(bearer_token_file)) => Some(Proof::Bearer(BearerFiles { ca, bearer_token_file })),
+            _ => None,
+        }
+    }
+
+    fn relative_to(&self, base: &Path) -> Self {
+        let below = |path: &Option<PathBuf>| path.as_ref().map(|path| base.join(path));
+        Self {
+            ca: base.join(&self.ca),
+            certificate: below(&self.certificate),
+            key: below(&self.key),
+            bearer_token_file: below(&self.bearer_token_file),
+        }
+    }
 }
 
 /// The identity of each group of commands.
@@ -62,6 +110,14 @@ pub(crate) enum ProfileError {
         #[source]
         source: Box<toml::de::Error>,
     },
+    #[error("the identity {name} of the profile needs either certificate and key or bearer_token_file, besides ca")]
+    NoProof { name: String },
+    #[error("the identity {name} has a bearer token, which only strongroom key … can use; name another with --as")]
+    TokenOnly { name: String },
+    #[error(
+        "the identity {name} has a bearer token; say in the profile where the key service takes them: kms_bearer = \"host:port\""
+    )]
+    NoBearerPort { name: String },
     #[error("the profile has no identity {name}; it has: {known}")]
     UnknownIdentity { name: String, known: String },
 }
@@ -72,7 +128,12 @@ impl ProfileError {
         match self {
             Self::Missing { .. } => Exit::NotFound,
             Self::Read { source, .. } => Exit::of_file(source),
-            Self::NoHome | Self::Parse { .. } | Self::UnknownIdentity { .. } => Exit::Usage,
+            Self::NoHome
+            | Self::Parse { .. }
+            | Self::NoProof { .. }
+            | Self::TokenOnly { .. }
+            | Self::NoBearerPort { .. }
+            | Self::UnknownIdentity { .. } => Exit::Usage,
         }
     }
 }
@@ -98,9 +159,17 @@ impl Profile {
         Ok(profile)
     }
 
-    /// The files of the identity `name`.
-    pub(crate) fn identity(&self, name: &str) -> Result<&TlsFiles, ProfileError> {
-        self.identities.get(name).ok_or_else(|| ProfileError::UnknownIdentity {
+    /// The certificate files of the identity `name`.
+    pub(crate) fn identity(&self, name: &str) -> Result<TlsFiles, ProfileError> {
+        match self.proof(name)? {
+            Proof::Certificate(files) => Ok(files),
+            Proof::Bearer(_) => Err(ProfileError::TokenOnly { name: name.to_owned() }),
+        }
+    }
+
+    /// What the identity `name` proves itself with.
+    pub(crate) fn proof(&self, name: &str) -> Result<Proof, ProfileError> {
+        let files = self.identities.get(name).ok_or_else(|| ProfileError::UnknownIdentity {
             name: name.to_owned(),
             known: self
                 .identities
@@ -108,7 +177,16 @@ impl Profile {
                 .map(String::as_str)
                 .collect::<Vec<_>>()
                 .join(", "),
-        })
+        })?;
+        files
+            .proof()
+            .ok_or_else(|| ProfileError::NoProof { name: name.to_owned() })
+    }
+
+    /// Where the key service takes the token of the identity `name`.
+    pub(crate) fn bearer_port(&self, name: &str) -> Result<&Remote, ProfileError> {
+        let port = self.kms_bearer.as_ref();
+        port.ok_or_else(|| ProfileError::NoBearerPort { name: name.to_owned() })
     }
 }
 
@@ -185,5 +263,29 @@ mod tests {
         assert_eq!(with(None, Some("/h")), path("/h/.config/strongroom/profile.toml"));
         assert_eq!(with(Some("c"), Some("/h")), path("/h/.config/strongroom/profile.toml"));
         assert_eq!(with(None, None), None);
+    }
+
+    #[test]
+    fn an_identity_has_a_certificate_or_a_token() {
+        let profile = |identity: &str| {
+            let (start, _) = SAMPLE.split_once("[identities.alice]").expect("is there");
+            toml::from_str::<Profile>(&format!("{start}[identities.alice]\nca = \"ca.pem\"\n{identity}")).expect("TOML")
+        };
+        let token = profile("bearer_token_file = \"token\"");
+        assert!(
+            matches!(token.proof("alice"), Ok(Proof::Bearer(files)) if files.bearer_token_file == Path::new("token"))
+        );
+        let error = token.identity("alice").expect_err("no certificate").to_string();
+        assert!(error.contains("bearer token"), "{error}");
+        let error = token.bearer_port("alice").expect_err("no port").to_string();
+        assert!(error.contains("kms_bearer"), "{error}");
+        for mixed in [
+            "",
+            "key = \"k\"",
+            "certificate = \"c\"\nkey = \"k\"\nbearer_token_file = \"t\"",
+        ] {
+            let error = profile(mixed).proof("alice").expect_err("neither or both").to_string();
+            assert!(error.contains("needs either"), "{error}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod fs;
 mod key;
+mod policy;
 mod roles;
 mod session;
 mod status;
@@ -43,6 +44,7 @@ pub(crate) fn run(cli: Cli, output: Output) -> Result<(), Error> {
         Command::Completions { shell } => completions(shell),
         Command::TokenWorker(args) => token::worker(args, level),
         Command::Token(command) => token::run(command, output),
+        Command::Policy(command) => policy::run(command, &global, output),
         Command::Kms(args) => on_runtime(roles::kms(&args, level)),
         Command::Metadata(args) => on_runtime(roles::metadata(&args, level)),
         Command::Block(args) => on_runtime(roles::block(&args, level)),

@@ -4,12 +4,12 @@ use std::{sync::Arc, time::SystemTime};
 
 use strongroom_fs::ZoneFs;
 use strongroom_kms_admin::KeyAdminClient;
-use strongroom_proto::transport::TlsIdentity;
+use strongroom_proto::transport::{BearerIdentity, TlsError, TlsIdentity};
 
 use crate::{
     cli::Global,
     error::Error,
-    profile::{Profile, chosen_path},
+    profile::{Profile, Proof, chosen_path},
 };
 
 /// The profile and the identity asked for with `--as`.
@@ -32,8 +32,14 @@ impl Session {
 
     /// The key service, as a key administrator.
     pub(super) fn keys(&self) -> Result<KeyAdminClient, Error> {
-        let tls = self.tls(&self.profile.defaults.key)?;
-        Ok(KeyAdminClient::connect(&self.profile.kms, &tls))
+        let name = self.name(&self.profile.defaults.key);
+        match self.profile.proof(name)? {
+            Proof::Certificate(_) => Ok(KeyAdminClient::connect(&self.profile.kms, &self.tls(name)?)),
+            Proof::Bearer(files) => {
+                let bearer = BearerIdentity::load(&files).map_err(unusable(name))?;
+                Ok(KeyAdminClient::connect_bearer(self.profile.bearer_port(name)?, &bearer))
+            }
+        }
     }
 
     /// The filesystem, as its administrator.
@@ -55,12 +61,19 @@ impl Session {
         Ok(fs)
     }
 
-    fn tls(&self, default: &str) -> Result<TlsIdentity, Error> {
-        let name = self.identity.as_deref().unwrap_or(default);
-        let files = self.profile.identity(name)?;
-        TlsIdentity::load(files, SystemTime::now()).map_err(|source| Error::Identity {
-            identity: name.to_owned(),
-            source,
-        })
+    /// The identity asked for, or the default.
+    fn name<'a>(&'a self, default: &'a str) -> &'a str {
+        self.identity.as_deref().unwrap_or(default)
     }
+
+    fn tls(&self, default: &str) -> Result<TlsIdentity, Error> {
+        let name = self.name(default);
+        let files = self.profile.identity(name)?;
+        TlsIdentity::load(&files, SystemTime::now()).map_err(unusable(name))
+    }
+}
+
+fn unusable(name: &str) -> impl FnOnce(TlsError) -> Error {
+    let identity = name.to_owned();
+    move |source| Error::Identity { identity, source }
 }

@@ -2,4 +2,5 @@
 
 mod bad_input;
 mod help;
+mod policy;
 mod support;

@@ -147,6 +147,21 @@ impl Authentication {
     }
 }
 
+impl FromStr for Authentication {
+    type Err = WordError;
+
+    fn from_str(s: &str) -> Result<Self, WordError> {
+        let known = [Self::Certificate, Self::Bearer]
+            .into_iter()
+            .find(|how| how.as_str() == s);
+        known.ok_or_else(|| WordError {
+            what: "way to prove an identity",
+            value: s.to_owned(),
+            rule: "certificate or bearer",
+        })
+    }
+}
+
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Principal<'a> {

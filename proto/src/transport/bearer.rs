@@ -5,18 +5,22 @@ use std::{
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
 };
 
 use rustls::ClientConfig;
 use tonic::{
     Request, Status,
+    body::Body,
     metadata::{Ascii, MetadataValue},
-    service::Interceptor,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::Channel,
 };
+use tower::Service;
 use zeroize::Zeroizing;
 
 use super::{
-    TlsError,
+    Remote, Role, TlsError, TlsIdentity, connect, connect_bearer,
     tls::{provider, roots_of},
 };
 use crate::{Failure, Reason};
@@ -118,6 +122,42 @@ impl Interceptor for Authorization {
             request.metadata_mut().insert("authorization", value);
         }
         Ok(request)
+    }
+}
+
+/// A channel to a service, in the name of a caller with a certificate or a bearer token.
+#[derive(Debug, Clone)]
+pub struct CallerChannel(InterceptedService<Channel, Authorization>);
+
+impl CallerChannel {
+    /// As [`super::connect`].
+    #[must_use]
+    pub fn certified(remote: &Remote, tls: &TlsIdentity, expected: Role) -> Self {
+        Self(InterceptedService::new(
+            connect(remote, tls, expected),
+            Authorization::none(),
+        ))
+    }
+
+    /// As [`super::connect_bearer`], with the token in every call.
+    #[must_use]
+    pub fn bearer(remote: &Remote, bearer: &BearerIdentity, expected: Role) -> Self {
+        let channel = connect_bearer(remote, bearer, expected);
+        Self(InterceptedService::new(channel, bearer.authorization()))
+    }
+}
+
+impl Service<http::Request<Body>> for CallerChannel {
+    type Response = <InterceptedService<Channel, Authorization> as Service<http::Request<Body>>>::Response;
+    type Error = <InterceptedService<Channel, Authorization> as Service<http::Request<Body>>>::Error;
+    type Future = <InterceptedService<Channel, Authorization> as Service<http::Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        self.0.call(request)
     }
 }
 

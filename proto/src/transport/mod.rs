@@ -15,7 +15,7 @@ mod server;
 mod signing;
 mod tls;
 
-pub use bearer::{Authorization, BearerFiles, BearerIdentity};
+pub use bearer::{Authorization, BearerFiles, BearerIdentity, CallerChannel};
 pub use client::{Remote, connect, connect_bearer, connect_outside};
 pub use https::{HttpsClient, HttpsUrl};
 pub use identity::{PeerIdentity, Role, UserName, address, peer};

@@ -4,9 +4,9 @@ use strongroom_proto::{
     EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId,
     kms::v1::{self as pb, key_admin_client::KeyAdminClient as Grpc},
     limits::MESSAGE_BYTES_MAX,
-    transport::{Remote, Repeat, Role, TlsIdentity, connect, retry},
+    transport::{BearerIdentity, CallerChannel, Remote, Repeat, Role, TlsIdentity, retry},
 };
-use tonic::{Response, Status, transport::Channel};
+use tonic::{Response, Status};
 
 /// An EZ key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,14 +74,24 @@ pub struct KeyPage {
 /// at most 20 s, which changes nothing twice.
 #[derive(Debug, Clone)]
 pub struct KeyAdminClient {
-    grpc: Grpc<Channel>,
+    grpc: Grpc<CallerChannel>,
 }
 
 impl KeyAdminClient {
     /// A client that connects at its first call, in the runtime that it is made in.
     #[must_use]
     pub fn connect(remote: &Remote, tls: &TlsIdentity) -> Self {
-        let grpc = Grpc::new(connect(remote, tls, Role::Kms))
+        Self::over(CallerChannel::certified(remote, tls, Role::Kms))
+    }
+
+    /// As [`Self::connect`], with a bearer token, to the key service's port for them.
+    #[must_use]
+    pub fn connect_bearer(remote: &Remote, bearer: &BearerIdentity) -> Self {
+        Self::over(CallerChannel::bearer(remote, bearer, Role::Kms))
+    }
+
+    fn over(channel: CallerChannel) -> Self {
+        let grpc = Grpc::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         Self { grpc }
@@ -171,7 +181,7 @@ impl KeyAdminClient {
     }
 
     /// Makes a call that is answered with a key.
-    async fn key<F>(&self, call: impl Fn(Grpc<Channel>) -> F) -> Result<Key, Failure>
+    async fn key<F>(&self, call: impl Fn(Grpc<CallerChannel>) -> F) -> Result<Key, Failure>
     where
         F: Future<Output = Result<Response<pb::Key>, Status>>,
     {

@@ -8,8 +8,6 @@ mod acl;
 mod cedar;
 mod xml;
 
-use std::{io, path::PathBuf};
-
 use self::acl::Acls;
 
 /// The tag that has the value of Hadoop's key attribute of the same name: the name under which ACLs are looked up
@@ -28,15 +26,6 @@ pub struct Imported {
 /// Why a Hadoop configuration file is not imported.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// It cannot be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
     /// It is not XML, or not a Hadoop configuration.
     #[error("{file}:{line}: {reason}")]
     Invalid {
