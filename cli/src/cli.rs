@@ -157,6 +157,24 @@ pub(crate) enum TokenCommand {
         after_help = "Example:\n  strongroom token init --module /usr/lib/softhsm/libsofthsm2.so --label strongroom \\\n    --so-pin-file so.pin --pin-file user.pin"
     )]
     Init(TokenInitArgs),
+    /// Show what a token is, which EDEK suites it can serve and, with a PIN, which keys it holds
+    #[command(
+        after_help = "Example:\n  strongroom token inspect --module /usr/lib/softhsm/libsofthsm2.so --label strongroom \\\n    --pin-file user.pin"
+    )]
+    Inspect(TokenInspectArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenInspectArgs {
+    /// The PKCS#11 library
+    #[arg(long, value_name = "FILE")]
+    pub(crate) module: PathBuf,
+    /// The token's label
+    #[arg(long, value_name = "LABEL")]
+    pub(crate) label: String,
+    /// The file with the user PIN; without it the token is not tried and its keys are not listed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pin_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
