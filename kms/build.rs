@@ -17,6 +17,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".strongroom.kms.worker.v1.CertificateSignature")
         .bytes(".strongroom.kms.worker.v1.UnwrapSealedRequest")
         .bytes(".strongroom.kms.worker.v1.UnwrapSealedResponse")
+        .bytes(".strongroom.kms.worker.v1.AuditKey")
+        .bytes(".strongroom.kms.worker.v1.SignAuditRequest")
+        .bytes(".strongroom.kms.worker.v1.SignAuditResponse")
         // Carry a DEK: no derived Debug may print it.
         .skip_debug([
             "strongroom.kms.worker.v1.ItemResult",

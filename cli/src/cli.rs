@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use strongroom_kms::policy::{Action, Authentication, GroupName};
-use strongroom_kms::token::SealedOnly;
+use strongroom_kms::{
+    audit::Outcome,
+    policy::{Action, Authentication, GroupName},
+    token::SealedOnly,
+};
 use strongroom_proto::{EdekSuite, KeyName, ZoneId};
 
 use crate::{error::EXIT_CODES_HELP, profile::PROFILE_VARIABLE};
@@ -76,6 +79,9 @@ pub(crate) enum Command {
     /// Manage encryption zones
     #[command(subcommand)]
     Zone(ZoneCommand),
+    /// Verify and read the key service's audit log
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Work with files and directories
     #[command(subcommand)]
     Fs(FsCommand),
@@ -373,6 +379,120 @@ pub(crate) struct ZoneProofArgs {
 fn zone_id(text: &str) -> Result<ZoneId, String> {
     let bytes = hex::decode(text).map_err(|_| "a zone's id is 32 hexadecimal digits".to_owned())?;
     ZoneId::try_from(bytes.as_slice()).map_err(|error| error.to_string())
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Verify a log, or a copy of one: every record, the chain and the checkpoints' signatures
+    #[command(after_help = "Example:\n  strongroom audit verify /var/lib/strongroom/kms/audit --public-key audit.pem")]
+    Verify(AuditVerifyArgs),
+    /// Show the last records of a log
+    #[command(after_help = "Example:\n  strongroom audit tail -f --outcome denied /var/lib/strongroom/kms/audit")]
+    Tail(AuditTailArgs),
+    /// Write a log's records to standard output
+    #[command(
+        after_help = "Example:\n  strongroom audit export --from 2026-11-01T00:00:00Z --format csv /backup/audit > november.csv"
+    )]
+    Export(AuditExportArgs),
+    /// Print the public keys that sign checkpoints now
+    #[command(after_help = "Example:\n  strongroom audit key > audit.pem")]
+    Key,
+    /// Begin a new segment, so that those before it can be moved away
+    #[command(after_help = "Example:\n  strongroom audit rotate")]
+    Rotate,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditVerifyArgs {
+    /// The log's directory, or its segments in order
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// A public key whose checkpoints are believed, in PEM; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub(crate) public_key: Vec<PathBuf>,
+    /// Accept that segments at the beginning were moved away
+    #[arg(long)]
+    pub(crate) archived: bool,
+    /// A record that the log must have, from a checkpoint that was kept elsewhere
+    #[arg(long, value_name = "N")]
+    pub(crate) expect_seq: Option<u64>,
+    /// The hash of that record's line, 64 hexadecimal digits
+    #[arg(long, value_name = "HASH", requires = "expect_seq", value_parser = sha256)]
+    pub(crate) expect_hash: Option<[u8; 32]>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditTailArgs {
+    /// The log's directory
+    pub(crate) dir: PathBuf,
+    /// Go on as records come
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// So many of the last records, of the last segment
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 10, value_parser = lines)]
+    pub(crate) lines: usize,
+    #[command(flatten)]
+    pub(crate) filter: AuditFilter,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditExportArgs {
+    /// The log's directory, or its segments in order
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Records from this time on, for example 2026-11-01T00:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<jiff::Timestamp>,
+    /// Records before this time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: Option<jiff::Timestamp>,
+    /// The lines as they are, or columns
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: ExportFormat,
+    #[command(flatten)]
+    pub(crate) filter: AuditFilter,
+}
+
+/// Which records.
+#[derive(Debug, Args)]
+pub(crate) struct AuditFilter {
+    /// Only those of this caller: "user alice" or alice
+    #[arg(long, value_name = "NAME")]
+    pub(crate) who: Option<String>,
+    /// Only those about this key
+    #[arg(long, value_name = "NAME")]
+    pub(crate) key: Option<KeyName>,
+    /// Only those that ended so: started, allowed, denied or failed
+    #[arg(long, value_name = "OUTCOME", value_parser = outcome)]
+    pub(crate) outcome: Option<Outcome>,
+}
+
+/// What an export looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub(crate) enum ExportFormat {
+    /// JSON, a record on each line, byte for byte as in the log.
+    #[default]
+    Jsonl,
+    /// Comma-separated values with a line of headings (RFC 4180).
+    Csv,
+}
+
+fn outcome(text: &str) -> Result<Outcome, String> {
+    Outcome::ALL
+        .into_iter()
+        .find(|outcome| outcome.as_str() == text)
+        .ok_or_else(|| "outcomes are started, allowed, denied and failed".to_owned())
+}
+
+fn lines(text: &str) -> Result<usize, String> {
+    let lines = text.parse().ok().filter(|lines| (1..=100_000).contains(lines));
+    lines.ok_or_else(|| "1 to 100000".to_owned())
+}
+
+fn sha256(text: &str) -> Result<[u8; 32], String> {
+    let mut hash = [0; 32];
+    hex::decode_to_slice(text, &mut hash).map_err(|_| "a hash is 64 hexadecimal digits".to_owned())?;
+    Ok(hash)
 }
 
 #[derive(Debug, Subcommand)]

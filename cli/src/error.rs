@@ -4,6 +4,7 @@ use std::{error::Error as StdError, io, path::PathBuf, process::ExitCode};
 
 use strongroom_fs::FsError;
 use strongroom_kms::{
+    audit::AuditError,
     policy::{PolicyError, hadoop::ImportError},
     token::{ModuleError, PinError, init::InitError},
 };
@@ -197,6 +198,9 @@ pub(crate) enum Error {
         #[source]
         source: Box<dyn StdError + Send + Sync>,
     },
+    /// An audit log that is not what it should be, or cannot be read.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// Making a token.
     #[error("cannot initialise the token")]
     Token(#[source] InitError),
@@ -238,6 +242,7 @@ impl Error {
             Self::Identity { source, .. } => identity_exit(source),
             Self::Local { source, .. } => Exit::of_file(source),
             Self::Token(error) => token_exit(error),
+            Self::Audit(error) => audit_exit(error),
             Self::LocalExists { .. } | Self::LocalKind { .. } => Exit::Conflict,
             Self::Length { .. } | Self::ForeignEntry { .. } => Exit::Integrity,
             Self::LocalName { .. } | Self::Reencryption { .. } => Exit::Partly,
@@ -297,6 +302,14 @@ fn identity_exit(error: &TlsError) -> Exit {
         | TlsError::Identity(_)
         | TlsError::Rustls(_)
         | TlsError::Verifier(_) => Exit::Usage,
+    }
+}
+
+fn audit_exit(error: &AuditError) -> Exit {
+    match error {
+        AuditError::Io { source, .. } => Exit::of_file(source),
+        AuditError::Empty { .. } => Exit::NotFound,
+        AuditError::Broken { .. } | AuditError::Unexpected { .. } => Exit::Integrity,
     }
 }
 

@@ -11,6 +11,7 @@ use strongroom_proto::transport::TlsFiles;
 
 use crate::{
     BearerConfig, MetricsConfig, TracesConfig,
+    audit::AuditConfig,
     policy::PolicyFiles,
     token::{SealedConfig, TokenConfig},
 };
@@ -41,6 +42,9 @@ pub struct Config {
     /// How several instances over one store keep up with each other.
     #[serde(default)]
     pub instances: InstancesConfig,
+    /// The audit log.
+    #[serde(default)]
+    pub audit: AuditConfig,
     /// Where monitoring looks; nowhere if absent.
     #[serde(default)]
     pub metrics: Option<MetricsConfig>,
@@ -128,6 +132,7 @@ impl Config {
             store: self.store.relative_to(base),
             bearer: self.bearer.map(|bearer| bearer.relative_to(base)),
             instances: self.instances,
+            audit: self.audit,
             metrics: self.metrics,
             traces: self.traces.map(|traces| traces.relative_to(base)),
             tls,

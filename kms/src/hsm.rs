@@ -5,8 +5,11 @@ use bytes::Bytes;
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, ZoneId};
 use tokio::sync::watch;
 
-use crate::token::{
-    ImportKey, NewVersion, SealedCall, SealedReply, Token, TokenKeyVersion, TokenObjectId, TokenState, WireDek,
+use crate::{
+    audit::{AuditHead, AuditKey, AuditSignature},
+    token::{
+        ImportKey, NewVersion, SealedCall, SealedReply, Token, TokenKeyVersion, TokenObjectId, TokenState, WireDek,
+    },
 };
 
 /// A token, reached asynchronously. Every call is bounded in time and fails with
@@ -77,6 +80,12 @@ pub trait Hsm: Send + Sync + 'static {
     /// The DEKs of a signed request, sealed to who signed it; a token checks that by itself.
     fn unwrap_sealed(&self, call: SealedCall) -> impl Future<Output = Result<SealedReply, Failure>> + Send;
 
+    /// Has the head of an audit log signed by a token's audit key, which is made if there is none.
+    fn sign_audit(&self, head: &AuditHead) -> impl Future<Output = Result<AuditSignature, Failure>> + Send;
+
+    /// The public half of every audit key that [`Self::sign_audit`] may sign with now.
+    fn audit_keys(&self) -> impl Future<Output = Result<Vec<AuditKey>, Failure>> + Send;
+
     /// What the token's supervisor knows, and every change of it.
     fn subscribe(&self) -> watch::Receiver<TokenState>;
 }
@@ -141,6 +150,14 @@ impl Hsm for Token {
 
     async fn unwrap_sealed(&self, call: SealedCall) -> Result<SealedReply, Failure> {
         Self::unwrap_sealed(self, call).await
+    }
+
+    async fn sign_audit(&self, head: &AuditHead) -> Result<AuditSignature, Failure> {
+        Self::sign_audit(self, head).await
+    }
+
+    async fn audit_keys(&self) -> Result<Vec<AuditKey>, Failure> {
+        Ok(vec![self.audit_key().await?])
     }
 
     fn subscribe(&self) -> watch::Receiver<TokenState> {

@@ -22,8 +22,8 @@ use tonic::service::Routes;
 
 use crate::{
     Config, InstancesConfig, MetricsConfig,
-    api::{self, Desk},
-    audit::{AuditError, AuditLog},
+    api::{self, Desk, calls::tagged},
+    audit::{AuditConfig, AuditError, AuditLog, Checkpointer},
     bearer::{Bearer, BearerError, authenticated},
     hsm::Hsm,
     keys::{Keys, KeysError, StorePlace},
@@ -136,6 +136,7 @@ struct Parts {
     data_dir: PathBuf,
     store: StoreConfig,
     instances: InstancesConfig,
+    audit: AuditConfig,
     monitoring: Option<MetricsConfig>,
 }
 
@@ -169,6 +170,7 @@ impl Parts {
             data_dir,
             store: config.store.clone(),
             instances: config.instances.clone(),
+            audit: config.audit,
             monitoring: config.metrics.clone(),
         })
     }
@@ -189,7 +191,7 @@ impl Parts {
         };
         let keys = Keys::open(&place, Arc::clone(&hsm)).await?;
         let _own = lock(&self.data_dir)?;
-        let (audit, writer) = AuditLog::open(&self.data_dir.join("audit.log"))?;
+        let (audit, writer) = AuditLog::open(&self.data_dir.join("audit"), &self.audit)?;
         let metrics = Arc::new(Metrics::new());
         let token = hsm.subscribe();
         let desk = Arc::new(Desk {
@@ -214,8 +216,8 @@ impl Parts {
         };
         let monitoring = Monitoring::open(self.monitoring, vitals).await?;
         let routes = api::routes(&desk)?;
-        let bearer = BearerPort::open(self.bearer, &routes, &metrics).await?;
-        let routes = observed(routes, &metrics);
+        let bearer = BearerPort::open(self.bearer, &routes, &desk.audit, &metrics).await?;
+        let routes = observed(tagged(routes, desk.audit.clone()), &metrics);
         let follower = tokio::spawn({
             let desk = Arc::clone(&desk);
             async move { desk.keys.follow_token().await }
@@ -230,6 +232,7 @@ impl Parts {
             let desk = Arc::clone(&desk);
             async move { desk.keys.follow_store().await }
         });
+        let checkpointer = Checkpointer::start(desk.audit.clone(), hsm, &self.audit);
         let policies = tokio::spawn(Arc::clone(&desk.policy).follow(desk.audit.clone()));
         tracing::info!(%address, "serving");
         tell_manager(&[NotifyState::Ready]);
@@ -253,6 +256,7 @@ impl Parts {
         desk.keys.leave().await;
         policies.abort();
         _ = policies.await;
+        checkpointer.finish().await;
         drop(desk);
         if tokio::time::timeout(AUDIT_FINISH_TIMEOUT, writer.finish())
             .await
@@ -288,6 +292,7 @@ impl BearerPort {
     async fn open(
         bearer: Option<(SocketAddr, Arc<Bearer>)>,
         routes: &Routes,
+        audit: &AuditLog,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, RunError> {
         let Some((address, bearer)) = bearer else {
@@ -295,7 +300,8 @@ impl BearerPort {
         };
         let listener = transport::bind(address).await?;
         tracing::info!(%address, "serving callers with bearer tokens");
-        let routes = observed(authenticated(routes.clone(), &bearer), metrics);
+        let routes = tagged(authenticated(routes.clone(), &bearer), audit.clone());
+        let routes = observed(routes, metrics);
         Ok(Self(Some((listener, routes, bearer))))
     }
 

@@ -18,7 +18,9 @@ fn decisions_on_ten_thousand_keys() {
     for (name, text) in [("sample", SAMPLE), ("500 imported ACLs", &imported.cedar)] {
         let rules = Rules::parse(Path::new("p.cedar"), text, Groups::default()).expect("valid");
         let keys: Vec<_> = (0..KEYS).map(|key| (facts(key), ZoneId::generate())).collect();
-        let fresh = time_ns(&keys[..200], |who, key, context| drop(rules.evaluate(who, Action::Unwrap, key, context)));
+        let fresh = time_ns(&keys[..200], |who, key, context| {
+            drop(rules.evaluate(who, Action::Unwrap, key, context))
+        });
         let ask = |who: &Principal<'_>, key: &KeyFacts, context: &Context<'_>| {
             black_box(rules.decide(who, Action::Unwrap, key, context));
         };

@@ -7,6 +7,10 @@ use crate::ParseError;
 /// The response header that carries a [`Reason`].
 pub const REASON_HEADER: &str = "strongroom-reason";
 
+/// The header that carries the id of a call, in the request if the client chose it, and in the answer of the key service:
+/// 1 to 64 characters of `A-Z a-z 0-9 . _ -`. The call's audit records and log lines have the same.
+pub const REQUEST_ID_HEADER: &str = "strongroom-request-id";
+
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $word:literal => $code:ident,)*) => {
         /// Why a call failed, in one word that programs can match on. The gRPC status follows from it.

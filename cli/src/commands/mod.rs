@@ -1,5 +1,6 @@
 //! One file per command: it parses names, asks a service and prints the answer.
 
+mod audit;
 mod fs;
 mod key;
 mod policy;
@@ -57,6 +58,12 @@ pub(crate) fn run(cli: Cli, output: Output) -> Result<(), Error> {
         })),
         Command::Fs(command) => on_runtime(client(async {
             fs::run(&Session::open(global)?, command, output).await
+        })),
+        Command::Audit(command) => on_runtime(client(async {
+            match audit::offline(command, output).await? {
+                Some(command) => audit::online(&Session::open(global)?, command, output).await,
+                None => Ok(()),
+            }
         })),
         Command::Status => on_runtime(client(async { status::run(&Session::open(global)?, output).await })),
     }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 use strongroom_fs::ZoneFs;
-use strongroom_kms_admin::KeyAdminClient;
+use strongroom_kms_admin::{AuditClient, KeyAdminClient};
 use strongroom_proto::transport::{BearerIdentity, TlsError, TlsIdentity};
 
 use crate::{
@@ -38,6 +38,18 @@ impl Session {
             Proof::Bearer(files) => {
                 let bearer = BearerIdentity::load(&files).map_err(unusable(name))?;
                 Ok(KeyAdminClient::connect_bearer(self.profile.bearer_port(name)?, &bearer))
+            }
+        }
+    }
+
+    /// The key service's audit log, as a key administrator.
+    pub(super) fn audit(&self) -> Result<AuditClient, Error> {
+        let name = self.name(&self.profile.defaults.key);
+        match self.profile.proof(name)? {
+            Proof::Certificate(_) => Ok(AuditClient::connect(&self.profile.kms, &self.tls(name)?)),
+            Proof::Bearer(files) => {
+                let bearer = BearerIdentity::load(&files).map_err(unusable(name))?;
+                Ok(AuditClient::connect_bearer(self.profile.bearer_port(name)?, &bearer))
             }
         }
     }

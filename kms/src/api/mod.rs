@@ -1,9 +1,11 @@
 //! The gRPC faces. Every call goes the same way: fields are parsed into typed values, policy decides, the
 //! keys do it, the audit log has it on disk, and only then it is answered. A call that uses a key runs to its end,
 //! record included, also when its caller goes away or its deadline passes meanwhile: no use of a key is unrecorded.
-//! What cannot be parsed is refused before anything is decided, and is not recorded.
+//! What cannot be parsed is refused before anything is decided; [`calls`] records that too.
 
 mod admin;
+mod audit;
+pub(crate) mod calls;
 mod health;
 mod mint;
 mod sealed;
@@ -13,15 +15,19 @@ use std::{sync::Arc, time::Instant};
 
 use strongroom_proto::{
     FILE_DESCRIPTOR_SET, Failure, KeyName, Reason,
-    kms::v1::{key_admin_server::KeyAdminServer, mint_server::MintServer, unwrap_server::UnwrapServer},
+    kms::v1::{
+        audit_server::AuditServer, key_admin_server::KeyAdminServer, mint_server::MintServer,
+        unwrap_server::UnwrapServer,
+    },
     limits::{EDEKS_PER_CALL_MAX, MESSAGE_BYTES_MAX},
     transport,
 };
 use tokio::sync::Semaphore;
 use tonic::{Request, service::Routes};
+use tracing::Instrument as _;
 
 use crate::{
-    audit::{AuditLog, Caller, Entry},
+    audit::{AuditLog, CallTag, Caller, Entry},
     hsm::Hsm,
     keys::Keys,
     ops::Metrics,
@@ -49,10 +55,12 @@ pub(crate) fn routes<H: Hsm>(desk: &Arc<Desk<H>>) -> Result<Routes, tonic_reflec
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     let admin = KeyAdminServer::new(admin::AdminFace(Arc::clone(desk)));
+    let audit = AuditServer::new(audit::AuditFace(Arc::clone(desk)));
     let mint = MintServer::new(mint::MintFace(Arc::clone(desk)));
     let unwrap = UnwrapServer::new(unwrap::UnwrapFace(Arc::clone(desk)));
     Ok(Routes::new(health::service(desk.keys.ready()))
         .add_service(bounded!(admin))
+        .add_service(bounded!(audit))
         .add_service(bounded!(mint))
         .add_service(bounded!(unwrap))
         .add_service(reflection))
@@ -154,7 +162,7 @@ async fn to_its_end<H: Hsm, T: Send + 'static>(
         drop(place);
         outcome
     };
-    tokio::spawn(run).await.unwrap_or_else(|error| {
+    tokio::spawn(run.in_current_span()).await.unwrap_or_else(|error| {
         tracing::error!(%error, "a call was cut off");
         Err(Failure::new(
             Reason::Internal,
@@ -169,7 +177,9 @@ fn caller<T>(request: &Request<T>) -> Result<Caller, Failure> {
         return Ok(caller.clone());
     }
     let (identity, address) = transport::peer(request)?;
-    Ok(Caller::certified(identity, address))
+    let call = request.extensions().get::<CallTag>().cloned();
+    let call = call.unwrap_or_else(CallTag::drawn);
+    Ok(Caller::certified(identity, address).with_call(call))
 }
 
 /// A number of EDEKs that one call may be about.

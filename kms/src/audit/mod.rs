@@ -1,88 +1,168 @@
 //! The audit log: every decision and key operation, one JSON line each, chained by hash, on disk before the
 //! answer goes out.
 //!
-//! One thread writes. It takes what has gathered in a bounded queue, appends it in one write and syncs once
-//! for all of it. If a batch cannot be written it is taken back out of the file and every call in it fails;
-//! the next one tries again. If even that fails, or a sync fails (after which nobody knows what is on disk),
-//! the log stays closed until the service is started again and has looked at the file.
+//! One thread writes (`writer`): it takes what has gathered in a bounded queue, appends it in one write and syncs once
+//! for all of it. A record that is not on disk within a bound fails its call. The log is cut into segments (`segments`);
+//! now and then the chain's end is signed by a key in a token (`checkpoint`, `checkpointer`). `docs/formats/audit-log.md`
+//! describes the files byte for byte, and what they prove.
 
-mod chain;
+mod call;
+pub mod checkpoint;
+mod checkpointer;
+mod config;
+mod error;
+mod read;
 mod record;
+mod segments;
+mod verify;
+mod writer;
 
 use std::{
-    fs::File,
-    io::{self, Write},
     path::{Path, PathBuf},
+    sync::Arc,
     thread::JoinHandle,
+    time::Duration,
 };
 
 use strongroom_proto::{Failure, Reason};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
 
-pub use chain::{AuditError, Verified, verify};
+pub use call::CallTag;
+pub use checkpoint::{AuditHead, AuditKey, AuditSignature, Checkpoint, LogId};
+pub(crate) use checkpointer::Checkpointer;
+pub use checkpointer::Signing;
+pub use config::AuditConfig;
+pub use error::AuditError;
+pub use read::{Follower, Reader};
 pub use record::{Caller, Entry, Outcome, Record};
+pub use verify::{Expected, Verified, VerifiedKey, VerifyOptions, key_of_pem, verify};
 
 use record::Head;
+use writer::{Job, Segment, Store, Tail, Writer};
 
 /// Batches that may wait for the writer.
 const QUEUE_MAX: usize = 1024;
-/// Records that share one sync, give or take a batch: some MiB of text.
-const RECORDS_PER_SYNC_MAX: usize = 4096;
 
 /// The way to the writer. Cheap to clone; the writer ends when the last clone is gone.
 #[derive(Debug, Clone)]
 pub struct AuditLog {
-    queue: mpsc::Sender<Batch>,
+    log: LogId,
+    queue: mpsc::Sender<Job>,
+    tail: watch::Receiver<Tail>,
+    signing: Arc<watch::Sender<Signing>>,
+    wait: Duration,
 }
 
 /// Joins the writer, so that a stop waits for the last records.
 #[derive(Debug)]
 pub struct AuditWriter(JoinHandle<()>);
 
-#[derive(Debug)]
-struct Batch {
-    entries: Vec<Entry>,
-    written: oneshot::Sender<Result<(), String>>,
-}
-
 impl AuditLog {
-    /// Opens the log at `path`, looks at its end and starts the writer.
+    /// Opens the log in the directory `dir`, verifies its last segment and starts the writer.
     ///
     /// # Errors
-    /// If the file cannot be opened or its end is not a chain. A torn last line is no error: it is moved aside.
-    pub fn open(path: &Path) -> Result<(Self, AuditWriter), AuditError> {
-        let mut end = chain::open(path)?;
+    /// If it cannot be opened or its last segment is not a chain. A torn last line is no error: it is moved aside.
+    pub fn open(dir: &Path, config: &AuditConfig) -> Result<(Self, AuditWriter), AuditError> {
+        let mut end = segments::open(dir)?;
+        let mut unsigned = end.unsigned;
         if let Some(torn) = end.torn.take() {
             let mut bytes = Vec::new();
-            let head = end.head.append(jiff::Timestamp::now(), torn, &mut bytes);
-            append(&mut end.file, &bytes).map_err(|source| AuditError::io(path, source))?;
-            (end.head, end.bytes) = (head, end.bytes + bytes.len() as u64);
+            end.head = end.head.append(end.log, jiff::Timestamp::now(), torn, &mut bytes);
+            let written = end.file.append(&bytes).and_then(|()| end.file.sync());
+            written.map_err(|source| AuditError::io(dir, source))?;
+            end.bytes += bytes.len() as u64;
+            unsigned += 1;
         }
-        let (queue, batches) = mpsc::channel(QUEUE_MAX);
-        let writer = Writer {
-            path: path.to_owned(),
-            file: end.file,
-            bytes: end.bytes,
+        let tail = Tail {
             head: end.head,
+            unsigned,
+            segment: end.number,
+        };
+        let store: PathBuf = dir.to_owned();
+        Self::start(end.log, Box::new(store), Box::new(end.file), end.bytes, tail, config)
+            .map_err(|source| AuditError::io(dir, source))
+    }
+
+    fn start(
+        log: LogId,
+        store: Box<dyn Store>,
+        segment: Box<dyn Segment>,
+        bytes: u64,
+        tail: Tail,
+        config: &AuditConfig,
+    ) -> std::io::Result<(Self, AuditWriter)> {
+        let (queue, jobs) = mpsc::channel(QUEUE_MAX);
+        let (sender, receiver) = watch::channel(tail);
+        let writer = Writer {
+            log,
+            store,
+            segment,
+            bytes,
+            segment_bytes_max: config.segment_bytes,
+            tail: sender,
             closed: None,
         };
         let thread = std::thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || writer.run(batches))
-            .map_err(|source| AuditError::io(path, source))?;
-        Ok((Self { queue }, AuditWriter(thread)))
+            .spawn(move || writer.run(jobs))?;
+        let handle = Self {
+            log,
+            queue,
+            tail: receiver,
+            signing: Arc::new(watch::Sender::new(Signing::default())),
+            wait: config.wait(),
+        };
+        Ok((handle, AuditWriter(thread)))
     }
 
     /// Returns when `entries` are on disk.
     ///
     /// # Errors
-    /// [`Reason::StoreFailed`]: the caller must not answer as if the call had been recorded.
+    /// [`Reason::StoreFailed`] if they are not within the configured wait: the caller must not answer as if the call had
+    /// been recorded. They may still be written later.
     pub async fn record(&self, entries: Vec<Entry>) -> Result<(), Failure> {
-        let (written, done) = oneshot::channel();
-        let outcome = match self.queue.send(Batch { entries, written }).await {
-            Ok(()) => done.await.unwrap_or_else(|_| Err("its writer stopped".to_owned())),
-            Err(_) => Err("its writer stopped".to_owned()),
+        let (done, written) = oneshot::channel();
+        self.ask(Job::Write(entries, done), written).await
+    }
+
+    /// Begins the next segment, unless the present one is empty, and says which one is written to.
+    ///
+    /// # Errors
+    /// As [`Self::record`].
+    pub async fn rotate(&self) -> Result<u64, Failure> {
+        let (done, rotated) = oneshot::channel();
+        self.ask(Job::Rotate(done), rotated).await
+    }
+
+    /// The end of the log: what was on disk a moment ago.
+    #[must_use]
+    pub fn head(&self) -> AuditHead {
+        let Head { seq, hash } = self.tail.borrow().head;
+        AuditHead {
+            log: self.log,
+            seq,
+            hash,
+        }
+    }
+
+    /// How signing goes, and every change of it.
+    #[must_use]
+    pub fn signing(&self) -> watch::Receiver<Signing> {
+        self.signing.subscribe()
+    }
+
+    async fn ask<T>(&self, job: Job, answer: oneshot::Receiver<Result<T, String>>) -> Result<T, Failure> {
+        let stopped = || "its writer stopped".to_owned();
+        let asked = async {
+            self.queue.send(job).await.map_err(|_| stopped())?;
+            answer.await.map_err(|_| stopped())?
         };
+        let outcome = timeout(self.wait, asked).await;
+        let outcome =
+            outcome.unwrap_or_else(|_| Err(format!("the disk did not answer for {} ms", self.wait.as_millis())));
         outcome.map_err(|why| {
             Failure::new(
                 Reason::StoreFailed,
@@ -99,77 +179,5 @@ impl AuditWriter {
     }
 }
 
-struct Writer {
-    path: PathBuf,
-    file: File,
-    /// Bytes of the file that are good.
-    bytes: u64,
-    head: Head,
-    /// Why nothing is written any more.
-    closed: Option<String>,
-}
-
-impl Writer {
-    fn run(mut self, mut batches: mpsc::Receiver<Batch>) {
-        while let Some(first) = batches.blocking_recv() {
-            let mut records = first.entries.len();
-            let mut together = vec![first];
-            while records < RECORDS_PER_SYNC_MAX
-                && let Ok(next) = batches.try_recv()
-            {
-                records += next.entries.len();
-                together.push(next);
-            }
-            self.write(together);
-        }
-    }
-
-    fn write(&mut self, batches: Vec<Batch>) {
-        let mut answers = Vec::with_capacity(batches.len());
-        let mut bytes = Vec::new();
-        let mut head = self.head.clone();
-        for batch in batches {
-            for entry in batch.entries {
-                head = head.append(jiff::Timestamp::now(), entry, &mut bytes);
-            }
-            answers.push(batch.written);
-        }
-        let outcome = self.commit(&bytes, head);
-        for answer in answers {
-            // A caller that has gone away needs no answer.
-            _ = answer.send(outcome.clone());
-        }
-    }
-
-    fn commit(&mut self, bytes: &[u8], head: Head) -> Result<(), String> {
-        if let Some(why) = &self.closed {
-            return Err(why.clone());
-        }
-        if let Err(error) = self.file.write_all(bytes) {
-            tracing::error!(path = %self.path.display(), %error, "cannot write the audit log: calls are refused");
-            self.take_back(&error);
-            return Err(error.to_string());
-        }
-        if let Err(error) = self.file.sync_data() {
-            tracing::error!(path = %self.path.display(), %error, "cannot sync the audit log: closed until a restart");
-            self.closed = Some(error.to_string());
-            return Err(error.to_string());
-        }
-        self.bytes += bytes.len() as u64;
-        self.head = head;
-        Ok(())
-    }
-
-    /// Cuts off a batch that was written in part, so that the chain goes on after the last good record.
-    fn take_back(&mut self, cause: &io::Error) {
-        if let Err(error) = self.file.set_len(self.bytes) {
-            tracing::error!(path = %self.path.display(), %error, "cannot repair the audit log: closed until a restart");
-            self.closed = Some(format!("{cause}; and it could not be repaired"));
-        }
-    }
-}
-
-fn append(file: &mut File, bytes: &[u8]) -> io::Result<()> {
-    file.write_all(bytes)?;
-    file.sync_data()
-}
+#[cfg(test)]
+mod tests;

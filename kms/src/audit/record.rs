@@ -9,10 +9,11 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use strongroom_proto::{Failure, KeyName, KeyVersion, ZoneId, sealed::SealedIn, transport::PeerIdentity};
 
+use super::{
+    call::CallTag,
+    checkpoint::{Checkpoint, LogId},
+};
 use crate::policy::{Authentication, Decision, GroupName, Principal};
-
-/// The `prev` of the first record.
-pub(super) const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// Policies that one record names, and characters of its message: a line stays far below the longest one read.
 const POLICIES_MAX: usize = 16;
@@ -45,6 +46,11 @@ impl Outcome {
     }
 }
 
+impl Outcome {
+    /// Every outcome there is.
+    pub const ALL: [Self; 4] = [Self::Started, Self::Allowed, Self::Denied, Self::Failed];
+}
+
 /// Who asks, and from where.
 #[derive(Debug, Clone)]
 pub struct Caller {
@@ -56,18 +62,27 @@ pub struct Caller {
     pub groups: Vec<GroupName>,
     /// How the identity was proved.
     pub authentication: Authentication,
+    /// The call.
+    pub call: CallTag,
 }
 
 impl Caller {
     /// The holder of a certificate.
     #[must_use]
-    pub const fn certified(identity: PeerIdentity, address: SocketAddr) -> Self {
+    pub fn certified(identity: PeerIdentity, address: SocketAddr) -> Self {
         Self {
             identity,
             address,
             groups: Vec::new(),
             authentication: Authentication::Certificate,
+            call: CallTag::drawn(),
         }
+    }
+
+    /// The same caller, of the call `call`.
+    #[must_use]
+    pub fn with_call(self, call: CallTag) -> Self {
+        Self { call, ..self }
     }
 
     /// Whom policies are asked about.
@@ -126,14 +141,22 @@ pub struct Entry {
     /// `@id`s of the policies that decided.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<String>,
+    /// The call's id, which its answer carries too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+    /// Of a record with the action `checkpoint`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Checkpoint>,
 }
 
 impl Entry {
     /// A record of `caller` doing `action`, ended well unless said otherwise.
     #[must_use]
     pub fn new(caller: &Caller, action: &str) -> Self {
+        caller.call.mark();
         Self {
             from: Some(caller.address),
+            request: Some(caller.call.id().to_owned()),
             ..Self::of_service(&caller.who(), action)
         }
     }
@@ -154,6 +177,8 @@ impl Entry {
             reason: None,
             message: None,
             policies: Vec::new(),
+            request: None,
+            checkpoint: None,
         }
     }
 
@@ -241,6 +266,8 @@ pub struct Record {
     pub seq: u64,
     /// UTC, RFC 3339.
     pub time: jiff::Timestamp,
+    /// The log's id, 32 hexadecimal digits: which instance of the key service wrote it.
+    pub instance: String,
     /// What it says.
     #[serde(flatten)]
     pub entry: Entry,
@@ -248,33 +275,42 @@ pub struct Record {
     pub prev: String,
 }
 
-/// SHA-256 of a line without its newline, in hex.
-pub(super) fn line_hash(line: &[u8]) -> String {
-    hex::encode(digest(&SHA256, line))
+/// SHA-256 of a line without its newline.
+pub(super) fn line_hash(line: &[u8]) -> [u8; 32] {
+    let digest = digest(&SHA256, line);
+    digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 /// The end of the chain: what the next record follows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) seq: u64,
-    pub(super) hash: String,
+    pub(super) hash: [u8; 32],
 }
 
 impl Head {
-    pub(super) fn genesis() -> Self {
-        Self {
-            seq: 0,
-            hash: GENESIS.to_owned(),
-        }
+    /// Before the first record, whose `prev` is 64 zeros.
+    pub(super) const fn genesis() -> Self {
+        Self { seq: 0, hash: [0; 32] }
+    }
+
+    /// The head after a line that is a record.
+    pub(super) fn after(line: &[u8]) -> Option<Self> {
+        let record: Record = serde_json::from_slice(line).ok()?;
+        Some(Self {
+            seq: record.seq,
+            hash: line_hash(line),
+        })
     }
 
     /// Appends the record's line to `out` and returns the head after it.
-    pub(super) fn append(&self, time: jiff::Timestamp, entry: Entry, out: &mut Vec<u8>) -> Self {
+    pub(super) fn append(&self, log: LogId, time: jiff::Timestamp, entry: Entry, out: &mut Vec<u8>) -> Self {
         let record = Record {
             seq: self.seq + 1,
             time,
+            instance: log.to_string(),
             entry,
-            prev: self.hash.clone(),
+            prev: hex::encode(self.hash),
         };
         let line = serde_json::to_vec(&record).expect("a record has only text and numbers");
         out.extend_from_slice(&line);

@@ -20,7 +20,7 @@ use tonic::{Status, service::Routes};
 pub use config::{BearerConfig, BearerError};
 
 use self::{keys::Issuer, token::Verifier};
-use crate::audit::Caller;
+use crate::audit::{CallTag, Caller};
 
 /// Bytes of the longest token; HTTP/2 refuses headers of 16 KiB by itself.
 const TOKEN_BYTES_MAX: usize = 12 << 10;
@@ -75,7 +75,10 @@ async fn authenticate(State(bearer): State<Arc<Bearer>>, mut request: Request, n
     };
     match outcome {
         Ok(caller) => {
-            request.extensions_mut().insert(caller);
+            let call = request.extensions().get::<CallTag>().cloned();
+            let call = call.unwrap_or_else(CallTag::drawn);
+            call.is_of(&caller);
+            request.extensions_mut().insert(caller.with_call(call));
             next.run(request).await
         }
         Err(failure) => {

@@ -11,7 +11,7 @@ use strongroom_proto::{
 
 use super::{BearerConfig, keys::Key, refused};
 use crate::{
-    audit::Caller,
+    audit::{CallTag, Caller},
     policy::{Authentication, GroupName},
 };
 
@@ -53,6 +53,7 @@ impl Verifier {
             address,
             groups: self.groups(&claims)?,
             authentication: Authentication::Bearer,
+            call: CallTag::drawn(),
         })
     }
 

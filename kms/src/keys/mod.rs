@@ -34,6 +34,7 @@ use self::{
     uses::Uses,
 };
 use crate::{
+    audit::AuditKey,
     batch::{Places, merge, same_count, split},
     config::InstancesConfig,
     hsm::Hsm,
@@ -178,6 +179,11 @@ impl<H: Hsm> Keys<H> {
     /// Whether the token is up and compared, and every change of that.
     pub(crate) fn ready(&self) -> watch::Receiver<bool> {
         self.compared.subscribe()
+    }
+
+    /// The public keys that may sign the audit log.
+    pub(crate) async fn audit_keys(&self) -> Result<Vec<AuditKey>, Failure> {
+        self.hsm.audit_keys().await
     }
 
     /// The key as clients see it.

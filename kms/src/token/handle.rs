@@ -323,7 +323,10 @@ impl Token {
     }
 
     /// Runs a call on the worker, and once more on the next worker if this one is lost.
-    async fn call<T, F>(&self, request: impl Fn(TokenWorkerClient<Channel>) -> F + Sync) -> Result<T, Failure>
+    pub(super) async fn call<T, F>(
+        &self,
+        request: impl Fn(TokenWorkerClient<Channel>) -> F + Sync,
+    ) -> Result<T, Failure>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {

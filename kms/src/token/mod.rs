@@ -4,6 +4,7 @@
 //! supervises one worker process ([`worker::run`]) and speaks gRPC with it over a socket pair. A worker that crashes or
 //! hangs costs a retry; a rejected PIN is tried once and then not again until its file changes.
 
+mod audit;
 mod handle;
 pub mod init;
 mod link;

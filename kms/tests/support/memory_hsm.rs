@@ -8,6 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use strongroom_kms::{
+    audit::{AuditHead, AuditKey, AuditSignature},
     hsm::Hsm,
     token::{
         ImportKey, Kcv, NewVersion, OaepHash, Origin, SealedCall, SealedReply, TokenKeyVersion, TokenObjectId,
@@ -17,6 +18,8 @@ use strongroom_kms::{
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId, ZoneId};
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock, RwLockReadGuard, watch};
 use zeroize::Zeroizing;
+
+use super::SoftKey;
 
 /// When a `generate` that is told to fail does so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +33,7 @@ pub struct MemoryHsm {
     state: watch::Sender<TokenState>,
     gate: Arc<RwLock<()>>,
     held: watch::Sender<usize>,
+    pub audit: SoftKey,
 }
 
 #[derive(Default)]
@@ -51,6 +55,7 @@ impl MemoryHsm {
             state: watch::Sender::new(TokenState::Ready),
             gate: Arc::default(),
             held: watch::Sender::new(0),
+            audit: SoftKey::new(),
         })
     }
 
@@ -315,6 +320,16 @@ impl Hsm for MemoryHsm {
 
     async fn unwrap_sealed(&self, _: SealedCall) -> Result<SealedReply, Failure> {
         Err(Failure::new(Reason::TokenRefused, "the stand-in seals nothing"))
+    }
+
+    async fn sign_audit(&self, head: &AuditHead) -> Result<AuditSignature, Failure> {
+        drop(self.usable()?);
+        Ok(self.audit.sign(head))
+    }
+
+    async fn audit_keys(&self) -> Result<Vec<AuditKey>, Failure> {
+        drop(self.usable()?);
+        Ok(vec![self.audit.key()])
     }
 
     fn subscribe(&self) -> watch::Receiver<TokenState> {

@@ -8,6 +8,7 @@
     reason = "each test binary uses a part of what they share"
 )]
 
+mod audit_key;
 mod memory_hsm;
 mod pki;
 
@@ -18,7 +19,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use strongroom_kms::{Config, InstancesConfig, MetricsConfig, RunError, audit::Record, hsm::Hsm, token::TokenConfig};
+use strongroom_kms::{
+    Config, InstancesConfig, MetricsConfig, RunError,
+    audit::{AuditConfig, Reader, Record, Verified, VerifyOptions, verify},
+    hsm::Hsm,
+    token::TokenConfig,
+};
 use strongroom_kv::StoreConfig;
 use strongroom_proto::{
     Failure, Reason, RequestId, ZoneId,
@@ -30,6 +36,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use tonic::{Status, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
+pub use audit_key::SoftKey;
 pub use memory_hsm::{Crash, MemoryHsm};
 pub use pki::Pki;
 
@@ -66,6 +73,7 @@ impl Site {
             },
             store: StoreConfig::default(),
             instances: InstancesConfig { poll_ms: 50 },
+            audit: AuditConfig::default(),
             metrics: None,
             traces: None,
             sealed: None,
@@ -107,14 +115,26 @@ impl Site {
     }
 
     pub fn audit_path(&self) -> PathBuf {
-        self.config.data_dir.join("audit.log")
+        self.config.data_dir.join("audit").join("000001.log")
     }
 
+    /// Every record but the checkpoints.
     pub fn audit(&self) -> Vec<Record> {
-        let text = std::fs::read_to_string(self.audit_path()).expect("an audit log");
-        text.lines()
-            .map(|line| serde_json::from_str(line).expect("a record"))
-            .collect()
+        let mut reader = Reader::open(&[self.audit_dir()]).expect("an audit log");
+        let mut records = Vec::new();
+        while let Some((_, record)) = reader.read_next().expect("a record") {
+            records.push(record);
+        }
+        records.retain(|record| record.entry.checkpoint.is_none());
+        records
+    }
+
+    pub fn audit_dir(&self) -> PathBuf {
+        self.config.data_dir.join("audit")
+    }
+
+    pub fn verify(&self) -> Verified {
+        verify(&[self.audit_dir()], VerifyOptions::default()).expect("a chain")
     }
 
     /// Waits until the log has at least that many records.

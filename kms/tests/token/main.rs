@@ -1,5 +1,6 @@
 //! The token layer against SoftHSM2: every test has its own fresh token and its own worker process.
 
+mod audit;
 mod edeks;
 mod faults;
 mod fixture;

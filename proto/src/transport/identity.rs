@@ -2,7 +2,7 @@ use std::{fmt, str::FromStr};
 
 use tonic::Request;
 
-use crate::{Failure, NodeId, ParseError, Reason, ids::is_name};
+use crate::{Failure, NodeId, ParseError, REQUEST_ID_HEADER, Reason, RequestId, ids::is_name};
 
 /// A service of Strongroom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -194,6 +194,22 @@ pub fn peer<T>(request: &Request<T>) -> Result<(PeerIdentity, std::net::SocketAd
 #[must_use]
 pub fn address(extensions: &http::Extensions) -> Option<std::net::SocketAddr> {
     extensions.get::<ConnectionInfo>().map(|info| info.address)
+}
+
+/// The holder of the certificate that a request came with, for what stands around the services.
+#[must_use]
+pub fn peer_in(extensions: &http::Extensions) -> Option<PeerIdentity> {
+    extensions.get::<ConnectionInfo>()?.identity.clone()
+}
+
+/// A request with an id of its own, by which the key service's audit log and log lines name the call.
+pub fn identified<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let id = RequestId::generate().to_string();
+    if let Ok(id) = id.parse() {
+        request.metadata_mut().insert(REQUEST_ID_HEADER, id);
+    }
+    request
 }
 
 #[cfg(test)]

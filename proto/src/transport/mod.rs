@@ -18,7 +18,7 @@ mod tls;
 pub use bearer::{Authorization, BearerFiles, BearerIdentity, CallerChannel};
 pub use client::{Remote, connect, connect_bearer, connect_outside};
 pub use https::{HttpsClient, HttpsUrl};
-pub use identity::{PeerIdentity, Role, UserName, address, peer};
+pub use identity::{PeerIdentity, Role, UserName, address, identified, peer, peer_in};
 pub use retry::{PATIENCE, Pauses, Repeat, once, retry, retry_for};
 pub use server::{ServeError, bind, serve, serve_without_certificates};
 pub use signing::{CertificateSignature, Trust};

@@ -1,10 +1,14 @@
 //! Client of the key service for key administrators. None of its calls can read data or a DEK.
 
+mod audit;
+
+pub use audit::{AuditClient, AuditKey};
+
 use strongroom_proto::{
     EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId,
     kms::v1::{self as pb, key_admin_client::KeyAdminClient as Grpc},
     limits::MESSAGE_BYTES_MAX,
-    transport::{BearerIdentity, CallerChannel, Remote, Repeat, Role, TlsIdentity, retry},
+    transport::{BearerIdentity, CallerChannel, Remote, Repeat, Role, TlsIdentity, identified, retry},
 };
 use tonic::{Response, Status};
 
@@ -109,7 +113,7 @@ impl KeyAdminClient {
         };
         self.key(|mut grpc| {
             let request = request.clone();
-            async move { grpc.create_key(request).await }
+            async move { grpc.create_key(identified(request)).await }
         })
         .await
     }
@@ -124,7 +128,7 @@ impl KeyAdminClient {
         };
         self.key(|mut grpc| {
             let request = request.clone();
-            async move { grpc.describe_key(request).await }
+            async move { grpc.describe_key(identified(request)).await }
         })
         .await
     }
@@ -140,7 +144,7 @@ impl KeyAdminClient {
         };
         let page = retry(Repeat::Harmless, || {
             let (mut grpc, request) = (self.grpc.clone(), request.clone());
-            async move { grpc.list_keys(request).await }
+            async move { grpc.list_keys(identified(request)).await }
         })
         .await?;
         Ok(KeyPage {
@@ -160,7 +164,7 @@ impl KeyAdminClient {
         };
         self.key(|mut grpc| {
             let request = request.clone();
-            async move { grpc.roll_key(request).await }
+            async move { grpc.roll_key(identified(request)).await }
         })
         .await
     }
@@ -175,7 +179,7 @@ impl KeyAdminClient {
         };
         self.key(|mut grpc| {
             let request = request.clone();
-            async move { grpc.confirm_key(request).await }
+            async move { grpc.confirm_key(identified(request)).await }
         })
         .await
     }

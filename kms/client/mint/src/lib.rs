@@ -8,7 +8,7 @@ use strongroom_proto::{
     EdekSuite, Failure, KeyName, KeyVersion, Reason, ZoneId,
     kms::v1::{self as pb, mint_client::MintClient as Grpc, rewrap_result},
     limits::MESSAGE_BYTES_MAX,
-    transport::{Remote, Repeat, Role, TlsIdentity, connect, retry_for},
+    transport::{Remote, Repeat, Role, TlsIdentity, connect, identified, retry_for},
 };
 use tonic::transport::Channel;
 
@@ -66,7 +66,7 @@ impl MintClient {
         };
         let answer = retry_for(PATIENCE, Repeat::Harmless, || {
             let (mut grpc, request) = (self.grpc.clone(), request.clone());
-            async move { grpc.mint(request).await }
+            async move { grpc.mint(identified(request)).await }
         })
         .await?;
         same_count(answer.wrapped.len(), count)?;
@@ -95,7 +95,7 @@ impl MintClient {
         };
         let answer = retry_for(PATIENCE, Repeat::Harmless, || {
             let (mut grpc, request) = (self.grpc.clone(), request.clone());
-            async move { grpc.rewrap(request).await }
+            async move { grpc.rewrap(identified(request)).await }
         })
         .await?;
         same_count(answer.results.len(), edeks.len())?;

@@ -8,7 +8,7 @@ use strongroom_proto::{
     kms::v1::{UnwrapRequest, UnwrapResult, unwrap_client::UnwrapClient as Grpc, unwrap_result::Result as Outcome},
     limits::EDEKS_PER_CALL_MAX,
     sealed::SEALED_EDEKS_MAX,
-    transport::{Repeat, retry},
+    transport::{Repeat, identified, retry},
 };
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tonic::transport::Channel;
@@ -72,7 +72,7 @@ async fn call(grpc: &Grpc<Channel>, sealer: &Sealer, batch: Vec<Job>) -> Vec<Job
     let request = UnwrapRequest { edeks };
     let outcome = retry(Repeat::Harmless, || {
         let (mut grpc, request) = (grpc.clone(), request.clone());
-        async move { grpc.unwrap(request).await }
+        async move { grpc.unwrap(identified(request)).await }
     })
     .await;
     let outcome = outcome.and_then(|answer| same_count(answer.results, batch.len()));

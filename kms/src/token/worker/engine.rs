@@ -118,6 +118,10 @@ impl Engine {
         Ok(Err(failure))
     }
 
+    pub(super) fn token_label(&self) -> &str {
+        &self.options.token_label
+    }
+
     /// Runs a call. When the session is lost on the way it is opened anew, once, and the call runs again.
     pub(super) fn run<T>(
         &mut self,

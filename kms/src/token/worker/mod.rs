@@ -6,6 +6,7 @@
 //! session open, `vault` does whole calls, a `suite` (`kw`, `gcm`, `hadoop`) does single PKCS#11 operations.
 
 mod attributes;
+mod audit_key;
 mod canary;
 mod connection;
 mod dek;

@@ -16,6 +16,7 @@ use super::{
     vault::{RewrapItem, UnwrapItem, Vault},
 };
 use crate::{
+    audit::{AuditHead, AuditKey, LogId},
     batch::{merge, split},
     token::{
         NewVersion, SealedCall,
@@ -173,6 +174,30 @@ impl TokenWorker for Service {
         };
         Ok(Response::new(gate.sign(answer.encode()?)?.into()))
     }
+
+    async fn get_audit_key(&self, _: Request<pb::GetAuditKeyRequest>) -> Result<Response<pb::AuditKey>, Status> {
+        let call = |engine: &mut Engine| {
+            let token = engine.token_label().to_owned();
+            engine.run(|vault| vault.audit_key(&token))
+        };
+        Ok(Response::new(audit_key(self.queue.call(call).await?)))
+    }
+
+    async fn sign_audit(
+        &self,
+        request: Request<pb::SignAuditRequest>,
+    ) -> Result<Response<pb::SignAuditResponse>, Status> {
+        let head = audit_head(request.get_ref())?;
+        let call = move |engine: &mut Engine| {
+            let token = engine.token_label().to_owned();
+            engine.run(|vault| vault.sign_audit(&token, &head))
+        };
+        let signed = self.queue.call(call).await?;
+        Ok(Response::new(pb::SignAuditResponse {
+            key: Some(audit_key(signed.key)),
+            signature: signed.signature,
+        }))
+    }
 }
 
 fn parse_unwrap_item(item: pb::UnwrapItem) -> Result<UnwrapItem, Failure> {
@@ -182,6 +207,27 @@ fn parse_unwrap_item(item: pb::UnwrapItem) -> Result<UnwrapItem, Failure> {
         version,
         zone,
         wrapped: item.wrapped,
+    })
+}
+
+fn audit_key(key: AuditKey) -> pb::AuditKey {
+    pb::AuditKey {
+        token: key.token,
+        public_key: key.public_key,
+    }
+}
+
+fn audit_head(request: &pb::SignAuditRequest) -> Result<AuditHead, Failure> {
+    let bad = |_| {
+        Failure::new(
+            Reason::InvalidArgument,
+            "an audit head is 16 bytes, a number and 32 bytes",
+        )
+    };
+    Ok(AuditHead {
+        log: LogId::from_bytes(request.log.as_ref().try_into().map_err(bad)?),
+        seq: request.seq,
+        hash: request.head.as_ref().try_into().map_err(bad)?,
     })
 }
 

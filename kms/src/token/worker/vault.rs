@@ -14,7 +14,7 @@ use strongroom_proto::{Failure, KeyName, KeyVersion, Reason, ZoneId};
 use zeroize::Zeroizing;
 
 use super::{
-    attributes,
+    attributes, audit_key,
     canary::{self, Reference},
     dek::Dek,
     derived::DerivedKeys,
@@ -59,6 +59,8 @@ pub(super) struct Vault {
     references: HashMap<TokenObjectId, Reference>,
     pub(super) transport: TransportKeys,
     searched: Instant,
+    /// The token's audit key, once it was needed.
+    pub(super) audit: Option<audit_key::Found>,
 }
 
 /// What outlives a session.
@@ -85,6 +87,7 @@ impl Vault {
             references: HashMap::new(),
             transport: TransportKeys::default(),
             searched: Instant::now(),
+            audit: None,
         })
     }
 
@@ -94,6 +97,10 @@ impl Vault {
             index: self.index,
             abilities: Some(self.abilities),
         }
+    }
+
+    pub(super) const fn session(&self) -> &Session {
+        &self.session
     }
 
     /// What the token was seen to do.

@@ -1,0 +1,64 @@
+//! `Audit`: what auditors need of the running service. The log itself is read where it is kept.
+//!
+//! Policies are asked about the log as a whole as if it were the key [`WHOLE_LOG`].
+
+use std::sync::Arc;
+
+use strongroom_proto::{
+    Failure, KeyName,
+    kms::v1::{
+        AuditKey, GetAuditKeysRequest, GetAuditKeysResponse, RotateAuditRequest, RotateAuditResponse,
+        audit_server::Audit,
+    },
+};
+use tonic::{Request, Response, Status, async_trait};
+
+use super::{Desk, caller};
+use crate::{
+    audit::{Caller, Entry},
+    hsm::Hsm,
+    policy::{Action, Context},
+};
+
+/// What policies take the log for.
+const WHOLE_LOG: &str = "audit-log";
+
+pub(super) struct AuditFace<H>(pub(super) Arc<Desk<H>>);
+
+#[async_trait]
+impl<H: Hsm> Audit for AuditFace<H> {
+    async fn get_audit_keys(
+        &self,
+        request: Request<GetAuditKeysRequest>,
+    ) -> Result<Response<GetAuditKeysResponse>, Status> {
+        let caller = caller(&request)?;
+        let entry = self.0.authorize_log(&caller, "audit-keys").await?;
+        let keys = self.0.keys.audit_keys().await;
+        let keys = self.0.recorded(entry, keys).await?;
+        let wire = keys.into_iter().map(|key| AuditKey {
+            token: key.token,
+            public_key: key.public_key,
+        });
+        Ok(Response::new(GetAuditKeysResponse { keys: wire.collect() }))
+    }
+
+    async fn rotate_audit(
+        &self,
+        request: Request<RotateAuditRequest>,
+    ) -> Result<Response<RotateAuditResponse>, Status> {
+        let caller = caller(&request)?;
+        let entry = self.0.authorize_log(&caller, "audit-rotate").await?;
+        let segment = self.0.audit.rotate().await;
+        let segment = self.0.recorded(entry, segment).await?;
+        Ok(Response::new(RotateAuditResponse { segment }))
+    }
+}
+
+impl<H: Hsm> Desk<H> {
+    async fn authorize_log(&self, caller: &Caller, operation: &str) -> Result<Entry, Failure> {
+        let log: KeyName = WHOLE_LOG.parse()?;
+        let (entry, context) = (Entry::new(caller, operation), Context::of(operation));
+        self.authorize(caller, Action::Audit, &self.keys.facts(&log), &context, entry)
+            .await
+    }
+}
