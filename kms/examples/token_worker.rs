@@ -2,9 +2,15 @@
 //! initialised once per process only, and each test has a token of its own.
 //!
 //! `token_worker token-worker --module M --token-label L --pin-file F` or
-//! `token_worker token-init --module M --token-label L --so-pin-file S --pin-file F`.
+//! `token_worker token-init --module M --token-label L --so-pin-file S --pin-file F`, and the whole key service with
+//! `token_worker kms --config F`, which ends when it is killed.
 
-use std::{collections::HashMap, error::Error, path::PathBuf, process::ExitCode};
+use std::{
+    collections::HashMap,
+    error::Error,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use strongroom_kms::token::{
     init::{InitOptions, init_token},
@@ -31,6 +37,9 @@ fn work(mut arguments: impl Iterator<Item = String>) -> Result<(), Box<dyn Error
         } else {
             options.insert(name, value);
         }
+    }
+    if let Some(config) = options.remove("--config") {
+        return serve(&PathBuf::from(config));
     }
     let sealed = options.remove("--client-ca").map(PathBuf::from);
     let mut take = |name: &str| options.remove(name).ok_or_else(|| format!("{name} is missing"));
@@ -60,6 +69,12 @@ fn work(mut arguments: impl Iterator<Item = String>) -> Result<(), Box<dyn Error
         pin_file,
     })?;
     Ok(())
+}
+
+fn serve(config: &Path) -> Result<(), Box<dyn Error>> {
+    let config = strongroom_kms::Config::load(config)?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    Ok(runtime.block_on(strongroom_kms::run(config, std::future::pending()))?)
 }
 
 #[allow(clippy::print_stderr)]

@@ -154,7 +154,7 @@ pub(crate) fn module() -> PathBuf {
 }
 
 /// The example, which `cargo test` builds beside the tests.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     example("token_worker")
 }
 
