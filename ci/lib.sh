@@ -123,3 +123,22 @@ start_docker() {
         sleep 1
     done
 }
+
+# The second PKCS#11 token of the tests, from crates.io, built apart from the workspace.
+need_kryoptic() {
+    local module=$TARGET/kryoptic/libkryoptic_pkcs11.so built=$TARGET/kryoptic/build
+    # bindgen, which it builds with, needs a libclang and the compiler's own headers.
+    need_packages pkg-config libssl-dev libsqlite3-dev libclang1
+    BINDGEN_EXTRA_CLANG_ARGS="-isystem $(cc -print-file-name=include)" \
+        cargo build --quiet --locked --manifest-path ci/kryoptic/Cargo.toml --target-dir "$built"
+    cp "$(newest "$built"/debug/deps/libkryoptic_pkcs11-*.so)" "$module"
+}
+
+# The youngest of some files.
+newest() {
+    local file newest=$1
+    for file; do
+        [[ $file -nt $newest ]] && newest=$file
+    done
+    printf '%s' "$newest"
+}

@@ -4,6 +4,9 @@
 #[allow(dead_code, reason = "each test binary uses a part of what they share")]
 mod fixture;
 mod support;
+#[path = "token/vendor.rs"]
+#[allow(dead_code, reason = "each test binary uses a part of what they share")]
+mod vendor;
 
 use std::sync::Arc;
 

@@ -56,7 +56,7 @@ pub enum InitError {
     #[error(transparent)]
     Pin(#[from] PinError),
     /// A PIN is too short or too long for the token.
-    #[error("the PIN in {} has {length} bytes; this token takes {min} to {max}", path.display())]
+    #[error("the PIN in {} has {length} bytes; this token takes {}", path.display(), takes(*min, *max))]
     PinLength {
         /// The PIN's file.
         path: PathBuf,
@@ -64,7 +64,7 @@ pub enum InitError {
         length: usize,
         /// Least that the token takes.
         min: usize,
-        /// Most that the token takes.
+        /// Most that the token takes; 0 if it does not say.
         max: usize,
     },
     /// A token of that label exists; it is left alone.
@@ -151,7 +151,9 @@ fn free_slot(module: &Module) -> Result<Slot, InitError> {
 
 fn check_length(info: &TokenInfo, pin: &Pin, path: &std::path::Path) -> Result<(), InitError> {
     let (min, max) = (info.min_pin_length(), info.max_pin_length());
-    if (min..=max).contains(&pin.len()) {
+    // Some tokens state no longest PIN, by a 0.
+    let too_long = max != 0 && pin.len() > max;
+    if pin.len() >= min && !too_long {
         return Ok(());
     }
     Err(InitError::PinLength {
@@ -160,6 +162,13 @@ fn check_length(info: &TokenInfo, pin: &Pin, path: &std::path::Path) -> Result<(
         min,
         max,
     })
+}
+
+fn takes(min: usize, max: usize) -> String {
+    match max {
+        0 => format!("{min} or more"),
+        max => format!("{min} to {max}"),
+    }
 }
 
 fn initialise(pkcs11: &Pkcs11, slot: Slot, label: &str, so_pin: &Pin, pin: &Pin) -> Result<(), InitError> {

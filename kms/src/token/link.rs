@@ -29,7 +29,7 @@ use super::{SealedConfig, TokenConfig, pb::token_worker_client::TokenWorkerClien
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a worker needs of the environment: itself little, SoftHSM2 and p11-kit their configuration, vendors' modules theirs.
-const ENVIRONMENT: [&str; 18] = [
+const ENVIRONMENT: [&str; 19] = [
     "PATH",
     "HOME",
     "USER",
@@ -41,6 +41,7 @@ const ENVIRONMENT: [&str; 18] = [
     "RUST_LOG",
     "RUST_BACKTRACE",
     "SOFTHSM2_CONF",
+    "KRYOPTIC_CONF",
     "P11_KIT_SERVER_ADDRESS",
     "P11_KIT_CONFIG_FILE",
     "ChrystokiConfigurationPath",

@@ -1,4 +1,4 @@
-//! A fresh SoftHSM2 token in a temporary directory, and a worker program that sees it.
+//! A fresh token in a temporary directory, and a worker program that sees it.
 
 use std::{
     fs,
@@ -12,18 +12,16 @@ use strongroom_kms::token::{NewVersion, Token, TokenConfig, TokenObjectId, Token
 use strongroom_proto::{EdekSuite, KeyName, KeyVersion, ZoneId};
 use tempfile::TempDir;
 
+use crate::vendor::{self, TokenUnderTest};
+
 pub(crate) const LABEL: &str = "strongroom test";
 pub(crate) const PIN: &str = "4711-correct";
 const SO_PIN: &str = "0815-security-officer";
-const MODULES: [&str; 3] = [
-    "/usr/lib/softhsm/libsofthsm2.so",
-    "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
-    "/usr/lib64/softhsm/libsofthsm2.so",
-];
 
 /// A token of its own. The environment of the test process stays as it is: the worker program sets it for itself.
 pub(crate) struct Fixture {
     directory: TempDir,
+    vendor: &'static dyn TokenUnderTest,
 }
 
 impl Fixture {
@@ -35,17 +33,16 @@ impl Fixture {
         fixture
     }
 
-    /// SoftHSM2 with no initialised token.
+    /// Slots without an initialised token.
     pub(crate) fn without_token() -> Self {
+        Self::of(vendor::chosen())
+    }
+
+    /// The same of a certain implementation.
+    pub(crate) fn of(vendor: &'static dyn TokenUnderTest) -> Self {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let fixture = Self { directory };
-        fs::create_dir(fixture.path("tokens")).expect("fresh directory");
-        let tokens = fixture.path("tokens");
-        let conf = format!(
-            "directories.tokendir = {}\nobjectstore.backend = file\n",
-            tokens.display()
-        );
-        fs::write(fixture.path("softhsm2.conf"), conf).expect("writable");
+        vendor.configure(directory.path());
+        let fixture = Self { directory, vendor };
         write_secret(&fixture.path("pin"), PIN);
         write_secret(&fixture.path("so-pin"), SO_PIN);
         fixture.write_worker();
@@ -54,10 +51,11 @@ impl Fixture {
 
     /// The program that supervisors start. It notes each start, with its process id, before it becomes the worker.
     fn write_worker(&self) {
+        let (variable, configuration) = self.environment();
         let script = format!(
-            "#!/bin/sh\necho $$ >> '{}'\nSOFTHSM2_CONF='{}' exec '{}' \"$@\"\n",
+            "#!/bin/sh\necho $$ >> '{}'\n{variable}='{}' exec '{}' \"$@\"\n",
             self.path("starts").display(),
-            self.path("softhsm2.conf").display(),
+            configuration.display(),
             program().display(),
         );
         fs::write(self.worker(), script).expect("writable");
@@ -69,12 +67,12 @@ impl Fixture {
             .arg("token-init")
             .args(["--token-label", label])
             .arg("--module")
-            .arg(module())
+            .arg(self.vendor.module())
             .arg("--pin-file")
             .arg(self.path("pin"))
             .arg("--so-pin-file")
             .arg(self.path("so-pin"))
-            .env("SOFTHSM2_CONF", self.path("softhsm2.conf"))
+            .envs([self.environment()])
             .output()
             .expect("the example token_worker is built with the tests")
     }
@@ -83,15 +81,20 @@ impl Fixture {
     pub(crate) fn probe(&self, command: &str, rest: &[&str]) -> String {
         let output = Command::new(example("token_probe"))
             .arg(command)
-            .arg(module())
+            .arg(self.vendor.module())
             .arg(LABEL)
             .arg(self.path("pin"))
             .args(rest)
-            .env("SOFTHSM2_CONF", self.path("softhsm2.conf"))
+            .envs([self.environment()])
             .output()
             .expect("the example token_probe is built with the tests");
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// What tells the module where its configuration is.
+    pub(crate) fn environment(&self) -> (&'static str, PathBuf) {
+        self.vendor.environment(self.directory.path())
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -104,7 +107,7 @@ impl Fixture {
 
     pub(crate) fn config(&self) -> TokenConfig {
         TokenConfig {
-            module: module(),
+            module: self.vendor.module(),
             label: LABEL.to_owned(),
             pin_file: self.path("pin"),
             sealed: None,
@@ -149,8 +152,7 @@ pub(crate) fn write_secret(path: &Path, content: &str) {
 }
 
 pub(crate) fn module() -> PathBuf {
-    let found = MODULES.iter().map(PathBuf::from).find(|path| path.exists());
-    found.expect("these tests need SoftHSM2: apt-get install softhsm2")
+    vendor::chosen().module()
 }
 
 /// The example, which `cargo test` builds beside the tests.

@@ -1,7 +1,7 @@
 //! Keys that are brought in, and versions that are destroyed. Imported keys are known ones, so that EDEKs of every suite are
 //! held against answers that were computed without Strongroom (`vectors/make.py`).
 
-use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPublicEncryptingKey, PublicEncryptingKey};
+use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepPublicEncryptingKey, PublicEncryptingKey};
 use bytes::Bytes;
 use strongroom_kms::token::{ImportKey, NewVersion, OaepHash, Origin, Token, TokenObjectId, WireDek};
 use strongroom_proto::{Edek, EdekSuite, KeyVersion, Reason, ZoneId};
@@ -11,13 +11,15 @@ use crate::fixture::{Fixture, fresh, name, zone};
 const VECTORS: &str = include_str!("vectors/vectors.txt");
 
 fn wrap(to: &ImportKey, key: &[u8]) -> Bytes {
-    assert_eq!(to.hash, OaepHash::Sha1, "SoftHSM2 knows no other");
+    let algorithm = match to.hash {
+        OaepHash::Sha1 => &OAEP_SHA1_MGF1SHA1,
+        OaepHash::Sha256 => &OAEP_SHA256_MGF1SHA256,
+    };
     let public = PublicEncryptingKey::from_der(&to.spki).expect("an RSA public key");
     assert_eq!(public.key_size_bits(), 3072);
     let oaep = OaepPublicEncryptingKey::new(public).expect("for OAEP");
     let mut wrapped = vec![0; oaep.ciphertext_size()];
-    oaep.encrypt(&OAEP_SHA1_MGF1SHA1, key, &mut wrapped, None)
-        .expect("short enough");
+    oaep.encrypt(algorithm, key, &mut wrapped, None).expect("short enough");
     wrapped.into()
 }
 

@@ -55,8 +55,8 @@ async fn the_profile_names_token_library_and_suites() {
     let fixture = Fixture::new();
     let profile = fixture.start().await.profile().await.expect("inspected");
     assert_eq!(profile.label, LABEL);
-    assert_eq!(profile.model, "SoftHSM v2");
-    assert!(profile.library.contains("2."), "{}", profile.library);
+    assert_eq!(profile.model, crate::vendor::chosen().model());
+    assert_ne!(profile.library, "");
     for mechanism in ["CKM_AES_KEY_GEN", "CKM_AES_CBC_ENCRYPT_DATA", "CKM_AES_KEY_WRAP"] {
         assert!(
             profile.mechanisms.iter().any(|found| found == mechanism),

@@ -1,4 +1,4 @@
-//! The token layer against SoftHSM2: every test has its own fresh token and its own worker process.
+//! The token layer against a real token: every test has its own fresh token and its own worker process.
 
 mod audit;
 mod edeks;
@@ -12,6 +12,7 @@ mod start;
 mod suites;
 mod supervision;
 mod throughput;
+mod vendor;
 
 #[path = "../support/pki.rs"]
 #[allow(

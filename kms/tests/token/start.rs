@@ -23,7 +23,7 @@ async fn a_missing_module_is_said_with_the_remedy() {
 async fn a_file_that_is_no_module_is_said() {
     let fixture = Fixture::new();
     let mut config = fixture.config();
-    config.module = fixture.path("softhsm2.conf");
+    config.module = fixture.path("so-pin");
     let token = fixture.try_start(config).await.expect("the file is there");
     let failure = token.profile().await.expect_err("no module");
     assert_eq!(failure.reason, Reason::TokenUnavailable);
@@ -82,8 +82,9 @@ fn bad_labels_and_pins_make_no_token() {
     write_secret(&fixture.path("pin"), "123");
     let output = fixture.init(LABEL);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(message.contains("has 3 bytes; this token takes 4 to"), "{message}");
-    assert_eq!(fs::read_dir(fixture.path("tokens")).expect("readable").count(), 0);
+    assert!(message.contains("has 3 bytes; this token takes "), "{message}");
+    write_secret(&fixture.path("pin"), crate::fixture::PIN);
+    assert!(fixture.init(LABEL).status.success(), "nothing was made before");
 }
 
 #[test]

@@ -281,9 +281,19 @@ fn prove(session: &Session, name: &KeyName, version: KeyVersion, slot: &mut Slot
     if let (true, Some(kcv)) = (entry.proven, entry.kcv) {
         return Ok(found(kcv));
     }
-    let kcv = suite(entry.suite)
-        .check_value(session, entry.handle, name, version)
-        .map_err(while_doing("to compute a key check value"))?;
+    let compute = || {
+        suite(entry.suite)
+            .check_value(session, entry.handle, name, version)
+            .map_err(while_doing("to compute a key check value"))
+    };
+    let kcv = compute()?;
+    // A value that is new, or not the one known, is believed only twice: a token that gives wrong answers must neither have
+    // one remembered nor a sound key refused.
+    if entry.kcv != Some(kcv) && compute()? != kcv {
+        return Err(Trouble::Gone(format!(
+            "the token gave a wrong answer: two key check values of key {name} version {version}"
+        )));
+    }
     match entry.kcv {
         Some(known) if known != kcv => {
             let why = format!(

@@ -97,6 +97,7 @@ impl Suite for Kw {
 
     fn open(&self, session: &Session, key: &ZoneKey, wrapped: &[u8]) -> Result<Dek, OpenError> {
         let dek = unwrap_readable(session, key.handle, wrapped).map_err(OpenError::Refused)?;
+        check_holds(session, key, &dek, wrapped)?;
         read(session, &dek)
     }
 
@@ -109,6 +110,7 @@ impl Suite for Kw {
     /// The DEK stays in the token. AES key wrap has no random part, so that wrapping twice must give the same bytes.
     fn rewrap(&self, session: &Session, from: &ZoneKey, to: &ZoneKey, wrapped: &[u8]) -> Result<Vec<u8>, OpenError> {
         let dek = unwrap_sensitive(session, from.handle, wrapped).map_err(OpenError::Refused)?;
+        check_holds(session, from, &dek, wrapped)?;
         let again = wrap(session, to.handle, dek.handle())?;
         if wrap(session, to.handle, dek.handle())? == again {
             Ok(again)
@@ -189,6 +191,16 @@ fn unwrap_readable<'s>(
     wrapped: &[u8],
 ) -> Result<SessionObject<'s>, Error> {
     unwrap(session, wrapping, wrapped, false)
+}
+
+/// Sees that an unwrapped object is the DEK of that EDEK and no other key whose handle the token gave: AES key wrap has no
+/// random part, so that it wraps to the same bytes. A file that is written under another key could never be read again.
+fn check_holds(session: &Session, key: &ZoneKey, dek: &SessionObject<'_>, wrapped: &[u8]) -> Result<(), OpenError> {
+    if wrap(session, key.handle, dek.handle())? == wrapped {
+        Ok(())
+    } else {
+        Err(OpenError::Wrong("an EDEK was unwrapped to another key than it holds"))
+    }
 }
 
 /// The value of a readable DEK, held against what the token itself makes of the object: a value that was read wrongly has

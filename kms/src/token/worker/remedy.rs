@@ -115,6 +115,8 @@ pub(super) enum Refusal {
 impl Refusal {
     pub(super) fn of(error: &Error) -> Self {
         match remedy_of_error(error) {
+            // Kryoptic says so of an EDEK that is wrong.
+            _ if matches!(error, Error::Pkcs11(RvError::DeviceError, _)) => Self::Unclear,
             Remedy::Refuse => Self::Invalid,
             Remedy::Unclear => Self::Unclear,
             _ => Self::Trouble(Trouble::new("to unwrap an EDEK", error)),
@@ -152,6 +154,7 @@ mod tests {
         let of = |value| Refusal::of(&Error::Pkcs11(value, Function::UnwrapKey));
         assert!(matches!(of(RvError::WrappedKeyInvalid), Refusal::Invalid));
         assert!(matches!(of(RvError::GeneralError), Refusal::Unclear));
+        assert!(matches!(of(RvError::DeviceError), Refusal::Unclear));
         assert!(matches!(of(RvError::SessionClosed), Refusal::Trouble(Trouble::Lost(_))));
         assert!(matches!(of(RvError::DeviceRemoved), Refusal::Trouble(Trouble::Gone(_))));
     }

@@ -1,0 +1,117 @@
+//! One fault under load, from a sound token to a sound token.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream};
+use strongroom_kms::token::TokenConfig;
+use strongroom_pkcs11_shim::Shim;
+
+use crate::{
+    fixture::Fixture,
+    load::{Load, Outcome},
+};
+
+/// How long a fault lasts, unless a scenario says otherwise.
+const FAULT_TIME: Duration = Duration::from_secs(2);
+/// How long the service may take, once the fault is gone, until calls of every kind succeed.
+const RECOVERY_MAX: Duration = Duration::from_secs(30);
+/// Scenarios at a time: most of each is waiting.
+const AT_ONCE: usize = 3;
+
+/// A fault and what is expected under it.
+pub(crate) struct Scenario {
+    name: &'static str,
+    inject: Box<dyn Fn(&Shim) + Send + Sync>,
+    lasts: Duration,
+    may_fail: bool,
+}
+
+impl Scenario {
+    pub(crate) fn new(name: &'static str, inject: impl Fn(&Shim) + Send + Sync + 'static) -> Self {
+        Self {
+            name,
+            inject: Box::new(inject),
+            lasts: FAULT_TIME,
+            may_fail: true,
+        }
+    }
+
+    pub(crate) const fn lasting(mut self, lasts: Duration) -> Self {
+        self.lasts = lasts;
+        self
+    }
+
+    /// The one token is enough: no call fails.
+    pub(crate) const fn without_failures(mut self) -> Self {
+        self.may_fail = false;
+        self
+    }
+
+    async fn run(self) -> Row {
+        let fixture = Fixture::new();
+        let shim = Shim::in_front_of(&fixture.config().module).expect("the module is written");
+        let config = TokenConfig {
+            module: shim.module(),
+            ..fixture.config()
+        };
+        let token = fixture.try_start(config).await.expect("all is there");
+        let load = Arc::new(Load::prepare(token.clone()).await);
+        let running = load.start();
+        (self.inject)(&shim);
+        tokio::time::sleep(self.lasts).await;
+        shim.clear_all();
+        let recovered = load.recovery(RECOVERY_MAX).await;
+        let recovery = recovered.unwrap_or_else(|| panic!("{}: no recovery in {RECOVERY_MAX:?}", self.name));
+        load.stop(running).await;
+        token.stop().await;
+
+        // The token itself is sound, and has the last word on every EDEK that was handed out.
+        let clean = fixture.start().await;
+        let outcome = load.judge(self.name, &clean).await;
+        clean.stop().await;
+        if !self.may_fail {
+            assert_eq!(outcome.failed, 0, "{}: {:?}", self.name, outcome.reasons);
+        }
+        Row {
+            name: self.name,
+            outcome,
+            recovery,
+        }
+    }
+}
+
+/// What became of it.
+struct Row {
+    name: &'static str,
+    outcome: Outcome,
+    recovery: Duration,
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Outcome {
+            succeeded,
+            failed,
+            reasons,
+            longest,
+        } = &self.outcome;
+        write!(
+            f,
+            "| {} | {succeeded} | {failed} | {} | {:.1} s | {:.2} s |",
+            self.name,
+            reasons.join(", "),
+            longest.as_secs_f64(),
+            self.recovery.as_secs_f64()
+        )
+    }
+}
+
+/// Runs scenarios, each on a token of its own, and prints their table.
+#[allow(clippy::print_stdout, reason = "the figures are what the run is for")]
+pub(crate) async fn run_all(scenarios: Vec<Scenario>) {
+    println!("| fault | calls | failed | reasons | longest call | recovery |\n|---|---|---|---|---|---|");
+    let mut rows = stream::iter(scenarios).map(Scenario::run).buffered(AT_ONCE);
+    while let Some(row) = rows.next().await {
+        println!("{row}");
+    }
+}
