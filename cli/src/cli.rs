@@ -12,6 +12,10 @@ use strongroom_proto::{EdekSuite, KeyName, ZoneId};
 
 use crate::{error::EXIT_CODES_HELP, profile::PROFILE_VARIABLE};
 
+mod key;
+
+pub(crate) use key::{AliasCommand, CreateArgs, DeleteArgs, KeyCommand, TargetArgs, UpdateArgs};
+
 /// Hardware-backed keys and encrypted zones.
 #[derive(Debug, Parser)]
 #[command(
@@ -197,40 +201,6 @@ pub(crate) struct TokenInitArgs {
     /// The file with the user PIN
     #[arg(long, value_name = "FILE")]
     pub(crate) pin_file: PathBuf,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum KeyCommand {
-    /// Make a key in the token
-    #[command(after_help = "Example:\n  strongroom key create payroll")]
-    Create {
-        /// The key's name
-        name: KeyName,
-        /// How its EDEKs are wrapped
-        #[arg(long, value_name = "SUITE", default_value_t)]
-        suite: EdekSuite,
-    },
-    /// List keys
-    #[command(visible_alias = "ls", after_help = "Example:\n  strongroom key list --json")]
-    List,
-    /// Show a key and its versions
-    #[command(after_help = "Example:\n  strongroom key show payroll")]
-    Show {
-        /// The key's name
-        name: KeyName,
-    },
-    /// Make a new version, which wraps from then on
-    #[command(after_help = "Example:\n  strongroom key roll payroll && strongroom zone reencrypt /payroll --wait")]
-    Roll {
-        /// The key's name
-        name: KeyName,
-    },
-    /// Let a key that was rebuilt from the token wrap again
-    #[command(after_help = "Example:\n  strongroom key confirm payroll")]
-    Confirm {
-        /// The key's name
-        name: KeyName,
-    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -57,6 +57,7 @@ impl From<Reason> for Exit {
             | Reason::PermissionDenied
             | Reason::CapabilityRefused
             | Reason::UntrustedPeer
+            | Reason::KeyDisabled
             | Reason::SealedRequired => Self::Refused,
             Reason::TokenUnavailable
             | Reason::PinRejected
@@ -74,6 +75,7 @@ impl From<Reason> for Exit {
             Reason::KeyExists
             | Reason::KeyVersionUnusable
             | Reason::KeyInUse
+            | Reason::DeletionBlocked
             | Reason::AlreadyExists
             | Reason::NotADirectory
             | Reason::IsADirectory

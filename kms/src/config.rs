@@ -45,6 +45,9 @@ pub struct Config {
     /// The audit log.
     #[serde(default)]
     pub audit: AuditConfig,
+    /// How keys are rotated and destroyed.
+    #[serde(default)]
+    pub keys: KeysConfig,
     /// Where monitoring looks; nowhere if absent.
     #[serde(default)]
     pub metrics: Option<MetricsConfig>,
@@ -67,6 +70,38 @@ pub struct InstancesConfig {
 impl Default for InstancesConfig {
     fn default() -> Self {
         Self { poll_ms: 250 }
+    }
+}
+
+/// How keys are rotated and destroyed: a table `[keys]`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeysConfig {
+    /// Users other than the one who asks that have to approve a destruction where no proofs say that nothing needs the
+    /// key any more: 1 to 16.
+    pub destroy_approvals: usize,
+    /// The shortest rotation period in seconds.
+    pub rotation_min_seconds: u32,
+}
+
+impl Default for KeysConfig {
+    fn default() -> Self {
+        Self {
+            destroy_approvals: 2,
+            rotation_min_seconds: 24 * 3600,
+        }
+    }
+}
+
+impl KeysConfig {
+    /// Approvals that a destruction without proofs needs.
+    pub(crate) fn approvals(&self) -> usize {
+        self.destroy_approvals.clamp(1, 16)
+    }
+
+    /// The shortest rotation period in milliseconds; never 0.
+    pub(crate) fn rotation_min_ms(&self) -> u64 {
+        u64::from(self.rotation_min_seconds).max(1) * 1000
     }
 }
 
@@ -133,6 +168,7 @@ impl Config {
             bearer: self.bearer.map(|bearer| bearer.relative_to(base)),
             instances: self.instances,
             audit: self.audit,
+            keys: self.keys,
             metrics: self.metrics,
             traces: self.traces.map(|traces| traces.relative_to(base)),
             tls,

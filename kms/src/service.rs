@@ -21,12 +21,13 @@ use tokio::{
 use tonic::service::Routes;
 
 use crate::{
-    Config, InstancesConfig, MetricsConfig,
+    Clock, Config, InstancesConfig, KeysConfig, MetricsConfig,
     api::{self, Desk, calls::tagged},
     audit::{AuditConfig, AuditError, AuditLog, Checkpointer},
     bearer::{Bearer, BearerError, authenticated},
     hsm::Hsm,
-    keys::{Keys, KeysError, StorePlace},
+    keeper,
+    keys::{Keys, KeysError, ProofChecker, StorePlace},
     ops::{Metrics, Vitals, observed, page},
     policy::{Policy, PolicyError},
     token::{Token, TokenStartError},
@@ -110,7 +111,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
         token = Token::start(executable, config.token.clone(), config.data_dir.clone()) => Arc::new(token?),
         () = &mut stop => return Ok(()),
     };
-    let outcome = parts.serve(Arc::clone(&token), listener, stop).await;
+    let outcome = parts.serve(Arc::clone(&token), Clock::default(), listener, stop).await;
     token.stop().await;
     outcome
 }
@@ -125,7 +126,21 @@ pub async fn serve<H: Hsm>(
     listener: TcpListener,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), RunError> {
-    Parts::prepare(config)?.serve(hsm, listener, stop).await
+    serve_at(config, hsm, Clock::default(), listener, stop).await
+}
+
+/// As [`serve`], at the time that `clock` shows.
+///
+/// # Errors
+/// As [`run`].
+pub async fn serve_at<H: Hsm>(
+    config: &Config,
+    hsm: Arc<H>,
+    clock: Clock,
+    listener: TcpListener,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), RunError> {
+    Parts::prepare(config)?.serve(hsm, clock, listener, stop).await
 }
 
 /// What is loaded and checked before anything is started.
@@ -137,6 +152,7 @@ struct Parts {
     store: StoreConfig,
     instances: InstancesConfig,
     audit: AuditConfig,
+    keys: KeysConfig,
     monitoring: Option<MetricsConfig>,
 }
 
@@ -171,6 +187,7 @@ impl Parts {
             store: config.store.clone(),
             instances: config.instances.clone(),
             audit: config.audit,
+            keys: config.keys.clone(),
             monitoring: config.metrics.clone(),
         })
     }
@@ -178,6 +195,7 @@ impl Parts {
     async fn serve<H: Hsm>(
         self,
         hsm: Arc<H>,
+        clock: Clock,
         listener: TcpListener,
         stop: impl Future<Output = ()> + Send,
     ) -> Result<(), RunError> {
@@ -189,7 +207,7 @@ impl Parts {
             instances: &self.instances,
             instance: format!("{address} (process {})", std::process::id()),
         };
-        let keys = Keys::open(&place, Arc::clone(&hsm)).await?;
+        let keys = Keys::open(&place, Arc::clone(&hsm), clock.clone(), self.keys).await?;
         let _own = lock(&self.data_dir)?;
         let (audit, writer) = AuditLog::open(&self.data_dir.join("audit"), &self.audit)?;
         let metrics = Arc::new(Metrics::new());
@@ -198,6 +216,8 @@ impl Parts {
             keys,
             policy: self.policy,
             audit,
+            proofs: ProofChecker::new(self.tls.trust()?),
+            clock,
             metrics: Arc::clone(&metrics),
             places: Arc::new(Semaphore::new(api::CALLS_MAX)),
         });
@@ -234,6 +254,7 @@ impl Parts {
         });
         let checkpointer = Checkpointer::start(desk.audit.clone(), hsm, &self.audit);
         let policies = tokio::spawn(Arc::clone(&desk.policy).follow(desk.audit.clone()));
+        let keeper = tokio::spawn(keeper::keep(Arc::clone(&desk)));
         tracing::info!(%address, "serving");
         tell_manager(&[NotifyState::Ready]);
         let (ended, end) = oneshot::channel::<()>();
@@ -250,12 +271,13 @@ impl Parts {
         };
         // Readiness is told until the last call has ended.
         let (outcome, ()) = tokio::join!(calls, monitoring.serve(&self.tls, end));
-        follower.abort();
-        _ = follower.await;
+        for task in [follower, policies, keeper] {
+            task.abort();
+            _ = task.await;
+        }
+        keeper::store_uses(&desk).await;
         others.shutdown().await;
         desk.keys.leave().await;
-        policies.abort();
-        _ = policies.await;
         checkpointer.finish().await;
         drop(desk);
         if tokio::time::timeout(AUDIT_FINISH_TIMEOUT, writer.finish())

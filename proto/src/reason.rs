@@ -54,6 +54,10 @@ reasons! {
     KeyNotFound = "key-not-found" => NotFound,
     /// An EZ key of that name exists.
     KeyExists = "key-exists" => AlreadyExists,
+    /// The EZ key is disabled.
+    KeyDisabled = "key-disabled" => FailedPrecondition,
+    /// The key or version may not be destroyed yet, or not any more be kept.
+    DeletionBlocked = "deletion-blocked" => FailedPrecondition,
     /// The key version is not one that exists, or not one that may do this.
     KeyVersionUnusable = "key-version-unusable" => FailedPrecondition,
     /// Files or clients still need the key version.

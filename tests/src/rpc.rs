@@ -124,8 +124,8 @@ pub type Unwrapped = Result<(), kms::ItemFailure>;
 pub async fn create_key(channel: Channel, name: &str) -> Result<kms::Key, Failure> {
     let request = kms::CreateKeyRequest {
         name: name.to_owned(),
-        suite: String::new(),
         request_id: RequestId::generate().into(),
+        ..kms::CreateKeyRequest::default()
     };
     Ok(kms::key_admin_client::KeyAdminClient::new(channel)
         .create_key(request)

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use strongroom_kms_admin::KeyAdminClient;
+use strongroom_kms_admin::{KeyAdminClient, NewKey};
 use strongroom_pki::{Authority, PrivateKey, Request, Validity};
 use strongroom_proto::{
     KeyName, RequestId,
@@ -185,9 +185,12 @@ impl<'a> Service<'a> {
     /// A key with versions 0 and 1.
     pub(super) async fn key(&self, suite: &str) -> KeyName {
         let name: KeyName = format!("bench-{suite}").parse().expect("a key name");
-        let suite = suite.parse().expect("a suite");
+        let new = NewKey {
+            suite: Some(suite.parse().expect("a suite")),
+            ..NewKey::default()
+        };
         self.admin()
-            .create(&name, suite, RequestId::generate())
+            .create(&name, &new, RequestId::generate())
             .await
             .expect("a key");
         name

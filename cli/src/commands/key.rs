@@ -1,73 +1,101 @@
 //! `strongroom key …`: EZ keys and their versions.
 
-use serde::Serialize;
-use strongroom_kms_admin::{Key, KeyAdminClient, KeyVersionInfo};
-use strongroom_proto::{KeyName, RequestId};
+mod document;
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use strongroom_kms_admin::{Alias, Key, KeyAdminClient, KeyChange, NewKey};
+use strongroom_proto::{KeyName, KeyVersion, RequestId, proof::PROOF_BYTES_MAX};
 
 use super::session::Session;
 use crate::{
-    cli::KeyCommand,
+    cli::{AliasCommand, CreateArgs, DeleteArgs, KeyCommand, TargetArgs, UpdateArgs},
     error::Error,
-    output::{Output, print, table, time_text},
+    output::{Output, print, table},
 };
+use document::{AliasDocument, KeyDocument, key_text, list_row};
 
-/// Keys asked for at a time.
-const PAGE_KEYS: u32 = 1000;
+/// Entries asked for at a time.
+const PAGE_ENTRIES: u32 = 1000;
 
 /// `strongroom key …`
 pub(super) async fn run(session: &Session, command: KeyCommand, output: Output) -> Result<(), Error> {
     let keys = session.keys()?;
-    match command {
-        KeyCommand::Create { name, suite } => show(&keys.create(&name, suite, RequestId::generate()).await?, output),
-        KeyCommand::List => list(&keys, output).await,
-        KeyCommand::Show { name } => show(&keys.describe(&name).await?, output),
-        KeyCommand::Roll { name } => show(&keys.roll(&name, RequestId::generate()).await?, output),
-        KeyCommand::Confirm { name } => show(&keys.confirm(&name).await?, output),
+    let key = match command {
+        KeyCommand::List => return list(&keys, output).await,
+        KeyCommand::Alias(command) => return alias(&keys, command, output).await,
+        KeyCommand::Create(args) => create(&keys, args).await?,
+        KeyCommand::Show { name } => keys.describe(&name).await?,
+        KeyCommand::Roll { name } => keys.roll(&name, RequestId::generate()).await?,
+        KeyCommand::Confirm { name, version, kcv } => keys.confirm(&name, KeyVersion(version), kcv).await?,
+        KeyCommand::Enable { name } => set_disabled(&keys, &name, false).await?,
+        KeyCommand::Disable { name } => set_disabled(&keys, &name, true).await?,
+        KeyCommand::Update(args) => update(&keys, args).await?,
+        KeyCommand::Delete(args) => delete(&keys, args).await?,
+        KeyCommand::CancelDelete(target) => keys.cancel_delete(&target.name, version(&target)).await?,
+        KeyCommand::Approve(target) => keys.approve_delete(&target.name, version(&target)).await?,
+    };
+    show(&key, output)
+}
+
+async fn create(keys: &KeyAdminClient, args: CreateArgs) -> Result<Key, Error> {
+    let new = NewKey {
+        suite: args.suite,
+        key_bits: args.key_bits,
+        description: args.description,
+        tags: args.tags.into_iter().collect(),
+        sealed_required: args.sealed_required,
+        outside_zones: args.outside_zones,
+        rotation_period_ms: args.rotate_every,
+    };
+    Ok(keys.create(&args.name, &new, RequestId::generate()).await?)
+}
+
+async fn set_disabled(keys: &KeyAdminClient, name: &KeyName, disabled: bool) -> Result<Key, Error> {
+    let change = KeyChange {
+        disabled: Some(disabled),
+        ..KeyChange::default()
+    };
+    Ok(keys.update(name, &change).await?)
+}
+
+async fn update(keys: &KeyAdminClient, args: UpdateArgs) -> Result<Key, Error> {
+    let change = KeyChange {
+        disabled: None,
+        description: args.description,
+        set_tags: args.tags.into_iter().collect(),
+        remove_tags: args.remove_tags,
+        sealed_required: args.sealed_required,
+        outside_zones: args.outside_zones,
+        rotation_period_ms: if args.no_rotation { Some(0) } else { args.rotate_every },
+    };
+    Ok(keys.update(&args.name, &change).await?)
+}
+
+async fn delete(keys: &KeyAdminClient, args: DeleteArgs) -> Result<Key, Error> {
+    let proofs = args.proofs.iter().map(|path| read_proof(path));
+    let proofs = proofs.collect::<Result<Vec<_>, _>>()?;
+    let (name, version) = (&args.target.name, version(&args.target));
+    Ok(keys.delete(name, version, args.after_days, proofs).await?)
+}
+
+fn version(target: &TargetArgs) -> Option<KeyVersion> {
+    target.version.map(KeyVersion)
+}
+
+fn read_proof(path: &Path) -> Result<Bytes, Error> {
+    let local = |source| Error::Local {
+        action: "cannot read the proof",
+        path: PathBuf::from(path),
+        source,
+    };
+    let length = std::fs::metadata(path).map_err(local)?.len();
+    if length > PROOF_BYTES_MAX as u64 {
+        let message = format!("{} is too large to be a zone proof", path.display());
+        return Err(Error::Usage { message });
     }
-}
-
-/// A key in `--json`.
-#[derive(Serialize)]
-struct KeyDocument {
-    name: String,
-    suite: String,
-    current_version: Option<u32>,
-    created_ms: u64,
-    versions: Vec<VersionDocument>,
-}
-
-/// A version of a key in `--json`.
-#[derive(Serialize)]
-struct VersionDocument {
-    version: u32,
-    state: &'static str,
-    created_ms: u64,
-    kcv: String,
-    token_id: String,
-}
-
-impl From<&Key> for KeyDocument {
-    fn from(key: &Key) -> Self {
-        Self {
-            name: key.name.to_string(),
-            suite: key.suite.to_string(),
-            current_version: key.current.map(|version| version.0),
-            created_ms: key.created_ms,
-            versions: key.versions.iter().map(VersionDocument::from).collect(),
-        }
-    }
-}
-
-impl From<&KeyVersionInfo> for VersionDocument {
-    fn from(version: &KeyVersionInfo) -> Self {
-        Self {
-            version: version.version.0,
-            state: version.state.as_str(),
-            created_ms: version.created_ms,
-            kcv: hex::encode(version.kcv),
-            token_id: hex::encode(version.token_id),
-        }
-    }
+    Ok(std::fs::read(path).map_err(local)?.into())
 }
 
 fn show(key: &Key, output: Output) -> Result<(), Error> {
@@ -75,42 +103,14 @@ fn show(key: &Key, output: Output) -> Result<(), Error> {
     output.result(&document, || key_text(&document))
 }
 
-fn key_text(key: &KeyDocument) -> String {
-    let rows: Vec<_> = key.versions.iter().map(version_row).collect();
-    format!(
-        "key      {}\nsuite    {}\ncurrent  {}\ncreated  {}\n\n{}",
-        key.name,
-        key.suite,
-        current_text(key),
-        time_text(key.created_ms),
-        table(["VERSION", "STATE", "KCV", "TOKEN ID", "CREATED"], &rows)
-    )
-}
-
-fn version_row(version: &VersionDocument) -> [String; 5] {
-    [
-        version.version.to_string(),
-        version.state.to_owned(),
-        version.kcv.clone(),
-        version.token_id.clone(),
-        time_text(version.created_ms),
-    ]
-}
-
-/// The version that wraps; a key without one was rebuilt from the token and waits for its administrator.
-fn current_text(key: &KeyDocument) -> String {
-    key.current_version
-        .map_or_else(|| "none; run key confirm".to_owned(), |version| version.to_string())
-}
-
 async fn list(keys: &KeyAdminClient, output: Output) -> Result<(), Error> {
     let mut after: Option<KeyName> = None;
     let mut documents = Vec::new();
     loop {
-        let page = keys.list(after.as_ref(), PAGE_KEYS).await?;
-        after = page.keys.last().map(|key| key.name.clone());
+        let page = keys.list(after.as_ref(), PAGE_ENTRIES).await?;
         documents.extend(page.keys.iter().map(KeyDocument::from));
-        if !page.more || after.is_none() {
+        after = page.next;
+        if after.is_none() {
             break;
         }
     }
@@ -118,15 +118,45 @@ async fn list(keys: &KeyAdminClient, output: Output) -> Result<(), Error> {
         return documents.iter().try_for_each(|key| output.result(key, String::new));
     }
     let rows: Vec<_> = documents.iter().map(list_row).collect();
-    print(&table(["NAME", "SUITE", "CURRENT", "VERSIONS", "CREATED"], &rows))
+    print(&table(
+        ["NAME", "SUITE", "STATE", "CURRENT", "VERSIONS", "ROTATES", "CREATED"],
+        &rows,
+    ))
 }
 
-fn list_row(key: &KeyDocument) -> [String; 5] {
-    [
-        key.name.clone(),
-        key.suite.clone(),
-        current_text(key),
-        key.versions.len().to_string(),
-        time_text(key.created_ms),
-    ]
+async fn alias(keys: &KeyAdminClient, command: AliasCommand, output: Output) -> Result<(), Error> {
+    match command {
+        AliasCommand::Set { alias, key, moving } => {
+            let set = keys.set_alias(&Alias { alias, key }, moving).await?;
+            let document = AliasDocument::from(&set);
+            output.result(&document, || {
+                format!("{} is an alias of key {}", document.alias, document.key)
+            })
+        }
+        AliasCommand::Delete { alias } => {
+            keys.delete_alias(&alias).await?;
+            let document = serde_json::json!({"removed": alias.as_str()});
+            output.result(&document, || format!("removed alias {alias}"))
+        }
+        AliasCommand::List => aliases(keys, output).await,
+    }
+}
+
+async fn aliases(keys: &KeyAdminClient, output: Output) -> Result<(), Error> {
+    let mut after: Option<KeyName> = None;
+    let mut documents = Vec::new();
+    loop {
+        let page = keys.list_aliases(after.as_ref(), PAGE_ENTRIES).await?;
+        documents.extend(page.aliases.iter().map(AliasDocument::from));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    if output.is_json() {
+        return documents.iter().try_for_each(|alias| output.result(alias, String::new));
+    }
+    let row = |alias: &AliasDocument| [alias.alias.clone(), alias.key.clone()];
+    let rows: Vec<_> = documents.iter().map(row).collect();
+    print(&table(["ALIAS", "KEY"], &rows))
 }

@@ -1,17 +1,22 @@
-//! `KeyAdmin`: keys are made, rolled, confirmed and looked at.
+//! `KeyAdmin`: keys are made, changed, looked at and destroyed.
 //!
 //! A change is recorded twice, before it is made and when it has ended, and runs to its end even if its caller
-//! goes away meanwhile.
+//! goes away meanwhile. A key may be named by an alias; records and answers have its own name.
+
+mod list;
+mod parse;
 
 use std::sync::Arc;
 
 use strongroom_proto::{
-    EdekSuite, Failure, KeyName, Reason, RequestId,
+    Failure, KeyName, Reason,
     kms::v1::{
-        ConfirmKeyRequest, CreateKeyRequest, DescribeKeyRequest, Key, ListKeysRequest, ListKeysResponse,
-        RollKeyRequest, key_admin_server::KeyAdmin,
+        Alias, ApproveDeleteRequest, CancelDeleteRequest, ConfirmKeyRequest, CreateKeyRequest, DeleteAliasRequest,
+        DeleteAliasResponse, DeleteKeyRequest, DescribeKeyRequest, Key, ListAliasesRequest, ListAliasesResponse,
+        ListKeysRequest, ListKeysResponse, ListVersionsRequest, ListVersionsResponse, RollKeyRequest, SetAliasRequest,
+        UpdateKeyRequest, key_admin_server::KeyAdmin,
     },
-    limits::PAGE_ENTRIES_MAX,
+    transport::PeerIdentity,
 };
 use tonic::{Request, Response, Status, async_trait};
 
@@ -19,11 +24,9 @@ use super::{Desk, caller, to_its_end};
 use crate::{
     audit::{Caller, Entry},
     hsm::Hsm,
+    keys::{MovedAlias, pending_ms, target},
     policy::{Action, Context, KeyFacts},
 };
-
-/// Keys in a page if the caller does not say.
-const PAGE_DEFAULT: usize = 100;
 
 pub(super) struct AdminFace<H>(pub(super) Arc<Desk<H>>);
 
@@ -32,17 +35,18 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
     async fn create_key(&self, request: Request<CreateKeyRequest>) -> Result<Response<Key>, Status> {
         let caller = caller(&request)?;
         let wire = request.into_inner();
-        let name: KeyName = wire.name.parse().map_err(Failure::from)?;
-        let suite = suite(&wire.suite)?;
-        let id = request_id(&wire.request_id)?;
+        let id = parse::request_id(&wire.request_id)?;
+        let new = parse::new_key(wire, self.0.keys.config())?;
         let desk = Arc::clone(&self.0);
         answer(&self.0, async move {
             let facts = KeyFacts {
-                suite: Some(suite),
-                ..desk.keys.facts(&name)
+                suite: Some(new.suite),
+                sealed_required: new.attributes.sealed_required,
+                tags: new.attributes.tags.clone(),
+                ..KeyFacts::unknown(new.name.clone())
             };
-            let entry = desk.start_on(&caller, "create", &facts).await?;
-            let outcome = desk.keys.create(&name, suite, id).await;
+            let entry = desk.start_on(&caller, "create", Action::Manage, &facts).await?;
+            let outcome = desk.keys.create(new, id).await;
             desk.changed(entry, outcome).await
         })
         .await
@@ -51,8 +55,8 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
     async fn roll_key(&self, request: Request<RollKeyRequest>) -> Result<Response<Key>, Status> {
         let caller = caller(&request)?;
         let wire = request.into_inner();
-        let name: KeyName = wire.name.parse().map_err(Failure::from)?;
-        let id = request_id(&wire.request_id)?;
+        let name = self.key(&wire.name)?;
+        let id = parse::request_id(&wire.request_id)?;
         let desk = Arc::clone(&self.0);
         answer(&self.0, async move {
             let entry = desk.start(&caller, "roll", &name).await?;
@@ -64,11 +68,28 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
 
     async fn confirm_key(&self, request: Request<ConfirmKeyRequest>) -> Result<Response<Key>, Status> {
         let caller = caller(&request)?;
-        let name: KeyName = request.into_inner().name.parse().map_err(Failure::from)?;
+        let wire = request.into_inner();
+        let name = self.key(&wire.name)?;
+        let (version, kcv) = parse::confirmed(&name, &wire)?;
         let desk = Arc::clone(&self.0);
         answer(&self.0, async move {
             let entry = desk.start(&caller, "confirm", &name).await?;
-            let outcome = desk.keys.confirm(&name).await;
+            let outcome = desk.keys.confirm(&name, version, kcv).await;
+            desk.changed(entry, outcome).await
+        })
+        .await
+    }
+
+    async fn update_key(&self, request: Request<UpdateKeyRequest>) -> Result<Response<Key>, Status> {
+        let caller = caller(&request)?;
+        let wire = request.into_inner();
+        let name = self.key(&wire.name)?;
+        let word = parse::update_word(&wire);
+        let change = parse::change(wire, self.0.keys.config())?;
+        let desk = Arc::clone(&self.0);
+        answer(&self.0, async move {
+            let entry = desk.start(&caller, word, &name).await?;
+            let outcome = desk.keys.update(&name, change).await;
             desk.changed(entry, outcome).await
         })
         .await
@@ -76,11 +97,8 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
 
     async fn describe_key(&self, request: Request<DescribeKeyRequest>) -> Result<Response<Key>, Status> {
         let caller = caller(&request)?;
-        let name: KeyName = request.into_inner().name.parse().map_err(Failure::from)?;
-        let entry = Entry::new(&caller, "describe");
-        let facts = self.0.keys.facts(&name);
-        let context = Context::of("describe");
-        let entry = self.0.authorize(&caller, Action::View, &facts, &context, entry).await?;
+        let name = self.key(&request.into_inner().name)?;
+        let entry = self.0.look(&caller, "describe", &name).await?;
         let key = self.0.recorded(entry, self.0.keys.describe(&name)).await?;
         Ok(Response::new(key))
     }
@@ -88,34 +106,170 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
     async fn list_keys(&self, request: Request<ListKeysRequest>) -> Result<Response<ListKeysResponse>, Status> {
         let caller = caller(&request)?;
         let wire = request.into_inner();
-        let after = Some(wire.after).filter(|after| !after.is_empty());
-        let after = after.map(|after| after.parse()).transpose().map_err(Failure::from)?;
-        let limit = page_limit(wire.limit)?;
-        let page = self.0.page(&caller, after.as_ref(), limit);
-        let entry = Entry::new(&caller, "list");
-        let page = match page {
-            Ok(page) => self.0.recorded(entry.count(page.keys.len()), Ok(page)).await?,
-            Err(failure) => {
-                self.0.record(vec![entry.denied(&failure)]).await?;
-                return Err(failure.into());
-            }
+        let after = parse::after(wire.after)?;
+        let limit = parse::page_limit(wire.limit)?;
+        Ok(Response::new(self.0.list(&caller, after.as_ref(), limit).await?))
+    }
+
+    async fn list_versions(
+        &self,
+        request: Request<ListVersionsRequest>,
+    ) -> Result<Response<ListVersionsResponse>, Status> {
+        let caller = caller(&request)?;
+        let wire = request.into_inner();
+        let name = self.key(&wire.name)?;
+        let limit = parse::page_limit(wire.limit)?;
+        let entry = self.0.look(&caller, "describe", &name).await?;
+        let after = wire.after.map(strongroom_proto::KeyVersion);
+        let page = self.0.keys.versions(&name, after, limit);
+        Ok(Response::new(self.0.recorded(entry, page).await?))
+    }
+
+    async fn set_alias(&self, request: Request<SetAliasRequest>) -> Result<Response<Alias>, Status> {
+        let caller = caller(&request)?;
+        let wire = request.into_inner();
+        let set = MovedAlias {
+            alias: wire.alias.parse().map_err(Failure::from)?,
+            key: wire.key_name.parse().map_err(Failure::from)?,
         };
-        Ok(Response::new(page))
+        let desk = Arc::clone(&self.0);
+        let answer = Alias {
+            alias: set.alias.to_string(),
+            key_name: set.key.to_string(),
+        };
+        to_its_end(&self.0, async move {
+            // Who moves an alias takes it from the key that it named.
+            if let Some(before) = desk.keys.alias(&set.alias).ok().filter(|before| *before != set.key) {
+                let entry = desk.start(&caller, "move-alias", &before).await?;
+                desk.recorded(entry, Ok(())).await?;
+            }
+            let entry = desk.start(&caller, "set-alias", &set.key).await?;
+            let outcome = desk.keys.set_alias(&set, wire.r#move).await;
+            desk.recorded(entry, outcome).await
+        })
+        .await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn delete_alias(
+        &self,
+        request: Request<DeleteAliasRequest>,
+    ) -> Result<Response<DeleteAliasResponse>, Status> {
+        let caller = caller(&request)?;
+        let alias: KeyName = request.into_inner().alias.parse().map_err(Failure::from)?;
+        let key = self.0.keys.alias(&alias)?;
+        let desk = Arc::clone(&self.0);
+        to_its_end(&self.0, async move {
+            let entry = desk.start(&caller, "delete-alias", &key).await?;
+            let outcome = desk.keys.delete_alias(&alias).await;
+            desk.recorded(entry, outcome).await
+        })
+        .await?;
+        Ok(Response::new(DeleteAliasResponse {}))
+    }
+
+    async fn list_aliases(
+        &self,
+        request: Request<ListAliasesRequest>,
+    ) -> Result<Response<ListAliasesResponse>, Status> {
+        let caller = caller(&request)?;
+        let wire = request.into_inner();
+        let after = parse::after(wire.after)?;
+        let limit = parse::page_limit(wire.limit)?;
+        Ok(Response::new(
+            self.0.list_aliases(&caller, after.as_ref(), limit).await?,
+        ))
+    }
+
+    async fn delete_key(&self, request: Request<DeleteKeyRequest>) -> Result<Response<Key>, Status> {
+        let caller = caller(&request)?;
+        let wire = request.into_inner();
+        let name = self.key(&wire.name)?;
+        let pending_ms = pending_ms(wire.after_days)?;
+        let target = target(wire.version);
+        let desk = Arc::clone(&self.0);
+        answer(&self.0, async move {
+            let entry = desk.start(&caller, "delete", &name).await?;
+            let who = caller.identity.short();
+            let outcome = match desk.check_proofs(&wire.proofs) {
+                Ok(proofs) => {
+                    let asked = desk.keys.schedule_deletion(&name, target, &who, pending_ms, &proofs);
+                    asked.await
+                }
+                Err(failure) => Err(failure),
+            };
+            desk.changed(entry, outcome).await
+        })
+        .await
+    }
+
+    async fn cancel_delete(&self, request: Request<CancelDeleteRequest>) -> Result<Response<Key>, Status> {
+        let caller = caller(&request)?;
+        let wire = request.into_inner();
+        let name = self.key(&wire.name)?;
+        let target = target(wire.version);
+        let desk = Arc::clone(&self.0);
+        answer(&self.0, async move {
+            let entry = desk.start(&caller, "cancel-delete", &name).await?;
+            let outcome = desk.keys.cancel_deletion(&name, target).await;
+            desk.changed(entry, outcome).await
+        })
+        .await
+    }
+
+    async fn approve_delete(&self, request: Request<ApproveDeleteRequest>) -> Result<Response<Key>, Status> {
+        let caller = caller(&request)?;
+        let wire = request.into_inner();
+        let name = self.key(&wire.name)?;
+        let target = target(wire.version);
+        if !matches!(caller.identity, PeerIdentity::User(_)) {
+            let message = format!(
+                "{} is no user; deletions are approved by people",
+                caller.identity.short()
+            );
+            return Err(Failure::new(Reason::PermissionDenied, message).into());
+        }
+        let desk = Arc::clone(&self.0);
+        answer(&self.0, async move {
+            let facts = desk.keys.facts(&name);
+            let entry = desk
+                .start_on(&caller, "approve-delete", Action::Approve, &facts)
+                .await?;
+            let who = caller.identity.short();
+            let outcome = desk.keys.approve_deletion(&name, target, &who).await;
+            desk.changed(entry, outcome).await
+        })
+        .await
+    }
+}
+
+impl<H: Hsm> AdminFace<H> {
+    /// The key that a request names, by its name or an alias.
+    fn key(&self, wire: &str) -> Result<KeyName, Failure> {
+        Ok(self.0.keys.resolve(wire.parse()?))
     }
 }
 
 impl<H: Hsm> Desk<H> {
     /// Authorizes a change and records that it is about to be made.
     async fn start(&self, caller: &Caller, action: &str, name: &KeyName) -> Result<Entry, Failure> {
-        self.start_on(caller, action, &self.keys.facts(name)).await
+        self.start_on(caller, action, Action::Manage, &self.keys.facts(name))
+            .await
     }
 
-    /// As [`Self::start`], for a key that need not exist yet.
-    async fn start_on(&self, caller: &Caller, action: &str, facts: &KeyFacts) -> Result<Entry, Failure> {
+    /// As [`Self::start`], for a key that need not exist yet, or another right than to manage it.
+    async fn start_on(&self, caller: &Caller, action: &str, right: Action, facts: &KeyFacts) -> Result<Entry, Failure> {
         let (entry, context) = (Entry::new(caller, action), Context::of(action));
-        let entry = self.authorize(caller, Action::Manage, facts, &context, entry).await?;
+        let entry = self.authorize(caller, right, facts, &context, entry).await?;
         self.record(vec![entry.clone().started()]).await?;
         Ok(entry)
+    }
+
+    /// Authorizes a look at a key.
+    async fn look(&self, caller: &Caller, action: &str, name: &KeyName) -> Result<Entry, Failure> {
+        let (facts, context) = (self.keys.facts(name), Context::of(action));
+        self.authorize(caller, Action::View, &facts, &context, Entry::new(caller, action))
+            .await
     }
 
     /// Records how a change ended, once every instance works with it.
@@ -128,32 +282,6 @@ impl<H: Hsm> Desk<H> {
         let entry = entry.version(version.map(strongroom_proto::KeyVersion));
         self.recorded(entry, outcome).await
     }
-
-    /// The keys after `after` that the caller may view. Refused if there are keys and none of them may be seen.
-    fn page(&self, caller: &Caller, after: Option<&KeyName>, limit: usize) -> Result<ListKeysResponse, Failure> {
-        let context = Context::of("list");
-        let may_view = |name: &KeyName| self.decide(caller, Action::View, name, &context).0.allowed;
-        let mut seen = self.keys.names(after).into_iter().filter(may_view);
-        let names: Vec<_> = seen.by_ref().take(limit).collect();
-        let more = seen.next().is_some();
-        if names.is_empty() {
-            let all = self.keys.names(None);
-            if !all.is_empty() && !all.iter().any(may_view) {
-                return Err(Failure::new(
-                    Reason::PermissionDenied,
-                    format!(
-                        "{} may not view any key (no policy permits it)",
-                        caller.identity.short()
-                    ),
-                ));
-            }
-        }
-        let keys = names.iter().map(|name| self.keys.describe(name));
-        Ok(ListKeysResponse {
-            keys: keys.collect::<Result<_, _>>()?,
-            more,
-        })
-    }
 }
 
 async fn answer<H: Hsm>(
@@ -161,27 +289,4 @@ async fn answer<H: Hsm>(
     change: impl Future<Output = Result<Key, Failure>> + Send + 'static,
 ) -> Result<Response<Key>, Status> {
     Ok(Response::new(to_its_end(desk, change).await?))
-}
-
-fn suite(wire: &str) -> Result<EdekSuite, Failure> {
-    if wire.is_empty() {
-        Ok(EdekSuite::default())
-    } else {
-        Ok(wire.parse()?)
-    }
-}
-
-fn request_id(wire: &[u8]) -> Result<RequestId, Failure> {
-    Ok(wire.try_into()?)
-}
-
-fn page_limit(wire: u32) -> Result<usize, Failure> {
-    match wire as usize {
-        0 => Ok(PAGE_DEFAULT),
-        limit if limit <= PAGE_ENTRIES_MAX => Ok(limit),
-        limit => Err(Failure::new(
-            Reason::InvalidArgument,
-            format!("a page has 1 to {PAGE_ENTRIES_MAX} keys, not {limit}"),
-        )),
-    }
 }

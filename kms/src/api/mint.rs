@@ -28,6 +28,7 @@ impl<H: Hsm> Mint for MintFace<H> {
         let caller = caller(&request)?;
         let wire = request.into_inner();
         let (name, zone) = key_and_zone(&wire.key_name, &wire.zone_id)?;
+        let name = self.0.keys.resolve(name);
         let count = edek_count(wire.count as usize)?;
         let desk = Arc::clone(&self.0);
         let minted = to_its_end(&self.0, async move { desk.mint(&caller, &name, &zone, count).await }).await?;
@@ -35,6 +36,7 @@ impl<H: Hsm> Mint for MintFace<H> {
             key_version: minted.version.0,
             suite: minted.suite.as_str().to_owned(),
             wrapped: minted.edeks,
+            key_name: minted.key.to_string(),
         }))
     }
 
@@ -42,6 +44,7 @@ impl<H: Hsm> Mint for MintFace<H> {
         let caller = caller(&request)?;
         let wire = request.into_inner();
         let (name, zone) = key_and_zone(&wire.key_name, &wire.zone_id)?;
+        let name = self.0.keys.resolve(name);
         edek_count(wire.edeks.len())?;
         let items = wire.edeks.into_iter().map(wrapped).collect::<Result<Vec<_>, _>>()?;
         let desk = Arc::clone(&self.0);

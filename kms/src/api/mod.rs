@@ -13,6 +13,7 @@ mod unwrap;
 
 use std::{sync::Arc, time::Instant};
 
+use bytes::Bytes;
 use strongroom_proto::{
     FILE_DESCRIPTOR_SET, Failure, KeyName, Reason,
     kms::v1::{
@@ -28,8 +29,9 @@ use tracing::Instrument as _;
 
 use crate::{
     audit::{AuditLog, CallTag, Caller, Entry},
+    clock::Clock,
     hsm::Hsm,
-    keys::Keys,
+    keys::{CheckedProof, Keys, ProofChecker},
     ops::Metrics,
     policy::{Action, Context, Decision, KeyFacts, Policy},
 };
@@ -37,11 +39,16 @@ use crate::{
 /// Calls under way at once; more are refused with [`Reason::Overloaded`].
 pub(crate) const CALLS_MAX: usize = 1024;
 
+/// Proofs in one call.
+const PROOFS_MAX: usize = 32;
+
 /// What every face works with.
 pub(crate) struct Desk<H> {
     pub(crate) keys: Keys<H>,
     pub(crate) policy: Arc<Policy>,
     pub(crate) audit: AuditLog,
+    pub(crate) proofs: ProofChecker,
+    pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
     /// Calls under way. They outlive their callers, so that connections alone do not bound them.
     pub(crate) places: Arc<Semaphore>,
@@ -127,12 +134,27 @@ impl<H: Hsm> Desk<H> {
     }
 
     /// Returns when `entries` are on disk, and counts what they say.
-    async fn record(&self, entries: Vec<Entry>) -> Result<(), Failure> {
+    pub(crate) async fn record(&self, entries: Vec<Entry>) -> Result<(), Failure> {
         self.metrics.recorded(&entries);
         let started = Instant::now();
         let written = self.audit.record(entries).await;
         self.metrics.audited(started.elapsed(), written.is_ok());
         written
+    }
+
+    /// What the metadata service proves, checked.
+    fn check_proofs(&self, proofs: &[Bytes]) -> Result<Vec<CheckedProof>, Failure> {
+        if proofs.len() > PROOFS_MAX {
+            return Err(Failure::new(
+                Reason::InvalidArgument,
+                format!(
+                    "a call takes {PROOFS_MAX} proofs, not {}; make several calls",
+                    proofs.len()
+                ),
+            ));
+        }
+        let now_ms = self.clock.now_ms();
+        proofs.iter().map(|proof| self.proofs.check(proof, now_ms)).collect()
     }
 
     /// Hands `outcome` on once `entry` says on disk how the call ended.

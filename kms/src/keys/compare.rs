@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use strongroom_proto::{KeyName, KeyVersion};
 
-use super::key::{Key, Presence};
+use super::{key::Key, version::Presence};
 use crate::token::TokenKeyVersion;
 
 /// What comparing brought to light.
@@ -19,6 +19,8 @@ pub(super) struct Findings {
     pub(super) missing: Vec<(KeyName, KeyVersion)>,
     /// Versions whose place another key has taken.
     pub(super) different: Vec<(KeyName, KeyVersion)>,
+    /// Destroyed versions that the token holds again.
+    pub(super) returned: Vec<(KeyName, KeyVersion)>,
 }
 
 /// Brings `keys` up to what the token holds, at the time `now_ms`.
@@ -34,7 +36,7 @@ pub(super) fn compare(keys: &mut BTreeMap<KeyName, Key>, token: &[TokenKeyVersio
     }
     for key in keys.values() {
         for (&number, version) in &key.versions {
-            if version.presence == Presence::Missing {
+            if version.presence == Presence::Missing && !version.is_destroyed() {
                 findings.missing.push((key.name.clone(), number));
             }
         }
@@ -48,6 +50,10 @@ fn take_in(keys: &mut BTreeMap<KeyName, Key>, found: &TokenKeyVersion, now_ms: u
         .or_insert_with(|| Key::new(found.key.clone(), found.suite, now_ms));
     let same_suite = key.suite == found.suite;
     match key.versions.get_mut(&found.version) {
+        Some(known) if known.is_destroyed() => {
+            known.presence = Presence::Present;
+            findings.returned.push((key.name.clone(), found.version));
+        }
         Some(known) if known.kcv == found.kcv && same_suite => {
             known.presence = Presence::Present;
             if known.token_id != found.token_id {
@@ -63,6 +69,7 @@ fn take_in(keys: &mut BTreeMap<KeyName, Key>, found: &TokenKeyVersion, now_ms: u
         None => {
             key.add(found, now_ms);
             key.unconfirmed = true;
+            key.zones_lost = true;
             findings.unknown.push((key.name.clone(), found.version));
             findings.changed.insert(key.name.clone());
         }
@@ -73,7 +80,7 @@ fn take_in(keys: &mut BTreeMap<KeyName, Key>, found: &TokenKeyVersion, now_ms: u
 mod tests {
     use strongroom_proto::EdekSuite;
 
-    use super::*;
+    use super::{super::deletion::Target, *};
     use crate::token::{Kcv, Origin, TokenObjectId};
 
     fn in_token(name: &str, version: u32, kcv: u8) -> TokenKeyVersion {
@@ -163,8 +170,29 @@ mod tests {
         let key = keys.values_mut().next().expect("rebuilt");
         let refusal = key.minting().expect_err("not confirmed").message;
         assert!(refusal.contains("strongroom key confirm a"), "{refusal}");
-        assert_eq!(key.confirm(), Ok(true));
-        assert_eq!(key.current(), Some(KeyVersion(1)));
-        assert_eq!(key.confirm(), Ok(false));
+        let newest = KeyVersion(1);
+        key.confirm(newest, Kcv::from_bytes([10; 3]))
+            .expect_err("another check value");
+        assert_eq!(key.confirm(newest, Kcv::from_bytes([11; 3])), Ok(true));
+        assert_eq!(key.current(), Some(newest));
+        assert_eq!(key.confirm(newest, Kcv::from_bytes([11; 3])), Ok(false));
+    }
+
+    #[test]
+    fn a_destroyed_version_that_comes_back_is_not_used() {
+        let mut keys = known();
+        let key = keys.values_mut().next().expect("known");
+        key.bury(Target::Version(KeyVersion(0)), 8);
+        assert_eq!(compare(&mut keys, &[in_token("a", 1, 11)], 9), Findings::default());
+        let findings = compare(&mut keys, &[in_token("a", 0, 10), in_token("a", 1, 11)], 9);
+        assert_eq!(findings.returned.len(), 1);
+        assert!(findings.changed.is_empty() && findings.unknown.is_empty());
+        let key = keys.values().next().expect("known");
+        key.opening(KeyVersion(0)).expect_err("destroyed");
+        assert!(
+            key.versions[&KeyVersion(0)]
+                .detail()
+                .contains("destroyed version again")
+        );
     }
 }

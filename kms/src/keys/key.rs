@@ -1,10 +1,16 @@
-//! One EZ key: its versions, which of them may do what, and how it changes. Pure: no token, no store.
+//! One EZ key: its versions, which of them may do what, and how it changes. Pure: no token, no store, no clock.
 
 use std::collections::BTreeMap;
 
-use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, Reason, kms::v1 as pb};
+use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, Reason};
 
-use crate::token::{Kcv, TokenKeyVersion, TokenObjectId};
+use super::{
+    attributes::Attributes,
+    deletion::{Deletion, Demands, Obstacles, Target, Zones, blocked, zones_text},
+    rotation::Rotation,
+    version::{Presence, Standing, Version, time_text, unusable},
+};
+use crate::token::{Kcv, TokenKeyVersion};
 
 /// An EZ key as the service knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,33 +21,16 @@ pub(crate) struct Key {
     /// A version of it was found in the token that the store did not know: nothing is made under the key
     /// until an administrator says which version counts.
     pub(crate) unconfirmed: bool,
+    /// Nothing is done with the key until an administrator enables it.
+    pub(crate) disabled: bool,
+    /// It was found in the token: zones may have minted with it that the store does not know.
+    pub(crate) zones_lost: bool,
+    pub(crate) attributes: Attributes,
+    pub(crate) rotation: Option<Rotation>,
     pub(crate) versions: BTreeMap<KeyVersion, Version>,
+    pub(crate) deletions: BTreeMap<Target, Deletion>,
     /// The store's revision at its last change, 0 if it was never stored.
     pub(crate) revision: u64,
-}
-
-/// One version of an EZ key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Version {
-    /// The version that mints; at most one of a key is.
-    pub(crate) active: bool,
-    pub(crate) created_ms: u64,
-    pub(crate) kcv: Kcv,
-    pub(crate) token_id: TokenObjectId,
-    pub(crate) presence: Presence,
-}
-
-/// How the token's object compares with what the store says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Presence {
-    /// Not compared since the service started.
-    Unchecked,
-    /// There, with the same check value.
-    Present,
-    /// Not in the token.
-    Missing,
-    /// Another key is in its place: the check value or the suite differs.
-    Different,
 }
 
 impl Key {
@@ -52,7 +41,12 @@ impl Key {
             suite,
             created_ms,
             unconfirmed: false,
+            disabled: false,
+            zones_lost: false,
+            attributes: Attributes::default(),
+            rotation: None,
             versions: BTreeMap::new(),
+            deletions: BTreeMap::new(),
             revision: 0,
         }
     }
@@ -68,7 +62,9 @@ impl Key {
         for (number, version) in &mut self.versions {
             let same = known.versions.get(number);
             let same = same.filter(|same| same.kcv == version.kcv && same.token_id == version.token_id);
-            version.presence = same.map_or(version.presence, |same| same.presence);
+            if let Some(same) = same {
+                version.presence = same.presence.clone();
+            }
         }
     }
 
@@ -80,19 +76,18 @@ impl Key {
     /// The version that mints.
     pub(crate) fn minting(&self) -> Result<KeyVersion, Failure> {
         let name = &self.name;
+        self.enabled()?;
+        self.staying()?;
         if self.unconfirmed {
             return Err(unusable(format!(
                 "key {name} was found in the token with versions that the key service's store did not know, so nothing is \
-                 made under it until a key administrator has looked at it; confirm its newest version with: strongroom \
-                 key confirm {name}"
+                 made under it until a key administrator has looked at it; {}",
+                self.confirmation()
             )));
         }
-        let active = self.versions.iter().find(|(_, version)| version.active);
-        let (&number, version) = active.ok_or_else(|| {
-            unusable(format!(
-                "key {name} has no active version; confirm its newest one with: strongroom key confirm {name}"
-            ))
-        })?;
+        let active = self.versions.iter().find(|(_, version)| version.is_active());
+        let (&number, version) =
+            active.ok_or_else(|| unusable(format!("key {name} has no active version; {}", self.confirmation())))?;
         version.usable(name, number)?;
         Ok(number)
     }
@@ -100,15 +95,27 @@ impl Key {
     /// Whether EDEKs under `number` may be opened.
     pub(crate) fn opening(&self, number: KeyVersion) -> Result<(), Failure> {
         let name = &self.name;
-        let version = self.versions.get(&number).ok_or_else(|| {
-            unusable(format!(
-                "key {name} has no version {number}; see its versions with: strongroom key show {name}"
-            ))
-        })?;
-        version.usable(name, number)
+        self.enabled()?;
+        let version = self.versions.get(&number).ok_or_else(|| self.no_version(number))?;
+        version.usable(name, number)?;
+        if self.is_begun(number) {
+            return Err(unusable(format!("version {number} of key {name} is being destroyed")));
+        }
+        Ok(())
     }
 
-    /// The version that the next roll makes. Versions that are missing keep their numbers.
+    /// Whether a new version may be made.
+    pub(crate) fn rolling(&self) -> Result<(), Failure> {
+        self.enabled()?;
+        self.staying()?;
+        if self.unconfirmed && self.suite != EdekSuite::Gcm {
+            // A roll would bring a key to life that nobody has looked at.
+            self.minting()?;
+        }
+        Ok(())
+    }
+
+    /// The version that the next roll makes. Versions that are missing or destroyed keep their numbers.
     pub(crate) fn next_version(&self) -> Result<KeyVersion, Failure> {
         match self.versions.last_key_value() {
             None => Ok(KeyVersion(0)),
@@ -118,109 +125,289 @@ impl Key {
         }
     }
 
-    /// Takes in a version that was generated and proved: it mints from now on, the others only open.
-    pub(crate) fn activate(&mut self, made: &TokenKeyVersion, created_ms: u64) {
-        self.add(made, created_ms);
+    /// Takes in a version that was generated and proved at `now_ms`: it mints from now on, the others only open.
+    pub(crate) fn activate(&mut self, made: &TokenKeyVersion, now_ms: u64) {
+        self.add(made, now_ms);
         self.make_current(made.version);
+        if self.suite == EdekSuite::Gcm {
+            // How often the others were used is not known, and does not matter any more.
+            self.unconfirmed = false;
+        }
+        if let Some(rotation) = self.rotation {
+            self.rotation = Some(Rotation::starting(rotation.period_ms, now_ms));
+        }
     }
 
     /// Takes in a version that only opens.
     pub(crate) fn add(&mut self, found: &TokenKeyVersion, created_ms: u64) {
-        let version = Version {
-            active: false,
-            created_ms,
-            kcv: found.kcv,
-            token_id: found.token_id,
-            presence: Presence::Present,
-        };
-        self.versions.insert(found.version, version);
+        self.versions.insert(found.version, Version::of(found, created_ms));
     }
 
-    /// Makes the newest usable version the one that mints, if the key is unconfirmed or has none that could. Answers
+    /// Makes the version that the administrator looked at, and names with its check value, the one that mints. Answers
     /// whether anything changed.
-    pub(crate) fn confirm(&mut self) -> Result<bool, Failure> {
-        if !self.unconfirmed && self.versions.values().any(|version| version.active) {
-            return Ok(false);
+    pub(crate) fn confirm(&mut self, number: KeyVersion, kcv: Kcv) -> Result<bool, Failure> {
+        let name = &self.name;
+        self.staying()?;
+        let version = self.versions.get(&number).ok_or_else(|| self.no_version(number))?;
+        if version.kcv != kcv {
+            return Err(unusable(format!(
+                "version {number} of key {name} has the check value {}, not {kcv}; hold it against what you wrote down \
+                 before you confirm it",
+                version.kcv
+            )));
         }
-        let mut newest_first = self.versions.iter().rev();
-        let usable = newest_first.find(|(_, version)| version.presence == Presence::Present);
-        let (&number, _) = usable.ok_or_else(|| {
-            unusable(format!(
-                "key {} has no version in the token that could be confirmed; restore the token first",
-                self.name
-            ))
-        })?;
+        version.usable(name, number)?;
+        let active = self.versions.iter().find(|(_, version)| version.is_active());
+        match active {
+            Some((&active, _)) if !self.unconfirmed && active == number => return Ok(false),
+            Some((active, _)) if !self.unconfirmed => {
+                return Err(unusable(format!(
+                    "version {active} of key {name} mints already; make a new one with: strongroom key roll {name}"
+                )));
+            }
+            _ => {}
+        }
+        if self.deletions.contains_key(&Target::Version(number)) {
+            return Err(blocked(format!(
+                "version {number} of key {name} is to be deleted; take that back first with: strongroom key cancel-delete \
+                 {name} --version {number}"
+            )));
+        }
+        if self.suite == EdekSuite::Gcm {
+            return Err(unusable(format!(
+                "how often version {number} of key {name} was used is not known, and a gcm key must not be used too often; \
+                 make a new version instead with: strongroom key roll {name}"
+            )));
+        }
         self.unconfirmed = false;
         self.make_current(number);
         Ok(true)
     }
 
-    fn make_current(&mut self, current: KeyVersion) {
-        for (&number, version) in &mut self.versions {
-            version.active = number == current;
+    /// Retires the target and starts its deletion, or changes how long one that waits is to be pending.
+    pub(crate) fn schedule(&mut self, target: Target, who: &str, pending_ms: u64) -> Result<(), Failure> {
+        if let Some(known) = self.deletions.get_mut(&target) {
+            if known.due_ms.is_none() {
+                known.pending_ms = pending_ms;
+            }
+            return Ok(());
+        }
+        self.deletable(target)?;
+        // What is under way may still end: until `retired` is called, no proof is young enough.
+        let mut deletion = Deletion::new(who.to_owned(), pending_ms, u64::MAX);
+        if target == Target::Key {
+            deletion.active_before = self.versions.iter().find(|(_, v)| v.is_active()).map(|(&n, _)| n);
+            self.make_none_current();
+        }
+        self.deletions.insert(target, deletion);
+        Ok(())
+    }
+
+    /// Notes since when nothing is made under the target any more, once all that was under way has ended.
+    pub(crate) fn retired(&mut self, target: Target, now_ms: u64) {
+        if let Some(deletion) = self.deletions.get_mut(&target) {
+            deletion.retired_ms = deletion.retired_ms.min(now_ms);
         }
     }
 
-    /// The key as clients see it.
-    pub(crate) fn to_wire(&self) -> pb::Key {
-        pb::Key {
-            name: self.name.as_str().to_owned(),
-            suite: self.suite.as_str().to_owned(),
-            current_version: self.current().map(|version| version.0),
-            versions: self
-                .versions
-                .iter()
-                .map(|(&number, v)| v.to_wire(number, self.unconfirmed))
-                .collect(),
-            created_ms: self.created_ms,
-        }
-    }
-}
-
-impl Version {
-    /// Whether the token can be asked to use this version.
-    fn usable(&self, name: &KeyName, number: KeyVersion) -> Result<(), Failure> {
-        match self.presence {
-            Presence::Present | Presence::Unchecked => Ok(()),
-            Presence::Missing => Err(unusable(format!(
-                "version {number} of key {name} is missing from the token, or there twice or unfit (the key service's log \
-                 says which); restore the token from its backup{}",
-                self.way_on(name)
-            ))),
-            Presence::Different => Err(unusable(format!(
-                "the token holds another key in the place of version {number} of key {name} (its check value differs), so it \
-                 is not used; connect the right token or restore it from its backup{}",
-                self.way_on(name)
-            ))),
-        }
-    }
-
-    /// What an administrator can do about the version that mints, besides mending the token.
-    fn way_on(&self, name: &KeyName) -> String {
-        if self.active {
-            format!(", or make a new version with: strongroom key roll {name}")
-        } else {
-            String::new()
-        }
-    }
-
-    fn to_wire(&self, number: KeyVersion, unconfirmed: bool) -> pb::KeyVersion {
-        let state = match self.presence {
-            // A version whose place another key has taken is as absent as one that is gone.
-            Presence::Missing | Presence::Different => pb::KeyVersionState::Missing,
-            Presence::Present | Presence::Unchecked if self.active && !unconfirmed => pb::KeyVersionState::Active,
-            Presence::Present | Presence::Unchecked => pb::KeyVersionState::DecryptOnly,
+    fn deletable(&self, target: Target) -> Result<(), Failure> {
+        let name = &self.name;
+        self.staying()?;
+        let Target::Version(number) = target else {
+            return Ok(());
         };
-        pb::KeyVersion {
-            version: number.0,
-            state: state.into(),
-            created_ms: self.created_ms,
-            kcv: self.kcv.into(),
-            token_id: self.token_id.into(),
+        let version = self.versions.get(&number).ok_or_else(|| self.no_version(number))?;
+        if version.is_active() {
+            return Err(blocked(format!(
+                "version {number} of key {name} mints; make a new one first with: strongroom key roll {name}"
+            )));
+        }
+        if version.is_destroyed() {
+            return version.usable(name, number);
+        }
+        Ok(())
+    }
+
+    /// Starts the pending time of a deletion for which nothing but approvals is missing. Answers whether it did.
+    pub(crate) fn make_pending(&mut self, target: Target, zones: &Zones, now_ms: u64) -> bool {
+        let newest = self.newest_of(target);
+        let demands = self.demands(0);
+        let Some(deletion) = self.deletions.get_mut(&target) else {
+            return false;
+        };
+        let proofs_missing = !deletion.obstacles(newest, zones, demands).zones.is_empty();
+        if proofs_missing || deletion.due_ms.is_some() {
+            return false;
+        }
+        deletion.due_ms = Some(now_ms.saturating_add(deletion.pending_ms));
+        true
+    }
+
+    /// What the deletion of `target` waits for, besides its time.
+    pub(crate) fn obstacles(&self, target: Target, zones: &Zones, needed: usize) -> Option<Obstacles> {
+        let deletion = self.deletions.get(&target)?;
+        Some(deletion.obstacles(self.newest_of(target), zones, self.demands(needed)))
+    }
+
+    /// Takes a deletion back: the target opens, and mints if it did.
+    pub(crate) fn cancel(&mut self, target: Target) -> Result<(), Failure> {
+        let name = &self.name;
+        let deletion = self.deletions.get(&target).ok_or_else(|| self.no_deletion(target))?;
+        if deletion.begun_ms.is_some() {
+            return Err(blocked(format!(
+                "the destruction of key {name} has begun; it cannot be taken back"
+            )));
+        }
+        let active = deletion.active_before;
+        self.deletions.remove(&target);
+        if let Some(active) = active {
+            self.make_current(active);
+        }
+        Ok(())
+    }
+
+    /// Records that `who` agrees to the deletion of `target`. Answers whether that is news.
+    pub(crate) fn approve(&mut self, target: Target, who: &str, now_ms: u64) -> Result<bool, Failure> {
+        match self.deletions.get_mut(&target) {
+            Some(deletion) => deletion.approve(who, now_ms),
+            None => Err(self.no_deletion(target)),
         }
     }
-}
 
-fn unusable(message: String) -> Failure {
-    Failure::new(Reason::KeyVersionUnusable, message)
+    /// Whether every version is destroyed: the name stays taken.
+    pub(crate) fn is_destroyed(&self) -> bool {
+        !self.versions.is_empty() && self.versions.values().all(Version::is_destroyed)
+    }
+
+    fn is_begun(&self, number: KeyVersion) -> bool {
+        let mut begun = self
+            .deletions
+            .iter()
+            .filter(|(_, deletion)| deletion.begun_ms.is_some());
+        begun.any(|(target, _)| target.covers(number))
+    }
+
+    fn demands(&self, approvals: usize) -> Demands {
+        Demands {
+            outside_zones: self.attributes.outside_zones,
+            zones_lost: self.zones_lost,
+            approvals,
+        }
+    }
+
+    /// The newest version that the target covers.
+    fn newest_of(&self, target: Target) -> KeyVersion {
+        match target {
+            Target::Version(number) => number,
+            Target::Key => self
+                .versions
+                .last_key_value()
+                .map_or(KeyVersion(0), |(&newest, _)| newest),
+        }
+    }
+
+    fn make_current(&mut self, current: KeyVersion) {
+        self.make_none_current();
+        if let Some(version) = self
+            .versions
+            .get_mut(&current)
+            .filter(|version| !version.is_destroyed())
+        {
+            version.standing = Standing::Active;
+        }
+    }
+
+    fn make_none_current(&mut self) {
+        for version in self.versions.values_mut().filter(|version| version.is_active()) {
+            version.standing = Standing::DecryptOnly;
+        }
+    }
+
+    fn enabled(&self) -> Result<(), Failure> {
+        if self.disabled {
+            let name = &self.name;
+            return Err(Failure::new(
+                Reason::KeyDisabled,
+                format!("key {name} is disabled; a key administrator enables it with: strongroom key enable {name}"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether the key is neither destroyed nor about to be.
+    fn staying(&self) -> Result<(), Failure> {
+        let name = &self.name;
+        if self.is_destroyed() {
+            return Err(unusable(format!(
+                "key {name} was destroyed, and its name stays taken; make a key of another name"
+            )));
+        }
+        if self.deletions.contains_key(&Target::Key) {
+            return Err(unusable(format!(
+                "key {name} is to be deleted and only opens; take that back with: strongroom key cancel-delete {name}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// How the key is let mint again.
+    fn confirmation(&self) -> String {
+        let name = &self.name;
+        let mut newest_first = self.versions.iter().rev();
+        let newest = newest_first.find(|(_, version)| version.presence == Presence::Present);
+        match newest {
+            _ if self.suite == EdekSuite::Gcm => {
+                format!("look at it, then make a new version with: strongroom key roll {name}")
+            }
+            Some((number, version)) => format!(
+                "hold its check values against what you wrote down, then confirm its newest version with: strongroom key \
+                 confirm {name} --version {number} --kcv {}",
+                version.kcv
+            ),
+            None => "none of its versions is in the token; restore the token first".to_owned(),
+        }
+    }
+
+    fn no_version(&self, number: KeyVersion) -> Failure {
+        let name = &self.name;
+        unusable(format!(
+            "key {name} has no version {number}; see its versions with: strongroom key show {name}"
+        ))
+    }
+
+    fn no_deletion(&self, target: Target) -> Failure {
+        let name = &self.name;
+        let what = match target {
+            Target::Key => format!("key {name}"),
+            Target::Version(number) => format!("version {number} of key {name}"),
+        };
+        blocked(format!(
+            "{what} is not being deleted; see what is with: strongroom key show {name}"
+        ))
+    }
+
+    /// Why a deletion that waits does not go on, and what to do about it.
+    pub(crate) fn waits_for_proofs(&self, target: Target, obstacles: &Obstacles) -> Failure {
+        let name = &self.name;
+        let (what, option) = match target {
+            Target::Key => (format!("key {name} mints no more"), String::new()),
+            Target::Version(number) => (
+                format!("version {number} of key {name} stays decrypt-only"),
+                format!(" --version {number}"),
+            ),
+        };
+        let newest = self.newest_of(target);
+        let zone = obstacles.zones.first().map(ToString::to_string).unwrap_or_default();
+        let since = self.deletions.get(&target).map_or(0, |deletion| deletion.retired_ms);
+        let count = obstacles.zones.len();
+        blocked(format!(
+            "{what}, but its deletion is not pending yet: {count} {} minted with the key and have no proof made after {} that \
+             nothing needs it any more: {}. Re-encrypt or remove each zone, have its proof made with: strongroom zone proof \
+             --zone-id {zone} --key {name} --through-version {newest} --output FILE, and hand it in with: strongroom key \
+             delete {name}{option} --proof FILE. Take the deletion back with: strongroom key cancel-delete {name}{option}",
+            if count == 1 { "zone" } else { "zones" },
+            time_text(since),
+            zones_text(&obstacles.zones)
+        ))
+    }
 }

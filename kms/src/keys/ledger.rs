@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use bytes::Bytes;
 use prost::Message;
 use strongroom_kv::{AnyStore, AnyTxn, CommitError, Store, StoreConfig, StoreError, Txn, transact};
-use strongroom_proto::{KeyName, KeyVersion, RequestId};
+use strongroom_proto::{KeyName, KeyVersion, RequestId, kms::v1 as pb};
 
 use super::{
     KeysError,
@@ -129,11 +129,17 @@ impl Ledger {
 
     /// Records that the version of `intent` is made and part of `key`, and what its request was answered. Answers the
     /// key's revision.
-    pub(super) async fn complete(&self, intent: &Intent, key: &Key) -> Result<u64, KeysError> {
+    pub(super) async fn complete(
+        &self,
+        intent: &Intent,
+        before: Option<&Key>,
+        key: &Key,
+        answer: &pb::Key,
+    ) -> Result<u64, KeysError> {
         let request = RequestRecord {
             what: intent.what.clone(),
             created_ms: intent.created_ms,
-            answer: Some(key.to_wire()),
+            answer: Some(answer.clone()),
         };
         let mut attempt = 0;
         loop {
@@ -142,7 +148,7 @@ impl Ledger {
             txn.delete(&intent_key(&intent.key));
             txn.put(&request_key(&intent.request), request.encode_to_vec());
             let revision = self.count_change(&mut txn, key).await?;
-            put_key(&mut txn, key);
+            put_key(&mut txn, before, key);
             if committed(txn, &mut attempt).await? {
                 return Ok(revision);
             }
@@ -162,13 +168,13 @@ impl Ledger {
         }
     }
 
-    /// Records a key as it is. Answers its revision.
-    pub(super) async fn save(&self, key: &Key) -> Result<u64, KeysError> {
+    /// Records a key as it is; `before` is what the store has of it. Answers its revision.
+    pub(super) async fn save(&self, before: Option<&Key>, key: &Key) -> Result<u64, KeysError> {
         let mut attempt = 0;
         loop {
             let mut txn = self.store.begin().await?;
             let revision = self.count_change(&mut txn, key).await?;
-            put_key(&mut txn, key);
+            put_key(&mut txn, before, key);
             if committed(txn, &mut attempt).await? {
                 return Ok(revision);
             }
@@ -230,18 +236,22 @@ impl Ledger {
     }
 }
 
-fn put_key(txn: &mut AnyTxn, key: &Key) {
+/// Writes the key and those of its versions that differ from `before`.
+fn put_key(txn: &mut AnyTxn, before: Option<&Key>, key: &Key) {
     txn.put(&key_key(&key.name), KeyRecord::of(key).encode_to_vec());
-    for (&number, version) in &key.versions {
-        txn.put(
-            &version_key(&key.name, number),
-            VersionRecord::of(version).encode_to_vec(),
-        );
+    for (number, version) in &key.versions {
+        let record = VersionRecord::of(version);
+        let known = before
+            .and_then(|before| before.versions.get(number))
+            .map(VersionRecord::of);
+        if known.as_ref() != Some(&record) {
+            txn.put(&version_key(&key.name, *number), record.encode_to_vec());
+        }
     }
 }
 
 /// Commits writes that rest on no read: [`super::Keys`] lets one change happen at a time.
-async fn commit(txn: impl Txn) -> Result<(), KeysError> {
+pub(super) async fn commit(txn: impl Txn) -> Result<(), KeysError> {
     txn.commit().await.map_err(|error| match error {
         CommitError::Store(error) => error.into(),
         CommitError::Conflict => StoreError::Contended { attempts: 1 }.into(),

@@ -11,18 +11,19 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, Reason, RequestId, ZoneId, kms::v1 as pb};
+use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId, ZoneId, kms::v1 as pb};
 
 use super::{
     Keys,
+    attributes::Attributes,
     compare::{Findings, compare},
     key::Key,
-    now_ms,
     records::Intent,
+    rotation::Rotation,
 };
 use crate::{
     hsm::Hsm,
-    token::{TokenKeyVersion, TokenObjectId, TokenState},
+    token::{Kcv, TokenKeyVersion, TokenObjectId, TokenState},
 };
 
 /// The size of every EZ key: AES-256.
@@ -38,27 +39,35 @@ const LISTS_MAX: u32 = 10;
 /// Intents by key, held for the length of a change.
 type Intents = BTreeMap<KeyName, Intent>;
 
+/// A key that is to be made.
+#[derive(Debug)]
+pub(crate) struct NewKey {
+    pub(crate) name: KeyName,
+    pub(crate) suite: EdekSuite,
+    pub(crate) key_bits: u32,
+    pub(crate) attributes: Attributes,
+    pub(crate) rotation_period_ms: Option<u64>,
+}
+
 impl<H: Hsm> Keys<H> {
     /// Makes a key with version 0.
-    pub(crate) async fn create(
-        &self,
-        name: &KeyName,
-        suite: EdekSuite,
-        request: RequestId,
-    ) -> Result<pb::Key, Failure> {
-        let what = format!("create {name} {suite}");
+    pub(crate) async fn create(&self, new: NewKey, request: RequestId) -> Result<pb::Key, Failure> {
+        let name = &new.name;
+        let what = format!("create {name} {}", new.suite);
         let mut intents = self.changing(name).await?;
         if let Some(answer) = self.answered(&request, &what).await? {
             return Ok(answer);
         }
-        if self.table().contains_key(name) {
-            return Err(Failure::new(
-                Reason::KeyExists,
-                format!("key {name} exists; make a new version of it with: strongroom key roll {name}"),
-            ));
-        }
-        let key = Key::new(name.clone(), suite, now_ms());
-        self.make(&mut intents, key, request, what).await
+        self.name_is_free(name)?;
+        let now_ms = self.clock.now_ms();
+        let key = Key {
+            attributes: new.attributes,
+            rotation: new
+                .rotation_period_ms
+                .map(|period_ms| Rotation::starting(period_ms, now_ms)),
+            ..Key::new(name.clone(), new.suite, now_ms)
+        };
+        self.make(&mut intents, key, new.key_bits, request, what).await
     }
 
     /// Makes a new version, which mints from then on.
@@ -68,23 +77,73 @@ impl<H: Hsm> Keys<H> {
         if let Some(answer) = self.answered(&request, &what).await? {
             return Ok(answer);
         }
-        let key = self.with_key(name, |key| Ok(key.clone()))?;
-        if key.unconfirmed {
-            // A roll would bring a key to life that nobody has looked at.
-            key.minting()?;
-        }
-        self.make(&mut intents, key, request, what).await
+        let key = self.known(name)?;
+        key.rolling()?;
+        self.make(&mut intents, key, KEY_BITS, request, what).await
     }
 
-    /// Lets a key that was rebuilt from the token mint again, under its newest version.
-    pub(crate) async fn confirm(&self, name: &KeyName) -> Result<pb::Key, Failure> {
+    /// Rolls a key whose roll is due; nothing if it is not due any more.
+    pub(crate) async fn roll_due(&self, name: &KeyName) -> Result<Option<pb::Key>, Failure> {
+        let mut intents = self.changing(name).await?;
+        let key = self.known(name)?;
+        let due = key
+            .rotation
+            .filter(|rotation| rotation.is_due(name, self.clock.now_ms()));
+        let Some(rotation) = due.filter(|_| key.rolling().is_ok()) else {
+            return Ok(None);
+        };
+        let (request, what) = (rotation.request(name), format!("roll {name} by itself"));
+        if self.answered(&request, &what).await?.is_some() {
+            return Ok(None);
+        }
+        self.make(&mut intents, key, KEY_BITS, request, what).await.map(Some)
+    }
+
+    /// Lets a key that was rebuilt from the token mint again, under the version that the administrator names.
+    pub(crate) async fn confirm(&self, name: &KeyName, version: KeyVersion, kcv: Kcv) -> Result<pb::Key, Failure> {
         let _intents = self.changing(name).await?;
-        let mut key = self.with_key(name, |key| Ok(key.clone()))?;
-        if key.confirm()? {
-            key.revision = self.ledger.save(&key).await?;
+        self.change(name, |key| key.confirm(version, kcv)).await
+    }
+
+    /// Changes a key, if `change` says that it did.
+    pub(super) async fn change(
+        &self,
+        name: &KeyName,
+        change: impl FnOnce(&mut Key) -> Result<bool, Failure>,
+    ) -> Result<pb::Key, Failure> {
+        let before = self.known(name)?;
+        let mut key = before.clone();
+        if change(&mut key)? {
+            key.revision = self.ledger.save(Some(&before), &key).await?;
             self.put(key.clone());
         }
-        Ok(key.to_wire())
+        Ok(self.wire(&key))
+    }
+
+    /// Whether a new key or alias may have that name.
+    pub(super) fn name_is_free(&self, name: &KeyName) -> Result<(), Failure> {
+        if let Some(key) = self.table().get(name) {
+            let way_out = if key.is_destroyed() {
+                "its name stays taken after its destruction; take another".to_owned()
+            } else {
+                format!("make a new version of it with: strongroom key roll {name}")
+            };
+            return Err(Failure::new(Reason::KeyExists, format!("key {name} exists; {way_out}")));
+        }
+        match self.registry.aliases.read().get(name) {
+            None => Ok(()),
+            Some(key) => Err(Failure::new(
+                Reason::KeyExists,
+                format!(
+                    "{name} is an alias of key {key}; take another name, or remove the alias with: strongroom key alias delete \
+                     {name}"
+                ),
+            )),
+        }
+    }
+
+    pub(super) fn known(&self, name: &KeyName) -> Result<Key, Failure> {
+        self.with_key(name, |key| Ok(key.clone()))
     }
 
     /// Compares the token with the store whenever it comes up, for as long as its supervisor lives.
@@ -158,10 +217,11 @@ impl<H: Hsm> Keys<H> {
                 .is_none_or(|intent| intent.version != found.version)
         });
         let mut keys = self.table().clone();
-        let findings = compare(&mut keys, &token, now_ms());
+        let findings = compare(&mut keys, &token, self.clock.now_ms());
         for name in &findings.changed {
+            let before = self.table().get(name).cloned();
             if let Some(key) = keys.get_mut(name) {
-                key.revision = self.ledger.save(key).await?;
+                key.revision = self.ledger.save(before.as_ref(), key).await?;
             }
         }
         for key in keys.into_values() {
@@ -180,6 +240,13 @@ impl<H: Hsm> Keys<H> {
             let token = self.hsm.list_versions().await?;
             self.settle(&mut intents, name, &token).await?;
         }
+        Ok(intents)
+    }
+
+    /// Takes the right to change what only the store knows; the token may be away.
+    pub(super) async fn changing_store(&self) -> Result<tokio::sync::MutexGuard<'_, Intents>, Failure> {
+        let intents = self.changes.lock().await;
+        self.synced().await?;
         Ok(intents)
     }
 
@@ -203,21 +270,24 @@ impl<H: Hsm> Keys<H> {
         &self,
         intents: &mut Intents,
         key: Key,
+        key_bits: u32,
         request: RequestId,
         what: String,
     ) -> Result<pb::Key, Failure> {
+        let revision = key.revision;
         let intent = Intent {
             key: key.name.clone(),
             version: key.next_version()?,
             suite: key.suite,
-            created_ms: now_ms(),
+            created_ms: self.clock.now_ms(),
             request,
             what,
-            key_bits: KEY_BITS,
+            key_bits,
             token_id: TokenObjectId::generate(),
+            new_key: key.versions.is_empty().then_some(key),
         };
-        self.ledger.begin(&intent, key.revision).await?;
-        intents.insert(key.name.clone(), intent.clone());
+        self.ledger.begin(&intent, revision).await?;
+        intents.insert(intent.key.clone(), intent.clone());
         match self.hsm.generate(&intent.new_version()).await {
             Ok(made) => self.finish(intents, &intent, &made).await,
             Err(failure) if failure.reason == Reason::AlreadyExists => {
@@ -256,13 +326,15 @@ impl<H: Hsm> Keys<H> {
     /// Proves the version and makes it the current one.
     async fn finish(&self, intents: &mut Intents, intent: &Intent, made: &TokenKeyVersion) -> Result<pb::Key, Failure> {
         self.prove(intent).await?;
-        let known = self.table().get(&intent.key).cloned();
-        let mut key = known.unwrap_or_else(|| Key::new(intent.key.clone(), intent.suite, intent.created_ms));
+        let before = self.table().get(&intent.key).cloned();
+        let new = || Key::new(intent.key.clone(), intent.suite, intent.created_ms);
+        let mut key = before.clone().or_else(|| intent.new_key.clone()).unwrap_or_else(new);
         key.activate(made, intent.created_ms);
-        key.revision = self.ledger.complete(intent, &key).await?;
+        let answer = self.wire(&key);
+        key.revision = self.ledger.complete(intent, before.as_ref(), &key, &answer).await?;
         intents.remove(&intent.key);
-        self.put(key.clone());
-        Ok(key.to_wire())
+        self.put(key);
+        Ok(answer)
     }
 
     /// The canary: an EDEK made under the version opens again.
@@ -305,7 +377,7 @@ fn taken(intent: &Intent) -> Failure {
         Reason::KeyVersionUnusable,
         format!(
             "the token holds version {version} of key {key}, which this key service did not make; look at it with: strongroom \
-             key show {key}; then let it mint with: strongroom key confirm {key}, or remove the object \
+             key show {key}; then let it mint with: strongroom key confirm {key} --version {version} --kcv KCV, or remove the object \
              strongroom:1:{suite}:{key}@{version} from the token"
         ),
     )
@@ -326,5 +398,8 @@ fn report(findings: &Findings) {
     }
     for (key, version) in &findings.different {
         tracing::error!(%key, %version, "the token holds another key in the place of this version: it is not used");
+    }
+    for (key, version) in &findings.returned {
+        tracing::error!(%key, %version, "the token holds a destroyed version again: it is never used; destroy the object in the token");
     }
 }

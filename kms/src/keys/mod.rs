@@ -4,39 +4,66 @@
 //! Both are compared whenever the token comes up ([`Keys::follow_token`]), and nothing is done with a token
 //! that has not been compared.
 
+mod attributes;
 mod compare;
+mod delete;
+mod deletion;
+#[cfg(test)]
+mod destruction;
+mod due;
 mod instances;
 mod key;
 mod lease;
 mod ledger;
+mod ledger_registry;
 mod ledger_shared;
+mod list;
 mod manage;
 mod records;
+mod registry;
+mod rotation;
+mod update;
 mod uses;
+mod version;
+mod wire;
+
+#[cfg(test)]
+mod model_test;
 
 use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex as StdMutex, MutexGuard as StdMutexGuard, PoisonError, RwLock, RwLockReadGuard},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use strongroom_kv::{AnyOpenError, StoreConfig, StoreError};
-use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, ZoneId, kms::v1 as pb};
-use tokio::sync::{Mutex, watch};
+use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, ZoneId};
+use tokio::sync::{Mutex, RwLock as AsyncRwLock, watch};
 
+pub(crate) use self::{
+    attributes::{Attributes, description, tags},
+    delete::{CheckedProof, ProofChecker, target},
+    deletion::pending_ms,
+    list::KeyPage,
+    manage::NewKey,
+    rotation::period,
+    update::{Change, MovedAlias},
+};
 use self::{
     instances::Member,
     key::Key,
     ledger::{Ledger, Loaded},
     records::Intent,
+    registry::{Registry, distinct},
     uses::Uses,
 };
 use crate::{
     audit::AuditKey,
     batch::{Places, merge, same_count, split},
-    config::InstancesConfig,
+    clock::Clock,
+    config::{InstancesConfig, KeysConfig},
     hsm::Hsm,
     policy::KeyFacts,
     token::{SealedCall, SealedReply, WireDek},
@@ -110,6 +137,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// EDEKs made under one version.
 #[derive(Debug)]
 pub(crate) struct Minted {
+    pub(crate) key: KeyName,
     pub(crate) version: KeyVersion,
     pub(crate) suite: EdekSuite,
     pub(crate) edeks: Vec<Bytes>,
@@ -136,8 +164,14 @@ pub(crate) struct StorePlace<'a> {
 pub(crate) struct Keys<H> {
     hsm: Arc<H>,
     ledger: Ledger,
+    clock: Clock,
+    config: KeysConfig,
     table: RwLock<BTreeMap<KeyName, Key>>,
+    registry: Registry,
     uses: Uses,
+    /// Held for reading while EDEKs are made. Who retires a version takes it for writing: when he has it, nothing is
+    /// under way any more under what was current before.
+    making: AsyncRwLock<()>,
     /// Whether the token that is up has been compared with the store.
     compared: watch::Sender<bool>,
     /// Why the last comparison failed, until one succeeds.
@@ -150,9 +184,14 @@ pub(crate) struct Keys<H> {
 
 impl<H: Hsm> Keys<H> {
     /// Reads the store; nothing is asked of the token yet.
-    pub(crate) async fn open(place: &StorePlace<'_>, hsm: Arc<H>) -> Result<Self, KeysError> {
+    pub(crate) async fn open(
+        place: &StorePlace<'_>,
+        hsm: Arc<H>,
+        clock: Clock,
+        config: KeysConfig,
+    ) -> Result<Self, KeysError> {
         let mut ledger = Ledger::open(place.store, &place.file).await?;
-        ledger.forget_requests(now_ms()).await?;
+        ledger.forget_requests(clock.now_ms()).await?;
         let (loaded, member) = if ledger.store.is_shared() {
             let (revision, keys) = ledger.load_at_rest().await?;
             let member = Member::new(place.instances, place.instance.clone(), revision);
@@ -167,8 +206,12 @@ impl<H: Hsm> Keys<H> {
         Ok(Self {
             hsm,
             uses,
+            registry: ledger.load_registry().await?,
             ledger,
+            clock,
+            config,
             table: RwLock::new(loaded.keys),
+            making: AsyncRwLock::new(()),
             compared: watch::Sender::new(false),
             obstacle: StdMutex::new(None),
             changes: Mutex::new(loaded.intents),
@@ -186,32 +229,24 @@ impl<H: Hsm> Keys<H> {
         self.hsm.audit_keys().await
     }
 
-    /// The key as clients see it.
-    pub(crate) fn describe(&self, name: &KeyName) -> Result<pb::Key, Failure> {
-        self.table().get(name).map(Key::to_wire).ok_or_else(|| not_found(name))
+    /// What the configuration says of keys.
+    pub(crate) const fn config(&self) -> &KeysConfig {
+        &self.config
     }
 
     /// What policies may know of a key, also of one that does not exist.
     pub(crate) fn facts(&self, name: &KeyName) -> KeyFacts {
-        KeyFacts {
-            suite: self.table().get(name).map(|key| key.suite),
-            ..KeyFacts::unknown(name.clone())
-        }
+        self.table()
+            .get(name)
+            .map_or_else(|| KeyFacts::unknown(name.clone()), facts_of)
     }
 
-    /// Names of all keys after `after`, in order.
-    pub(crate) fn names(&self, after: Option<&KeyName>) -> Vec<KeyName> {
-        let table = self.table();
-        match after {
-            None => table.keys().cloned().collect(),
-            Some(after) => {
-                let bounds = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
-                table
-                    .range::<KeyName, _>(bounds)
-                    .map(|(name, _)| name.clone())
-                    .collect()
-            }
+    /// The key that `name` is the name or an alias of, or `name` itself if it is neither.
+    pub(crate) fn resolve(&self, name: KeyName) -> KeyName {
+        if self.table().contains_key(&name) {
+            return name;
         }
+        self.registry.aliases.read().get(&name).cloned().unwrap_or(name)
     }
 
     /// EDEKs of fresh DEKs under the key's current version.
@@ -219,6 +254,7 @@ impl<H: Hsm> Keys<H> {
         self.wait_ready().await?;
         for _ in 0..MAKE_ATTEMPTS_MAX {
             self.wait_lease().await?;
+            let _making = self.making.read().await;
             let minted = self.mint_once(name, zone, count).await?;
             if self.still_mints(name, minted.version) {
                 return Ok(minted);
@@ -229,10 +265,27 @@ impl<H: Hsm> Keys<H> {
 
     async fn mint_once(&self, name: &KeyName, zone: &ZoneId, count: usize) -> Result<Minted, Failure> {
         let (version, suite) = self.minting(name)?;
+        self.register(name, zone).await?;
         self.uses.charge(&self.ledger, name, version, suite, count).await?;
+        self.registry.note_use(name, version, self.clock.now_ms());
         let edeks = self.hsm.mint(name, version, zone, count).await?;
         same_count(edeks.len(), count)?;
-        Ok(Minted { version, suite, edeks })
+        let key = name.clone();
+        Ok(Minted {
+            key,
+            version,
+            suite,
+            edeks,
+        })
+    }
+
+    /// Records durably that a zone mints with a key, before it first does.
+    async fn register(&self, name: &KeyName, zone: &ZoneId) -> Result<(), Failure> {
+        if !self.registry.knows_zone(name, zone) {
+            self.ledger.register_zone(name, zone, self.clock.now_ms()).await?;
+            self.registry.add_zone(name, *zone);
+        }
+        Ok(())
     }
 
     /// EDEKs of one zone, wrapped again under the key's current version.
@@ -245,6 +298,7 @@ impl<H: Hsm> Keys<H> {
         self.wait_ready().await?;
         for _ in 0..MAKE_ATTEMPTS_MAX {
             self.wait_lease().await?;
+            let _making = self.making.read().await;
             let rewrapped = self.rewrap_once(name, zone, items.clone()).await?;
             if self.still_mints(name, rewrapped.version) {
                 return Ok(rewrapped);
@@ -260,6 +314,8 @@ impl<H: Hsm> Keys<H> {
         items: Vec<(KeyVersion, Bytes)>,
     ) -> Result<Rewrapped, Failure> {
         let (to, suite) = self.minting(name)?;
+        // Whoever re-wraps holds EDEKs for the zone, also if it never minted here.
+        self.register(name, zone).await?;
         let checks = self.with_key(name, |key| {
             Ok(items
                 .iter()
@@ -268,6 +324,7 @@ impl<H: Hsm> Keys<H> {
         })?;
         let (good, places) = split(items, checks);
         self.uses.charge(&self.ledger, name, to, suite, good.len()).await?;
+        self.note_uses(good.iter().map(|(version, _)| (name, *version)).chain([(name, to)]));
         let done = self.hsm.rewrap(name, to, zone, good).await?;
         Ok(Rewrapped {
             version: to,
@@ -279,11 +336,12 @@ impl<H: Hsm> Keys<H> {
     pub(crate) async fn unwrap(&self, edeks: Vec<Edek>) -> Result<Vec<Result<WireDek, Failure>>, Failure> {
         self.wait_ready().await?;
         self.try_lease().await;
-        let checks = edeks.iter().map(|edek| self.opening(edek)).collect();
+        let checks = edeks.iter().map(|edek| self.opening_unsealed(edek)).collect();
         let (good, places) = split(edeks, checks);
         if good.is_empty() {
             return merge(Vec::new(), places);
         }
+        self.note_uses(good.iter().map(|edek| (&edek.key, edek.version)));
         merge(self.hsm.unwrap(&good).await?, places)
     }
 
@@ -308,8 +366,34 @@ impl<H: Hsm> Keys<H> {
         if call.left_out.len() == edeks.len() {
             return Ok((None, places));
         }
+        let asked = edeks.iter().zip(&places).filter(|(_, place)| place.is_none());
+        self.note_uses(asked.map(|(edek, _)| (&edek.key, edek.version)));
         let reply = self.hsm.unwrap_sealed(call).await?;
         Ok((Some(reply), places))
+    }
+
+    fn note_uses<'a>(&self, versions: impl IntoIterator<Item = (&'a KeyName, KeyVersion)>) {
+        let now_ms = self.clock.now_ms();
+        for (name, version) in distinct(versions) {
+            self.registry.note_use(name, version, now_ms);
+        }
+    }
+
+    /// Whether the DEK may be given out as it is.
+    fn opening_unsealed(&self, edek: &Edek) -> Result<(), Failure> {
+        self.opening(edek)?;
+        self.with_key(&edek.key, |key| {
+            if key.attributes.sealed_required {
+                return Err(Failure::new(
+                    Reason::SealedRequired,
+                    format!(
+                        "DEKs of key {} are given out by sealed delivery only; ask for that with: --sealed",
+                        key.name
+                    ),
+                ));
+            }
+            Ok(())
+        })
     }
 
     fn opening(&self, edek: &Edek) -> Result<(), Failure> {
@@ -388,8 +472,11 @@ fn not_found(name: &KeyName) -> Failure {
     )
 }
 
-/// Milliseconds since 1970.
-fn now_ms() -> u64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+fn facts_of(key: &Key) -> KeyFacts {
+    KeyFacts {
+        suite: Some(key.suite),
+        sealed_required: key.attributes.sealed_required,
+        tags: key.attributes.tags.clone(),
+        ..KeyFacts::unknown(key.name.clone())
+    }
 }

@@ -8,8 +8,13 @@
 //! | `intent/` name | [`IntentRecord`]: a version that is being generated in the token |
 //! | `uses/` name `0x00` version (big-endian u32) | uses of a `gcm` version reserved so far: a big-endian u64 |
 //! | `request/` request id (16 bytes) | [`RequestRecord`]: what the request was and what it was answered |
+//! | `alias/` alias | the name of its key, text |
+//! | `zone/` name `0x00` zone id (16 bytes) | [`ZoneRecord`]: a zone that minted with the key, and its last proof |
+//! | `use/` name `0x00` version (big-endian u32) | when it was last used, milliseconds since 1970, big-endian u64 |
 //!
 //! What several instances of the service share besides is in [`super::ledger_shared`]. Names hold neither `/` nor `0x00`. A field that a reader does not know is ignored, so fields may be added.
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message;
@@ -17,7 +22,11 @@ use strongroom_proto::{EdekSuite, KeyName, KeyVersion, RequestId, kms::v1 as pb}
 
 use super::{
     KeysError,
-    key::{Key, Presence, Version},
+    attributes::Attributes,
+    deletion::{Deletion, Target},
+    key::Key,
+    rotation::Rotation,
+    version::{Presence, Standing, Version},
 };
 use crate::token::{Kcv, NewVersion, TokenObjectId};
 
@@ -36,12 +45,55 @@ pub(super) struct KeyRecord {
     pub(super) created_ms: u64,
     #[prost(bool, tag = "3")]
     pub(super) unconfirmed: bool,
+    #[prost(bool, tag = "4")]
+    pub(super) disabled: bool,
+    #[prost(string, tag = "5")]
+    pub(super) description: String,
+    #[prost(btree_map = "string, string", tag = "6")]
+    pub(super) tags: BTreeMap<String, String>,
+    #[prost(bool, tag = "7")]
+    pub(super) sealed_required: bool,
+    #[prost(bool, tag = "8")]
+    pub(super) outside_zones: bool,
+    /// 0 if the key is not rolled by itself.
+    #[prost(uint64, tag = "9")]
+    pub(super) rotation_period_ms: u64,
+    #[prost(uint64, tag = "10")]
+    pub(super) rotation_due_ms: u64,
+    #[prost(message, repeated, tag = "11")]
+    pub(super) deletions: Vec<DeletionRecord>,
+    #[prost(bool, tag = "12")]
+    pub(super) zones_lost: bool,
+}
+
+/// A key or version that is being deleted.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(super) struct DeletionRecord {
+    /// Absent for the whole key.
+    #[prost(uint32, optional, tag = "1")]
+    pub(super) version: Option<u32>,
+    #[prost(string, tag = "2")]
+    pub(super) requested_by: String,
+    #[prost(uint64, tag = "3")]
+    pub(super) pending_ms: u64,
+    #[prost(uint64, tag = "4")]
+    pub(super) retired_ms: u64,
+    #[prost(uint64, optional, tag = "5")]
+    pub(super) due_ms: Option<u64>,
+    /// From when on it cannot be taken back: the intent of destroying, in the token and then here.
+    #[prost(uint64, optional, tag = "6")]
+    pub(super) begun_ms: Option<u64>,
+    #[prost(uint32, optional, tag = "7")]
+    pub(super) active_before: Option<u32>,
+    /// Who agreed, and when, in milliseconds since 1970.
+    #[prost(btree_map = "string, uint64", tag = "8")]
+    pub(super) approvals: BTreeMap<String, u64>,
 }
 
 /// A version of a key.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(super) struct VersionRecord {
-    /// ACTIVE or DECRYPT_ONLY; whether it is missing is found out, not stored.
+    /// ACTIVE, DECRYPT_ONLY or DESTROYED; whether it is missing is found out, not stored.
     #[prost(enumeration = "pb::KeyVersionState", tag = "1")]
     pub(super) state: i32,
     #[prost(uint64, tag = "2")]
@@ -50,6 +102,9 @@ pub(super) struct VersionRecord {
     pub(super) kcv: Bytes,
     #[prost(bytes = "bytes", tag = "4")]
     pub(super) token_id: Bytes,
+    /// When it was destroyed, in milliseconds since 1970.
+    #[prost(uint64, tag = "5")]
+    pub(super) destroyed_ms: u64,
 }
 
 /// A version that is being generated.
@@ -71,6 +126,9 @@ pub(super) struct IntentRecord {
     /// The `CKA_ID` that the version's object gets.
     #[prost(bytes = "bytes", tag = "7")]
     pub(super) token_id: Bytes,
+    /// The key that is being created; absent if it exists.
+    #[prost(message, optional, tag = "8")]
+    pub(super) new_key: Option<KeyRecord>,
 }
 
 /// A request that was carried out.
@@ -96,6 +154,8 @@ pub(super) struct Intent {
     pub(super) what: String,
     pub(super) key_bits: u32,
     pub(super) token_id: TokenObjectId,
+    /// The key that is being created, without versions; none if it exists.
+    pub(super) new_key: Option<Key>,
 }
 
 impl Intent {
@@ -137,22 +197,87 @@ impl KeyRecord {
             suite: key.suite.as_str().to_owned(),
             created_ms: key.created_ms,
             unconfirmed: key.unconfirmed,
+            disabled: key.disabled,
+            zones_lost: key.zones_lost,
+            description: key.attributes.description.clone(),
+            tags: key.attributes.tags.clone(),
+            sealed_required: key.attributes.sealed_required,
+            outside_zones: key.attributes.outside_zones,
+            rotation_period_ms: key.rotation.map_or(0, |rotation| rotation.period_ms),
+            rotation_due_ms: key.rotation.map_or(0, |rotation| rotation.due_ms),
+            deletions: key.deletions.iter().map(DeletionRecord::of).collect(),
         }
+    }
+
+    fn into_key(self, name: KeyName) -> Option<Key> {
+        let period_ms = Some(self.rotation_period_ms).filter(|&period_ms| period_ms > 0);
+        Some(Key {
+            unconfirmed: self.unconfirmed,
+            disabled: self.disabled,
+            zones_lost: self.zones_lost,
+            attributes: Attributes {
+                description: self.description,
+                tags: self.tags,
+                sealed_required: self.sealed_required,
+                outside_zones: self.outside_zones,
+            },
+            rotation: period_ms.map(|period_ms| Rotation {
+                period_ms,
+                due_ms: self.rotation_due_ms,
+            }),
+            deletions: self.deletions.into_iter().map(DeletionRecord::into_deletion).collect(),
+            ..Key::new(name, self.suite.parse().ok()?, self.created_ms)
+        })
+    }
+}
+
+impl DeletionRecord {
+    fn of((target, deletion): (&Target, &Deletion)) -> Self {
+        Self {
+            version: match target {
+                Target::Key => None,
+                Target::Version(number) => Some(number.0),
+            },
+            requested_by: deletion.requested_by.clone(),
+            pending_ms: deletion.pending_ms,
+            retired_ms: deletion.retired_ms,
+            due_ms: deletion.due_ms,
+            begun_ms: deletion.begun_ms,
+            active_before: deletion.active_before.map(|number| number.0),
+            approvals: deletion.approvals.clone(),
+        }
+    }
+
+    fn into_deletion(self) -> (Target, Deletion) {
+        let target = self
+            .version
+            .map_or(Target::Key, |number| Target::Version(KeyVersion(number)));
+        let deletion = Deletion {
+            requested_by: self.requested_by,
+            pending_ms: self.pending_ms,
+            retired_ms: self.retired_ms,
+            due_ms: self.due_ms,
+            begun_ms: self.begun_ms,
+            active_before: self.active_before.map(KeyVersion),
+            approvals: self.approvals,
+        };
+        (target, deletion)
     }
 }
 
 impl VersionRecord {
     pub(super) fn of(version: &Version) -> Self {
-        let state = if version.active {
-            pb::KeyVersionState::Active
-        } else {
-            pb::KeyVersionState::DecryptOnly
+        let (state, destroyed_ms) = match version.standing {
+            Standing::Active => (pb::KeyVersionState::Active, 0),
+            Standing::DecryptOnly => (pb::KeyVersionState::DecryptOnly, 0),
+            Standing::Destroyed { at_ms } => (pb::KeyVersionState::Destroyed, at_ms),
         };
         Self {
             state: state.into(),
             created_ms: version.created_ms,
             kcv: version.kcv.into(),
             token_id: version.token_id.into(),
+            destroyed_ms,
         }
     }
 }
@@ -167,6 +292,7 @@ impl IntentRecord {
             what: intent.what.clone(),
             key_bits: intent.key_bits,
             token_id: intent.token_id.into(),
+            new_key: intent.new_key.as_ref().map(KeyRecord::of),
         }
     }
 }
@@ -176,10 +302,7 @@ pub(super) fn read_key(key: &[u8], value: &[u8]) -> Result<Key, KeysError> {
     let damaged = || KeysError::damaged(key);
     let name = name_after(KEYS, key)?;
     let record = KeyRecord::decode(value).map_err(|_| damaged())?;
-    let suite = record.suite.parse().map_err(|_| damaged())?;
-    let mut read = Key::new(name, suite, record.created_ms);
-    read.unconfirmed = record.unconfirmed;
-    Ok(read)
+    record.into_key(name).ok_or_else(damaged)
 }
 
 /// The version of one pair under [`VERSIONS`].
@@ -191,7 +314,13 @@ pub(super) fn read_version(key: &[u8], value: &[u8]) -> Result<(KeyName, KeyVers
     let kcv = record.kcv.as_ref().try_into().map_err(|_| damaged())?;
     let token_id = record.token_id.as_ref().try_into().map_err(|_| damaged())?;
     let version = Version {
-        active: record.state() == pb::KeyVersionState::Active,
+        standing: match record.state() {
+            pb::KeyVersionState::Active => Standing::Active,
+            pb::KeyVersionState::Destroyed => Standing::Destroyed {
+                at_ms: record.destroyed_ms,
+            },
+            _ => Standing::DecryptOnly,
+        },
         created_ms: record.created_ms,
         kcv: Kcv::from_bytes(kcv),
         token_id: TokenObjectId::from_bytes(token_id),
@@ -219,8 +348,11 @@ pub(super) fn read_intent(key: &[u8], value: &[u8]) -> Result<Intent, KeysError>
     let damaged = || KeysError::damaged(key);
     let record = IntentRecord::decode(value).map_err(|_| damaged())?;
     let token_id = record.token_id.as_ref().try_into().map_err(|_| damaged())?;
+    let name = name_after(INTENTS, key)?;
+    let new_key = record.new_key.map(|new| new.into_key(name.clone()).ok_or_else(damaged));
     Ok(Intent {
-        key: name_after(INTENTS, key)?,
+        key: name,
+        new_key: new_key.transpose()?,
         version: KeyVersion(record.version),
         suite: record.suite.parse().map_err(|_| damaged())?,
         created_ms: record.created_ms,

@@ -122,7 +122,7 @@ impl<H: Hsm> Keys<H> {
     /// Rolls keys that are worn, for as long as the service runs. Minting goes on meanwhile.
     pub(crate) async fn roll_worn(&self) {
         loop {
-            for name in self.names(None) {
+            for name in self.names() {
                 let worn = |version| self.uses.is_worn(&name, version);
                 if self
                     .with_key(&name, |key| Ok(key.current()))

@@ -19,8 +19,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use strongroom_kms::{
-    Config, InstancesConfig, MetricsConfig, RunError,
+    Clock, Config, InstancesConfig, KeysConfig, MetricsConfig, RunError,
     audit::{AuditConfig, Reader, Record, Verified, VerifyOptions, verify},
     hsm::Hsm,
     token::TokenConfig,
@@ -38,7 +39,7 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 
 pub use audit_key::SoftKey;
 pub use memory_hsm::{Crash, MemoryHsm};
-pub use pki::Pki;
+pub use pki::{Pki, load};
 
 /// How long a test waits for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -47,6 +48,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Site {
     pub pki: Pki,
     pub config: Config,
+    pub clock: Clock,
 }
 
 impl Site {
@@ -74,11 +76,13 @@ impl Site {
             store: StoreConfig::default(),
             instances: InstancesConfig { poll_ms: 50 },
             audit: AuditConfig::default(),
+            keys: KeysConfig::default(),
             metrics: None,
             traces: None,
             sealed: None,
         };
-        Self { pki, config }
+        let clock = Clock::default();
+        Self { pki, config, clock }
     }
 
     /// With a port for monitoring that user prometheus may read, and the port's address.
@@ -101,10 +105,10 @@ impl Site {
         let listener = transport::bind(self.config.listen).await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (stop, stopped) = oneshot::channel::<()>();
-        let (config, hsm) = (self.config.clone(), Arc::clone(hsm));
+        let (config, hsm, clock) = (self.config.clone(), Arc::clone(hsm), self.clock.clone());
         let task = tokio::spawn(async move {
             let stop = async { _ = stopped.await };
-            strongroom_kms::serve(&config, hsm, listener, stop).await
+            strongroom_kms::serve_at(&config, hsm, clock, listener, stop).await
         });
         Kms {
             site: self,
@@ -246,8 +250,8 @@ impl Caller {
     pub async fn create_as(&mut self, name: &str, id: RequestId) -> Answer<pb::Key> {
         let request = pb::CreateKeyRequest {
             name: name.to_owned(),
-            suite: String::new(),
             request_id: id.into(),
+            ..pb::CreateKeyRequest::default()
         };
         answer(self.admin.create_key(request).await)
     }
@@ -265,8 +269,61 @@ impl Caller {
     }
 
     pub async fn confirm(&mut self, name: &str) -> Answer<pb::Key> {
+        let newest = self.describe(name).await?.versions.pop().expect("a version");
+        self.confirm_version(name, newest.version, newest.kcv.to_vec()).await
+    }
+
+    pub async fn confirm_version(&mut self, name: &str, version: u32, kcv: Vec<u8>) -> Answer<pb::Key> {
+        let request = pb::ConfirmKeyRequest {
+            name: name.to_owned(),
+            version: Some(version),
+            kcv: kcv.into(),
+        };
+        answer(self.admin.confirm_key(request).await)
+    }
+
+    pub async fn update(&mut self, request: pb::UpdateKeyRequest) -> Answer<pb::Key> {
+        answer(self.admin.update_key(request).await)
+    }
+
+    pub async fn set_disabled(&mut self, name: &str, disabled: bool) -> Answer<pb::Key> {
+        self.update(pb::UpdateKeyRequest {
+            name: name.to_owned(),
+            disabled: Some(disabled),
+            ..pb::UpdateKeyRequest::default()
+        })
+        .await
+    }
+
+    pub async fn set_alias(&mut self, alias: &str, key: &str, moving: bool) -> Answer<pb::Alias> {
+        let request = pb::SetAliasRequest {
+            alias: alias.to_owned(),
+            key_name: key.to_owned(),
+            r#move: moving,
+        };
+        answer(self.admin.set_alias(request).await)
+    }
+
+    pub async fn delete(&mut self, name: &str, version: Option<u32>, proofs: Vec<Bytes>) -> Answer<pb::Key> {
+        let request = pb::DeleteKeyRequest {
+            name: name.to_owned(),
+            version,
+            after_days: 7,
+            proofs,
+        };
+        answer(self.admin.delete_key(request).await)
+    }
+
+    pub async fn cancel_delete(&mut self, name: &str, version: Option<u32>) -> Answer<pb::Key> {
         let name = name.to_owned();
-        answer(self.admin.confirm_key(pb::ConfirmKeyRequest { name }).await)
+        let request = pb::CancelDeleteRequest { name, version };
+        answer(self.admin.cancel_delete(request).await)
+    }
+
+    pub async fn approve_delete(&mut self, name: &str, version: Option<u32>) -> Answer<pb::Key> {
+        let name = name.to_owned();
+        let request = pb::ApproveDeleteRequest { name, version };
+        answer(self.admin.approve_delete(request).await)
     }
 
     pub async fn describe(&mut self, name: &str) -> Answer<pb::Key> {
@@ -288,7 +345,7 @@ impl Caller {
         };
         let minted = answer(self.mint.mint(request).await)?;
         let edek = |wrapped| pb::Edek {
-            key_name: name.to_owned(),
+            key_name: minted.key_name.clone(),
             key_version: minted.key_version,
             zone_id: zone.into(),
             suite: minted.suite.clone(),

@@ -10,6 +10,7 @@ impl EdekSource for MintClient {
     async fn mint(&self, key: &KeyName, zone: &ZoneId, count: usize) -> Result<Minted, Failure> {
         let minted = Self::mint(self, key, zone, count).await?;
         Ok(Minted {
+            key: minted.key,
             version: minted.version,
             suite: minted.suite,
             edeks: minted.edeks,

@@ -94,7 +94,27 @@ fn every_command_prints_the_json_of_the_manual() {
     cli.line(&line).fails(8, &["proof"]);
     cli.line(&line.replace("version 0", "version 1"))
         .fails(8, &["newest", "key roll payroll"]);
-    json(&cli, "key confirm payroll", "name");
+    let key = json(&cli, "key show payroll", "name");
+    let newest = key["versions"]
+        .as_array()
+        .and_then(|versions| versions.last())
+        .expect("a version");
+    let confirm = format!(
+        "key confirm payroll --version {} --kcv {}",
+        newest["version"],
+        newest["kcv"].as_str().expect("hex")
+    );
+    json(&cli, &confirm, "name");
+    json(&cli, "key update payroll --description salaries --tag team=hr", "name");
+    json(&cli, "key disable payroll", "name");
+    json(&cli, "key enable payroll", "name");
+    json(&cli, "key alias set wages payroll", "alias");
+    assert_eq!(json(&cli, "key show wages", "name")["tags"]["team"], "hr");
+    json(&cli, "key alias list", "alias");
+    json(&cli, "key alias delete wages", "removed");
+    cli.line("key delete payroll --version 0")
+        .fails(8, &["zone proof --zone-id", "cancel-delete payroll --version 0"]);
+    json(&cli, "key cancel-delete payroll --version 0", "name");
     assert_eq!(json(&cli, "fs rm /zone/b", "removed")["removed"], "/zone/b");
     let status = json(&cli, "status", "nodes");
     assert_eq!(status["nodes"].as_array().map(Vec::len), Some(3));

@@ -6,12 +6,15 @@ mod pki;
 
 use std::sync::{Arc, Mutex};
 
-use strongroom_kms_admin::{KeyAdminClient, VersionState};
+use bytes::Bytes;
+use strongroom_kms_admin::{KeyAdminClient, KeyChange, NewKey, VersionState};
 use strongroom_proto::{
     EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId,
     kms::v1::{
-        ConfirmKeyRequest, CreateKeyRequest, DescribeKeyRequest, Key, KeyVersion as WireVersion, KeyVersionState,
-        ListKeysRequest, ListKeysResponse, RollKeyRequest,
+        Alias, ApproveDeleteRequest, CancelDeleteRequest, ConfirmKeyRequest, CreateKeyRequest, DeleteAliasRequest,
+        DeleteAliasResponse, DeleteKeyRequest, Deletion, DescribeKeyRequest, Key, KeyVersion as WireVersion,
+        KeyVersionState, ListAliasesRequest, ListAliasesResponse, ListKeysRequest, ListKeysResponse,
+        ListVersionsRequest, ListVersionsResponse, RollKeyRequest, SetAliasRequest, UpdateKeyRequest,
         key_admin_server::{KeyAdmin, KeyAdminServer},
     },
     transport,
@@ -36,6 +39,7 @@ fn key(name: String) -> Response<Key> {
         created_ms: 7,
         kcv: vec![1, 2, 3].into(),
         token_id: vec![9; 16].into(),
+        ..WireVersion::default()
     };
     Response::new(Key {
         name,
@@ -43,6 +47,7 @@ fn key(name: String) -> Response<Key> {
         current_version: Some(2),
         versions: (0..).zip(states).map(version).collect(),
         created_ms: 5,
+        ..Key::default()
     })
 }
 
@@ -66,7 +71,51 @@ impl KeyAdmin for Face {
         Ok(Response::new(ListKeysResponse {
             keys: vec![key(format!("{}-after", request.after)).into_inner(); request.limit as usize],
             more: true,
+            next: "later".to_owned(),
         }))
+    }
+    async fn list_versions(&self, _: Request<ListVersionsRequest>) -> Result<Response<ListVersionsResponse>, Status> {
+        Ok(Response::new(ListVersionsResponse {
+            versions: key("any".to_owned()).into_inner().versions,
+            more: false,
+        }))
+    }
+    async fn update_key(&self, request: Request<UpdateKeyRequest>) -> Result<Response<Key>, Status> {
+        let request = request.into_inner();
+        let changed = Key {
+            disabled: request.disabled.unwrap_or_default(),
+            tags: request.set_tags,
+            ..key(request.name).into_inner()
+        };
+        Ok(Response::new(changed))
+    }
+    async fn set_alias(&self, request: Request<SetAliasRequest>) -> Result<Response<Alias>, Status> {
+        let SetAliasRequest { alias, key_name, .. } = request.into_inner();
+        Ok(Response::new(Alias { alias, key_name }))
+    }
+    async fn delete_alias(&self, _: Request<DeleteAliasRequest>) -> Result<Response<DeleteAliasResponse>, Status> {
+        Ok(Response::new(DeleteAliasResponse {}))
+    }
+    async fn list_aliases(&self, _: Request<ListAliasesRequest>) -> Result<Response<ListAliasesResponse>, Status> {
+        Ok(Response::new(ListAliasesResponse::default()))
+    }
+    async fn delete_key(&self, request: Request<DeleteKeyRequest>) -> Result<Response<Key>, Status> {
+        let deleted = Key {
+            deletion: Some(Deletion {
+                requested_by: "user keyadmin".to_owned(),
+                due_ms: Some(9),
+                zones_without_proof: request.get_ref().proofs.clone(),
+                ..Deletion::default()
+            }),
+            ..key(request.into_inner().name).into_inner()
+        };
+        Ok(Response::new(deleted))
+    }
+    async fn cancel_delete(&self, request: Request<CancelDeleteRequest>) -> Result<Response<Key>, Status> {
+        Ok(key(request.into_inner().name))
+    }
+    async fn approve_delete(&self, request: Request<ApproveDeleteRequest>) -> Result<Response<Key>, Status> {
+        Ok(key(request.into_inner().name))
     }
     async fn roll_key(&self, request: Request<RollKeyRequest>) -> Result<Response<Key>, Status> {
         Ok(key(request.into_inner().name))
@@ -93,7 +142,7 @@ async fn keys_come_back_typed_and_a_retry_keeps_its_request_id() {
     let client = connect(&face).await;
     let name: KeyName = "payroll".parse().expect("a key name");
     let key = client
-        .create(&name, EdekSuite::Kw, RequestId::generate())
+        .create(&name, &NewKey::default(), RequestId::generate())
         .await
         .expect("the second call succeeds");
     assert_eq!(
@@ -115,10 +164,39 @@ async fn keys_come_back_typed_and_a_retry_keeps_its_request_id() {
     assert_eq!(client.describe(&name).await, Ok(key.clone()));
     assert_eq!(client.roll(&name, RequestId::generate()).await, Ok(key));
     let page = client.list(Some(&name), 2).await.expect("a page");
-    assert_eq!((page.keys.len(), page.more), (2, true));
+    assert_eq!((page.keys.len(), page.next), (2, "later".parse().ok()));
     assert_eq!(page.keys[0].name.as_str(), "payroll-after");
     assert_eq!(
-        client.confirm(&name).await.expect_err("refused").reason,
+        client
+            .confirm(&name, KeyVersion(2), [1, 2, 3])
+            .await
+            .expect_err("refused")
+            .reason,
         Reason::KeyNotFound
     );
+}
+
+#[tokio::test]
+async fn changes_and_deletions_survive_the_wire() {
+    let client = connect(&Face::default()).await;
+    let name: KeyName = "payroll".parse().expect("a key name");
+    let change = KeyChange {
+        disabled: Some(true),
+        set_tags: [("team".to_owned(), "hr".to_owned())].into(),
+        ..KeyChange::default()
+    };
+    let key = client.update(&name, &change).await.expect("changed");
+    assert_eq!((key.disabled, &key.tags), (true, &change.set_tags));
+
+    let proof = Bytes::from_static(&[7; 16]);
+    let key = client.delete(&name, None, 7, vec![proof]).await.expect("scheduled");
+    let deletion = key.deletion.expect("pending");
+    assert_eq!(
+        (deletion.due_ms, deletion.requested_by.as_str()),
+        (Some(9), "user keyadmin")
+    );
+    assert_eq!(deletion.zones_without_proof[0].as_bytes(), &[7; 16]);
+    let (versions, more) = client.list_versions(&name, None, 0).await.expect("a page");
+    assert_eq!((versions.len(), more), (3, false));
+    assert_eq!(client.list_aliases(None, 0).await.expect("a page").next, None);
 }

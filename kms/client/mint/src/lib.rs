@@ -15,6 +15,8 @@ use tonic::transport::Channel;
 /// EDEKs fresh from the token, all under one key version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Minted {
+    /// The key's own name, also if an alias was asked for. EDEKs hold it.
+    pub key: KeyName,
     /// The version that wraps them.
     pub version: KeyVersion,
     /// How they are wrapped.
@@ -53,7 +55,8 @@ impl MintClient {
         Self { grpc }
     }
 
-    /// `count` EDEKs (1 to 1000) of fresh DEKs for `zone`, under the current version of `key`.
+    /// `count` EDEKs (1 to 1000) of fresh DEKs for `zone`, under the current version of `key`, a key's name or an
+    /// alias.
     ///
     /// # Errors
     /// What the key service says, or why it cannot be reached.
@@ -71,6 +74,7 @@ impl MintClient {
         .await?;
         same_count(answer.wrapped.len(), count)?;
         Ok(Minted {
+            key: answer.key_name.parse()?,
             version: KeyVersion(answer.key_version),
             suite: answer.suite.parse()?,
             edeks: answer.wrapped,

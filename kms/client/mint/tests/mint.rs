@@ -39,6 +39,7 @@ impl Mint for Face {
             return Err(Failure::new(Reason::KeyNotFound, "key unknown does not exist").into());
         }
         Ok(Response::new(MintResponse {
+            key_name: request.key_name,
             key_version: 3,
             suite: "kw".to_owned(),
             wrapped: vec![Bytes::from_static(&[0; 40]); request.count as usize],
@@ -83,6 +84,7 @@ async fn mint_and_rewrap_answer_in_types() {
     let minted = client.mint(&key, &zone, 2).await.expect("the second call succeeds");
     let wrapped = Bytes::from_static(&[0; 40]);
     let expected = Minted {
+        key: key.clone(),
         version: KeyVersion(3),
         suite: EdekSuite::Kw,
         edeks: vec![wrapped.clone(); 2],

@@ -30,6 +30,8 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
     };
     let zone = ZoneId::generate();
     let minted = first_edeks(core, &key, zone).await?;
+    // EDEKs are bound to the key's own name; an alias may name another key tomorrow.
+    let key = minted.key.clone();
     let path = ZonePath::parse(path)?;
     let record = record(&key, minted.suite, data_suite, core.clock.now_ms());
     let root = transact!(&core.store, [path, record], |txn| make(txn, &path, zone, &record)).await?;

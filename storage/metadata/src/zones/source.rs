@@ -7,6 +7,8 @@ use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, ZoneId};
 /// EDEKs fresh from the token, all under one key version.
 #[derive(Debug, Clone)]
 pub struct Minted {
+    /// The key's own name, also if an alias was asked for.
+    pub key: KeyName,
     /// The version that wraps them.
     pub version: KeyVersion,
     /// How they are wrapped.

@@ -316,7 +316,9 @@ impl ShelfState {
         if Some(minted.version) < self.version_min {
             return;
         }
-        let Minted { version, suite, edeks } = minted;
+        let Minted {
+            version, suite, edeks, ..
+        } = minted;
         self.edeks.extend(edeks.into_iter().map(|wrapped| Ready {
             version,
             suite,

@@ -1,0 +1,112 @@
+//! Fields of administrators' requests, parsed.
+
+use strongroom_proto::{
+    EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId,
+    kms::v1::{ConfirmKeyRequest, CreateKeyRequest, Tag, UpdateKeyRequest},
+    limits::PAGE_ENTRIES_MAX,
+};
+
+use crate::{
+    config::KeysConfig,
+    keys::{Attributes, Change, NewKey, description, period, tags},
+    token::Kcv,
+};
+
+/// Entries of a page if the caller does not say.
+const PAGE_DEFAULT: usize = 100;
+
+pub(super) fn new_key(wire: CreateKeyRequest, config: &KeysConfig) -> Result<NewKey, Failure> {
+    let suite = suite(&wire.suite)?;
+    Ok(NewKey {
+        name: wire.name.parse()?,
+        suite,
+        key_bits: key_bits(suite, wire.key_bits)?,
+        attributes: Attributes {
+            description: description(wire.description)?,
+            tags: tags(wire.tags.into_iter().map(pair))?,
+            sealed_required: wire.sealed_required,
+            outside_zones: wire.outside_zones,
+        },
+        rotation_period_ms: period(wire.rotation_period_ms, config.rotation_min_ms())?,
+    })
+}
+
+pub(super) fn change(wire: UpdateKeyRequest, config: &KeysConfig) -> Result<Change, Failure> {
+    let checked = |period_ms| period(period_ms, config.rotation_min_ms());
+    Ok(Change {
+        disabled: wire.disabled,
+        description: wire.description,
+        set_tags: tags(wire.set_tags.into_iter().map(pair))?,
+        remove_tags: wire.remove_tags,
+        sealed_required: wire.sealed_required,
+        outside_zones: wire.outside_zones,
+        rotation_period_ms: wire.rotation_period_ms.map(checked).transpose()?,
+    })
+}
+
+/// The word by which policies and the audit log know a change.
+pub(super) fn update_word(wire: &UpdateKeyRequest) -> &'static str {
+    match wire.disabled {
+        Some(true) => "disable",
+        Some(false) => "enable",
+        None => "update",
+    }
+}
+
+/// The version that is to be confirmed, as the administrator knows it.
+pub(super) fn confirmed(name: &KeyName, wire: &ConfirmKeyRequest) -> Result<(KeyVersion, Kcv), Failure> {
+    let kcv = wire.kcv.as_ref().try_into().map(Kcv::from_bytes);
+    wire.version.map(KeyVersion).zip(kcv.ok()).ok_or_else(|| {
+        Failure::new(
+            Reason::InvalidArgument,
+            format!(
+                "a confirmation names the version and its key check value, 3 bytes: strongroom key confirm {name} --version \
+                 N --kcv HEX"
+            ),
+        )
+    })
+}
+
+pub(super) fn request_id(wire: &[u8]) -> Result<RequestId, Failure> {
+    Ok(wire.try_into()?)
+}
+
+pub(super) fn after(wire: String) -> Result<Option<KeyName>, Failure> {
+    let after = Some(wire).filter(|after| !after.is_empty());
+    Ok(after.map(|after| after.parse()).transpose()?)
+}
+
+pub(super) fn page_limit(wire: u32) -> Result<usize, Failure> {
+    match wire as usize {
+        0 => Ok(PAGE_DEFAULT),
+        limit if limit <= PAGE_ENTRIES_MAX => Ok(limit),
+        limit => Err(Failure::new(
+            Reason::InvalidArgument,
+            format!("a page has 1 to {PAGE_ENTRIES_MAX} entries, not {limit}"),
+        )),
+    }
+}
+
+fn suite(wire: &str) -> Result<EdekSuite, Failure> {
+    if wire.is_empty() {
+        Ok(EdekSuite::default())
+    } else {
+        Ok(wire.parse()?)
+    }
+}
+
+/// The size of an EZ key. Hadoop's DEKs are as long as it; other suites have one size.
+fn key_bits(suite: EdekSuite, bits: u32) -> Result<u32, Failure> {
+    match (suite, bits) {
+        (_, 0 | 256) => Ok(256),
+        (EdekSuite::Hadoop, 128 | 192) => Ok(bits),
+        _ => Err(Failure::new(
+            Reason::InvalidArgument,
+            format!("a key of suite {suite} has 256 bits (hadoop: also 128 or 192), not {bits}"),
+        )),
+    }
+}
+
+fn pair(tag: Tag) -> (String, String) {
+    (tag.name, tag.value)
+}

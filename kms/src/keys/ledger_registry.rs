@@ -1,0 +1,162 @@
+//! The store of what is known around the keys: aliases, zones with their proofs, last uses.
+
+use bytes::Bytes;
+use prost::Message;
+use strongroom_kv::{Store, Txn};
+use strongroom_proto::{KeyName, KeyVersion, ZoneId};
+
+use super::{
+    KeysError,
+    deletion::{Proven, Zones},
+    ledger::{Ledger, commit},
+    records::name_after,
+    registry::Registry,
+};
+
+const ALIASES: &[u8] = b"alias/";
+const ZONES: &[u8] = b"zone/";
+const USES: &[u8] = b"use/";
+
+/// A zone that minted with a key, and what was last proved of it.
+#[derive(Clone, PartialEq, Eq, Message)]
+struct ZoneRecord {
+    #[prost(uint64, tag = "1")]
+    first_minted_ms: u64,
+    #[prost(message, optional, tag = "2")]
+    proof: Option<ProofRecord>,
+}
+
+/// What the metadata service proved.
+#[derive(Clone, PartialEq, Eq, Message)]
+struct ProofRecord {
+    #[prost(uint32, tag = "1")]
+    through: u32,
+    #[prost(uint64, tag = "2")]
+    issued_ms: u64,
+    #[prost(bool, tag = "3")]
+    known: bool,
+    /// SHA-256 of the signed proof, 32 bytes.
+    #[prost(bytes = "bytes", tag = "4")]
+    hash: Bytes,
+}
+
+impl Ledger {
+    /// Reads everything around the keys.
+    pub(super) async fn load_registry(&self) -> Result<Registry, KeysError> {
+        let registry = Registry::default();
+        for (key, value) in self.scan(ALIASES).await? {
+            let alias = name_after(ALIASES, &key)?;
+            registry.aliases.write().insert(alias, name_after(&[], &value)?);
+        }
+        for (key, value) in self.scan(ZONES).await? {
+            let (name, zone) = zone_of(&key)?;
+            registry.put_zone(&name, zone, read_zone(&key, &value)?.1);
+        }
+        for (key, value) in self.scan(USES).await? {
+            let (name, version) = tail::<4>(USES, &key)?;
+            let at_ms = value.as_ref().try_into().map_err(|_| KeysError::damaged(&key))?;
+            registry.load_use(name, KeyVersion(u32::from_be_bytes(version)), u64::from_be_bytes(at_ms));
+        }
+        Ok(registry)
+    }
+
+    /// Records which key an alias names, or that it names none.
+    pub(super) async fn save_alias(&self, alias: &KeyName, key: Option<&KeyName>) -> Result<(), KeysError> {
+        let mut txn = self.store.begin().await?;
+        let place = [ALIASES, alias.as_str().as_bytes()].concat();
+        match key {
+            Some(key) => txn.put(&place, key.as_str().as_bytes().to_vec()),
+            None => txn.delete(&place),
+        }
+        commit(txn).await
+    }
+
+    /// Records that a zone is about to mint with a key for the first time.
+    pub(super) async fn register_zone(&self, key: &KeyName, zone: &ZoneId, now_ms: u64) -> Result<(), KeysError> {
+        let place = zone_key(key, zone);
+        let mut txn = self.store.begin().await?;
+        if txn.get(&place).await?.is_none() {
+            let record = ZoneRecord {
+                first_minted_ms: now_ms,
+                proof: None,
+            };
+            txn.put(&place, record.encode_to_vec());
+            commit(txn).await?;
+        }
+        Ok(())
+    }
+
+    /// Records what was proved of zones that minted with a key.
+    pub(super) async fn save_proofs(&self, key: &KeyName, proofs: &[(ZoneId, Proven)]) -> Result<(), KeysError> {
+        let mut txn = self.store.begin().await?;
+        for (zone, proven) in proofs {
+            let place = zone_key(key, zone);
+            let known = txn.get(&place).await?;
+            let first_minted_ms = known.map(|value| read_zone(&place, &value)).transpose()?;
+            let record = ZoneRecord {
+                first_minted_ms: first_minted_ms.map_or(0, |(first_minted_ms, _)| first_minted_ms),
+                proof: Some(ProofRecord {
+                    through: proven.through.0,
+                    issued_ms: proven.issued_ms,
+                    known: proven.known,
+                    hash: Bytes::copy_from_slice(&proven.hash),
+                }),
+            };
+            txn.put(&place, record.encode_to_vec());
+        }
+        commit(txn).await
+    }
+
+    /// The zones that minted with a key, as every instance recorded them.
+    pub(super) async fn zones(&self, key: &KeyName) -> Result<Zones, KeysError> {
+        let prefix = [ZONES, key.as_str().as_bytes(), &[0]].concat();
+        let mut zones = Zones::new();
+        for (key, value) in self.scan(&prefix).await? {
+            zones.insert(zone_of(&key)?.1, read_zone(&key, &value)?.1);
+        }
+        Ok(zones)
+    }
+
+    /// Records when versions were last used.
+    pub(super) async fn save_uses(&self, uses: &[(KeyName, KeyVersion, u64)]) -> Result<(), KeysError> {
+        let mut txn = self.store.begin().await?;
+        for (key, version, at_ms) in uses {
+            let place = [USES, key.as_str().as_bytes(), &[0], &version.0.to_be_bytes()].concat();
+            txn.put(&place, at_ms.to_be_bytes().to_vec());
+        }
+        commit(txn).await
+    }
+}
+
+fn zone_key(key: &KeyName, zone: &ZoneId) -> Vec<u8> {
+    [ZONES, key.as_str().as_bytes(), &[0], zone.as_bytes()].concat()
+}
+
+fn zone_of(key: &[u8]) -> Result<(KeyName, ZoneId), KeysError> {
+    let (name, zone) = tail::<16>(ZONES, key)?;
+    Ok((name, ZoneId::from_bytes(zone)))
+}
+
+/// The name and the fixed bytes after its `0x00`.
+fn tail<const N: usize>(prefix: &[u8], key: &[u8]) -> Result<(KeyName, [u8; N]), KeysError> {
+    let damaged = || KeysError::damaged(key);
+    let (front, tail) = key.split_last_chunk::<N>().ok_or_else(damaged)?;
+    Ok((
+        name_after(prefix, front.strip_suffix(&[0]).ok_or_else(damaged)?)?,
+        *tail,
+    ))
+}
+
+fn read_zone(key: &[u8], value: &[u8]) -> Result<(u64, Option<Proven>), KeysError> {
+    let damaged = || KeysError::damaged(key);
+    let record = ZoneRecord::decode(value).map_err(|_| damaged())?;
+    let proven = |proof: ProofRecord| {
+        Ok::<_, KeysError>(Proven {
+            through: KeyVersion(proof.through),
+            issued_ms: proof.issued_ms,
+            known: proof.known,
+            hash: proof.hash.as_ref().try_into().map_err(|_| damaged())?,
+        })
+    };
+    Ok((record.first_minted_ms, record.proof.map(proven).transpose()?))
+}

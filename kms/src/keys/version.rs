@@ -1,0 +1,127 @@
+//! One version of an EZ key: what it may do, and how the token's object compares with what the store says. Pure.
+
+use strongroom_proto::{Failure, KeyName, KeyVersion, Reason};
+
+use crate::token::{Kcv, TokenKeyVersion, TokenObjectId};
+
+/// One version of an EZ key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Version {
+    pub(crate) standing: Standing,
+    pub(crate) created_ms: u64,
+    pub(crate) kcv: Kcv,
+    pub(crate) token_id: TokenObjectId,
+    pub(crate) presence: Presence,
+}
+
+/// What a version may do, as the store says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Mints, unwraps and is the target of re-wrapping; at most one version of a key.
+    Active,
+    /// Unwraps only.
+    DecryptOnly,
+    /// Nothing, for ever: what is left of the version is this record.
+    Destroyed {
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+    },
+}
+
+/// How the token's object compares with what the store says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Presence {
+    /// Not compared since the service started.
+    Unchecked,
+    /// There, with the same check value.
+    Present,
+    /// Not in the token.
+    Missing,
+    /// Another key is in its place: the check value or the suite differs.
+    Different,
+}
+
+impl Version {
+    /// A version that was found or made in the token and only opens so far.
+    pub(crate) fn of(found: &TokenKeyVersion, created_ms: u64) -> Self {
+        Self {
+            standing: Standing::DecryptOnly,
+            created_ms,
+            kcv: found.kcv,
+            token_id: found.token_id,
+            presence: Presence::Present,
+        }
+    }
+
+    /// Whether it is the version that mints.
+    pub(crate) fn is_active(&self) -> bool {
+        self.standing == Standing::Active
+    }
+
+    /// Whether nothing but its record is left.
+    pub(crate) fn is_destroyed(&self) -> bool {
+        matches!(self.standing, Standing::Destroyed { .. })
+    }
+
+    /// Whether the token can be asked to use this version.
+    pub(crate) fn usable(&self, name: &KeyName, number: KeyVersion) -> Result<(), Failure> {
+        if let Standing::Destroyed { at_ms } = self.standing {
+            return Err(unusable(format!(
+                "version {number} of key {name} was destroyed at {}: what it wrapped cannot be opened any more",
+                time_text(at_ms)
+            )));
+        }
+        match &self.presence {
+            Presence::Present | Presence::Unchecked => Ok(()),
+            Presence::Missing => Err(unusable(format!(
+                "version {number} of key {name} is missing from the token, or there twice or unfit (the key service's log \
+                 says which); restore the token from its backup{}",
+                self.way_on(name)
+            ))),
+            Presence::Different => Err(unusable(format!(
+                "the token holds another key in the place of version {number} of key {name} (its check value differs), so it \
+                 is not used; connect the right token or restore it from its backup{}",
+                self.way_on(name)
+            ))),
+        }
+    }
+
+    /// Why the version is not what it should be, in a sentence for those who look at it; empty if it is.
+    pub(crate) fn detail(&self) -> String {
+        let sentence = match (self.is_destroyed(), &self.presence) {
+            (true, Presence::Present | Presence::Different) => {
+                "the token holds this destroyed version again, as one restored from an old backup does: it is never used; \
+                 destroy the object in the token"
+            }
+            (false, Presence::Missing) => "the token does not hold it, or holds it twice or unfit",
+            (false, Presence::Different) => "the token holds another key in its place: the check value differs",
+            _ => "",
+        };
+        sentence.to_owned()
+    }
+
+    /// What an administrator can do about the version that mints, besides mending the token.
+    fn way_on(&self, name: &KeyName) -> String {
+        if self.is_active() {
+            format!(", or make a new version with: strongroom key roll {name}")
+        } else {
+            String::new()
+        }
+    }
+}
+
+/// A refusal because of a version's or key's state.
+pub(crate) fn unusable(message: String) -> Failure {
+    Failure::new(Reason::KeyVersionUnusable, message)
+}
+
+/// A time in milliseconds since 1970 as sentences say it, UTC.
+pub(crate) fn time_text(ms: u64) -> String {
+    i64::try_from(ms)
+        .ok()
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+        .map_or_else(
+            || format!("{ms} ms"),
+            |time| time.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
+        )
+}
