@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use strongroom_proto::transport::{BearerFiles, Remote, TlsFiles};
+use strongroom_proto::transport::{BearerFiles, Remote, Remotes, TlsFiles};
 
 use crate::error::Exit;
 
@@ -18,8 +18,8 @@ pub(crate) const PROFILE_VARIABLE: &str = "STRONGROOM_PROFILE";
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Profile {
-    /// The key service.
-    pub(crate) kms: Remote,
+    /// The key service, at any of several addresses.
+    pub(crate) kms: Remotes,
     /// The metadata service.
     pub(crate) metadata: Remote,
     /// Whether DEKs are asked for by sealed delivery also where keys do not demand it.

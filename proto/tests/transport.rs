@@ -151,6 +151,26 @@ fn certificates_are_taken_up_when_their_files_change_and_only_if_they_are_ours()
     assert!(renew().expect("usable"), "and it recovers");
 }
 
+/// Of three instances the first is down, the second accepts connections and says nothing, the third works.
+#[tokio::test]
+async fn a_client_goes_on_with_an_instance_that_answers() {
+    let pki = Pki::new();
+    let alice = load(&pki.issue("alice", Some(ALICE), -1, 1));
+    let server = start(load(&pki.issue("block", Some(BLOCK_1), -1, 1))).await;
+    let down = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let down = down.local_addr().expect("an address");
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let silent = silent.local_addr().expect("an address");
+    let remotes = format!("{down},{silent},{}", server.address)
+        .parse()
+        .expect("addresses");
+    let mut client = BlocksClient::new(transport::connect_any(&remotes, &alice, Role::Block));
+    client
+        .get_block(GetBlockRequest::default())
+        .await
+        .expect("the third answers");
+}
+
 /// A server that never restarts, whose certificate and CA are replaced, serves those whom the new CA vouches for.
 #[tokio::test]
 async fn a_running_server_takes_up_another_ca() {

@@ -20,7 +20,7 @@ use tower::Service;
 use zeroize::Zeroizing;
 
 use super::{
-    Remote, Role, TlsError, TlsIdentity, connect, connect_bearer,
+    Remote, Remotes, Role, TlsError, TlsIdentity, connect_any, connect_bearer,
     tls::{provider, roots_of},
 };
 use crate::{Failure, Reason};
@@ -130,11 +130,11 @@ impl Interceptor for Authorization {
 pub struct CallerChannel(InterceptedService<Channel, Authorization>);
 
 impl CallerChannel {
-    /// As [`super::connect`].
+    /// As [`super::connect_any`].
     #[must_use]
-    pub fn certified(remote: &Remote, tls: &TlsIdentity, expected: Role) -> Self {
+    pub fn certified(remotes: &Remotes, tls: &TlsIdentity, expected: Role) -> Self {
         Self(InterceptedService::new(
-            connect(remote, tls, expected),
+            connect_any(remotes, tls, expected),
             Authorization::none(),
         ))
     }

@@ -2,7 +2,10 @@ use std::{
     fmt, io,
     pin::Pin,
     str::FromStr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -18,7 +21,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
 use super::{
-    BearerIdentity, TlsError, TlsIdentity,
+    BearerIdentity, Remotes, TlsError, TlsIdentity,
     identity::{Role, of_certificate},
 };
 use crate::{
@@ -82,12 +85,25 @@ impl serde::Serialize for Remote {
 /// call has a deadline of [`CALL_TIMEOUT`] unless the caller sets less.
 #[must_use]
 pub fn connect(remote: &Remote, tls: &TlsIdentity, expected: Role) -> Channel {
+    connect_any(&remote.into(), tls, expected)
+}
+
+/// As [`connect`], to any of several instances of the service: after a loss to the next one that answers.
+#[must_use]
+pub fn connect_any(remotes: &Remotes, tls: &TlsIdentity, expected: Role) -> Channel {
     let current = tls.current().clone();
-    let to = Arc::new(remote.clone());
-    endpoint(remote).connect_with_connector_lazy(service_fn(move |_: Uri| {
+    let remotes = remotes.clone();
+    // All instances are one service to HTTP/2; each connection goes to one of them.
+    let endpoint = remotes
+        .from_turn(0)
+        .next()
+        .map(endpoint)
+        .expect("there is at least one");
+    let turn = AtomicUsize::new(0);
+    endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
         let connector = TlsConnector::from(Arc::clone(&current.material().client));
-        let to = Arc::clone(&to);
-        async move { dial(&connector, &to, expected).await.map(TokioIo::new) }
+        let (remotes, first) = (remotes.clone(), turn.fetch_add(1, Ordering::Relaxed));
+        async move { dial_any(&connector, &remotes, first, expected).await.map(TokioIo::new) }
     }))
 }
 
@@ -134,6 +150,23 @@ async fn handshake(connector: &TlsConnector, remote: &Remote, what: &str) -> io:
     stream.set_nodelay(true)?;
     let name = ServerName::try_from(remote.host.clone()).map_err(io::Error::other)?;
     connector.connect(name, stream).await
+}
+
+/// Connects to the first that answers, beginning with the one at `first`. Each has its share of the time.
+async fn dial_any(connector: &TlsConnector, remotes: &Remotes, first: usize, expected: Role) -> io::Result<Greeted> {
+    let mut refusal = None;
+    for remote in remotes.from_turn(first) {
+        let share = CONNECT_TIMEOUT / remotes.count();
+        match tokio::time::timeout(share, dial(connector, remote, expected)).await {
+            Ok(Ok(greeted)) => return Ok(greeted),
+            Ok(Err(error)) => refusal = Some(error),
+            Err(_) => {
+                let silent = format!("the {expected} service at {remote} does not answer");
+                refusal = Some(io::Error::new(io::ErrorKind::TimedOut, silent));
+            }
+        }
+    }
+    Err(refusal.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
 }
 
 async fn dial(connector: &TlsConnector, remote: &Remote, expected: Role) -> io::Result<Greeted> {

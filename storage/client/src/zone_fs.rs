@@ -6,7 +6,7 @@ use strongroom_proto::{
     DataSuite, Edek, KeyName, KeyVersion, ZoneId, ZonePath,
     metadata::v1 as pb,
     proof::SignedProof,
-    transport::{Remote, Repeat, TlsIdentity, retry},
+    transport::{Remote, Remotes, Repeat, TlsIdentity, retry},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -46,7 +46,7 @@ impl std::fmt::Debug for ZoneFs {
 impl ZoneFs {
     /// A filesystem whose services are there; connects at the first call. Needs a Tokio runtime.
     #[must_use]
-    pub fn connect(kms: &Remote, metadata: &Remote, tls: Arc<TlsIdentity>) -> Self {
+    pub fn connect(kms: &Remotes, metadata: &Remote, tls: Arc<TlsIdentity>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 kms: UnwrapClient::connect(kms, &tls),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde::Deserialize;
-use strongroom_proto::transport::{Remote, TlsFiles, UserName};
+use strongroom_proto::transport::{Remotes, TlsFiles, UserName};
 
 /// Everything that the metadata service is told. Paths are absolute once loaded.
 #[derive(Debug, Clone, Deserialize)]
@@ -20,7 +20,7 @@ pub struct Config {
     /// Where the store and the capability key are.
     pub data_dir: PathBuf,
     /// The key service.
-    pub kms: Remote,
+    pub kms: Remotes,
     /// Users who may make zones and re-encrypt them.
     #[serde(deserialize_with = "users")]
     pub administrators: Vec<UserName>,

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use strongroom_proto::{
     Failure,
     kms::v1::{self as pb, audit_client::AuditClient as Grpc},
-    transport::{BearerIdentity, CallerChannel, Remote, Repeat, Role, TlsIdentity, identified, retry},
+    transport::{BearerIdentity, CallerChannel, Remote, Remotes, Repeat, Role, TlsIdentity, identified, retry},
 };
 
 /// A public key that signs checkpoints of the audit log.
@@ -26,9 +26,9 @@ pub struct AuditClient {
 impl AuditClient {
     /// A client that connects at its first call, in the runtime that it is made in.
     #[must_use]
-    pub fn connect(remote: &Remote, tls: &TlsIdentity) -> Self {
+    pub fn connect(remotes: &Remotes, tls: &TlsIdentity) -> Self {
         Self {
-            grpc: Grpc::new(CallerChannel::certified(remote, tls, Role::Kms)),
+            grpc: Grpc::new(CallerChannel::certified(remotes, tls, Role::Kms)),
         }
     }
 

@@ -10,7 +10,7 @@ use strongroom_proto::{
     EdekSuite, Failure, KeyName, KeyVersion, RequestId,
     kms::v1::{self as pb, key_admin_client::KeyAdminClient as Grpc},
     limits::MESSAGE_BYTES_MAX,
-    transport::{BearerIdentity, CallerChannel, Remote, Repeat, Role, TlsIdentity, identified, retry},
+    transport::{BearerIdentity, CallerChannel, Remote, Remotes, Repeat, Role, TlsIdentity, identified, retry},
 };
 use tonic::{Response, Status};
 
@@ -27,8 +27,8 @@ pub struct KeyAdminClient {
 impl KeyAdminClient {
     /// A client that connects at its first call, in the runtime that it is made in.
     #[must_use]
-    pub fn connect(remote: &Remote, tls: &TlsIdentity) -> Self {
-        Self::over(CallerChannel::certified(remote, tls, Role::Kms))
+    pub fn connect(remotes: &Remotes, tls: &TlsIdentity) -> Self {
+        Self::over(CallerChannel::certified(remotes, tls, Role::Kms))
     }
 
     /// As [`Self::connect`], with a bearer token, to the key service's port for them.

@@ -8,7 +8,7 @@ use strongroom_proto::{
     EdekSuite, Failure, KeyName, KeyVersion, Reason, ZoneId,
     kms::v1::{self as pb, mint_client::MintClient as Grpc, rewrap_result},
     limits::MESSAGE_BYTES_MAX,
-    transport::{Remote, Repeat, Role, TlsIdentity, connect, identified, retry_for},
+    transport::{Remotes, Repeat, Role, TlsIdentity, connect_any, identified, retry_for},
 };
 use tonic::transport::Channel;
 
@@ -48,8 +48,8 @@ pub struct MintClient {
 impl MintClient {
     /// A client that connects at its first call, in the runtime that it is made in.
     #[must_use]
-    pub fn connect(remote: &Remote, tls: &TlsIdentity) -> Self {
-        let grpc = Grpc::new(connect(remote, tls, Role::Kms))
+    pub fn connect(remotes: &Remotes, tls: &TlsIdentity) -> Self {
+        let grpc = Grpc::new(connect_any(remotes, tls, Role::Kms))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         Self { grpc }

@@ -13,7 +13,7 @@ use strongroom_proto::{
     Edek, Failure, Reason,
     kms::v1::unwrap_client::UnwrapClient as Grpc,
     limits::MESSAGE_BYTES_MAX,
-    transport::{Remote, Role, TlsIdentity, connect},
+    transport::{Remotes, Role, TlsIdentity, connect_any},
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -33,8 +33,8 @@ pub struct UnwrapClient {
 impl UnwrapClient {
     /// A client that connects at its first call. Must be made inside a Tokio runtime, which runs its batches.
     #[must_use]
-    pub fn connect(remote: &Remote, tls: &TlsIdentity) -> Self {
-        let grpc = Grpc::new(connect(remote, tls, Role::Kms))
+    pub fn connect(remotes: &Remotes, tls: &TlsIdentity) -> Self {
+        let grpc = Grpc::new(connect_any(remotes, tls, Role::Kms))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let (queue, jobs) = mpsc::channel(QUEUE_MAX);
