@@ -12,7 +12,7 @@ use std::{
 use strongroom_proto::{Failure, KeyName, KeyVersion, Reason};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::{api::Desk, audit::Entry, hsm::Hsm};
+use crate::{api::Desk, audit::Entry, hsm::Hsm, keys::Target};
 
 /// How often it looks what is due.
 const TICK: Duration = Duration::from_secs(1);
@@ -26,10 +26,11 @@ const PAUSE_MAX_MS: u64 = 3600 * 1000;
 pub(crate) async fn keep<H: Hsm>(desk: Arc<Desk<H>>) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut pauses = Pauses::default();
+    let (mut pauses, mut destructions) = (Pauses::default(), Pauses::default());
     for tick in 0_u64.. {
         ticks.tick().await;
         rotate(&desk, &mut pauses).await;
+        destroy(&desk, &mut destructions).await;
         if tick % USES_TICKS == 0 {
             store_uses(&desk).await;
         }
@@ -72,8 +73,32 @@ async fn roll<H: Hsm>(desk: Arc<Desk<H>>, name: KeyName) -> Result<(), Failure> 
     Ok(())
 }
 
+async fn destroy<H: Hsm>(desk: &Arc<Desk<H>>, pauses: &mut Pauses) {
+    for (name, target) in desk.keys.destructions_due() {
+        let now_ms = desk.clock.now_ms();
+        if pauses.is_over(&name, now_ms) {
+            let destroy = tokio::spawn(destroy_one(Arc::clone(desk), name.clone(), target));
+            let outcome = destroy.await.unwrap_or_else(|_| Err(cut_off(&name)));
+            pauses.note(name, &outcome, now_ms);
+        }
+    }
+}
+
+/// Destroys what is due: in the token, then the receipts, then the record that nothing is left.
+async fn destroy_one<H: Hsm>(desk: Arc<Desk<H>>, name: KeyName, target: Target) -> Result<(), Failure> {
+    let Some(receipts) = desk.keys.destroy(&name, target).await? else {
+        return Ok(());
+    };
+    let entry = |(version, receipt)| {
+        let entry = Entry::of_service("service kms", "destroy").key(&name);
+        entry.version(Some(version)).receipt(receipt)
+    };
+    desk.record(receipts.into_iter().map(entry).collect()).await?;
+    desk.keys.bury(&name, target).await
+}
+
 fn cut_off(name: &KeyName) -> Failure {
-    Failure::new(Reason::Internal, format!("the roll of key {name} was cut off"))
+    Failure::new(Reason::Internal, format!("what was due of key {name} was cut off"))
 }
 
 /// Keys whose rolls failed: how often, and when to try again.
@@ -96,7 +121,7 @@ impl Pauses {
             .min(PAUSE_MAX_MS);
         *failures = failures.saturating_add(1);
         *until_ms = now_ms.saturating_add(pause_ms);
-        tracing::error!(key = %name, failures, retry_ms = pause_ms, reason = %failure.reason, "a key whose rotation is due cannot be rolled: {failure}");
+        tracing::error!(key = %name, failures, retry_ms = pause_ms, reason = %failure.reason, "what is due of a key cannot be done: {failure}");
     }
 
     fn keep_only(&mut self, due: &[KeyName]) {

@@ -12,6 +12,7 @@ mod checkpointer;
 mod config;
 mod error;
 mod read;
+mod receipt;
 mod record;
 mod segments;
 mod verify;
@@ -37,6 +38,8 @@ pub use checkpointer::Signing;
 pub use config::AuditConfig;
 pub use error::AuditError;
 pub use read::{Follower, Reader};
+pub(crate) use receipt::ZONES_MAX as RECEIPT_ZONES_MAX;
+pub use receipt::{Receipt, ZoneReceipt};
 pub use record::{Caller, Entry, Outcome, Record};
 pub use verify::{Expected, Verified, VerifiedKey, VerifyOptions, key_of_pem, verify};
 

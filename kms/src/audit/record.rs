@@ -9,6 +9,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use strongroom_proto::{Failure, KeyName, KeyVersion, ZoneId, sealed::SealedIn, transport::PeerIdentity};
 
+use super::receipt::Receipt;
 use super::{
     call::CallTag,
     checkpoint::{Checkpoint, LogId},
@@ -138,6 +139,9 @@ pub struct Entry {
     /// The sentence that goes with the reason, or says more of what the service did by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// What was destroyed, and why it might be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Box<Receipt>>,
     /// `@id`s of the policies that decided.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<String>,
@@ -176,6 +180,7 @@ impl Entry {
             outcome: Outcome::Allowed,
             reason: None,
             message: None,
+            receipt: None,
             policies: Vec::new(),
             request: None,
             checkpoint: None,
@@ -229,6 +234,13 @@ impl Entry {
     #[must_use]
     pub fn decided(mut self, decision: &Decision) -> Self {
         self.policies = decision.policies.iter().take(POLICIES_MAX).cloned().collect();
+        self
+    }
+
+    /// With the receipt of a destroyed version.
+    #[must_use]
+    pub fn receipt(mut self, receipt: Receipt) -> Self {
+        self.receipt = Some(Box::new(receipt));
         self
     }
 

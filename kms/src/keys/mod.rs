@@ -8,7 +8,7 @@ mod attributes;
 mod compare;
 mod delete;
 mod deletion;
-#[cfg(test)]
+mod destroy;
 mod destruction;
 mod due;
 mod instances;
@@ -45,7 +45,7 @@ use tokio::sync::{Mutex, RwLock as AsyncRwLock, watch};
 pub(crate) use self::{
     attributes::{Attributes, description, tags},
     delete::{CheckedProof, ProofChecker, target},
-    deletion::pending_ms,
+    deletion::{Target, pending_ms},
     list::KeyPage,
     manage::NewKey,
     rotation::period,
