@@ -107,9 +107,12 @@ async fn an_import_is_proven_repeated_and_refused_when_it_is_not_what_was_said()
         );
     }
 
-    // SoftHSM2 takes it for one as long as it is only moved about.
-    let odd = token.import(&next, import.id, wrap(&import, &[7; 31])).await;
-    assert_eq!(reason(odd), Reason::TokenRefused, "no AES key");
+    // SoftHSM2 takes it for one as long as it is only moved about; others see at once that it is none.
+    let odd = reason(token.import(&next, import.id, wrap(&import, &[7; 31])).await);
+    assert!(
+        [Reason::TokenRefused, Reason::InvalidArgument].contains(&odd),
+        "no AES key: {odd}"
+    );
 
     let renewed = import_key(&token, true).await;
     assert_ne!(renewed, import);
