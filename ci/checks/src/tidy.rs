@@ -83,7 +83,9 @@ fn check(name: &str, text: &str) -> Findings {
     if name.ends_with(".rs") && text.lines().count() > LINES_MAX {
         findings.push(format!("{name} has over {LINES_MAX} lines; split it by subject"));
     }
-    if name.ends_with("Cargo.toml") && text.contains("[package]") && !inherits_lints(text) {
+    // A package with a workspace of its own has nothing to inherit from.
+    let is_member = text.contains("[package]") && !text.contains("\n[workspace]\n");
+    if name.ends_with("Cargo.toml") && is_member && !inherits_lints(text) {
         findings.push(format!(
             "{name} does not inherit the workspace's lints; add [lints] workspace = true"
         ));

@@ -60,10 +60,9 @@ impl KeyAdminClient {
             outside_zones: new.outside_zones,
             rotation_period_ms: new.rotation_period_ms.unwrap_or_default(),
         };
-        self.key(
-            request,
-            |mut grpc, request| async move { grpc.create_key(identified(request)).await },
-        )
+        self.key(request, |mut grpc, request| async move {
+            grpc.create_key(identified(request)).await
+        })
         .await
     }
 
@@ -74,10 +73,9 @@ impl KeyAdminClient {
     pub async fn describe(&self, name: &KeyName) -> Result<Key, Failure> {
         let name = name.to_string();
         let request = pb::DescribeKeyRequest { name };
-        self.key(
-            request,
-            |mut grpc, request| async move { grpc.describe_key(identified(request)).await },
-        )
+        self.key(request, |mut grpc, request| async move {
+            grpc.describe_key(identified(request)).await
+        })
         .await
     }
 
@@ -90,10 +88,9 @@ impl KeyAdminClient {
         let after = after.map(ToString::to_string).unwrap_or_default();
         let request = pb::ListKeysRequest { after, limit };
         let page = self
-            .call(
-                request,
-                |mut grpc, request| async move { grpc.list_keys(identified(request)).await },
-            )
+            .call(request, |mut grpc, request| async move {
+                grpc.list_keys(identified(request)).await
+            })
             .await?;
         Ok(KeyPage {
             keys: page.keys.iter().map(Key::try_from).collect::<Result<_, _>>()?,
@@ -117,10 +114,9 @@ impl KeyAdminClient {
             limit,
         };
         let page = self
-            .call(
-                request,
-                |mut grpc, request| async move { grpc.list_versions(identified(request)).await },
-            )
+            .call(request, |mut grpc, request| async move {
+                grpc.list_versions(identified(request)).await
+            })
             .await?;
         let versions = page.versions.iter().map(KeyVersionInfo::try_from);
         Ok((versions.collect::<Result<_, _>>()?, page.more))
@@ -135,8 +131,10 @@ impl KeyAdminClient {
             name: name.to_string(),
             request_id: id.into(),
         };
-        self.key(request, |mut grpc, request| async move { grpc.roll_key(identified(request)).await })
-            .await
+        self.key(request, |mut grpc, request| async move {
+            grpc.roll_key(identified(request)).await
+        })
+        .await
     }
 
     /// Lets a key that was rebuilt from the token mint again, under the version that the caller looked at and names with
@@ -150,10 +148,9 @@ impl KeyAdminClient {
             version: Some(version.0),
             kcv: Bytes::copy_from_slice(&kcv),
         };
-        self.key(
-            request,
-            |mut grpc, request| async move { grpc.confirm_key(identified(request)).await },
-        )
+        self.key(request, |mut grpc, request| async move {
+            grpc.confirm_key(identified(request)).await
+        })
         .await
     }
 
@@ -172,10 +169,9 @@ impl KeyAdminClient {
             outside_zones: change.outside_zones,
             rotation_period_ms: change.rotation_period_ms,
         };
-        self.key(
-            request,
-            |mut grpc, request| async move { grpc.update_key(identified(request)).await },
-        )
+        self.key(request, |mut grpc, request| async move {
+            grpc.update_key(identified(request)).await
+        })
         .await
     }
 
@@ -190,10 +186,9 @@ impl KeyAdminClient {
             r#move: moving,
         };
         let alias = self
-            .call(
-                request,
-                |mut grpc, request| async move { grpc.set_alias(identified(request)).await },
-            )
+            .call(request, |mut grpc, request| async move {
+                grpc.set_alias(identified(request)).await
+            })
             .await?;
         Alias::try_from(&alias)
     }
@@ -205,10 +200,9 @@ impl KeyAdminClient {
     pub async fn delete_alias(&self, alias: &KeyName) -> Result<(), Failure> {
         let alias = alias.to_string();
         let request = pb::DeleteAliasRequest { alias };
-        self.call(
-            request,
-            |mut grpc, request| async move { grpc.delete_alias(identified(request)).await },
-        )
+        self.call(request, |mut grpc, request| async move {
+            grpc.delete_alias(identified(request)).await
+        })
         .await
         .map(drop)
     }
@@ -221,10 +215,9 @@ impl KeyAdminClient {
         let after = after.map(ToString::to_string).unwrap_or_default();
         let request = pb::ListAliasesRequest { after, limit };
         let page = self
-            .call(
-                request,
-                |mut grpc, request| async move { grpc.list_aliases(identified(request)).await },
-            )
+            .call(request, |mut grpc, request| async move {
+                grpc.list_aliases(identified(request)).await
+            })
             .await?;
         Ok(AliasPage {
             aliases: page.aliases.iter().map(Alias::try_from).collect::<Result<_, _>>()?,
@@ -250,10 +243,9 @@ impl KeyAdminClient {
             after_days,
             proofs,
         };
-        self.key(
-            request,
-            |mut grpc, request| async move { grpc.delete_key(identified(request)).await },
-        )
+        self.key(request, |mut grpc, request| async move {
+            grpc.delete_key(identified(request)).await
+        })
         .await
     }
 
@@ -266,10 +258,9 @@ impl KeyAdminClient {
             name: name.to_string(),
             version: version.map(|version| version.0),
         };
-        self.key(
-            request,
-            |mut grpc, request| async move { grpc.cancel_delete(identified(request)).await },
-        )
+        self.key(request, |mut grpc, request| async move {
+            grpc.cancel_delete(identified(request)).await
+        })
         .await
     }
 
