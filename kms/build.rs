@@ -10,6 +10,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".strongroom.kms.worker.v1.DestroyVersionRequest")
         .bytes(".strongroom.kms.worker.v1.ImportKey")
         .bytes(".strongroom.kms.worker.v1.ImportVersionRequest")
+        .bytes(".strongroom.kms.worker.v1.ExportCloneResponse")
+        .bytes(".strongroom.kms.worker.v1.ImportCloneRequest")
         .bytes(".strongroom.kms.worker.v1.KeyRef")
         .bytes(".strongroom.kms.worker.v1.MintResponse")
         .bytes(".strongroom.kms.worker.v1.RewrapItem")

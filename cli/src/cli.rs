@@ -71,6 +71,12 @@ pub(crate) enum Command {
     /// The process that holds the PKCS#11 library; started by the key service
     #[command(hide = true)]
     TokenWorker(TokenWorkerArgs),
+    /// Make a token's key for clones, for `token link`
+    #[command(hide = true)]
+    TokenLinkKey(TokenLinkStepArgs),
+    /// Have a token trust other tokens' keys, for `token link`
+    #[command(hide = true)]
+    TokenLinkTrust(TokenLinkStepArgs),
     /// Prepare PKCS#11 tokens
     #[command(subcommand)]
     Token(TokenCommand),
@@ -172,6 +178,41 @@ pub(crate) enum TokenCommand {
         after_help = "Example:\n  strongroom token inspect --module /usr/lib/softhsm/libsofthsm2.so --label strongroom \\\n    --pin-file user.pin"
     )]
     Inspect(TokenInspectArgs),
+    /// Introduce the tokens of a key service to one another, so that each can send its keys to every other
+    #[command(
+        after_help = "Example:\n  strongroom token link --config kms.toml --so-pin-file hsm-a=a.so.pin --so-pin-file hsm-b=b.so.pin\n  strongroom token link --config kms.toml --check"
+    )]
+    Link(TokenLinkArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenLinkArgs {
+    /// The key service's configuration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// The file with a token's security officer PIN; once for each token
+    #[arg(long, value_name = "LABEL=FILE", value_parser = labelled_file)]
+    pub(crate) so_pin_file: Vec<(String, PathBuf)>,
+    /// Change nothing; say what is missing
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+/// One step of linking, in a process of its own.
+#[derive(Debug, Args)]
+pub(crate) struct TokenLinkStepArgs {
+    /// The PKCS#11 library
+    #[arg(long, value_name = "FILE")]
+    pub(crate) module: PathBuf,
+    /// The token's label
+    #[arg(long, value_name = "LABEL")]
+    pub(crate) token_label: String,
+    /// The file with the PIN of whoever makes the step
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pin_file: PathBuf,
+    /// Change nothing
+    #[arg(long)]
+    pub(crate) check: bool,
 }
 
 #[derive(Debug, Args)]
@@ -185,6 +226,12 @@ pub(crate) struct TokenInspectArgs {
     /// The file with the user PIN; without it the token is not tried and its keys are not listed
     #[arg(long, value_name = "FILE")]
     pub(crate) pin_file: Option<PathBuf>,
+}
+
+fn labelled_file(text: &str) -> Result<(String, PathBuf), String> {
+    // A label may hold any character; a path that holds a '=' is rarer still.
+    let (label, file) = text.rsplit_once('=').ok_or("expected LABEL=FILE")?;
+    Ok((label.to_owned(), PathBuf::from(file)))
 }
 
 #[derive(Debug, Args)]

@@ -1,7 +1,8 @@
 //! Looks at a token, and puts things into it, past the token layer: for this crate's tests only.
 //!
 //! `token_probe dump MODULE LABEL PIN-FILE` prints one line per secret key object of the token.
-//! `token_probe plant MODULE LABEL PIN-FILE OBJECT-LABEL HEX-ID yes|no` makes a key object that is modifiable or not.
+//! `token_probe plant MODULE LABEL PIN-FILE OBJECT-LABEL HEX-ID yes|no` makes a key object that is modifiable or not;
+//! `replace` does so after it has destroyed every object with that label.
 
 use std::{error::Error, fs};
 
@@ -20,6 +21,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["dump", module, label, pin_file] => dump(&open(module, label, pin_file)?),
         ["plant", module, label, pin_file, object, id, modifiable] => {
             let session = open(module, label, pin_file)?;
+            plant(&session, object, hex::decode(id)?, *modifiable == "yes")
+        }
+        ["replace", module, label, pin_file, object, id, modifiable] => {
+            let session = open(module, label, pin_file)?;
+            for handle in session.find_objects(&[Attribute::Label(object.as_bytes().to_vec())])? {
+                session.destroy_object(handle)?;
+            }
             plant(&session, object, hex::decode(id)?, *modifiable == "yes")
         }
         _ => Err("dump or plant, with their arguments, expected".into()),
@@ -74,7 +82,7 @@ fn dump(session: &Session) -> Result<(), Box<dyn Error>> {
 }
 
 fn describe(session: &Session, handle: ObjectHandle) -> Result<String, Box<dyn Error>> {
-    const TYPES: [AttributeType; 19] = [
+    const TYPES: [AttributeType; 20] = [
         AttributeType::Label,
         AttributeType::ValueLen,
         AttributeType::Token,
@@ -93,6 +101,7 @@ fn describe(session: &Session, handle: ObjectHandle) -> Result<String, Box<dyn E
         AttributeType::Unwrap,
         AttributeType::Derive,
         AttributeType::AllowedMechanisms,
+        AttributeType::WrapWithTrusted,
         // Must not come back: the key is sensitive.
         AttributeType::Value,
     ];

@@ -1,19 +1,21 @@
-//! The token worker and the token initialiser as a program of their own, for this crate's tests: a PKCS#11 library can be
-//! initialised once per process only, and each test has a token of its own.
+//! The processes that load a PKCS#11 library as a program of their own, for this crate's tests: a library can be
+//! initialised once per process only, and each test has tokens of its own.
 //!
-//! `token_worker token-worker --module M --token-label L --pin-file F` or
+//! `token_worker token-worker|token-link-key|token-link-trust --module M --token-label L --pin-file F [--check]` or
 //! `token_worker token-init --module M --token-label L --so-pin-file S --pin-file F`, and the whole key service with
 //! `token_worker kms --config F`, which ends when it is killed.
 
 use std::{
     collections::HashMap,
     error::Error,
+    io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use strongroom_kms::token::{
     init::{InitOptions, init_token},
+    trust::{TrustOptions, run_make_key, run_trust},
     worker::{SealedOptions, WorkerOptions, run},
 };
 
@@ -28,10 +30,15 @@ fn main() -> ExitCode {
 }
 
 fn work(mut arguments: impl Iterator<Item = String>) -> Result<(), Box<dyn Error>> {
-    let command = arguments.next().ok_or("token-worker or token-init expected")?;
+    let command = arguments.next().ok_or("a command expected")?;
     let (mut options, mut only) = (HashMap::new(), Vec::new());
     while let Some(name) = arguments.next() {
-        let value = arguments.next().ok_or("every option has a value")?;
+        let value = if name == "--check" {
+            Some(String::new())
+        } else {
+            arguments.next()
+        };
+        let value = value.ok_or("every option has a value")?;
         if name == "--sealed-only" {
             only.push(value.parse()?);
         } else {
@@ -41,9 +48,10 @@ fn work(mut arguments: impl Iterator<Item = String>) -> Result<(), Box<dyn Error
     if let Some(config) = options.remove("--config") {
         return serve(&PathBuf::from(config));
     }
+    let check_only = options.remove("--check").is_some();
     let sealed = options.remove("--client-ca").map(PathBuf::from);
     let mut take = |name: &str| options.remove(name).ok_or_else(|| format!("{name} is missing"));
-    let (module, label) = (PathBuf::from(take("--module")?), take("--token-label")?);
+    let (module, token_label) = (PathBuf::from(take("--module")?), take("--token-label")?);
     let pin_file = PathBuf::from(take("--pin-file")?);
     if command == "token-worker" {
         let sealed = match sealed {
@@ -57,18 +65,33 @@ fn work(mut arguments: impl Iterator<Item = String>) -> Result<(), Box<dyn Error
         };
         return Ok(run(WorkerOptions {
             module,
-            token_label: label,
+            token_label,
             pin_file,
             sealed,
         })?);
     }
-    init_token(InitOptions {
+    if command == "token-init" {
+        init_token(InitOptions {
+            module,
+            label: token_label,
+            so_pin_file: PathBuf::from(take("--so-pin-file")?),
+            pin_file,
+        })?;
+        return Ok(());
+    }
+    let options = TrustOptions {
         module,
-        label,
-        so_pin_file: PathBuf::from(take("--so-pin-file")?),
+        token_label,
         pin_file,
-    })?;
-    Ok(())
+    };
+    match command.as_str() {
+        "token-link-key" => Ok(run_make_key(&options, check_only, io::stdout())?),
+        "token-link-trust" => {
+            let input = io::read_to_string(io::stdin())?;
+            Ok(run_trust(&options, check_only, &input, io::stdout())?)
+        }
+        other => Err(format!("{other} is no command of this program").into()),
+    }
 }
 
 fn serve(config: &Path) -> Result<(), Box<dyn Error>> {

@@ -12,6 +12,7 @@ use strongroom_proto::transport::TlsFiles;
 use crate::{
     BearerConfig, MetricsConfig, TracesConfig,
     audit::AuditConfig,
+    fleet::RedundancyConfig,
     policy::PolicyFiles,
     token::{SealedConfig, TokenConfig},
 };
@@ -27,15 +28,13 @@ pub struct Config {
     /// Which users are in which group, in TOML.
     #[serde(default)]
     pub groups: Option<PathBuf>,
-    /// The directory of the store, the audit log and the token's mark of a rejected PIN.
+    /// The directory of the store, the audit log and the tokens' marks of rejected PINs.
     pub data_dir: PathBuf,
     /// Certificate, key and CA.
     pub tls: TlsFiles,
     /// A port for callers with bearer tokens; there is none if absent.
     #[serde(default)]
     pub bearer: Option<BearerConfig>,
-    /// The token.
-    pub token: TokenConfig,
     /// Where the states of keys are kept.
     #[serde(default)]
     pub store: StoreConfig,
@@ -48,6 +47,11 @@ pub struct Config {
     /// How keys are rotated and destroyed.
     #[serde(default)]
     pub keys: KeysConfig,
+    /// The tokens: one, or several that hold the same keys.
+    pub tokens: Vec<TokenConfig>,
+    /// How several tokens are used together.
+    #[serde(default)]
+    pub redundancy: RedundancyConfig,
     /// Where monitoring looks; nowhere if absent.
     #[serde(default)]
     pub metrics: Option<MetricsConfig>,
@@ -157,8 +161,10 @@ impl Config {
     fn relative_to(self, base: &Path) -> Self {
         let tls = self.tls.relative_to(base);
         let sealed = self.sealed.map(|sealed| sealed.complete(base, tls.ca.clone()));
-        let mut token = self.token.relative_to(base);
-        token.sealed.clone_from(&sealed);
+        let mut tokens: Vec<_> = self.tokens.iter().map(|token| token.relative_to(base)).collect();
+        for token in &mut tokens {
+            token.sealed.clone_from(&sealed);
+        }
         Self {
             listen: self.listen,
             policy: base.join(self.policy),
@@ -169,10 +175,11 @@ impl Config {
             instances: self.instances,
             audit: self.audit,
             keys: self.keys,
+            redundancy: self.redundancy,
             metrics: self.metrics,
             traces: self.traces.map(|traces| traces.relative_to(base)),
             tls,
-            token,
+            tokens,
             sealed,
         }
     }
@@ -189,7 +196,10 @@ mod tests {
         assert_eq!(config.policy, path.with_file_name("policy/sample.cedar"));
         crate::policy::Rules::load(&config.policy_files()).expect("its policies and groups are valid");
         assert!(config.data_dir.is_absolute() && config.tls.ca.is_absolute());
-        let sealed = config.token.sealed.expect("the table [sealed] reaches the worker");
+        let sealed = config.tokens[0]
+            .sealed
+            .clone()
+            .expect("the table [sealed] reaches the worker");
         assert_eq!((&sealed.client_ca, sealed.only.len()), (&config.tls.ca, 1));
     }
 

@@ -1,14 +1,15 @@
-//! What the key service asks of a token, as a trait: [`Token`] is the real one; tests of the service's own
-//! logic put a stand-in in its place that says it is one.
+//! What the key service asks of its tokens, as a trait: [`crate::fleet::Fleet`] is the real one and [`Token`] a single
+//! one; tests of the service's own logic put a stand-in in its place that says it is one.
 
 use bytes::Bytes;
-use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, ZoneId};
+use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, ZoneId};
 use tokio::sync::watch;
 
 use crate::{
     audit::{AuditHead, AuditKey, AuditSignature},
+    fleet::{Resynced, TokenReport},
     token::{
-        ImportKey, NewVersion, SealedCall, SealedReply, Token, TokenKeyVersion, TokenObjectId, TokenState, WireDek,
+        ImportKey, Kcv, NewVersion, SealedCall, SealedReply, Token, TokenKeyVersion, TokenObjectId, TokenState, WireDek,
     },
 };
 
@@ -88,6 +89,21 @@ pub trait Hsm: Send + Sync + 'static {
 
     /// What the token's supervisor knows, and every change of it.
     fn subscribe(&self) -> watch::Receiver<TokenState>;
+
+    /// Says which versions of a key there should be, and with which check values. Replaces what was said of it before;
+    /// only who compares several tokens has a use for it.
+    fn expect(&self, _key: &KeyName, _versions: &[(KeyVersion, Kcv)]) {}
+
+    /// What there is to say of each token; nothing where there is only one and nobody keeps count.
+    fn tokens(&self) -> Vec<TokenReport> {
+        Vec::new()
+    }
+
+    /// Fills up the token with that label with the versions that it lacks.
+    fn resync(&self, label: &str) -> impl Future<Output = Result<Resynced, Failure>> + Send {
+        let text = format!("there is no other token that token {label:?} could be filled up from");
+        std::future::ready(Err(Failure::new(Reason::InvalidArgument, text)))
+    }
 }
 
 impl Hsm for Token {

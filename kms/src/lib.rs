@@ -2,7 +2,7 @@
 //!
 //! A call goes through the folders in this order: `api` (parse, authorize, audit, answer), [`policy`]
 //! (who may do what), `keys` (what versions exist and what each may do), [`hsm`] (what is asked of the
-//! token). The service never loads a PKCS#11 library: the [`token`] is another process.
+//! tokens), [`fleet`] (which of them does it). The service never loads a PKCS#11 library: a [`token`] is another process.
 
 mod api;
 pub mod audit;
@@ -10,6 +10,7 @@ mod batch;
 mod bearer;
 mod clock;
 mod config;
+pub mod fleet;
 pub mod hsm;
 mod keeper;
 mod keys;

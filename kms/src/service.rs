@@ -25,12 +25,12 @@ use crate::{
     api::{self, Desk, calls::tagged},
     audit::{AuditConfig, AuditError, AuditLog, Checkpointer},
     bearer::{Bearer, BearerError, authenticated},
+    fleet::{Fleet, FleetError},
     hsm::Hsm,
     keeper,
     keys::{Keys, KeysError, ProofChecker, StorePlace},
     ops::{Metrics, Vitals, observed, page},
     policy::{Policy, PolicyError},
-    token::{Token, TokenStartError},
 };
 
 /// How long a stop waits for the last audit records.
@@ -77,9 +77,9 @@ pub enum RunError {
     /// The audit log cannot be used.
     #[error("cannot go on with the audit log")]
     Audit(#[from] AuditError),
-    /// The token cannot be supervised.
-    #[error("cannot start the token worker")]
-    Token(#[from] TokenStartError),
+    /// The tokens cannot be supervised.
+    #[error("cannot start the token workers")]
+    Tokens(#[from] FleetError),
     /// This program's own file, which the worker is started from, cannot be found.
     #[error("cannot find the program to start the token worker with")]
     Executable(#[source] io::Error),
@@ -107,12 +107,12 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
     let executable = std::env::current_exe().map_err(RunError::Executable)?;
     let mut stop = std::pin::pin!(stop);
     // A token may take long to answer; a stop does not wait for it.
-    let token = tokio::select! {
-        token = Token::start(executable, config.token.clone(), config.data_dir.clone()) => Arc::new(token?),
+    let fleet = tokio::select! {
+        fleet = Fleet::start(executable, &config.tokens, config.redundancy.clone(), &config.data_dir) => Arc::new(fleet?),
         () = &mut stop => return Ok(()),
     };
-    let outcome = parts.serve(Arc::clone(&token), Clock::default(), listener, stop).await;
-    token.stop().await;
+    let outcome = parts.serve(Arc::clone(&fleet), Clock::default(), listener, stop).await;
+    fleet.stop().await;
     outcome
 }
 

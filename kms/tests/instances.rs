@@ -271,7 +271,7 @@ fn start_child(site: &Site, url_file: &Path, object: &[u8]) -> (Child, std::net:
     let text = format!(
         "listen = '{address}'\npolicy = '{}'\ndata_dir = '{}'\n\
          [tls]\nca = '{}'\ncertificate = '{}'\nkey = '{}'\n\
-         [token]\nmodule = '/nonexistent'\nlabel = 'x'\npin_file = '/nonexistent'\n\
+         [[tokens]]\nmodule = '/nonexistent'\nlabel = 'x'\npin_file = '/nonexistent'\n\
          [store]\nengine = 'postgres'\nurl_file = '{}'\n",
         config.policy.display(),
         config.data_dir.display(),

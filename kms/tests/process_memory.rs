@@ -17,6 +17,9 @@ mod pki;
     reason = "each test binary uses a part of what they share"
 )]
 mod sealed_user;
+#[path = "token/vendor.rs"]
+#[allow(dead_code, reason = "each test binary uses a part of what they share")]
+mod vendor;
 
 use std::{
     collections::HashSet,
@@ -69,7 +72,7 @@ impl Service {
         let config = format!(
             "listen = {address:?}\npolicy = {}\ndata_dir = {}\n\
              [tls]\nca = {}\ncertificate = {}\nkey = {}\n\
-             [token]\nmodule = {}\nlabel = {:?}\npin_file = {}\n\
+             [[tokens]]\nmodule = {}\nlabel = {:?}\npin_file = {}\n\
              [sealed]\ncertificate = {}\nkey = {}\nonly = ['strict']\n",
             path(&pki.path("policy.cedar")),
             path(&pki.path("data")),

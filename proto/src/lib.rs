@@ -21,7 +21,7 @@ pub use ids::{
     BlockId, DataSuite, EdekSuite, ExtentId, FileId, KeyName, KeyVersion, NodeId, ParseError, RequestId, ZoneId,
 };
 pub use path::ZonePath;
-pub use reason::{Failure, REASON_HEADER, REQUEST_ID_HEADER, Reason};
+pub use reason::{Failure, REASON_HEADER, REQUEST_ID_HEADER, RETRY_AFTER_HEADER, Reason};
 
 /// Generated code of `strongroom.kms.v1`.
 #[allow(

@@ -1,4 +1,4 @@
-use std::{error::Error, fmt, str::FromStr};
+use std::{error::Error, fmt, str::FromStr, time::Duration};
 
 use tonic::{Code, Status, metadata::MetadataValue};
 
@@ -10,6 +10,9 @@ pub const REASON_HEADER: &str = "strongroom-reason";
 /// The header that carries the id of a call, in the request if the client chose it, and in the answer of the key service:
 /// 1 to 64 characters of `A-Z a-z 0-9 . _ -`. The call's audit records and log lines have the same.
 pub const REQUEST_ID_HEADER: &str = "strongroom-request-id";
+
+/// The response header that carries [`Failure::retry_after`], in milliseconds.
+pub const RETRY_AFTER_HEADER: &str = "retry-after-ms";
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $word:literal => $code:ident,)*) => {
@@ -152,6 +155,8 @@ pub struct Failure {
     pub reason: Reason,
     /// Names the thing and the way out.
     pub message: String,
+    /// After which pause a repeat may succeed, where whoever refused can tell.
+    pub retry_after: Option<Duration>,
 }
 
 impl Failure {
@@ -160,7 +165,15 @@ impl Failure {
         Self {
             reason,
             message: message.into(),
+            retry_after: None,
         }
+    }
+
+    /// The same with the pause after which a repeat may succeed.
+    #[must_use]
+    pub const fn retry_after(mut self, pause: Duration) -> Self {
+        self.retry_after = Some(pause);
+        self
     }
 
     /// Whether the same call may succeed a little later without anybody's help.
@@ -191,6 +204,10 @@ impl From<Failure> for Status {
         status
             .metadata_mut()
             .insert(REASON_HEADER, MetadataValue::from_static(failure.reason.as_str()));
+        if let Some(pause) = failure.retry_after {
+            let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+            status.metadata_mut().insert(RETRY_AFTER_HEADER, pause_ms.into());
+        }
         status
     }
 }
@@ -199,13 +216,22 @@ impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         let word = status.metadata().get(REASON_HEADER).and_then(|word| word.to_str().ok());
         match word.and_then(|word| word.parse().ok()) {
-            Some(reason) => Self::new(reason, status.message()),
+            Some(reason) => Self {
+                retry_after: retry_after(&status),
+                ..Self::new(reason, status.message())
+            },
             None => match transport_reason(&status) {
                 Reason::UntrustedPeer => Self::new(Reason::UntrustedPeer, untrusted_text(&status)),
                 reason => Self::new(reason, chain_text(&status)),
             },
         }
     }
+}
+
+/// The pause that the service asks for; one that is no number is none.
+fn retry_after(status: &Status) -> Option<Duration> {
+    let pause_ms = status.metadata().get(RETRY_AFTER_HEADER)?.to_str().ok()?;
+    Some(Duration::from_millis(pause_ms.parse().ok()?))
 }
 
 /// The reason of a status that none of our services made: the transport's own.
@@ -284,6 +310,8 @@ mod tests {
             assert_eq!(status.code(), reason.code());
             assert_eq!(Failure::from(status), failure);
             assert_eq!(reason.as_str().parse(), Ok(reason));
+            let failure = failure.retry_after(Duration::from_millis(1500));
+            assert_eq!(Failure::from(Status::from(failure.clone())), failure);
         }
     }
 }

@@ -23,7 +23,7 @@ ca = "ca.pem"
 certificate = "kms.pem"
 key = "kms.key"
 
-[token]
+[[tokens]]
 module = "/usr/lib/softhsm/libsofthsm2.so"
 label = "strongroom"
 pin_file = "pin"

@@ -44,6 +44,8 @@ pub(crate) fn run(cli: Cli, output: Output) -> Result<(), Error> {
     match command {
         Command::Completions { shell } => completions(shell),
         Command::TokenWorker(args) => token::worker(args, level),
+        Command::TokenLinkKey(args) => token::link_key(args),
+        Command::TokenLinkTrust(args) => token::link_trust(args),
         Command::Token(command) => token::run(command, output),
         Command::Policy(command) => policy::run(command, &global, output),
         Command::Kms(args) => on_runtime(roles::kms(&args, level)),

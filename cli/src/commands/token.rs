@@ -1,13 +1,19 @@
 //! `strongroom token …` and the hidden `token-worker`: the only processes that load a PKCS#11 library.
 
+use std::io;
+
 use strongroom_kms::token::{
     TokenKeyVersion,
     init::{InitOptions, init_token},
+    trust::{self, Linked, TrustOptions},
     worker::{self as token_worker, Inspection, SealedOptions, WorkerOptions},
 };
+use strongroom_proto::{Failure, Reason};
 
 use crate::{
-    cli::{SealedArgs, TokenCommand, TokenInitArgs, TokenInspectArgs, TokenWorkerArgs},
+    cli::{
+        SealedArgs, TokenCommand, TokenInitArgs, TokenInspectArgs, TokenLinkArgs, TokenLinkStepArgs, TokenWorkerArgs,
+    },
     error::Error,
     output::{Output, table},
     telemetry::log_as_service,
@@ -44,6 +50,7 @@ pub(super) fn run(command: TokenCommand, output: Output) -> Result<(), Error> {
     match command {
         TokenCommand::Init(args) => init(args, output),
         TokenCommand::Inspect(args) => inspect(args, output),
+        TokenCommand::Link(args) => link(&args, output),
     }
 }
 
@@ -146,4 +153,79 @@ fn inspection_text(seen: &Inspection) -> String {
         text.push_str(&table(["KEY", "SUITE", "KCV", "ORIGIN", "CKA_ID"], &rows));
     }
     text
+}
+
+/// Each step that loads a PKCS#11 library is a process of its own.
+fn link(args: &TokenLinkArgs, output: Output) -> Result<(), Error> {
+    let config = strongroom_kms::Config::load(&args.config).map_err(|error| Error::RoleConfig {
+        role: "kms",
+        path: args.config.clone(),
+        source: Box::new(error),
+    })?;
+    let executable = std::env::current_exe().map_err(|source| Error::System {
+        what: "this program",
+        source,
+    })?;
+    let linked = trust::link(&executable, &config.tokens, &args.so_pin_file, args.check)?;
+    let complete = linked.iter().all(|token| token.lacks.is_empty());
+    let document = serde_json::json!(
+        linked
+            .iter()
+            .map(|token| serde_json::json!({
+                "label": token.label,
+                "fingerprint": token.key.fingerprint().to_string(),
+                "trusts": token.trusts,
+                "lacks": token.lacks,
+            }))
+            .collect::<Vec<_>>()
+    );
+    output.result(&document, || {
+        let lines: Vec<_> = linked.iter().map(describe_linked).collect();
+        lines.join("\n")
+    })?;
+    if complete {
+        return Ok(());
+    }
+    Err(Error::from(Failure::new(
+        Reason::TokenRefused,
+        "the tokens are not linked; run the command without --check, with every security officer's PIN",
+    )))
+}
+
+fn describe_linked(token: &Linked) -> String {
+    let list = |labels: &[String]| match labels {
+        [] => "none".to_owned(),
+        labels => labels.join(", "),
+    };
+    format!(
+        "token {}\n  clone key {}\n  trusts: {}; does not trust yet: {}",
+        token.label,
+        token.key.fingerprint(),
+        list(&token.trusts),
+        list(&token.lacks)
+    )
+}
+
+/// `token-link-key`, which `token link` starts.
+pub(super) fn link_key(args: TokenLinkStepArgs) -> Result<(), Error> {
+    let check = args.check;
+    Ok(trust::run_make_key(&step(args), check, io::stdout())?)
+}
+
+/// `token-link-trust`, which `token link` starts and gives the keys to trust on standard input.
+pub(super) fn link_trust(args: TokenLinkStepArgs) -> Result<(), Error> {
+    let input = io::read_to_string(io::stdin()).map_err(|source| Error::System {
+        what: "standard input",
+        source,
+    })?;
+    let check = args.check;
+    Ok(trust::run_trust(&step(args), check, &input, io::stdout())?)
+}
+
+fn step(args: TokenLinkStepArgs) -> TrustOptions {
+    TrustOptions {
+        module: args.module,
+        token_label: args.token_label,
+        pin_file: args.pin_file,
+    }
 }

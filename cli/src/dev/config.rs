@@ -35,7 +35,7 @@ pub(super) fn write_all(layout: &Layout, ports: &Ports, module: &Path) -> Result
 
 fn kms(layout: &Layout, ports: &Ports, module: &Path) -> String {
     format!(
-        "{head}policy = {policy}\ndata_dir = {data_dir}\n\n[token]\n{token}\n{tls}",
+        "{head}policy = {policy}\ndata_dir = {data_dir}\n\n[[tokens]]\n{token}\n{tls}",
         head = head(ports, Role::Kms),
         policy = toml_string(&layout.policy()),
         data_dir = toml_string(&layout.state(Role::Kms)),

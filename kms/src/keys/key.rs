@@ -143,6 +143,14 @@ impl Key {
         self.versions.insert(found.version, Version::of(found, created_ms));
     }
 
+    /// What every version's check value is.
+    pub(crate) fn check_values(&self) -> Vec<(KeyVersion, Kcv)> {
+        self.versions
+            .iter()
+            .map(|(&number, version)| (number, version.kcv))
+            .collect()
+    }
+
     /// Makes the version that the administrator looked at, and names with its check value, the one that mints. Answers
     /// whether anything changed.
     pub(crate) fn confirm(&mut self, number: KeyVersion, kcv: Kcv) -> Result<bool, Failure> {

@@ -151,8 +151,11 @@ impl<H: Hsm> Keys<H> {
         let mut states = self.hsm.subscribe();
         let mut pause = PAUSE_FIRST;
         loop {
-            self.compared.send_replace(false);
             let state = states.borrow_and_update().clone();
+            if state != TokenState::Ready {
+                // While some token serves, calls go on; what one more or one less holds is taken in beside them.
+                self.compared.send_replace(false);
+            }
             let outcome = match state {
                 TokenState::Ready => self.reconcile().await,
                 _ => Ok(()),
@@ -182,9 +185,7 @@ impl<H: Hsm> Keys<H> {
         let token = self.list_at_rest().await?;
         for name in intents.keys().cloned().collect::<Vec<_>>() {
             if let Err(failure) = self.settle(&mut intents, &name, &token).await {
-                if failure.is_transient() {
-                    return Err(failure);
-                }
+                // The next change of the key tries again; all other keys are served meanwhile.
                 tracing::error!(key = %name, reason = %failure.reason, "a version that was begun cannot be finished: {failure}");
             }
         }
@@ -312,9 +313,11 @@ impl<H: Hsm> Keys<H> {
         let Some(intent) = intents.get(name).cloned() else {
             return Ok(());
         };
-        if let Some(made) = token.iter().find(|found| is_of(found, &intent)) {
+        if token.iter().any(|found| is_of(found, &intent)) {
             tracing::warn!(key = %name, version = %intent.version, "finishing a version that was begun before");
-            self.finish(intents, &intent, made).await?;
+            // The first attempt may have ended before every token had it.
+            let made = self.hsm.generate(&intent.new_version()).await?;
+            self.finish(intents, &intent, &made).await?;
         } else {
             tracing::warn!(key = %name, version = %intent.version, "forgetting a version that never reached the token");
             self.ledger.drop_intent(name).await?;

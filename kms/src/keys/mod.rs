@@ -203,6 +203,9 @@ impl<H: Hsm> Keys<H> {
             (ledger.load().await?, None)
         };
         let uses = Uses::new(uses::ROLL_AFTER_DEFAULT, ledger.load_uses().await?);
+        for key in loaded.keys.values() {
+            hsm.expect(&key.name, &key.check_values());
+        }
         Ok(Self {
             hsm,
             uses,
@@ -426,6 +429,7 @@ impl<H: Hsm> Keys<H> {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         // What another instance stored later is newer than what this one is about to put.
         if table.get(&key.name).is_none_or(|known| known.revision <= key.revision) {
+            self.hsm.expect(&key.name, &key.check_values());
             table.insert(key.name.clone(), key);
         }
     }

@@ -1,6 +1,14 @@
 //! The token as the rest of the key service sees it.
 
-use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use strongroom_proto::{Edek, Failure, KeyName, KeyVersion, REASON_HEADER, Reason, ZoneId};
@@ -12,11 +20,13 @@ use tokio::{
 use tonic::{Code, Response, Status, transport::Channel};
 
 use super::{
-    ImportKey, NewVersion, SealedCall, SealedReply, TokenConfig, TokenKeyVersion, TokenObjectId, TokenProfile,
-    TokenStartError, TokenState, WireDek,
+    ClonePublicKey, ImportKey, NewVersion, SealedCall, SealedReply, TokenConfig, TokenKeyVersion, TokenObjectId,
+    TokenProfile, TokenStartError, TokenState, WireDek,
+    board::Board,
     link::{Fault, Link},
     pb::{self, token_worker_client::TokenWorkerClient},
     pin,
+    pin_gate::PinGate,
     pin_mark::PinMark,
     supervisor::{CALL_TIMEOUT, Phase, Supervisor},
     wire::{item_from_wire, key_ref, malformed},
@@ -32,18 +42,37 @@ const ITEMS_PER_CALL: usize = 200;
 
 /// A token, worked through a supervised worker process. Clones share the worker; when the last one goes, so does it.
 #[derive(Clone)]
-pub struct Token(Arc<Inner>);
+pub struct Token {
+    inner: Arc<Inner>,
+    patient: bool,
+}
 
 struct Inner {
-    phase: watch::Receiver<Phase>,
+    label: String,
+    seats: Vec<Seat>,
     state: watch::Receiver<TokenState>,
     stop: watch::Sender<bool>,
-    supervisor: Mutex<Option<JoinHandle<()>>>,
+    supervisors: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// The place of one worker, whichever process has it now.
+struct Seat {
+    phase: watch::Receiver<Phase>,
+    in_flight: AtomicUsize,
+}
+
+/// Counts a call while it is in flight.
+struct InFlight<'s>(&'s AtomicUsize);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Token({:?})", *self.0.state.borrow())
+        write!(f, "Token({:?}, {:?})", self.inner.label, *self.inner.state.borrow())
     }
 }
 
@@ -68,22 +97,58 @@ impl Token {
             return Err(TokenStartError::ModuleMissing { path: config.module });
         }
         pin::check_file(&config.pin_file)?;
-        let mark = PinMark::open(&state_dir, &config)?;
-        let (phase_sender, phase) = watch::channel(Phase::Starting);
-        let (state_sender, state) = watch::channel(TokenState::Starting);
+        let gate = Arc::new(PinGate::new(PinMark::open(&state_dir, &config)?)?);
+        let board = Arc::new(Board::new(config.workers.into()));
         let (stop, stopped) = watch::channel(false);
-        let supervisor = Supervisor::new(executable, config, mark, phase_sender, state_sender)?;
-        let task = tokio::spawn(supervisor.run(stopped));
-        let token = Self(Arc::new(Inner {
-            phase,
-            state,
+        let (mut seats, mut supervisors) = (Vec::new(), Vec::new());
+        for number in 0..usize::from(config.workers) {
+            let (sender, phase) = watch::channel(Phase::Starting);
+            let (gate, board) = (Arc::clone(&gate), Arc::clone(&board));
+            let supervisor = Supervisor::new(executable.clone(), config.clone(), gate, sender, board, number);
+            supervisors.push(tokio::spawn(supervisor.run(stopped.clone())));
+            let in_flight = AtomicUsize::new(0);
+            seats.push(Seat { phase, in_flight });
+        }
+        let inner = Inner {
+            label: config.label,
+            seats,
+            state: board.subscribe(),
             stop,
-            supervisor: Mutex::new(Some(task)),
-        }));
+            supervisors: Mutex::new(supervisors),
+        };
+        let token = Self {
+            inner: Arc::new(inner),
+            patient: true,
+        };
         let mut state = token.subscribe();
         // An error means that the supervisor is gone, which calls will say.
         _ = state.wait_for(|state| *state != TokenState::Starting).await;
         Ok(token)
+    }
+
+    /// Its label, by which people know it.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        &self.inner.label
+    }
+
+    /// The same token, for callers who have another one to turn to: a call that finds no worker that serves fails at
+    /// once, and so does one whose worker is lost on the way.
+    #[must_use]
+    pub fn impatient(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            patient: false,
+        }
+    }
+
+    /// Whether no worker that serves has answered anything for that long.
+    #[must_use]
+    pub fn silent_for(&self, limit: Duration) -> bool {
+        !self.inner.seats.iter().any(|seat| match &*seat.phase.borrow() {
+            Phase::Ready(link) => !link.silent_for(limit),
+            _ => false,
+        })
     }
 
     /// What the token is and can do.
@@ -115,13 +180,94 @@ impl Token {
     /// `already-exists` if the token holds that version with another id; `token-refused` if the token makes a key other than asked for; `token-unavailable`,
     /// `pin-rejected`.
     pub async fn generate(&self, new: &NewVersion) -> Result<TokenKeyVersion, Failure> {
-        let request = pb::GenerateVersionRequest::from(new);
-        self.call(|mut client| {
+        self.generate_as(pb::GenerateVersionRequest::from(new)).await
+    }
+
+    /// The same, for a version that other tokens are to get clones of: it can be wrapped under trusted keys.
+    ///
+    /// # Errors
+    /// As [`Token::generate`].
+    pub async fn generate_clonable(&self, new: &NewVersion) -> Result<TokenKeyVersion, Failure> {
+        let mut request = pb::GenerateVersionRequest::from(new);
+        request.clonable = true;
+        self.generate_as(request).await
+    }
+
+    async fn generate_as(&self, request: pb::GenerateVersionRequest) -> Result<TokenKeyVersion, Failure> {
+        let made = self.call(|mut client| {
             let request = request.clone();
             async move { client.generate_version(request).await }
-        })
-        .await?
-        .try_into()
+        });
+        let made = made.await?.try_into()?;
+        self.tell_others().await;
+        Ok(made)
+    }
+
+    /// The public half of the key under which other tokens wrap clones for this one.
+    ///
+    /// # Errors
+    /// `token-refused` if it has none yet; `token-unavailable`, `pin-rejected`.
+    pub async fn clone_key(&self) -> Result<ClonePublicKey, Failure> {
+        let key = self.call(|mut client| async move { client.clone_key(pb::CloneKeyRequest {}).await });
+        Ok(key.await?.into())
+    }
+
+    /// A version, wrapped for the token whose clone key `destination` is.
+    ///
+    /// # Errors
+    /// `token-refused` if this token does not trust that key or the version was not made for cloning;
+    /// `key-version-unusable`, `token-unavailable`, `pin-rejected`.
+    pub async fn export_clone(
+        &self,
+        version: &TokenKeyVersion,
+        destination: &ClonePublicKey,
+    ) -> Result<Bytes, Failure> {
+        let request = pb::ExportCloneRequest {
+            version: Some(version.clone().into()),
+            destination: Some(destination.into()),
+        };
+        let exported = self.call(|mut client| {
+            let request = request.clone();
+            async move { client.export_clone(request).await }
+        });
+        Ok(exported.await?.wrapped)
+    }
+
+    /// Takes in what [`Token::export_clone`] of another token made for this one's key `own`, and proves it.
+    ///
+    /// # Errors
+    /// `already-exists` if another object is in its place; `token-refused` if the clone is not the same key or the token
+    /// makes something else of it; `token-unavailable`, `pin-rejected`.
+    pub async fn import_clone(
+        &self,
+        version: &TokenKeyVersion,
+        own: &ClonePublicKey,
+        wrapped: Bytes,
+    ) -> Result<TokenKeyVersion, Failure> {
+        let request = pb::ImportCloneRequest {
+            version: Some(version.clone().into()),
+            own: Some(own.into()),
+            wrapped,
+        };
+        let imported = self.call(|mut client| {
+            let request = request.clone();
+            async move { client.import_clone(request).await }
+        });
+        let imported = imported.await?.try_into()?;
+        self.tell_others().await;
+        Ok(imported)
+    }
+
+    /// Has all workers but one look for new objects: they search the token only now and then by themselves.
+    async fn tell_others(&self) {
+        if self.inner.seats.len() == 1 {
+            return;
+        }
+        let links: Vec<_> = self.inner.seats.iter().filter_map(Seat::link).collect();
+        for link in links {
+            // One that fails now searches when it is opened anew.
+            _ = timeout(CALL_TIMEOUT, link.client().list_versions(pb::ListVersionsRequest {})).await;
+        }
     }
 
     /// Destroys a version, if its object has that `CKA_ID`. One that is gone already is no failure.
@@ -299,9 +445,14 @@ impl Token {
     /// `permission-denied` and `signed-too-early` of the request; otherwise as [`Token::unwrap`].
     pub async fn unwrap_sealed(&self, call: SealedCall) -> Result<SealedReply, Failure> {
         let request = pb::UnwrapSealedRequest::from(call);
-        let link = self.link_after(0).await?;
+        let seat = self.seat(None);
+        let link = match seat.link() {
+            Some(link) => link,
+            None if self.patient => seat.link_after(0).await?,
+            None => return Err(self.away()),
+        };
         let mut client = link.client();
-        match attempt(&link, client.unwrap_sealed(request)).await {
+        match seat.attempt(&link, client.unwrap_sealed(request)).await {
             Attempt::Answered(outcome) => outcome?.try_into(),
             Attempt::Broken(failure) => Err(failure),
         }
@@ -310,19 +461,19 @@ impl Token {
     /// The token's state now and from now on.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<TokenState> {
-        self.0.state.clone()
+        self.inner.state.clone()
     }
 
     /// Ends the worker and the supervision; every later call fails with `token-unavailable`.
     pub async fn stop(&self) {
-        self.0.stop.send_replace(true);
-        if let Some(task) = self.0.supervisor.lock().await.take() {
+        self.inner.stop.send_replace(true);
+        for task in self.inner.supervisors.lock().await.drain(..) {
             // A supervisor that panicked has ended too.
             _ = task.await;
         }
     }
 
-    /// Runs a call on the worker, and once more on the next worker if this one is lost.
+    /// Runs a call on a worker, and once more on another one, or the next in its place, if this one is lost.
     pub(super) async fn call<T, F>(
         &self,
         request: impl Fn(TokenWorkerClient<Channel>) -> F + Sync,
@@ -330,22 +481,75 @@ impl Token {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let link = self.link_after(0).await?;
-        if let Attempt::Answered(outcome) = attempt(&link, request(link.client())).await {
-            return outcome;
+        let first = self.seat(None);
+        let link = match first.link() {
+            Some(link) => link,
+            None if self.patient => first.link_after(0).await?,
+            None => return Err(self.away()),
+        };
+        match first.attempt(&link, request(link.client())).await {
+            Attempt::Answered(outcome) => return outcome,
+            Attempt::Broken(failure) if !self.patient => return Err(failure),
+            Attempt::Broken(_) => {}
         }
-        let generation = link.generation();
+        let (lost, generation) = (first, link.generation());
         drop(link);
-        let link = self.link_after(generation).await?;
-        match attempt(&link, request(link.client())).await {
+        let second = self.seat(Some(lost));
+        let link = if std::ptr::eq(second, lost) {
+            second.link_after(generation).await?
+        } else {
+            second.link_after(0).await?
+        };
+        match second.attempt(&link, request(link.client())).await {
             Attempt::Answered(outcome) => outcome,
             Attempt::Broken(failure) => Err(failure),
         }
     }
 
+    /// Why an impatient caller is not served.
+    fn away(&self) -> Failure {
+        let state = self.inner.state.borrow();
+        let why = match &*state {
+            TokenState::PinRejected => "its PIN was rejected",
+            TokenState::Unavailable { why } => why,
+            TokenState::Starting | TokenState::Ready => "its worker is being started",
+        };
+        let text = format!("token {:?} is unavailable: {why}", self.inner.label);
+        Failure::new(Reason::TokenUnavailable, text)
+    }
+
+    /// The least loaded of the workers that serve, or the least loaded of all; one that was just `lost` comes last.
+    fn seat(&self, lost: Option<&Seat>) -> &Seat {
+        let seats = self.inner.seats.iter();
+        let best = seats.min_by_key(|seat| {
+            let was_lost = lost.is_some_and(|lost| std::ptr::eq(*seat, lost));
+            (
+                was_lost || seat.link().is_none(),
+                seat.in_flight.load(Ordering::Relaxed),
+            )
+        });
+        best.expect("a token has at least one worker")
+    }
+}
+
+impl Seat {
+    /// The worker that serves here now.
+    fn link(&self) -> Option<Link> {
+        match &*self.phase.borrow() {
+            Phase::Ready(link) => Some(link.clone()),
+            _ => None,
+        }
+    }
+
+    async fn attempt<T>(&self, link: &Link, call: impl Future<Output = Result<Response<T>, Status>>) -> Attempt<T> {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let _in_flight = InFlight(&self.in_flight);
+        attempt(link, call).await
+    }
+
     /// The link to a worker younger than `generation`, waiting for one that is being started.
     async fn link_after(&self, generation: u64) -> Result<Link, Failure> {
-        let mut phase = self.0.phase.clone();
+        let mut phase = self.phase.clone();
         let settled = phase.wait_for(|phase| match phase {
             Phase::Starting => false,
             Phase::Ready(link) => link.generation() > generation,

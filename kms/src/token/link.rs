@@ -1,7 +1,9 @@
 //! One worker process and the connection to it.
 
 use std::{
-    env, io,
+    env,
+    ffi::OsString,
+    io,
     os::{fd::OwnedFd, unix::net::UnixStream as StdUnixStream},
     path::Path,
     process::{ExitStatus, Stdio},
@@ -187,6 +189,18 @@ impl Link {
     }
 }
 
+/// The environment of a process that works with a token.
+pub(super) fn environment(config: &TokenConfig) -> impl Iterator<Item = (OsString, OsString)> {
+    let known = ENVIRONMENT
+        .iter()
+        .filter_map(|name| Some((name.into(), env::var_os(name)?)));
+    let own = config
+        .environment
+        .iter()
+        .map(|(name, value)| (name.into(), value.into()));
+    known.chain(own)
+}
+
 fn command(executable: &Path, config: &TokenConfig, socket: StdUnixStream) -> Command {
     let mut command = Command::new(executable);
     command
@@ -199,7 +213,7 @@ fn command(executable: &Path, config: &TokenConfig, socket: StdUnixStream) -> Co
         .arg(&config.pin_file)
         .args(config.sealed.iter().flat_map(SealedConfig::arguments))
         .env_clear()
-        .envs(ENVIRONMENT.iter().filter_map(|name| Some((name, env::var_os(name)?))))
+        .envs(environment(config))
         .stdin(Stdio::from(OwnedFd::from(socket)))
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())

@@ -5,18 +5,23 @@
 //! hangs costs a retry; a rejected PIN is tried once and then not again until its file changes.
 
 mod audit;
+mod board;
+mod clone_key;
 mod handle;
 pub mod init;
 mod link;
 mod module;
 mod pin;
+mod pin_gate;
 mod pin_mark;
 mod sealed;
 mod supervisor;
+pub mod trust;
 mod types;
 mod wire;
 pub mod worker;
 
+pub use clone_key::{ClonePublicKey, Fingerprint as CloneFingerprint};
 pub use handle::Token;
 pub use module::ModuleError;
 pub use pin::PinError;

@@ -178,12 +178,7 @@ mod tests {
     #[test]
     fn a_mark_holds_until_the_file_changes_and_says_nothing_of_its_content() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let config = TokenConfig {
-            module: PathBuf::from("/m.so"),
-            label: "t".to_owned(),
-            pin_file: directory.path().join("pin"),
-            sealed: None,
-        };
+        let config = TokenConfig::new("/m.so", "t", directory.path().join("pin"));
         let mark = PinMark::open(&directory.path().join("state"), &config).expect("writable");
         assert!(!mark.fingerprint().is_known());
         assert_eq!(mark.rejected().expect("readable"), None);

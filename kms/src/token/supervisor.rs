@@ -3,6 +3,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,9 +15,11 @@ use tokio::{
 
 use super::{
     MarkError, TokenConfig, TokenState,
+    board::Board,
     link::{End, Fault, Link, Worker},
     pb,
-    pin_mark::{Fingerprint, PinMark, UNANSWERED_MAX},
+    pin_gate::PinGate,
+    pin_mark::{Fingerprint, UNANSWERED_MAX},
     worker::pin_rejected_by,
 };
 
@@ -44,11 +47,11 @@ pub(super) enum Phase {
 pub(super) struct Supervisor {
     executable: PathBuf,
     config: TokenConfig,
-    mark: PinMark,
-    /// Also in memory, for the case that the file cannot be written.
-    rejected: Option<Fingerprint>,
+    gate: Arc<PinGate>,
     phase: watch::Sender<Phase>,
-    state: watch::Sender<TokenState>,
+    board: Arc<Board>,
+    /// Which of the token's workers this one is.
+    number: usize,
     generation: u64,
 }
 
@@ -63,20 +66,20 @@ impl Supervisor {
     pub(super) fn new(
         executable: PathBuf,
         config: TokenConfig,
-        mark: PinMark,
+        gate: Arc<PinGate>,
         phase: watch::Sender<Phase>,
-        state: watch::Sender<TokenState>,
-    ) -> Result<Self, MarkError> {
-        let rejected = mark.rejected()?;
-        Ok(Self {
+        board: Arc<Board>,
+        number: usize,
+    ) -> Self {
+        Self {
             executable,
             config,
-            mark,
-            rejected,
+            gate,
             phase,
-            state,
+            board,
+            number,
             generation: 0,
-        })
+        }
     }
 
     /// Supervises until `stop` turns true or its sender goes. A worker that serves then is let go in good order.
@@ -103,15 +106,23 @@ impl Supervisor {
 
     /// Starts a worker as soon as there is a PIN worth trying.
     async fn next_worker(&mut self) -> Started {
-        self.wait_for_pin().await;
+        let gate = Arc::clone(&self.gate);
+        let _turn = loop {
+            self.wait_for_pin().await;
+            let turn = gate.turn().await;
+            // Another worker may have been refused meanwhile.
+            if gate.rejected().is_none() {
+                break turn;
+            }
+        };
         // Taken before the worker reads the file: a change in between can cost one more try, but is never overlooked.
-        let tried = self.mark.fingerprint();
-        let started = match self.mark.unanswered(&tried) {
+        let tried = self.gate.mark.fingerprint();
+        let started = match self.gate.mark.unanswered(&tried) {
             Ok(unanswered) if unanswered < UNANSWERED_MAX => self.start(&tried).await,
             Ok(unanswered) => {
                 let failure = self.unanswered_failure(unanswered);
                 self.mark_rejected(&tried, &failure);
-                self.mark.end_login();
+                self.gate.mark.end_login();
                 Started::PinRejected(failure)
             }
             Err(error) => Started::Failed(error.to_string()),
@@ -163,7 +174,7 @@ impl Supervisor {
             }
             End::Fault(Fault::PinRejected) => {
                 let failure = self.pin_failure();
-                let tried = self.mark.fingerprint();
+                let tried = self.gate.mark.fingerprint();
                 self.mark_rejected(&tried, &failure);
                 self.reject_pin(tried, failure);
                 worker.end().await;
@@ -213,7 +224,7 @@ impl Supervisor {
         let mut client = worker.link.client();
         client.inspect(pb::InspectRequest {}).await?;
         let unmarked = |error: MarkError| Failure::new(Reason::StoreFailed, error.to_string());
-        self.mark.begin_login(tried).map_err(unmarked)?;
+        self.gate.mark.begin_login(tried).map_err(unmarked)?;
         let answer = client.log_in(pb::LogInRequest {}).await;
         let refusal = match answer {
             // A broken link is no answer.
@@ -224,18 +235,18 @@ impl Supervisor {
             // Before the note of the login goes: in between the PIN must not look untried.
             self.mark_rejected(tried, failure);
         }
-        self.mark.end_login();
+        self.gate.mark.end_login();
         refusal.map_or(Ok(()), Err)
     }
 
     /// Returns at once unless the PIN file, as it is now, is known to be wrong.
     async fn wait_for_pin(&mut self) {
-        while let Some(rejected) = &self.rejected {
-            let now = self.mark.fingerprint();
+        while let Some(rejected) = self.gate.rejected() {
+            let now = self.gate.mark.fingerprint();
             // A file that is just being replaced is waited for too.
-            if now.is_known() && now != *rejected {
+            if now.is_known() && now != rejected {
                 tracing::info!(token = self.config.label, "the PIN file has changed; trying it");
-                self.rejected = None;
+                self.gate.set_rejected(None);
                 return;
             }
             if !matches!(&*self.phase.borrow(), Phase::PinRejected(_)) {
@@ -249,20 +260,20 @@ impl Supervisor {
 
     fn mark_rejected(&self, tried: &Fingerprint, failure: &Failure) {
         tracing::error!("{failure}");
-        if let Err(error) = self.mark.record(tried) {
+        if let Err(error) = self.gate.mark.record(tried) {
             tracing::error!(%error, "a restart of the key service would try the rejected PIN again");
         }
     }
 
     /// The marks being made, waits for another PIN.
     fn reject_pin(&mut self, tried: Fingerprint, failure: Failure) {
-        self.rejected = Some(tried);
+        self.gate.set_rejected(Some(tried));
         self.publish(Phase::PinRejected(failure));
     }
 
     fn accept_pin(&mut self) {
-        self.rejected = None;
-        self.mark.clear();
+        self.gate.set_rejected(None);
+        self.gate.mark.clear();
     }
 
     fn unanswered_failure(&self, logins: usize) -> Failure {
@@ -291,6 +302,6 @@ impl Supervisor {
             },
         };
         self.phase.send_replace(phase);
-        self.state.send_replace(state);
+        self.board.set(self.number, state);
     }
 }

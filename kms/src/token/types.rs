@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
 };
@@ -9,7 +10,10 @@ use zeroize::Zeroizing;
 
 use super::{MarkError, PinError, SealedConfig};
 
-/// Where the token is: a table `[token]` of the key service's configuration.
+/// Worker processes of one token.
+const WORKERS_MAX: u8 = 16;
+
+/// Where a token is: a table `[[tokens]]` of the key service's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenConfig {
@@ -19,20 +23,52 @@ pub struct TokenConfig {
     pub label: String,
     /// The file that holds the user PIN. Only its owner may read it.
     pub pin_file: PathBuf,
+    /// Worker processes, 1 to 16. Each is logged in and has sessions of its own; a call goes to the least loaded.
+    #[serde(default = "one", deserialize_with = "workers")]
+    pub workers: u8,
+    /// What the workers' environment has beside a few well-known variables: a vendor's own configuration. Never a PIN.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
     /// Sealed delivery: the configuration's table `[sealed]`, which is one for all tokens.
     #[serde(skip)]
     pub sealed: Option<SealedConfig>,
 }
 
+const fn one() -> u8 {
+    1
+}
+
+fn workers<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    let workers = <u8 as serde::Deserialize>::deserialize(deserializer)?;
+    if (1..=WORKERS_MAX).contains(&workers) {
+        return Ok(workers);
+    }
+    Err(serde::de::Error::custom(format!(
+        "a token has 1 to {WORKERS_MAX} workers, not {workers}"
+    )))
+}
+
 impl TokenConfig {
+    /// A token with one worker.
+    #[must_use]
+    pub fn new(module: impl Into<PathBuf>, label: impl Into<String>, pin_file: impl Into<PathBuf>) -> Self {
+        Self {
+            module: module.into(),
+            label: label.into(),
+            pin_file: pin_file.into(),
+            workers: one(),
+            environment: BTreeMap::new(),
+            sealed: None,
+        }
+    }
+
     /// The same with relative paths taken from `base`.
     #[must_use]
     pub fn relative_to(&self, base: &Path) -> Self {
         Self {
             module: base.join(&self.module),
-            label: self.label.clone(),
             pin_file: base.join(&self.pin_file),
-            sealed: self.sealed.clone(),
+            ..self.clone()
         }
     }
 }
@@ -173,19 +209,22 @@ pub struct TokenKeyVersion {
 pub enum Origin {
     /// Made in the token, and never outside it: `CKA_LOCAL` and `CKA_NEVER_EXTRACTABLE`.
     Generated,
+    /// Cloned from another of the key service's tokens, under a key that a security officer declared trusted.
+    Cloned,
     /// Brought in: the token cannot say who else has it.
     Imported,
 }
 
 impl Origin {
     /// Every origin.
-    pub const ALL: [Self; 2] = [Self::Generated, Self::Imported];
+    pub const ALL: [Self; 3] = [Self::Generated, Self::Cloned, Self::Imported];
 
     /// The word on the wire and on the command line.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Generated => "generated",
+            Self::Cloned => "cloned",
             Self::Imported => "imported",
         }
     }
@@ -347,6 +386,8 @@ mod tests {
         let config = config.relative_to(Path::new("/etc/strongroom"));
         assert_eq!(config.module, Path::new("/m.so"));
         assert_eq!(config.pin_file, Path::new("/etc/strongroom/pin"));
-        assert!(toml::from_str::<TokenConfig>(&format!("{text}\npin = '1234'")).is_err());
+        for refused in ["pin = '1234'", "workers = 0", "workers = 17"] {
+            assert!(toml::from_str::<TokenConfig>(&format!("{text}\n{refused}")).is_err());
+        }
     }
 }

@@ -5,7 +5,10 @@ use bytes::Bytes;
 use strongroom_proto::{Failure, KeyName, KeyVersion, Reason, ZoneId};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{ImportKey, IvSource, Kcv, NewVersion, OaepHash, Origin, TokenKeyVersion, TokenObjectId, TokenProfile, pb};
+use super::{
+    ClonePublicKey, ImportKey, IvSource, Kcv, NewVersion, OaepHash, Origin, TokenKeyVersion, TokenObjectId,
+    TokenProfile, pb,
+};
 
 impl Drop for pb::item_result::Result {
     fn drop(&mut self) {
@@ -79,6 +82,7 @@ impl From<&NewVersion> for pb::GenerateVersionRequest {
             suite: new.suite.as_str().to_owned(),
             key_bits: new.key_bits,
             token_id: new.id.into(),
+            clonable: false,
         }
     }
 }
@@ -94,6 +98,21 @@ impl TryFrom<pb::GenerateVersionRequest> for NewVersion {
             key_bits: wire.key_bits,
             id: parse_id(&wire.token_id)?,
         })
+    }
+}
+
+impl From<&ClonePublicKey> for pb::ClonePublicKey {
+    fn from(key: &ClonePublicKey) -> Self {
+        Self {
+            modulus: key.modulus.clone(),
+            exponent: key.exponent.clone(),
+        }
+    }
+}
+
+impl From<pb::ClonePublicKey> for ClonePublicKey {
+    fn from(wire: pb::ClonePublicKey) -> Self {
+        Self::new(&wire.modulus, &wire.exponent)
     }
 }
 
@@ -202,6 +221,16 @@ impl TryFrom<pb::TokenProfile> for TokenProfile {
 pub(super) fn parse_id(wire: &[u8]) -> Result<TokenObjectId, Failure> {
     let id = wire.try_into().map_err(|_| malformed("a CKA_ID"))?;
     Ok(TokenObjectId::from_bytes(id))
+}
+
+/// A version and the clone key that a request to copy it names.
+pub(super) fn parse_clone(
+    version: Option<pb::TokenKeyVersion>,
+    key: Option<pb::ClonePublicKey>,
+) -> Result<(TokenKeyVersion, ClonePublicKey), Failure> {
+    let missing = || Failure::new(Reason::InvalidArgument, "the request names no version or no clone key");
+    let version = version.ok_or_else(missing)?.try_into()?;
+    Ok((version, key.ok_or_else(missing)?.into()))
 }
 
 /// An answer that no worker of this version gives.

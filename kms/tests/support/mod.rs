@@ -23,6 +23,7 @@ use bytes::Bytes;
 use strongroom_kms::{
     Clock, Config, InstancesConfig, KeysConfig, MetricsConfig, RunError,
     audit::{AuditConfig, Reader, Record, Verified, VerifyOptions, verify},
+    fleet::RedundancyConfig,
     hsm::Hsm,
     token::TokenConfig,
 };
@@ -67,16 +68,17 @@ impl Site {
             bearer: None,
             data_dir: pki.path("data"),
             tls: pki.issue("kms", "service/kms"),
-            token: TokenConfig {
-                module: PathBuf::from("/nonexistent/module.so"),
-                label: "unused: the token is a stand-in".to_owned(),
-                pin_file: PathBuf::from("/nonexistent/pin"),
-                sealed: None,
-            },
             store: StoreConfig::default(),
             instances: InstancesConfig { poll_ms: 50 },
             audit: AuditConfig::default(),
             keys: KeysConfig::default(),
+            // Unused: the token is a stand-in.
+            tokens: vec![TokenConfig::new(
+                "/nonexistent/module.so",
+                "stand-in",
+                "/nonexistent/pin",
+            )],
+            redundancy: RedundancyConfig::default(),
             metrics: None,
             traces: None,
             sealed: None,

@@ -16,7 +16,7 @@ use crate::vendor::{self, TokenUnderTest};
 
 pub(crate) const LABEL: &str = "strongroom test";
 pub(crate) const PIN: &str = "4711-correct";
-const SO_PIN: &str = "0815-security-officer";
+pub(crate) const SO_PIN: &str = "0815-security-officer";
 
 /// A token of its own. The environment of the test process stays as it is: the worker program sets it for itself.
 pub(crate) struct Fixture {
@@ -106,12 +106,7 @@ impl Fixture {
     }
 
     pub(crate) fn config(&self) -> TokenConfig {
-        TokenConfig {
-            module: self.vendor.module(),
-            label: LABEL.to_owned(),
-            pin_file: self.path("pin"),
-            sealed: None,
-        }
+        TokenConfig::new(self.vendor.module(), LABEL, self.path("pin"))
     }
 
     pub(crate) async fn try_start(&self, config: TokenConfig) -> Result<Token, TokenStartError> {
@@ -160,7 +155,7 @@ pub(crate) fn program() -> PathBuf {
     example("token_worker")
 }
 
-fn example(name: &str) -> PathBuf {
+pub(crate) fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a running test has a path");
     let deps = test.parent().expect("target/debug/deps");
     let program = deps.with_file_name("examples").join(name);

@@ -79,7 +79,7 @@ async fn a_zone_key_derives_and_does_nothing_else() {
     let expected = "strongroom:1:kw:payroll@0 ValueLen(32) Token(true) Private(true) Sensitive(true) \
                     AlwaysSensitive(true) Extractable(false) NeverExtractable(true) Local(true) Modifiable(false) \
                     Encrypt(false) Decrypt(false) Sign(false) Verify(false) Wrap(false) Unwrap(false) Derive(true) \
-                    AllowedMechanisms(CKM_AES_CBC_ENCRYPT_DATA)\n";
+                    AllowedMechanisms(CKM_AES_CBC_ENCRYPT_DATA) WrapWithTrusted(false)\n";
     assert_eq!(fixture.probe("dump", &[]), expected);
 }
 

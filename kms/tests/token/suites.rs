@@ -222,7 +222,7 @@ async fn keys_do_what_their_suite_needs_and_nothing_else() {
             "strongroom:1:{suite}:{suite}@0 ValueLen(32) Token(true) Private(true) Sensitive(true) \
              AlwaysSensitive(true) Extractable(false) NeverExtractable(true) Local(true) Modifiable(false) \
              Encrypt(true) Decrypt(true) Sign(true) Verify(false) Wrap(false) Unwrap(false) Derive(false) \
-             AllowedMechanisms({mechanism} CKM_AES_CMAC)"
+             AllowedMechanisms({mechanism} CKM_AES_CMAC) WrapWithTrusted(false)"
         );
         let dump = fixture.probe("dump", &[]);
         assert!(dump.lines().any(|line| line == expected), "{dump}");

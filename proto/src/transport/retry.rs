@@ -57,11 +57,16 @@ impl Pauses {
 
     /// Waits before another attempt, 25 ms to 1 s; false, without waiting, once patience has ended.
     pub async fn pause(&mut self) -> bool {
+        self.pause_at_least(Duration::ZERO).await
+    }
+
+    /// As [`Self::pause`], for as long as the service asked for if that is longer.
+    async fn pause_at_least(&mut self, asked: Duration) -> bool {
         let now = Instant::now();
-        if now + self.next > *self.end.get_or_insert(now + self.patience) {
+        if now + self.next + asked > *self.end.get_or_insert(now + self.patience) {
             return false;
         }
-        sleep(spread(self.next)).await;
+        sleep(asked + spread(self.next)).await;
         self.next = (self.next * 2).min(Self::LONGEST);
         true
     }
@@ -119,7 +124,7 @@ where
             Err(_) => (last.take().unwrap_or_else(late), false),
         };
         let again = failure.is_transient() && (unsent || repeat == Repeat::Harmless);
-        if !again || !pauses.pause().await {
+        if !again || !pauses.pause_at_least(failure.retry_after.unwrap_or_default()).await {
             return Err(failure);
         }
         if pauses.became_long() {

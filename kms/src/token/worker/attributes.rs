@@ -12,10 +12,56 @@ use cryptoki::{
 use super::{label::KeyLabel, suite::Suite};
 use crate::token::{Origin, TokenObjectId};
 
+/// Bytes of every key that is cloned: AES-256.
+pub(super) const CLONED_BYTES: usize = 32;
+
+/// Whether a key can leave its token wrapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extraction {
+    /// In no way.
+    Never,
+    /// Only under a key that the security officer has declared trusted.
+    UnderTrusted,
+}
+
+impl Extraction {
+    pub(super) const fn of(clonable: bool) -> Self {
+        if clonable { Self::UnderTrusted } else { Self::Never }
+    }
+
+    fn attributes(self) -> Vec<Attribute> {
+        match self {
+            Self::Never => vec![Attribute::Extractable(false)],
+            Self::UnderTrusted => vec![Attribute::Extractable(true), Attribute::WrapWithTrusted(true)],
+        }
+    }
+}
+
 /// What an EZ key is generated with: it does what its suite needs, by its suite's mechanisms, and nothing else.
-pub(super) fn template(suite: &dyn Suite, label: &KeyLabel, id: TokenObjectId, key_bits: u32) -> Vec<Attribute> {
-    let mut template = fixed(suite);
+pub(super) fn template(
+    suite: &dyn Suite,
+    label: &KeyLabel,
+    id: TokenObjectId,
+    key_bits: u32,
+    extraction: Extraction,
+) -> Vec<Attribute> {
+    let mut template = named(suite, label, id, extraction);
     template.push(Attribute::ValueLen(Ulong::new(u64::from(key_bits / 8))));
+    template
+}
+
+/// What a clone is unwrapped with; its length follows from what was wrapped.
+pub(super) fn clone_template(suite: &dyn Suite, label: &KeyLabel, id: TokenObjectId) -> Vec<Attribute> {
+    let mut template = named(suite, label, id, Extraction::UnderTrusted);
+    // SoftHSM2 sets one attribute after the other, and none any more once this one is.
+    template.retain(|attribute| attribute.attribute_type() != AttributeType::Modifiable);
+    template.push(Attribute::Modifiable(false));
+    template
+}
+
+fn named(suite: &dyn Suite, label: &KeyLabel, id: TokenObjectId, extraction: Extraction) -> Vec<Attribute> {
+    let mut template = fixed(suite);
+    template.extend(extraction.attributes());
     template.push(Attribute::Label(label.to_string().into_bytes()));
     template.push(Attribute::Id(id.as_bytes().to_vec()));
     template
@@ -24,6 +70,7 @@ pub(super) fn template(suite: &dyn Suite, label: &KeyLabel, id: TokenObjectId, k
 /// The same for a key that is only tried, and gone with the session.
 pub(super) fn trial(suite: &dyn Suite, key_bits: u32) -> Vec<Attribute> {
     let mut template = fixed(suite);
+    template.extend(Extraction::Never.attributes());
     template.retain(|attribute| attribute.attribute_type() != AttributeType::Token);
     template.push(Attribute::Token(false));
     template.push(Attribute::ValueLen(Ulong::new(u64::from(key_bits / 8))));
@@ -32,7 +79,7 @@ pub(super) fn trial(suite: &dyn Suite, key_bits: u32) -> Vec<Attribute> {
 
 /// What an EZ key is unwrapped with that comes from elsewhere; its length follows from what was wrapped.
 pub(super) fn import_template(suite: &dyn Suite, label: &KeyLabel, id: TokenObjectId) -> Vec<Attribute> {
-    let mut template = template(suite, label, id, 0);
+    let mut template = named(suite, label, id, Extraction::Never);
     template.retain(|attribute| {
         ![AttributeType::ValueLen, AttributeType::Modifiable].contains(&attribute.attribute_type())
     });
@@ -58,15 +105,31 @@ pub(super) struct ReadBack {
 /// If the token cannot say.
 pub(super) fn read_back(session: &Session, handle: ObjectHandle, suite: &dyn Suite) -> Result<ReadBack, Error> {
     let mut expected = fixed(suite);
-    let local = session.get_attributes(handle, &[AttributeType::Local])?;
-    let origin = if local.contains(&Attribute::Local(true)) {
-        // What the token itself vouches for: made in it, and never outside it.
-        expected.extend([Attribute::NeverExtractable(true), Attribute::AlwaysSensitive(true)]);
-        Origin::Generated
-    } else {
-        // Of a key that was brought in it can vouch for neither; that it was meant to be there is for the store to say.
-        Origin::Imported
+    let found = session.get_attributes(handle, &[AttributeType::Extractable, AttributeType::Local])?;
+    let clonable = found.contains(&Attribute::Extractable(true));
+    let local = found.contains(&Attribute::Local(true));
+    let origin = match (clonable, local) {
+        (false, true) => {
+            // What the token itself vouches for: made in it, and never outside it.
+            expected.extend([Attribute::NeverExtractable(true), Attribute::AlwaysSensitive(true)]);
+            Origin::Generated
+        }
+        (true, true) => {
+            expected.push(Attribute::AlwaysSensitive(true));
+            Origin::Generated
+        }
+        // Of a key from elsewhere it can vouch for neither; that it was meant to be there is for the store to say.
+        (true, false) => Origin::Cloned,
+        (false, false) => Origin::Imported,
     };
+    expected.extend(
+        if clonable {
+            Extraction::UnderTrusted
+        } else {
+            Extraction::Never
+        }
+        .attributes(),
+    );
     let mut types: Vec<_> = expected.iter().map(Attribute::attribute_type).collect();
     types.push(AttributeType::ValueLen);
     let found = session.get_attributes(handle, &types)?;
@@ -83,6 +146,8 @@ pub(super) fn read_back(session: &Session, handle: ObjectHandle, suite: &dyn Sui
     let sizes = suite.key_bits().iter().map(|&bits| bits as usize / 8);
     let key_bytes = match key_bytes.unwrap_or_default() {
         // SoftHSM2 does not record the length of a key that was unwrapped; where a suite has one size only, it is that.
+        // Of clones there is one size only.
+        0 if origin == Origin::Cloned => Some(CLONED_BYTES),
         0 if origin == Origin::Imported && sizes.len() == 1 => sizes.clone().next(),
         0 if origin == Origin::Imported => Some(0),
         bytes => sizes.clone().find(|&size| size == bytes),
@@ -103,7 +168,6 @@ fn fixed(suite: &dyn Suite) -> Vec<Attribute> {
         Attribute::Token(true),
         Attribute::Private(true),
         Attribute::Sensitive(true),
-        Attribute::Extractable(false),
         Attribute::Modifiable(false),
         Attribute::AllowedMechanisms(suite.key_mechanisms().to_vec()),
     ];

@@ -30,6 +30,12 @@ pub(super) struct Index {
 #[derive(Debug)]
 enum Slot {
     Usable(Entry),
+    /// There, but its key check value is not the one that it had before: it is shown as it is and not used.
+    Changed {
+        before: Entry,
+        now: Kcv,
+        why: String,
+    },
     /// There, but not to be used, and why.
     Refused(String),
 }
@@ -55,6 +61,19 @@ pub(super) enum Place {
     Own(ObjectHandle),
     /// Another object of that name and version, or one that is not fit for use.
     Taken,
+}
+
+impl Entry {
+    const fn found(&self, kcv: Kcv) -> Found {
+        Found {
+            handle: self.handle,
+            id: self.id,
+            suite: self.suite,
+            key_bytes: self.key_bytes,
+            origin: self.origin,
+            kcv,
+        }
+    }
 }
 
 /// A version ready for use.
@@ -88,7 +107,7 @@ impl Index {
         let slot = self.keys.get_mut(name).and_then(|versions| versions.get_mut(&version));
         match slot {
             None => Err(missing(name, version).into()),
-            Some(Slot::Refused(why)) => Err(unusable(why).into()),
+            Some(Slot::Refused(why) | Slot::Changed { why, .. }) => Err(unusable(why).into()),
             Some(slot @ Slot::Usable(_)) => prove(session, name, version, slot),
         }
     }
@@ -118,13 +137,18 @@ impl Index {
         let mut list = Vec::new();
         for (name, versions) in &mut self.keys {
             for (&version, slot) in versions {
-                let found = match prove(session, name, version, slot) {
-                    Ok(proven) => proven,
-                    Err(Trouble::Failed(failure)) => {
+                let proven = prove(session, name, version, slot);
+                let found = match (proven, &*slot) {
+                    (Ok(proven), _) => proven,
+                    (Err(Trouble::Failed(failure)), Slot::Changed { before, now, .. }) => {
+                        tracing::error!(key = %name, %version, "{failure}");
+                        before.found(*now)
+                    }
+                    (Err(Trouble::Failed(failure)), _) => {
                         tracing::error!(key = %name, %version, "left out of the token's keys: {failure}");
                         continue;
                     }
-                    Err(trouble) => return Err(trouble),
+                    (Err(trouble), _) => return Err(trouble),
                 };
                 list.push(TokenKeyVersion {
                     key: name.clone(),
@@ -167,7 +191,7 @@ impl Index {
         let slot = match versions.remove(&label.version) {
             None => slot,
             // To choose one would be a guess, and the wrong one would make EDEKs that nothing opens later.
-            Some(Slot::Usable(other)) => Slot::Refused(format!(
+            Some(Slot::Usable(other) | Slot::Changed { before: other, .. }) => Slot::Refused(format!(
                 "two objects in the token are labelled {text}, with CKA_ID {} and {id}; find out which one is the \
                  key and destroy the other",
                 other.id
@@ -179,7 +203,8 @@ impl Index {
 
     fn known(&self, label: &KeyLabel) -> Option<&Entry> {
         match self.keys.get(&label.name)?.get(&label.version)? {
-            Slot::Usable(entry) => Some(entry),
+            // What it was is what it must be.
+            Slot::Usable(entry) | Slot::Changed { before: entry, .. } => Some(entry),
             Slot::Refused(_) => None,
         }
     }
@@ -268,18 +293,10 @@ fn examine(
 fn prove(session: &Session, name: &KeyName, version: KeyVersion, slot: &mut Slot) -> Result<Found, Trouble> {
     let entry = match slot {
         Slot::Usable(entry) => entry,
-        Slot::Refused(why) => return Err(unusable(why).into()),
-    };
-    let found = |kcv| Found {
-        handle: entry.handle,
-        id: entry.id,
-        suite: entry.suite,
-        key_bytes: entry.key_bytes,
-        origin: entry.origin,
-        kcv,
+        Slot::Changed { why, .. } | Slot::Refused(why) => return Err(unusable(why).into()),
     };
     if let (true, Some(kcv)) = (entry.proven, entry.kcv) {
-        return Ok(found(kcv));
+        return Ok(entry.found(kcv));
     }
     let compute = || {
         suite(entry.suite)
@@ -300,11 +317,15 @@ fn prove(session: &Session, name: &KeyName, version: KeyVersion, slot: &mut Slot
                 "key {name} version {version} had key check value {known} and now has {kcv}: it is not the same key"
             );
             let failure = unusable(&why);
-            *slot = Slot::Refused(why);
+            *slot = Slot::Changed {
+                before: entry.clone(),
+                now: kcv,
+                why,
+            };
             Err(failure.into())
         }
         _ => {
-            let found = found(kcv);
+            let found = entry.found(kcv);
             entry.kcv = Some(kcv);
             entry.proven = true;
             Ok(found)

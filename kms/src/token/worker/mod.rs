@@ -8,6 +8,7 @@
 mod attributes;
 mod audit_key;
 mod canary;
+mod clone;
 mod connection;
 mod dek;
 mod derived;

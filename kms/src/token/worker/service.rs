@@ -21,7 +21,7 @@ use crate::{
     token::{
         NewVersion, SealedCall,
         pb::{self, token_worker_server::TokenWorker},
-        wire::{item_to_wire, parse_id, parse_key_ref},
+        wire::{item_to_wire, parse_clone, parse_id, parse_key_ref},
     },
 };
 
@@ -64,8 +64,10 @@ impl TokenWorker for Service {
         &self,
         request: Request<pb::GenerateVersionRequest>,
     ) -> Result<Response<pb::TokenKeyVersion>, Status> {
-        let new = NewVersion::try_from(request.into_inner())?;
-        let call = move |engine: &mut Engine| engine.run(|vault| vault.generate(&new));
+        let request = request.into_inner();
+        let clonable = request.clonable;
+        let new = NewVersion::try_from(request)?;
+        let call = move |engine: &mut Engine| engine.run(|vault| vault.generate(&new, clonable));
         let version = self.queue.call(call).await?;
         Ok(Response::new(version.into()))
     }
@@ -197,6 +199,34 @@ impl TokenWorker for Service {
             key: Some(audit_key(signed.key)),
             signature: signed.signature,
         }))
+    }
+
+    async fn clone_key(&self, _: Request<pb::CloneKeyRequest>) -> Result<Response<pb::ClonePublicKey>, Status> {
+        let key = self.queue.call(|engine| engine.run(Vault::clone_key)).await?;
+        Ok(Response::new((&key).into()))
+    }
+
+    async fn export_clone(
+        &self,
+        request: Request<pb::ExportCloneRequest>,
+    ) -> Result<Response<pb::ExportCloneResponse>, Status> {
+        let request = request.into_inner();
+        let (version, destination) = parse_clone(request.version, request.destination)?;
+        let call = move |engine: &mut Engine| engine.run(|vault| vault.export_clone(&version, &destination));
+        let wrapped = self.queue.call(call).await?.into();
+        Ok(Response::new(pb::ExportCloneResponse { wrapped }))
+    }
+
+    async fn import_clone(
+        &self,
+        request: Request<pb::ImportCloneRequest>,
+    ) -> Result<Response<pb::TokenKeyVersion>, Status> {
+        let request = request.into_inner();
+        let (version, own) = parse_clone(request.version, request.own)?;
+        let wrapped = request.wrapped;
+        let call = move |engine: &mut Engine| engine.run(|vault| vault.import_clone(&version, &own, &wrapped));
+        let copy = self.queue.call(call).await?;
+        Ok(Response::new(copy.into()))
     }
 }
 

@@ -14,8 +14,10 @@ use strongroom_proto::{Failure, KeyName, KeyVersion, Reason, ZoneId};
 use zeroize::Zeroizing;
 
 use super::{
-    attributes, audit_key,
+    attributes::{self, Extraction},
+    audit_key,
     canary::{self, Reference},
+    clone,
     dek::Dek,
     derived::DerivedKeys,
     import,
@@ -27,7 +29,7 @@ use super::{
     transport::TransportKeys,
     trial::Abilities,
 };
-use crate::token::{ImportKey, NewVersion, Origin, TokenKeyVersion, TokenObjectId};
+use crate::token::{ClonePublicKey, ImportKey, NewVersion, Origin, TokenKeyVersion, TokenObjectId};
 
 /// The token is searched for an unknown version at most so often: a search can take milliseconds per hundred keys.
 const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -115,23 +117,24 @@ impl Vault {
     }
 
     /// Generates a version, and answers only once its attributes are read back and its canary has sung.
-    pub(super) fn generate(&mut self, new: &NewVersion) -> Result<TokenKeyVersion, Trouble> {
+    pub(super) fn generate(&mut self, new: &NewVersion, clonable: bool) -> Result<TokenKeyVersion, Trouble> {
         self.abilities.check_asked(new)?;
         self.search()?;
         let label = KeyLabel::of(new);
         match self.index.place(&label, new.id) {
             Place::Taken => Err(exists(&label).into()),
             // What an earlier attempt left. It stays whatever comes out here: its first maker may have been believed.
-            Place::Own(handle) => self.prove(handle, new, &label),
+            Place::Own(handle) => self.prove(handle, new.id, &label),
             Place::Free => {
-                let template = attributes::template(suite(new.suite), &label, new.id, new.key_bits);
+                let extraction = Extraction::of(clonable);
+                let template = attributes::template(suite(new.suite), &label, new.id, new.key_bits, extraction);
                 let handle = self
                     .session
                     .generate_key(&Mechanism::AesKeyGen, &template)
                     .map_err(while_doing("to generate a key"))?;
                 // Destroyed again unless it is proven.
                 let object = SessionObject::new(&self.session, handle);
-                let made = self.prove(handle, new, &label)?;
+                let made = self.prove(handle, new.id, &label)?;
                 let handle = object.keep();
                 self.index
                     .add(label, new.id, handle, new.key_bits as usize / 8, made.origin);
@@ -141,30 +144,30 @@ impl Vault {
     }
 
     /// Reads the attributes of a version's object back and tries it.
-    fn prove(&self, handle: ObjectHandle, new: &NewVersion, label: &KeyLabel) -> Result<TokenKeyVersion, Trouble> {
+    fn prove(&self, handle: ObjectHandle, id: TokenObjectId, label: &KeyLabel) -> Result<TokenKeyVersion, Trouble> {
         let (key_bytes, origin) = self.check_attributes(handle, label)?;
-        let kcv = suite(new.suite)
-            .check_value(&self.session, handle, &new.key, new.version)
+        let kcv = suite(label.suite)
+            .check_value(&self.session, handle, &label.name, label.version)
             .map_err(while_doing("to compute a key check value"))?;
         self.check_canary(
             label,
             &Spot {
-                name: &new.key,
-                version: new.version,
+                name: &label.name,
+                version: label.version,
                 zone: &ZoneId::generate(),
-                suite: new.suite,
+                suite: label.suite,
                 base: handle,
-                id: new.id,
+                id,
                 kcv,
                 key_bytes,
             },
         )?;
         Ok(TokenKeyVersion {
-            key: new.key.clone(),
-            version: new.version,
-            suite: new.suite,
+            key: label.name.clone(),
+            version: label.version,
+            suite: label.suite,
             kcv,
-            token_id: new.id,
+            token_id: id,
             origin,
         })
     }
@@ -187,16 +190,65 @@ impl Vault {
         let label = KeyLabel::of(new);
         match self.index.place(&label, new.id) {
             Place::Taken => Err(exists(&label).into()),
-            Place::Own(handle) => self.prove(handle, new, &label),
+            Place::Own(handle) => self.prove(handle, new.id, &label),
             Place::Free => {
                 let template = attributes::import_template(suite(new.suite), &label, new.id);
                 import::check_size(&self.session, &self.abilities, import_key, wrapped, new.key_bits)?;
                 let object = import::unwrap(&self.session, &self.abilities, import_key, wrapped, &template)?;
-                let made = self.prove(object.handle(), new, &label)?;
+                let made = self.prove(object.handle(), new.id, &label)?;
                 let handle = object.keep();
                 self.index
                     .add(label, new.id, handle, new.key_bits as usize / 8, made.origin);
                 Ok(made)
+            }
+        }
+    }
+
+    /// The key under which other tokens wrap clones for this one.
+    pub(super) fn clone_key(&mut self) -> Result<ClonePublicKey, Trouble> {
+        clone::own_key(&self.session)
+    }
+
+    /// A version, wrapped for another token.
+    pub(super) fn export_clone(
+        &mut self,
+        version: &TokenKeyVersion,
+        destination: &ClonePublicKey,
+    ) -> Result<Vec<u8>, Trouble> {
+        let found = self.find(&version.key, version.version)?;
+        if found.key_bytes != attributes::CLONED_BYTES {
+            return Err(clone::wrong_size(version, found.key_bytes * 8));
+        }
+        clone::export(&self.session, found.handle, destination)
+    }
+
+    /// Takes in a clone from another token, and answers only once it is proven to be the same key.
+    pub(super) fn import_clone(
+        &mut self,
+        version: &TokenKeyVersion,
+        own: &ClonePublicKey,
+        wrapped: &[u8],
+    ) -> Result<TokenKeyVersion, Trouble> {
+        self.search()?;
+        let label = KeyLabel {
+            suite: version.suite,
+            name: version.key.clone(),
+            version: version.version,
+        };
+        match self.index.place(&label, version.token_id) {
+            Place::Taken => Err(exists(&label).into()),
+            Place::Own(handle) => self.prove(handle, version.token_id, &label),
+            Place::Free => {
+                let template = attributes::clone_template(suite(label.suite), &label, version.token_id);
+                let object = clone::import(&self.session, wrapped, own, &template)?;
+                let copy = self.prove(object.handle(), version.token_id, &label)?;
+                if copy.kcv != version.kcv {
+                    return Err(clone::unequal(version, &copy));
+                }
+                let handle = object.keep();
+                self.index
+                    .add(label, version.token_id, handle, attributes::CLONED_BYTES, copy.origin);
+                Ok(copy)
             }
         }
     }

@@ -1,0 +1,391 @@
+//! Which tokens take part: compared when they come up and again while they run.
+//!
+//! A token is compared with what the key service's store expects, and where the store knows nothing (it was lost, or is
+//! just being read) with the tokens that serve. Then trial EDEKs are minted and opened across tokens: that the keys are
+//! equal does not show that the token works. A token whose keys or answers differ is taken out with an alarm, and comes
+//! back by itself once a later check finds it mended.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use strongroom_proto::{Edek, Failure, KeyName, KeyVersion, Reason, ZoneId};
+use tokio::time::{sleep, timeout};
+
+use super::{
+    Fleet,
+    member::{Health, Inventory, Member, Status},
+};
+use crate::token::{Kcv, Token, TokenKeyVersion, TokenState, WireDek};
+
+/// Versions that one comparison tries with trial EDEKs, others each time.
+const TRIALS: usize = 3;
+/// Least pause between two comparisons, however often one is asked for.
+const CHECK_PAUSE: Duration = Duration::from_secs(1);
+/// Differences that one alarm names.
+const NAMED_MAX: usize = 8;
+/// How long the start waits for every token to be compared.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What a comparison came to.
+enum Verdict {
+    Sound(Inventory),
+    /// The token answers wrongly, and how.
+    Wrong(String),
+    /// It did not answer.
+    Silent(Failure),
+}
+
+impl Fleet {
+    /// Starts following the tokens, and waits until each was compared once.
+    pub(super) async fn settle(&self) {
+        let mut tasks = self.0.tasks.lock().await;
+        for place in 0..self.members().len() {
+            let fleet = self.clone();
+            tasks.push(tokio::spawn(async move { fleet.follow(place).await }));
+        }
+        if self.members().len() > 1 {
+            let fleet = self.clone();
+            tasks.push(tokio::spawn(async move { fleet.compare_again_and_again().await }));
+        }
+        drop(tasks);
+        let mut changes = self.changes();
+        let settled = |member: &Member| {
+            let up = *member.token.subscribe().borrow() == TokenState::Ready;
+            !up || member.read(|status| matches!(status.health, Health::Serving | Health::Out(_)))
+        };
+        let all = changes.wait_for(|_| self.members().iter().all(settled));
+        // Whoever needs longer joins later.
+        _ = timeout(SETTLE_TIMEOUT, all).await;
+    }
+
+    /// Takes in what the store expects of a key, and looks again at tokens that differ from it.
+    pub(super) fn expect_versions(&self, key: &KeyName, versions: &[(KeyVersion, Kcv)]) {
+        {
+            let mut expected = self
+                .0
+                .expected
+                .write()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            expected.set(key, versions);
+        }
+        if self.members().len() == 1 {
+            return;
+        }
+        let differs = |member: &Member| {
+            member.read(|status| {
+                let differs = |(version, kcv): &(KeyVersion, Kcv)| {
+                    status.held.get(key, *version).is_some_and(|held| held.kcv != *kcv)
+                };
+                versions.iter().any(differs)
+            })
+        };
+        if self.members().iter().any(differs) {
+            self.request_check();
+        }
+        for member in self.members() {
+            let lacking = self.lacking(&member.read(|status| status.held.clone()));
+            member.change(|status| status.lacking = lacking);
+        }
+    }
+
+    /// Every version that some token holds as it should. A version of a token that is away for the moment counts: it is
+    /// not missing, its token is.
+    pub(super) async fn list(&self) -> Result<Vec<TokenKeyVersion>, Failure> {
+        if let [single] = self.members() {
+            let versions = single.token.list_versions().await?;
+            single.change(|status| {
+                status.held = Inventory::of(versions.clone());
+                status.checked = Some(Timestamp::now());
+            });
+            let lacking = self.lacking(&single.read(|status| status.held.clone()));
+            single.change(|status| status.lacking = lacking);
+            return Ok(versions);
+        }
+        if !self.members().iter().any(Member::serves) {
+            return Err(self.none_serves());
+        }
+        let serving: Vec<_> = (0..self.members().len())
+            .filter(|&place| self.members()[place].serves())
+            .collect();
+        futures::future::join_all(serving.into_iter().map(|place| self.compare_one(place))).await;
+        let mut union = Inventory::default();
+        for member in self.members() {
+            member.read(|status| {
+                let counts = !matches!(status.health, Health::Out(_));
+                for held in status.held.iter().filter(|_| counts) {
+                    if !union.has(&held.key, held.version) {
+                        union.add(held.clone());
+                    }
+                }
+            });
+        }
+        let mut versions: Vec<_> = union.iter().cloned().collect();
+        versions.sort_by(|a, b| (&a.key, a.version).cmp(&(&b.key, b.version)));
+        Ok(versions)
+    }
+
+    /// Follows one token's supervisor for as long as it lives.
+    async fn follow(&self, place: usize) {
+        let member = &self.members()[place];
+        let mut states = member.token.subscribe();
+        loop {
+            let state = states.borrow_and_update().clone();
+            match state {
+                TokenState::Ready => self.admit(place).await,
+                TokenState::Starting => self.away(member, "its worker is being started"),
+                TokenState::Unavailable { why } => self.away(member, &why),
+                TokenState::PinRejected => self.away(member, "it rejected the PIN; correct its PIN file"),
+            }
+            if states.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn away(&self, member: &Member, why: &str) {
+        self.set_health(member, Health::Away(why.to_owned()));
+    }
+
+    /// Lets a token take part that came up, if it is sound.
+    async fn admit(&self, place: usize) {
+        let member = &self.members()[place];
+        if self.members().len() == 1 {
+            return self.set_health(member, Health::Serving);
+        }
+        self.set_health(member, Health::Checking);
+        self.compare_one(place).await;
+        if self.settings().auto_resync && member.serves() && member.read(|status| status.lacking) > 0 {
+            match self.fill(member.label()).await {
+                Ok(done) => tracing::info!(token = member.label(), cloned = done.cloned.len(), "filled up"),
+                Err(failure) => tracing::warn!(token = member.label(), "cannot fill up the token: {failure}"),
+            }
+        }
+    }
+
+    async fn compare_again_and_again(&self) {
+        loop {
+            tokio::select! {
+                () = sleep(self.settings().check_interval()) => {}
+                () = self.0.check_now.notified() => {}
+            }
+            for place in 0..self.members().len() {
+                let state = self.members()[place].token.subscribe().borrow().clone();
+                if state == TokenState::Ready {
+                    self.compare_one(place).await;
+                }
+            }
+            sleep(CHECK_PAUSE).await;
+        }
+    }
+
+    /// Compares one token, and lets it take part or takes it out.
+    pub(super) async fn compare_one(&self, place: usize) {
+        let member = &self.members()[place];
+        let health = match self.judge(place).await {
+            Verdict::Sound(held) => {
+                let lacking = self.lacking(&held);
+                member.change(|status| {
+                    status.held = held;
+                    status.lacking = lacking;
+                    status.checked = Some(Timestamp::now());
+                });
+                Health::Serving
+            }
+            Verdict::Wrong(why) => {
+                let known = member.read(|status| matches!(&status.health, Health::Out(before) if *before == why));
+                if !known {
+                    self.raise(
+                        member.label(),
+                        format!("token {:?} is taken out: {why}", member.label()),
+                    );
+                }
+                Health::Out(why)
+            }
+            // It was not shown to be wrong; that it does not answer is its supervisor's business.
+            Verdict::Silent(failure) => {
+                tracing::warn!(token = member.label(), "the token could not be compared: {failure}");
+                match member.read(|status| status.health.clone()) {
+                    Health::Checking => Health::Away(failure.message),
+                    health => health,
+                }
+            }
+        };
+        // The token may have gone away meanwhile: then it is compared again when it returns.
+        if *member.token.subscribe().borrow() == TokenState::Ready {
+            self.set_health(member, health);
+        }
+    }
+
+    async fn judge(&self, place: usize) -> Verdict {
+        let member = &self.members()[place];
+        let held = match member.token.list_versions().await {
+            Ok(versions) => Inventory::of(versions),
+            Err(failure) => return Verdict::Silent(failure),
+        };
+        let differing = self.differing(place, &held);
+        if !differing.is_empty() {
+            let more = if differing.len() > NAMED_MAX { " and more" } else { "" };
+            let named = differing.into_iter().take(NAMED_MAX).collect::<Vec<_>>().join("; ");
+            return Verdict::Wrong(format!("{named}{more}"));
+        }
+        match self.try_out(place, &held).await {
+            Ok(()) => Verdict::Sound(held),
+            Err(failure) if failure.is_transient() || failure.reason == Reason::PinRejected => Verdict::Silent(failure),
+            Err(failure) => Verdict::Wrong(failure.message),
+        }
+    }
+
+    /// Versions whose check value is not the expected one, in words.
+    fn differing(&self, place: usize, held: &Inventory) -> Vec<String> {
+        let expected = |held: &TokenKeyVersion| {
+            self.expected(|expected| expected.get(&held.key, held.version))
+                .or_else(|| {
+                    let others = self
+                        .members()
+                        .iter()
+                        .enumerate()
+                        .filter(|(other, member)| *other != place && member.serves());
+                    let mut values = others.filter_map(|(_, member)| {
+                        member.read(|status| status.held.get(&held.key, held.version).map(|other| other.kcv))
+                    });
+                    values.next()
+                })
+        };
+        let differing = held.iter().filter_map(|held| {
+            let kcv = expected(held).filter(|kcv| *kcv != held.kcv)?;
+            Some(format!(
+                "its version {} of key {} has key check value {} and not {kcv}: it is another key",
+                held.version, held.key, held.kcv
+            ))
+        });
+        let mut differing: Vec<_> = differing.collect();
+        differing.sort();
+        differing
+    }
+
+    /// Mints and opens trial EDEKs, across tokens where another one serves.
+    async fn try_out(&self, place: usize, held: &Inventory) -> Result<(), Failure> {
+        let (count, start) = (held.len(), self.next_turn());
+        let mut versions: Vec<_> = held.iter().collect();
+        versions.sort_by(|a, b| (&a.key, a.version).cmp(&(&b.key, b.version)));
+        for trial in 0..TRIALS.min(count) {
+            let version = versions[(start + trial) % count];
+            let own = &self.members()[place].token;
+            let others = self.members().iter().enumerate();
+            let other = others
+                .filter(|(other, member)| *other != place && member.serves())
+                .find(|(_, member)| member.read(|status| status.held.has(&version.key, version.version)))
+                .map(|(_, member)| &member.token);
+            try_version(own, other, version).await?;
+        }
+        Ok(())
+    }
+
+    fn lacking(&self, held: &Inventory) -> usize {
+        self.expected(|expected| {
+            let lacking = expected
+                .iter()
+                .filter(|(key, version, kcv)| held.get(key, *version).is_none_or(|held| held.kcv != *kcv));
+            lacking.count()
+        })
+    }
+
+    fn set_health(&self, member: &Member, health: Health) {
+        let changed = member.change(|status: &mut Status| {
+            let changed = status.health != health;
+            if changed {
+                tracing::info!(token = member.label(), "the token is {}", health.as_str());
+            }
+            status.health = health;
+            changed
+        });
+        if !changed {
+            return;
+        }
+        let state = self.state();
+        // Also without another state: whoever compares the keys must look again when a token joins or leaves.
+        self.0.state.send_replace(state);
+    }
+
+    /// The state of all tokens together.
+    fn state(&self) -> TokenState {
+        if self.members().iter().any(Member::serves) {
+            return TokenState::Ready;
+        }
+        if let [single] = self.members() {
+            return single.token.subscribe().borrow().clone();
+        }
+        let states: Vec<_> = self
+            .members()
+            .iter()
+            .map(|member| member.token.subscribe().borrow().clone())
+            .collect();
+        if states.iter().all(|state| *state == TokenState::PinRejected) {
+            TokenState::PinRejected
+        } else if states.contains(&TokenState::Starting) {
+            TokenState::Starting
+        } else {
+            TokenState::Unavailable {
+                why: self.none_serves().message,
+            }
+        }
+    }
+}
+
+/// An EDEK made by one token opens in the other, to the same DEK, and the other way round.
+pub(super) async fn try_version(own: &Token, other: Option<&Token>, version: &TokenKeyVersion) -> Result<(), Failure> {
+    let mine = mint_one(own, version).await?;
+    let opened = open_one(own, &mine).await?;
+    let Some(other) = other else { return Ok(()) };
+    // The other one's troubles are not this one's.
+    let Ok(theirs) = mint_one(other, version).await else {
+        return Ok(());
+    };
+    let Ok(reference) = open_one(other, &theirs).await else {
+        return Ok(());
+    };
+    let crossed = open_one(own, &theirs).await?;
+    let back = open_one(other, &mine).await.map_err(|failure| {
+        let reason = if failure.is_transient() {
+            failure.reason
+        } else {
+            Reason::TokenRefused
+        };
+        Failure::new(
+            reason,
+            format!("token {:?} does not open what it minted: {failure}", other.label()),
+        )
+    })?;
+    if crossed == reference && back == opened {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Reason::TokenRefused,
+        format!(
+            "an EDEK of version {} of key {} opens to another DEK than in token {:?}",
+            version.version,
+            version.key,
+            other.label()
+        ),
+    ))
+}
+
+async fn mint_one(token: &Token, version: &TokenKeyVersion) -> Result<Edek, Failure> {
+    let zone = ZoneId::generate();
+    let mut minted = token.mint(&version.key, version.version, &zone, 1).await?;
+    Ok(Edek {
+        key: version.key.clone(),
+        version: version.version,
+        zone,
+        suite: version.suite,
+        wrapped: minted.pop().unwrap_or_default(),
+    })
+}
+
+async fn open_one(token: &Token, edek: &Edek) -> Result<bytes::Bytes, Failure> {
+    let opened = token.unwrap(std::slice::from_ref(edek)).await?;
+    opened.into_iter().next().map_or_else(
+        || Err(Failure::new(Reason::Internal, "a token answered a call with nothing")),
+        |result| result.map(WireDek::into_wire),
+    )
+}

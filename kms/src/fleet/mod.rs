@@ -1,0 +1,356 @@
+//! Several tokens that hold the same keys, used as one.
+//!
+//! `route` says which token a call goes to and what happens when that one fails; `check` decides which tokens take part:
+//! one that comes up is compared with what the key service's store expects before it serves, all are compared again while
+//! they run, and one whose keys differ is taken out with an alarm. `make` brings a new version into every token, or into
+//! none; `resync` fills up a token that lacks versions. A single token is a fleet of one: it is neither compared with
+//! others nor taken out, and calls wait for it while its worker is restarted.
+
+mod check;
+mod config;
+mod load;
+mod make;
+mod member;
+mod report;
+mod resync;
+mod route;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
+use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, ZoneId};
+use tokio::{
+    sync::{Mutex, Notify, watch},
+    task::JoinHandle,
+};
+
+pub use config::{Redundancy, RedundancyConfig};
+pub use member::Health;
+pub use report::{Alarm, Resynced, TokenReport};
+pub(crate) use route::Ask;
+
+use self::member::{Expected, Member};
+use crate::{
+    audit::{AuditHead, AuditKey, AuditSignature},
+    hsm::Hsm,
+    token::{
+        ImportKey, Kcv, NewVersion, SealedCall, SealedReply, Token, TokenConfig, TokenKeyVersion, TokenObjectId,
+        TokenStartError, TokenState, WireDek,
+    },
+};
+
+/// Why the tokens cannot be supervised.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// The configuration names none.
+    #[error("the configuration names no token; add a table [[tokens]]")]
+    NoToken,
+    /// Two tokens have one label.
+    #[error(
+        "two tokens are labelled {label:?} in the configuration; people and commands tell them apart by their labels"
+    )]
+    SameLabel {
+        /// The label.
+        label: String,
+    },
+    /// A token cannot be supervised.
+    #[error("cannot supervise token {label:?}")]
+    Token {
+        /// Its label.
+        label: String,
+        /// Why not.
+        #[source]
+        source: TokenStartError,
+    },
+}
+
+/// The tokens of one key service. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Fleet(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    members: Vec<Member>,
+    settings: RedundancyConfig,
+    expected: RwLock<Expected>,
+    state: watch::Sender<TokenState>,
+    /// Held by whoever brings keys into tokens.
+    making: Mutex<()>,
+    check_now: Notify,
+    alarms: watch::Sender<Vec<Alarm>>,
+    turn: AtomicUsize,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Fleet {
+    /// Starts the supervision of every token and waits until each has come up or said why it does not.
+    ///
+    /// `executable` is run as in [`Token::start`]; below `state_dir` each token has a directory for the marks of its PIN.
+    ///
+    /// # Errors
+    /// [`FleetError`] for what cannot mend by itself.
+    pub async fn start(
+        executable: PathBuf,
+        tokens: &[TokenConfig],
+        settings: RedundancyConfig,
+        state_dir: &Path,
+    ) -> Result<Self, FleetError> {
+        check_labels(tokens)?;
+        let starts = tokens.iter().map(|config| {
+            let directory = state_dir.join("tokens").join(directory_name(&config.label));
+            let start = Token::start(executable.clone(), config.clone(), directory);
+            async move {
+                start.await.map_err(|source| FleetError::Token {
+                    label: config.label.clone(),
+                    source,
+                })
+            }
+        });
+        let tokens = futures::future::try_join_all(starts).await?;
+        let fleet = Self::of(tokens, settings);
+        fleet.settle().await;
+        Ok(fleet)
+    }
+
+    fn of(tokens: Vec<Token>, settings: RedundancyConfig) -> Self {
+        let inner = Inner {
+            members: tokens.into_iter().map(Member::new).collect(),
+            settings,
+            expected: RwLock::default(),
+            state: watch::Sender::new(TokenState::Starting),
+            making: Mutex::new(()),
+            check_now: Notify::new(),
+            alarms: watch::Sender::default(),
+            turn: AtomicUsize::new(0),
+            tasks: Mutex::new(Vec::new()),
+        };
+        Self(Arc::new(inner))
+    }
+
+    /// Ends all workers and their supervision.
+    pub async fn stop(&self) {
+        for task in self.0.tasks.lock().await.drain(..) {
+            task.abort();
+            // It was told to end.
+            _ = task.await;
+        }
+        futures::future::join_all(self.0.members.iter().map(|member| member.token.stop())).await;
+    }
+
+    /// Alarms raised since the start, the newest last; at most 100 are kept.
+    #[must_use]
+    pub fn alarms(&self) -> watch::Receiver<Vec<Alarm>> {
+        self.0.alarms.subscribe()
+    }
+
+    fn members(&self) -> &[Member] {
+        &self.0.members
+    }
+
+    fn settings(&self) -> &RedundancyConfig {
+        &self.0.settings
+    }
+
+    /// Whether new versions are cloned by Strongroom, and so made extractable under a trusted key.
+    fn clones(&self) -> bool {
+        self.0.members.len() > 1 && self.0.settings.mode == Redundancy::Clone
+    }
+
+    fn next_turn(&self) -> usize {
+        self.0.turn.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn changes(&self) -> watch::Receiver<TokenState> {
+        self.0.state.subscribe()
+    }
+
+    fn request_check(&self) {
+        self.0.check_now.notify_one();
+    }
+
+    fn expected<T>(&self, look: impl FnOnce(&Expected) -> T) -> T {
+        look(&self.0.expected.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn check_labels(tokens: &[TokenConfig]) -> Result<(), FleetError> {
+    if tokens.is_empty() {
+        return Err(FleetError::NoToken);
+    }
+    let mut labels: Vec<_> = tokens.iter().map(|config| &config.label).collect();
+    labels.sort();
+    match labels.windows(2).find(|pair| pair[0] == pair[1]) {
+        None => Ok(()),
+        Some(pair) => Err(FleetError::SameLabel { label: pair[0].clone() }),
+    }
+}
+
+/// A file name for a label, which may have any characters: what is harmless of it, and a digest that tells it from others.
+fn directory_name(label: &str) -> String {
+    let harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let readable: String = label.chars().map(|c| if harmless(c) { c } else { '_' }).collect();
+    let digest = digest(&SHA256, label.as_bytes());
+    format!("{readable}-{}", hex::encode(&digest.as_ref()[..4]))
+}
+
+impl Hsm for Fleet {
+    async fn check(&self) -> Result<(), Failure> {
+        self.run(&Ask::default(), |token| async move { token.profile().await.map(drop) })
+            .await
+            .map(drop)
+    }
+
+    async fn list_versions(&self) -> Result<Vec<TokenKeyVersion>, Failure> {
+        self.list().await
+    }
+
+    async fn generate(&self, new: &NewVersion) -> Result<TokenKeyVersion, Failure> {
+        self.make(new).await
+    }
+
+    async fn mint(
+        &self,
+        key: &KeyName,
+        version: KeyVersion,
+        zone: &ZoneId,
+        count: usize,
+    ) -> Result<Vec<Bytes>, Failure> {
+        let ask = Ask::new(count, std::iter::once((key, version)));
+        let minted = self
+            .run(&ask, |token| async move { token.mint(key, version, zone, count).await })
+            .await;
+        minted.map(|(edeks, _)| edeks)
+    }
+
+    async fn rewrap(
+        &self,
+        key: &KeyName,
+        to: KeyVersion,
+        zone: &ZoneId,
+        items: Vec<(KeyVersion, Bytes)>,
+    ) -> Result<Vec<Result<Bytes, Failure>>, Failure> {
+        let needs = items
+            .iter()
+            .map(|(from, _)| (key, *from))
+            .chain(std::iter::once((key, to)));
+        let ask = Ask::new(items.len(), needs);
+        let items = &items;
+        self.run_items(ask, |token, places| async move {
+            let picked = places.iter().map(|&place| items[place].clone()).collect();
+            token.rewrap(key, to, zone, picked).await
+        })
+        .await
+    }
+
+    async fn unwrap(&self, edeks: &[Edek]) -> Result<Vec<Result<WireDek, Failure>>, Failure> {
+        let ask = Ask::new(edeks.len(), edeks.iter().map(|edek| (&edek.key, edek.version)));
+        self.run_items(ask, |token, places| async move {
+            if places.len() == edeks.len() {
+                return token.unwrap(edeks).await;
+            }
+            let picked: Vec<_> = places.iter().map(|&place| edeks[place].clone()).collect();
+            token.unwrap(&picked).await
+        })
+        .await
+    }
+
+    async fn suites(&self) -> Result<Vec<EdekSuite>, Failure> {
+        let mut common: Option<Vec<EdekSuite>> = None;
+        for member in self.members().iter().filter(|member| member.serves()) {
+            let suites = member.token.profile().await?.suites;
+            let kept = common.map(|common| common.into_iter().filter(|suite| suites.contains(suite)).collect());
+            common = Some(kept.unwrap_or(suites));
+        }
+        common.ok_or_else(|| self.none_serves())
+    }
+
+    async fn destroy(&self, key: &KeyName, version: KeyVersion, id: TokenObjectId) -> Result<(), Failure> {
+        self.destroy_everywhere(key, version, id).await
+    }
+
+    async fn import_key(&self, renew: bool) -> Result<ImportKey, Failure> {
+        self.only_member()?.token.import_key(renew).await
+    }
+
+    async fn import(
+        &self,
+        new: &NewVersion,
+        import_key: TokenObjectId,
+        wrapped: Bytes,
+    ) -> Result<TokenKeyVersion, Failure> {
+        self.only_member()?.token.import(new, import_key, wrapped).await
+    }
+
+    async fn sign_audit(&self, head: &AuditHead) -> Result<AuditSignature, Failure> {
+        let ask = Ask::new(1, std::iter::empty());
+        let signed = self
+            .run(&ask, |token| async move { token.sign_audit(head).await })
+            .await;
+        signed.map(|(signature, _)| signature)
+    }
+
+    async fn audit_keys(&self) -> Result<Vec<AuditKey>, Failure> {
+        let mut keys = Vec::new();
+        for member in self.members().iter().filter(|member| member.serves()) {
+            keys.push(member.token.audit_key().await?);
+        }
+        if keys.is_empty() {
+            return Err(self.none_serves());
+        }
+        Ok(keys)
+    }
+
+    async fn unwrap_sealed(&self, call: SealedCall) -> Result<SealedReply, Failure> {
+        let ask = Ask::new(1, std::iter::empty());
+        let sealed = self
+            .run(&ask, |token| {
+                let call = call.clone();
+                async move { token.unwrap_sealed(call).await }
+            })
+            .await;
+        sealed.map(|(reply, _)| reply)
+    }
+
+    fn subscribe(&self) -> watch::Receiver<TokenState> {
+        self.changes()
+    }
+
+    fn expect(&self, key: &KeyName, versions: &[(KeyVersion, Kcv)]) {
+        self.expect_versions(key, versions);
+    }
+
+    fn tokens(&self) -> Vec<TokenReport> {
+        self.report()
+    }
+
+    async fn resync(&self, label: &str) -> Result<Resynced, Failure> {
+        self.fill(label).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_tell_tokens_apart_also_as_directories() {
+        let config = |label: &str| TokenConfig::new("/m.so", label, "/pin");
+        assert!(matches!(check_labels(&[]), Err(FleetError::NoToken)));
+        assert!(check_labels(&[config("a"), config("b")]).is_ok());
+        let error = check_labels(&[config("a"), config("b"), config("a")]).expect_err("twice");
+        assert!(error.to_string().contains("\"a\""), "{error}");
+
+        let (slash, blank) = (directory_name("a/../b"), directory_name("a ... b"));
+        assert_ne!(slash, blank);
+        for name in [slash, blank] {
+            assert!(!name.contains(['/', '.']), "{name}");
+        }
+    }
+}

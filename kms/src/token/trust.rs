@@ -1,0 +1,348 @@
+//! `strongroom token link`: introduces tokens to one another, so that each can send clones to every other.
+//!
+//! Each step that touches a token runs in its own one-shot process ([`make_key`], [`trust`]), since a process can load one
+//! PKCS#11 library once; [`link`] starts them and carries public keys from one to the next. Fingerprints are for the
+//! officers of both tokens to compare: who swaps a public key on the way could otherwise read what is cloned later.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use cryptoki::{
+    error::{Error, RvError},
+    mechanism::Mechanism,
+    object::{Attribute, AttributeType, ObjectClass, ObjectHandle},
+    session::{Session, UserType},
+};
+use strongroom_proto::{Failure, Reason};
+
+use super::{
+    ClonePublicKey, TokenConfig,
+    clone_key::{self, OWN_LABEL, UnwrapTemplate},
+    link::environment,
+    module::Module,
+    pin::Pin,
+};
+
+/// What a one-shot process works on.
+#[derive(Debug, Clone)]
+pub struct TrustOptions {
+    /// The PKCS#11 module.
+    pub module: PathBuf,
+    /// The token's label.
+    pub token_label: String,
+    /// The user PIN for [`make_key`], the security officer's for [`trust`].
+    pub pin_file: PathBuf,
+}
+
+/// One token among linked ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Linked {
+    /// Its label.
+    pub label: String,
+    /// The public half of its clone key.
+    pub key: ClonePublicKey,
+    /// Labels of tokens whose keys it trusts now.
+    pub trusts: Vec<String>,
+    /// Labels of tokens whose keys it does not trust; with `--check` only.
+    pub lacks: Vec<String>,
+}
+
+/// Makes the token's clone key, or finds the one that it has, and shows by trying it that what it unwraps cannot be made
+/// readable.
+///
+/// # Errors
+/// `token-unavailable`, `pin-rejected`, `token-refused` with a sentence for the operator.
+pub fn make_key(options: &TrustOptions, check_only: bool) -> Result<ClonePublicKey, Failure> {
+    let module = load(options)?;
+    let session = open(&module, options, Some(UserType::User))?;
+    let search = own_search();
+    let found = session.find_objects(&search).map_err(failed("to find its clone key"))?;
+    let private = match found.as_slice() {
+        [] if check_only => return Err(refused("the token has no clone key yet; run: strongroom token link")),
+        [] => generate(&session)?,
+        &[private] => private,
+        _ => {
+            return Err(refused(
+                "the token has several clone keys; destroy those that are not its own",
+            ));
+        }
+    };
+    let key = public_of(&session, private)?;
+    try_out(&session, private, &key)?;
+    Ok(key)
+}
+
+/// Has the security officer install other tokens' clone keys as trusted, as far as they are not. Answers which are
+/// trusted afterwards, in the order of `peers`.
+///
+/// # Errors
+/// As [`make_key`].
+pub fn trust(options: &TrustOptions, peers: &[ClonePublicKey], check_only: bool) -> Result<Vec<bool>, Failure> {
+    let module = load(options)?;
+    // Trusted keys are public objects: to look at them takes no login.
+    let session = open(&module, options, (!check_only).then_some(UserType::So))?;
+    let mut trusted = Vec::new();
+    for peer in peers {
+        let found = session
+            .find_objects(&peer.peer_attributes())
+            .map_err(failed("to find trusted keys"))?;
+        if found.is_empty() && !check_only {
+            session
+                .create_object(&peer.peer_template())
+                .map_err(failed("to take a trusted key"))?;
+        }
+        let found = session
+            .find_objects(&peer.peer_attributes())
+            .map_err(failed("to find trusted keys"))?;
+        trusted.push(found.len() == 1);
+    }
+    Ok(trusted)
+}
+
+/// Introduces all tokens to one another. `so_pin_files` has the security officer's PIN file for each token by its label;
+/// none is needed to only check. `executable` is run with `token-link-key` and `token-link-trust`.
+///
+/// # Errors
+/// The first step that failed, naming the token. Steps that were done stay done: a repeat goes on from there.
+pub fn link(
+    executable: &Path,
+    tokens: &[TokenConfig],
+    so_pin_files: &[(String, PathBuf)],
+    check_only: bool,
+) -> Result<Vec<Linked>, Failure> {
+    let mut keys = Vec::new();
+    for token in tokens {
+        let output = step(
+            executable,
+            "token-link-key",
+            token,
+            Some(&token.pin_file),
+            check_only,
+            "",
+        )?;
+        let key = ClonePublicKey::from_line(&output)
+            .ok_or_else(|| Failure::new(Reason::Internal, "a process that makes a clone key printed none"))?;
+        keys.push(key);
+    }
+    let mut linked = Vec::new();
+    for (place, token) in tokens.iter().enumerate() {
+        let others: Vec<_> = (0..tokens.len()).filter(|&other| other != place).collect();
+        let input: String = others.iter().map(|&other| keys[other].to_line() + "\n").collect();
+        let so_pin = so_pin_files
+            .iter()
+            .find(|(label, _)| *label == token.label)
+            .map(|(_, path)| path);
+        if so_pin.is_none() && !check_only {
+            let text = format!(
+                "token {0:?} has to be told whom to trust by its security officer; name the file with that PIN: --so-pin-file {0:?}=FILE",
+                token.label
+            );
+            return Err(Failure::new(Reason::InvalidArgument, text));
+        }
+        let output = step(
+            executable,
+            "token-link-trust",
+            token,
+            so_pin.map(PathBuf::as_path),
+            check_only,
+            &input,
+        )?;
+        let told: Vec<_> = output.lines().map(|line| line == "trusted").collect();
+        let of = |wanted: bool| {
+            let matching = others.iter().zip(&told).filter(move |(_, trusted)| **trusted == wanted);
+            matching.map(|(&other, _)| tokens[other].label.clone()).collect()
+        };
+        linked.push(Linked {
+            label: token.label.clone(),
+            key: keys[place].clone(),
+            trusts: of(true),
+            lacks: of(false),
+        });
+    }
+    Ok(linked)
+}
+
+/// `token-link-key` as a program: prints the key.
+///
+/// # Errors
+/// As [`make_key`]; the output failed.
+pub fn run_make_key(options: &TrustOptions, check_only: bool, mut output: impl Write) -> Result<(), Failure> {
+    let key = make_key(options, check_only)?;
+    writeln!(output, "{}", key.to_line()).map_err(|error| Failure::new(Reason::Internal, error.to_string()))
+}
+
+/// `token-link-trust` as a program: reads a key from each line of `input`, and prints a line for each.
+///
+/// # Errors
+/// As [`trust`]; the input is no list of keys, the output failed.
+pub fn run_trust(options: &TrustOptions, check_only: bool, input: &str, mut output: impl Write) -> Result<(), Failure> {
+    let peers: Option<Vec<_>> = input.lines().map(ClonePublicKey::from_line).collect();
+    let peers = peers.ok_or_else(|| Failure::new(Reason::InvalidArgument, "a line of the input is no clone key"))?;
+    for trusted in trust(options, &peers, check_only)? {
+        let word = if trusted { "trusted" } else { "unknown" };
+        writeln!(output, "{word}").map_err(|error| Failure::new(Reason::Internal, error.to_string()))?;
+    }
+    Ok(())
+}
+
+fn step(
+    executable: &Path,
+    command: &str,
+    token: &TokenConfig,
+    pin_file: Option<&Path>,
+    check_only: bool,
+    input: &str,
+) -> Result<String, Failure> {
+    let lost = |error: std::io::Error| Failure::new(Reason::Internal, format!("cannot run {command}: {error}"));
+    let mut process = Command::new(executable);
+    process
+        .arg(command)
+        .arg("--module")
+        .arg(&token.module)
+        .args(["--token-label", &token.label]);
+    process.arg("--pin-file").arg(pin_file.unwrap_or(Path::new("")));
+    if check_only {
+        process.arg("--check");
+    }
+    process.env_clear().envs(environment(token));
+    process
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = process.spawn().map_err(lost)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A process that has ended already says why below.
+        _ = stdin.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output().map_err(lost)?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.trim().trim_start_matches("strongroom: ");
+    Err(Failure::new(
+        Reason::TokenRefused,
+        format!("token {:?}: {said}", token.label),
+    ))
+}
+
+fn load(options: &TrustOptions) -> Result<Module, Failure> {
+    Module::load(&options.module).map_err(|error| Failure::new(Reason::TokenUnavailable, error.to_string()))
+}
+
+fn open(module: &Module, options: &TrustOptions, user: Option<UserType>) -> Result<Session, Failure> {
+    let unavailable = |error: super::ModuleError| Failure::new(Reason::TokenUnavailable, error.to_string());
+    let (slot, _) = module.token(&options.token_label).map_err(unavailable)?;
+    let session = match user {
+        Some(_) => module.pkcs11().open_rw_session(slot),
+        None => module.pkcs11().open_ro_session(slot),
+    };
+    let session = session.map_err(failed("to open a session"))?;
+    let Some(user) = user else { return Ok(session) };
+    let pin = Pin::read(&options.pin_file).map_err(|error| Failure::new(Reason::PinRejected, error.to_string()))?;
+    session.login(user, Some(&pin.to_auth())).map_err(|error| {
+        let (label, file) = (&options.token_label, options.pin_file.display());
+        Failure::new(
+            Reason::PinRejected,
+            format!("token {label:?} took no login with the PIN in {file}: {error}"),
+        )
+    })?;
+    Ok(session)
+}
+
+fn own_search() -> Vec<Attribute> {
+    let mut search = clone_key::private_attributes();
+    search.push(Attribute::Label(OWN_LABEL.as_bytes().to_vec()));
+    search
+}
+
+fn generate(session: &Session) -> Result<ObjectHandle, Failure> {
+    let restriction = UnwrapTemplate::new();
+    let mut private = own_search();
+    private.retain(|attribute| !matches!(attribute, Attribute::Class(_) | Attribute::KeyType(_)));
+    private.push(restriction.attribute());
+    let made = session.generate_key_pair(&Mechanism::RsaPkcsKeyPairGen, &clone_key::public_template(), &private);
+    made.map(|(_, private)| private).map_err(failed("to make a clone key"))
+}
+
+fn public_of(session: &Session, private: ObjectHandle) -> Result<ClonePublicKey, Failure> {
+    let types = [AttributeType::Modulus, AttributeType::PublicExponent];
+    let read = session
+        .get_attributes(private, &types)
+        .map_err(failed("to read its clone key"))?;
+    match read.as_slice() {
+        [Attribute::Modulus(modulus), Attribute::PublicExponent(exponent)]
+        | [Attribute::PublicExponent(exponent), Attribute::Modulus(modulus)] => {
+            Ok(ClonePublicKey::new(modulus, exponent))
+        }
+        _ => Err(refused("the token does not say what its clone key is")),
+    }
+}
+
+/// Wraps a throw-away key under the public half and unwraps it in every way that a thief would want: each must be refused,
+/// and the right way must work. The binding cannot read `CKA_UNWRAP_TEMPLATE` back, and a token that ignores it would
+/// keep it all the same.
+fn try_out(session: &Session, private: ObjectHandle, key: &ClonePublicKey) -> Result<(), Failure> {
+    let mut public = key.peer_template();
+    public.retain(|attribute| {
+        !matches!(
+            attribute,
+            Attribute::Trusted(_) | Attribute::Token(_) | Attribute::Label(_)
+        )
+    });
+    public.push(Attribute::Token(false));
+    let public = session.create_object(&public).map_err(failed("to try its clone key"))?;
+    let made = session.generate_key(
+        &Mechanism::AesKeyGen,
+        &trial(&[Attribute::ValueLen(32.into())], true, false),
+    );
+    let made = made.map_err(failed("to try its clone key"))?;
+    let mechanism = clone_key::mechanism();
+    let wrapped = session
+        .wrap_key(&mechanism, public, made)
+        .map_err(failed("to try its clone key"))?;
+    for (sensitive, trusted_only) in [(false, false), (false, true), (true, false)] {
+        let got = session.unwrap_key(&mechanism, private, &wrapped, &trial(&[], sensitive, trusted_only));
+        if got.is_ok() {
+            return Err(refused(
+                "the token ignores the unwrap template of its clone key, so a clone could be made readable in it; use \
+                 another token, or replication by the HSM itself (redundancy.mode = \"replicated-by-hsm\")",
+            ));
+        }
+    }
+    let right = session.unwrap_key(&mechanism, private, &wrapped, &trial(&[], true, true));
+    right.map(drop).map_err(failed("to unwrap under its clone key"))
+}
+
+fn trial(more: &[Attribute], sensitive: bool, trusted_only: bool) -> Vec<Attribute> {
+    let mut template = vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(cryptoki::object::KeyType::AES),
+        Attribute::Token(false),
+        Attribute::Private(true),
+        Attribute::Extractable(true),
+        Attribute::Sensitive(sensitive),
+        Attribute::WrapWithTrusted(trusted_only),
+    ];
+    template.extend_from_slice(more);
+    template
+}
+
+fn failed(doing: &'static str) -> impl Fn(Error) -> Failure {
+    move |error| {
+        let reason = match &error {
+            Error::Pkcs11(RvError::DeviceRemoved | RvError::TokenNotPresent | RvError::DeviceError, _) => {
+                Reason::TokenUnavailable
+            }
+            _ => Reason::TokenRefused,
+        };
+        Failure::new(reason, format!("the token failed {doing}: {error}"))
+    }
+}
+
+fn refused(text: &str) -> Failure {
+    Failure::new(Reason::TokenRefused, text)
+}

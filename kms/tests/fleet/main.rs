@@ -1,0 +1,12 @@
+//! Several tokens used as one, on real SoftHSM2 tokens.
+
+mod failover;
+#[path = "../token/fixture.rs"]
+#[allow(dead_code, reason = "each test binary uses a part of what they share")]
+mod fixture;
+mod keys;
+mod pair;
+mod repair;
+#[path = "../token/vendor.rs"]
+#[allow(dead_code, reason = "each test binary uses a part of what they share")]
+mod vendor;

@@ -1,0 +1,197 @@
+//! Two SoftHSM2 tokens that hold the same keys: how to set them up for a test.
+//!
+//! Each token has a directory of its own with its own `SOFTHSM2_CONF`, which its `[[tokens]]` entry names in
+//! `environment`; so they are as separate as two HSMs, each can be stopped, emptied or replaced, and a fault-injecting
+//! module can stand in front of one of them alone: set `module` and further variables of that entry
+//! ([`Pair::configs`], then change what is to be changed, then [`Pair::start_with`]).
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+use strongroom_kms::{
+    fleet::{Fleet, Health, RedundancyConfig, TokenReport},
+    hsm::Hsm,
+    token::{
+        TokenConfig,
+        trust::{Linked, link},
+    },
+};
+use strongroom_proto::Failure;
+use tempfile::TempDir;
+
+use crate::fixture::{PIN, SO_PIN, example, module, write_secret};
+
+pub(crate) const LABELS: [&str; 2] = ["strongroom a", "strongroom b"];
+
+/// Two tokens of their own.
+pub(crate) struct Pair {
+    directory: TempDir,
+}
+
+impl Pair {
+    /// Two tokens that are initialised and linked.
+    pub(crate) fn new() -> Self {
+        let pair = Self::unlinked();
+        let linked = pair.link(false).expect("linked");
+        assert!(linked.iter().all(|token| token.lacks.is_empty()), "{linked:?}");
+        pair
+    }
+
+    /// Two tokens that do not know each other.
+    pub(crate) fn unlinked() -> Self {
+        let pair = Self {
+            directory: tempfile::tempdir().expect("temporary directory"),
+        };
+        write_secret(&pair.path("pin"), PIN);
+        write_secret(&pair.path("so-pin"), SO_PIN);
+        for label in LABELS {
+            pair.make_token(label);
+        }
+        pair.write_worker();
+        pair
+    }
+
+    /// A fresh token in the place of the one with that label.
+    pub(crate) fn make_token(&self, label: &str) {
+        _ = fs::remove_dir_all(self.objects(label));
+        fs::create_dir_all(self.objects(label)).expect("fresh directory");
+        let conf = format!(
+            "directories.tokendir = {}\nobjectstore.backend = file\n",
+            self.objects(label).display()
+        );
+        fs::write(self.conf(label), conf).expect("writable");
+        let output = Command::new(example("token_worker"))
+            .args(["token-init", "--token-label", label, "--module"])
+            .arg(module())
+            .arg("--pin-file")
+            .arg(self.path("pin"))
+            .arg("--so-pin-file")
+            .arg(self.path("so-pin"))
+            .env("SOFTHSM2_CONF", self.conf(label))
+            .output()
+            .expect("the example token_worker is built with the tests");
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    /// The program that supervisors start: it notes each start in the file that the token's environment names before it becomes the worker.
+    fn write_worker(&self) {
+        let script = format!(
+            "#!/bin/sh\nif [ \"$1\" = token-worker ]; then echo $$ >> \"$STARTS\"; fi\nexec '{}' \"$@\"\n",
+            example("token_worker").display(),
+        );
+        fs::write(self.worker(), script).expect("writable");
+        fs::set_permissions(self.worker(), fs::Permissions::from_mode(0o700)).expect("own file");
+    }
+
+    pub(crate) fn link(&self, check_only: bool) -> Result<Vec<Linked>, Failure> {
+        let pins = LABELS.map(|label| (label.to_owned(), self.path("so-pin")));
+        link(&self.worker(), &self.configs(), &pins, check_only)
+    }
+
+    pub(crate) fn configs(&self) -> Vec<TokenConfig> {
+        let config = |label: &&str| {
+            let mut config = TokenConfig::new(module(), *label, self.path("pin"));
+            for (name, path) in [("SOFTHSM2_CONF", self.conf(label)), ("STARTS", self.starts_file(label))] {
+                config.environment.insert(name.to_owned(), path.display().to_string());
+            }
+            config
+        };
+        LABELS.iter().map(config).collect()
+    }
+
+    pub(crate) async fn start(&self) -> Fleet {
+        let fleet = self.start_with(&self.configs(), Self::settings()).await;
+        for label in LABELS {
+            assert_eq!(report(&fleet, label).health, Health::Serving, "{label}");
+        }
+        fleet
+    }
+
+    pub(crate) async fn start_with(&self, configs: &[TokenConfig], settings: RedundancyConfig) -> Fleet {
+        let started = Fleet::start(self.worker(), configs, settings, &self.path("state")).await;
+        started.expect("modules and PIN files are there")
+    }
+
+    /// The defaults, but compared every second.
+    pub(crate) fn settings() -> RedundancyConfig {
+        RedundancyConfig {
+            check_interval_s: 1,
+            ..RedundancyConfig::default()
+        }
+    }
+
+    /// Sends a signal to the youngest worker of a token.
+    pub(crate) fn signal(&self, label: &str, signal: &str) {
+        let text = fs::read_to_string(self.starts_file(label)).expect("a worker was started");
+        let pid = text.lines().last().expect("a worker was started");
+        let status = Command::new("kill").arg(format!("-{signal}")).arg(pid).status();
+        assert!(status.expect("kill is there").success(), "worker {pid} is not running");
+    }
+
+    /// Takes a token away, as if it were unplugged: its objects are gone and its worker with them.
+    pub(crate) fn remove(&self, label: &str) {
+        fs::rename(self.objects(label), self.path(&format!("{}.removed", slug(label)))).expect("it was there");
+        fs::create_dir(self.objects(label)).expect("fresh directory");
+        self.signal(label, "KILL");
+    }
+
+    /// Plugs it in again.
+    pub(crate) fn return_token(&self, label: &str) {
+        fs::remove_dir_all(self.objects(label)).expect("it was removed");
+        fs::rename(self.path(&format!("{}.removed", slug(label))), self.objects(label)).expect("it was removed");
+    }
+
+    /// Runs the probe, which goes past the token layer.
+    pub(crate) fn try_probe(&self, label: &str, command: &str, rest: &[&str]) -> Output {
+        Command::new(example("token_probe"))
+            .arg(command)
+            .arg(module())
+            .arg(label)
+            .arg(self.path("pin"))
+            .args(rest)
+            .env("SOFTHSM2_CONF", self.conf(label))
+            .output()
+            .expect("the example token_probe is built with the tests")
+    }
+
+    pub(crate) fn probe(&self, label: &str, command: &str, rest: &[&str]) -> String {
+        let output = self.try_probe(label, command, rest);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn conf(&self, label: &str) -> PathBuf {
+        self.path(&format!("{}.conf", slug(label)))
+    }
+
+    fn objects(&self, label: &str) -> PathBuf {
+        self.path(&slug(label))
+    }
+
+    fn starts_file(&self, label: &str) -> PathBuf {
+        self.path(&format!("{}.starts", slug(label)))
+    }
+
+    fn worker(&self) -> PathBuf {
+        self.path("worker")
+    }
+}
+
+pub(crate) fn report(fleet: &Fleet, label: &str) -> TokenReport {
+    let mut reports = fleet.tokens().into_iter();
+    reports
+        .find(|report| report.label == label)
+        .expect("the fleet has that token")
+}
+
+fn slug(label: &str) -> String {
+    label.replace(' ', "-")
+}
