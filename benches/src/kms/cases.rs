@@ -144,7 +144,7 @@ async fn unary(bench: &mut Bench<'_>) -> Vec<Figure> {
         figures.push(bench.figure(&format!("unwrap/unary{in_flight}"), (median(rates), median(ratios))));
     }
     let client = Arc::new(UnwrapClient::connect(
-        bench.service.remote(),
+        &bench.service.remote().into(),
         &bench.service.identity("alice"),
     ));
     let edeks: Vec<Edek> = bench

@@ -70,6 +70,7 @@ fn work(options: &mut Options) -> Outcome<()> {
         module: PathBuf::from(take(options, "--module")?),
         token_label: take(options, "--token-label")?,
         pin_file: PathBuf::from(take(options, "--pin-file")?),
+        sealed: None,
     })?)
 }
 

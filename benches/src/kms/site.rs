@@ -166,7 +166,7 @@ impl<'a> Service<'a> {
     }
 
     pub(super) fn admin(&self) -> KeyAdminClient {
-        KeyAdminClient::connect(&self.remote, &self.identity("keyadmin"))
+        KeyAdminClient::connect(&(&self.remote).into(), &self.identity("keyadmin"))
     }
 
     pub(super) fn remote(&self) -> &Remote {

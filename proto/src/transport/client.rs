@@ -95,7 +95,7 @@ pub fn connect_any(remotes: &Remotes, tls: &TlsIdentity, expected: Role) -> Chan
     let remotes = remotes.clone();
     // All instances are one service to HTTP/2; each connection goes to one of them.
     let endpoint = remotes
-        .from_turn(0)
+        .round_from(0)
         .next()
         .map(endpoint)
         .expect("there is at least one");
@@ -155,7 +155,7 @@ async fn handshake(connector: &TlsConnector, remote: &Remote, what: &str) -> io:
 /// Connects to the first that answers, beginning with the one at `first`. Each has its share of the time.
 async fn dial_any(connector: &TlsConnector, remotes: &Remotes, first: usize, expected: Role) -> io::Result<Greeted> {
     let mut refusal = None;
-    for remote in remotes.from_turn(first) {
+    for remote in remotes.round_from(first) {
         let share = CONNECT_TIMEOUT / remotes.count();
         match tokio::time::timeout(share, dial(connector, remote, expected)).await {
             Ok(Ok(greeted)) => return Ok(greeted),

@@ -12,7 +12,7 @@ pub struct Remotes(Arc<[Remote]>);
 
 impl Remotes {
     /// The addresses, at least one, beginning with the one at `first` and going round.
-    pub(super) fn from_turn(&self, first: usize) -> impl Iterator<Item = &Remote> {
+    pub(super) fn round_from(&self, first: usize) -> impl Iterator<Item = &Remote> {
         let start = first % self.0.len();
         self.0[start..].iter().chain(&self.0[..start])
     }
@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn every_instance_gets_its_turn() {
         let remotes: Remotes = "a:1, b:2,c:3".parse().expect("addresses");
-        let turn = |first| remotes.from_turn(first).map(Remote::to_string).collect::<Vec<_>>();
+        let turn = |first| remotes.round_from(first).map(Remote::to_string).collect::<Vec<_>>();
         assert_eq!(turn(0), ["a:1", "b:2", "c:3"]);
         assert_eq!(turn(4), ["b:2", "c:3", "a:1"]);
         assert_eq!(remotes.to_string(), "a:1,b:2,c:3");

@@ -231,7 +231,11 @@ async fn random_reads_agree_with_the_bytes_written() {
 /// The client library as a user of the profile.
 pub(crate) fn zone_fs(dev: &Dev, user: &str) -> ZoneFs {
     let tls = TlsIdentity::load(&dev.tls_files(user), SystemTime::now()).expect("a usable certificate");
-    ZoneFs::connect(&dev.remote(Role::Kms), &dev.remote(Role::Metadata), Arc::new(tls))
+    ZoneFs::connect(
+        &(&dev.remote(Role::Kms)).into(),
+        &dev.remote(Role::Metadata),
+        Arc::new(tls),
+    )
 }
 
 #[test]

@@ -108,8 +108,8 @@ mod tests {
             assert!(imported.cedar.contains(word));
         }
         assert!(
-            !imported.cedar.contains("key.acl.payroll"),
-            "an operation that is none makes no entry"
+            !imported.cedar.contains("Key::\"payroll\""),
+            "an operation that is none makes no policy"
         );
         Rules::parse(Path::new("p.cedar"), &imported.cedar, Groups::default()).expect("valid policies");
     }
