@@ -210,6 +210,9 @@ pub(crate) struct TokenLinkStepArgs {
     /// The file with the PIN of whoever makes the step
     #[arg(long, value_name = "FILE")]
     pub(crate) pin_file: PathBuf,
+    /// The directory with the marks of PINs that the token refused
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) marks: PathBuf,
     /// Change nothing
     #[arg(long)]
     pub(crate) check: bool,

@@ -1,7 +1,7 @@
 //! The processes that load a PKCS#11 library as a program of their own, for this crate's tests: a library can be
 //! initialised once per process only, and each test has tokens of its own.
 //!
-//! `token_worker token-worker|token-link-key|token-link-trust --module M --token-label L --pin-file F [--check]` or
+//! `token_worker token-worker|token-link-key|token-link-trust --module M --token-label L --pin-file F --marks D [--check]` or
 //! `token_worker token-init --module M --token-label L --so-pin-file S --pin-file F`, and the whole key service with
 //! `token_worker kms --config F`, which ends when it is killed.
 
@@ -83,6 +83,7 @@ fn work(mut arguments: impl Iterator<Item = String>) -> Result<(), Box<dyn Error
         module,
         token_label,
         pin_file,
+        marks: PathBuf::from(take("--marks")?),
     };
     match command.as_str() {
         "token-link-key" => Ok(run_make_key(&options, check_only, io::stdout())?),

@@ -166,7 +166,13 @@ fn link(args: &TokenLinkArgs, output: Output) -> Result<(), Error> {
         what: "this program",
         source,
     })?;
-    let linked = trust::link(&executable, &config.tokens, &args.so_pin_file, args.check)?;
+    let linked = trust::link(
+        &executable,
+        &config.tokens,
+        &args.so_pin_file,
+        &config.data_dir,
+        args.check,
+    )?;
     let complete = linked.iter().all(|token| token.lacks.is_empty());
     let document = serde_json::json!(
         linked
@@ -227,5 +233,6 @@ fn step(args: TokenLinkStepArgs) -> TrustOptions {
         module: args.module,
         token_label: args.token_label,
         pin_file: args.pin_file,
+        marks: args.marks,
     }
 }

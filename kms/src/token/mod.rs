@@ -26,6 +26,7 @@ pub use handle::Token;
 pub use module::ModuleError;
 pub use pin::PinError;
 pub use pin_mark::MarkError;
+pub(crate) use pin_mark::marks_directory;
 pub use sealed::{SealedCall, SealedConfig, SealedOnly, SealedReply};
 pub use types::{
     ImportKey, IvSource, Kcv, NewVersion, OaepHash, Origin, TokenConfig, TokenKeyVersion, TokenObjectId, TokenProfile,

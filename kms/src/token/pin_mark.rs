@@ -15,6 +15,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use aws_lc_rs::digest::{SHA256, digest};
+
 use super::TokenConfig;
 
 const FILE_NAME: &str = "pin-rejected";
@@ -40,9 +42,31 @@ pub(super) struct PinMark {
     pin_file: PathBuf,
 }
 
+/// What became of a login that was guarded by the marks.
+#[derive(Debug)]
+pub(super) enum Login<E> {
+    /// The token answered it.
+    Answered(Result<(), E>),
+    /// It was not made: the token has refused this state of the PIN file, or left too many logins unanswered.
+    Withheld,
+}
+
 /// A state of the PIN file, or [`None`] inside while the file cannot be looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Fingerprint(Option<String>);
+
+/// Where the marks of the token with that label are, below the directory of the key service's state.
+pub(crate) fn marks_directory(state_dir: &Path, label: &str) -> PathBuf {
+    state_dir.join("tokens").join(directory_name(label))
+}
+
+/// A file name for a label, which may have any characters: what is harmless of it, and a digest that tells it from others.
+fn directory_name(label: &str) -> String {
+    let harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let readable: String = label.chars().map(|c| if harmless(c) { c } else { '_' }).collect();
+    let digest = digest(&SHA256, label.as_bytes());
+    format!("{readable}-{}", hex::encode(&digest.as_ref()[..4]))
+}
 
 impl PinMark {
     /// Makes `directory` if it is missing.
@@ -121,6 +145,37 @@ impl PinMark {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
             Err(source) => Err(self.error(source)),
         }
+    }
+
+    /// Makes a login unless the PIN, as the file is now, was refused before, and keeps the marks. `refuses` says which
+    /// answers mean that the PIN must not be tried again.
+    ///
+    /// # Errors
+    /// [`MarkError`] if the marks cannot be kept; then it was not made, or its refusal could not be recorded.
+    pub(super) fn guard<E>(
+        &self,
+        login: impl FnOnce() -> Result<(), E>,
+        refuses: impl FnOnce(&E) -> bool,
+    ) -> Result<Login<E>, MarkError> {
+        let tried = self.fingerprint();
+        if self.rejected()?.is_some_and(|rejected| rejected == tried) {
+            return Ok(Login::Withheld);
+        }
+        if self.unanswered(&tried)? >= UNANSWERED_MAX {
+            self.record(&tried)?;
+            self.end_login();
+            return Ok(Login::Withheld);
+        }
+        self.begin_login(&tried)?;
+        let answer = login();
+        match &answer {
+            Ok(()) => self.clear(),
+            // Before the note of the login goes: in between the PIN must not look untried.
+            Err(error) if refuses(error) => self.record(&tried)?,
+            Err(_) => {}
+        }
+        self.end_login();
+        Ok(Login::Answered(answer))
     }
 
     /// Notes that the login was answered, whatever the answer.
@@ -205,5 +260,37 @@ mod tests {
         assert_eq!(mark.unanswered(&mark.fingerprint()).expect("readable"), 0);
         mark.clear();
         assert_eq!(mark.rejected().expect("readable"), None);
+    }
+
+    #[test]
+    fn a_guarded_login_is_made_until_it_is_refused_or_never_answered() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let config = TokenConfig::new("/m.so", "t", directory.path().join("pin"));
+        let mark = PinMark::open(&directory.path().join("state"), &config).expect("writable");
+        let attempt = |answer: Result<(), &'static str>| {
+            let login = mark
+                .guard(|| answer, |error| *error == "wrong")
+                .expect("marks are kept");
+            matches!(login, Login::Answered(_))
+        };
+        fs::write(&config.pin_file, "4711").expect("writable");
+        assert!(attempt(Err("no session")) && attempt(Ok(())) && attempt(Err("wrong")));
+        assert!(!attempt(Ok(())), "refused before");
+
+        fs::write(&config.pin_file, "0815-other").expect("writable");
+        for _ in 0..UNANSWERED_MAX {
+            mark.begin_login(&mark.fingerprint()).expect("writable");
+        }
+        assert!(!attempt(Ok(())), "never answered");
+        assert!(!attempt(Ok(())), "and it stays so");
+    }
+
+    #[test]
+    fn labels_tell_directories_of_marks_apart() {
+        let (slash, blank) = (directory_name("a/../b"), directory_name("a ... b"));
+        assert_ne!(slash, blank);
+        for name in [slash, blank] {
+            assert!(!name.contains(['/', '.']), "{name}");
+        }
     }
 }

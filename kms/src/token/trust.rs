@@ -19,11 +19,14 @@ use cryptoki::{
 use strongroom_proto::{Failure, Reason};
 
 use super::{
-    ClonePublicKey, TokenConfig,
+    ClonePublicKey, MarkError, TokenConfig,
     clone_key::{self, OWN_LABEL, UnwrapTemplate},
     link::environment,
+    marks_directory,
     module::Module,
     pin::Pin,
+    pin_mark::{Login, PinMark},
+    worker::refuses_pin,
 };
 
 /// What a one-shot process works on.
@@ -35,6 +38,8 @@ pub struct TrustOptions {
     pub token_label: String,
     /// The user PIN for [`make_key`], the security officer's for [`trust`].
     pub pin_file: PathBuf,
+    /// Where the marks of a PIN that the token refused are kept: the key service's own, which it consults too.
+    pub marks: PathBuf,
 }
 
 /// One token among linked ones.
@@ -103,7 +108,8 @@ pub fn trust(options: &TrustOptions, peers: &[ClonePublicKey], check_only: bool)
 }
 
 /// Introduces all tokens to one another. `so_pin_files` has the security officer's PIN file for each token by its label;
-/// none is needed to only check. `executable` is run with `token-link-key` and `token-link-trust`.
+/// none is needed to only check. `executable` is run with `token-link-key` and `token-link-trust`. Below `state_dir` the
+/// key service keeps the marks of refused PINs: none that is marked there is tried, and what is refused is marked.
 ///
 /// # Errors
 /// The first step that failed, naming the token. Steps that were done stay done: a repeat goes on from there.
@@ -111,18 +117,20 @@ pub fn link(
     executable: &Path,
     tokens: &[TokenConfig],
     so_pin_files: &[(String, PathBuf)],
+    state_dir: &Path,
     check_only: bool,
 ) -> Result<Vec<Linked>, Failure> {
+    let step = |command, token: &TokenConfig, pin_file: Option<&Path>, input: &str| {
+        let mut process = command_for(executable, command, token, pin_file);
+        process.arg("--marks").arg(marks_directory(state_dir, &token.label));
+        if check_only {
+            process.arg("--check");
+        }
+        step(process, command, token, input)
+    };
     let mut keys = Vec::new();
     for token in tokens {
-        let output = step(
-            executable,
-            "token-link-key",
-            token,
-            Some(&token.pin_file),
-            check_only,
-            "",
-        )?;
+        let output = step("token-link-key", token, Some(&token.pin_file), "")?;
         let key = ClonePublicKey::from_line(&output)
             .ok_or_else(|| Failure::new(Reason::Internal, "a process that makes a clone key printed none"))?;
         keys.push(key);
@@ -142,14 +150,7 @@ pub fn link(
             );
             return Err(Failure::new(Reason::InvalidArgument, text));
         }
-        let output = step(
-            executable,
-            "token-link-trust",
-            token,
-            so_pin.map(PathBuf::as_path),
-            check_only,
-            &input,
-        )?;
+        let output = step("token-link-trust", token, so_pin.map(PathBuf::as_path), &input)?;
         let told: Vec<_> = output.lines().map(|line| line == "trusted").collect();
         let of = |wanted: bool| {
             let matching = others.iter().zip(&told).filter(move |(_, trusted)| **trusted == wanted);
@@ -188,15 +189,7 @@ pub fn run_trust(options: &TrustOptions, check_only: bool, input: &str, mut outp
     Ok(())
 }
 
-fn step(
-    executable: &Path,
-    command: &str,
-    token: &TokenConfig,
-    pin_file: Option<&Path>,
-    check_only: bool,
-    input: &str,
-) -> Result<String, Failure> {
-    let lost = |error: std::io::Error| Failure::new(Reason::Internal, format!("cannot run {command}: {error}"));
+fn command_for(executable: &Path, command: &str, token: &TokenConfig, pin_file: Option<&Path>) -> Command {
     let mut process = Command::new(executable);
     process
         .arg(command)
@@ -204,10 +197,12 @@ fn step(
         .arg(&token.module)
         .args(["--token-label", &token.label]);
     process.arg("--pin-file").arg(pin_file.unwrap_or(Path::new("")));
-    if check_only {
-        process.arg("--check");
-    }
     process.env_clear().envs(environment(token));
+    process
+}
+
+fn step(mut process: Command, command: &str, token: &TokenConfig, input: &str) -> Result<String, Failure> {
+    let lost = |error: std::io::Error| Failure::new(Reason::Internal, format!("cannot run {command}: {error}"));
     process
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -242,15 +237,39 @@ fn open(module: &Module, options: &TrustOptions, user: Option<UserType>) -> Resu
     };
     let session = session.map_err(failed("to open a session"))?;
     let Some(user) = user else { return Ok(session) };
-    let pin = Pin::read(&options.pin_file).map_err(|error| Failure::new(Reason::PinRejected, error.to_string()))?;
-    session.login(user, Some(&pin.to_auth())).map_err(|error| {
-        let (label, file) = (&options.token_label, options.pin_file.display());
-        Failure::new(
-            Reason::PinRejected,
-            format!("token {label:?} took no login with the PIN in {file}: {error}"),
-        )
-    })?;
+    log_in(&session, options, user)?;
     Ok(session)
+}
+
+/// One login at most, and none with a PIN that the token is known to have refused.
+fn log_in(session: &Session, options: &TrustOptions, user: UserType) -> Result<(), Failure> {
+    let rejected = |text: String| Failure::new(Reason::PinRejected, text);
+    let pin = Pin::read(&options.pin_file).map_err(|error| rejected(error.to_string()))?;
+    let config = TokenConfig::new(&options.module, &options.token_label, &options.pin_file);
+    // The officer's PIN is another one, and locks on its own.
+    let marks = match user {
+        UserType::So => options.marks.join("so"),
+        _ => options.marks.clone(),
+    };
+    let unmarked = |error: MarkError| Failure::new(Reason::StoreFailed, error.to_string());
+    let mark = PinMark::open(&marks, &config).map_err(unmarked)?;
+    let login = mark
+        .guard(
+            || session.login(user, Some(&pin.to_auth())),
+            |error| matches!(error, Error::Pkcs11(value, _) if refuses_pin(*value)),
+        )
+        .map_err(unmarked)?;
+    let (label, file) = (&options.token_label, options.pin_file.display());
+    match login {
+        Login::Answered(Ok(())) => Ok(()),
+        Login::Answered(Err(error)) => Err(rejected(format!(
+            "token {label:?} took no login with the PIN in {file}: {error}"
+        ))),
+        Login::Withheld => Err(rejected(format!(
+            "token {label:?} has refused the PIN in {file}, or left logins with it unanswered, and it is not tried again, \
+             lest the token lock; correct the PIN file, or where it is right: touch {file}"
+        ))),
+    }
 }
 
 fn own_search() -> Vec<Attribute> {

@@ -5,6 +5,7 @@ mod failover;
 #[allow(dead_code, reason = "each test binary uses a part of what they share")]
 mod fixture;
 mod keys;
+mod linking;
 mod pair;
 mod repair;
 #[path = "../token/vendor.rs"]

@@ -89,7 +89,7 @@ impl Pair {
 
     pub(crate) fn link(&self, check_only: bool) -> Result<Vec<Linked>, Failure> {
         let pins = LABELS.map(|label| (label.to_owned(), self.path("so-pin")));
-        link(&self.worker(), &self.configs(), &pins, check_only)
+        link(&self.worker(), &self.configs(), &pins, &self.path("state"), check_only)
     }
 
     pub(crate) fn configs(&self) -> Vec<TokenConfig> {

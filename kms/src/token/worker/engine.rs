@@ -14,7 +14,7 @@ use super::{
     growth::Growth,
     profile,
     queue::{Access, Gone, Job},
-    remedy::{Remedy, Trouble, remedy_of, while_doing},
+    remedy::{Trouble, refuses_pin, while_doing},
     vault::{Memory, Vault},
 };
 use crate::token::{ModuleError, PinError, TokenProfile, module::Module, pin::Pin};
@@ -200,11 +200,7 @@ fn log_in(session: &Session, options: &WorkerOptions) -> Result<(), OpenError> {
     let pin = Pin::read(&options.pin_file).map_err(|error: PinError| OpenError::Other(chain(&error)))?;
     match session.login(UserType::User, Some(&pin.to_auth())) {
         Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
-        // A code that is no known trouble of sessions or devices may be a vendor's word for a wrong PIN: it counts as one,
-        // since each further try could lock the token.
-        Err(Error::Pkcs11(value, _)) if matches!(remedy_of(value), Remedy::Pin | Remedy::Refuse) => {
-            Err(OpenError::PinRejected(pin_rejected(options, value)))
-        }
+        Err(Error::Pkcs11(value, _)) if refuses_pin(value) => Err(OpenError::PinRejected(pin_rejected(options, value))),
         Err(error) => Err(OpenError::Other(format!("the token took no login: {error}"))),
     }
 }

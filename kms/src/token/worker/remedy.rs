@@ -59,6 +59,12 @@ pub(super) const fn remedy_of(value: RvError) -> Remedy {
     }
 }
 
+/// Whether a login that was answered so must not be repeated. A code that is no known trouble of sessions or devices may be
+/// a vendor's word for a wrong PIN: it counts as one, since each further try could lock the token.
+pub(in crate::token) const fn refuses_pin(value: RvError) -> bool {
+    matches!(remedy_of(value), Remedy::Pin | Remedy::Refuse)
+}
+
 fn remedy_of_error(error: &Error) -> Remedy {
     match error {
         Error::Pkcs11(value, _) => remedy_of(*value),
