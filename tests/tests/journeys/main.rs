@@ -7,4 +7,5 @@ mod crash;
 mod dev;
 mod files;
 mod keys;
+mod monitoring;
 mod refusals;
