@@ -2,6 +2,7 @@
 //! one; tests of the service's own logic put a stand-in in its place that says it is one.
 
 use bytes::Bytes;
+use prometheus_client::registry::Registry;
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, ZoneId};
 use tokio::sync::watch;
 
@@ -93,6 +94,9 @@ pub trait Hsm: Send + Sync + 'static {
     /// Says which versions of a key there should be, and with which check values. Replaces what was said of it before;
     /// only who compares several tokens has a use for it.
     fn expect(&self, _key: &KeyName, _versions: &[(KeyVersion, Kcv)]) {}
+
+    /// Adds what is measured of the tokens to what monitoring is told.
+    fn measure(&self, _registry: &mut Registry) {}
 
     /// What there is to say of each token; nothing where there is only one and nobody keeps count.
     fn tokens(&self) -> Vec<TokenReport> {

@@ -49,6 +49,8 @@ async fn calls_and_key_operations_are_counted_for_those_who_may_see_them() {
         r#"strongroom_kms_call_seconds_count{call="Mint/Mint"} 1"#,
         r#"strongroom_kms_key_operations_total{operation="mint",key="payroll",outcome="allowed"} 5"#,
         r#"strongroom_kms_key_operations_total{operation="unwrap",key="payroll",outcome="denied"} 5"#,
+        "strongroom_kms_ready 1",
+        "strongroom_kms_policy_broken 0",
         "# EOF",
     ] {
         assert!(text.lines().any(|found| found == line), "no {line} in:\n{text}");

@@ -11,6 +11,7 @@ mod config;
 mod load;
 mod make;
 mod member;
+mod meter;
 mod report;
 mod resync;
 mod route;
@@ -24,6 +25,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use prometheus_client::registry::Registry;
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, ZoneId};
 use tokio::{
     sync::{Mutex, Notify, watch},
@@ -35,7 +37,10 @@ pub use member::Health;
 pub use report::{Alarm, Resynced, TokenReport};
 pub(crate) use route::Ask;
 
-use self::member::{Expected, Member};
+use self::{
+    member::{Expected, Member},
+    meter::Meter,
+};
 use crate::{
     audit::{AuditHead, AuditKey, AuditSignature},
     hsm::Hsm,
@@ -85,6 +90,7 @@ struct Inner {
     check_now: Notify,
     alarms: watch::Sender<Vec<Alarm>>,
     turn: AtomicUsize,
+    meter: Meter,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -128,6 +134,7 @@ impl Fleet {
             check_now: Notify::new(),
             alarms: watch::Sender::default(),
             turn: AtomicUsize::new(0),
+            meter: Meter::new(),
             tasks: Mutex::new(Vec::new()),
         };
         Self(Arc::new(inner))
@@ -160,6 +167,10 @@ impl Fleet {
     /// Whether new versions are cloned by Strongroom, and so made extractable under a trusted key.
     fn clones(&self) -> bool {
         self.0.members.len() > 1 && self.0.settings.mode == Redundancy::Clone
+    }
+
+    fn meter(&self) -> &Meter {
+        &self.0.meter
     }
 
     fn next_turn(&self) -> usize {
@@ -315,6 +326,10 @@ impl Hsm for Fleet {
 
     fn expect(&self, key: &KeyName, versions: &[(KeyVersion, Kcv)]) {
         self.expect_versions(key, versions);
+    }
+
+    fn measure(&self, registry: &mut Registry) {
+        Self::measure(self, registry);
     }
 
     fn tokens(&self) -> Vec<TokenReport> {

@@ -5,7 +5,7 @@
 //! call, and a token that hangs gets company before its caller loses patience. Where a token blames a single EDEK,
 //! another token is asked before the client is told so.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use strongroom_proto::{Failure, KeyName, KeyVersion, Reason};
@@ -171,10 +171,15 @@ impl Fleet {
             );
             Failure::new(Reason::Overloaded, text).retry_after(pause)
         })?;
-        let done = call.await?;
-        place.answered();
-        member.answered();
-        Ok(done)
+        let since = Instant::now();
+        let outcome = call.await;
+        self.meter()
+            .called(member.label(), since.elapsed(), outcome.as_ref().err());
+        if outcome.is_ok() {
+            place.answered();
+            member.answered();
+        }
+        outcome
     }
 
     /// The token to ask next.

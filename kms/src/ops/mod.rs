@@ -6,12 +6,14 @@ mod metrics;
 mod observe;
 mod page;
 mod readiness;
+mod standing;
 mod traces;
 
 pub(crate) use metrics::Metrics;
 pub(crate) use observe::observed;
 pub(crate) use page::page;
 pub(crate) use readiness::Vitals;
+pub(crate) use standing::Standing;
 pub use traces::TracesConfig;
 
 use std::net::SocketAddr;

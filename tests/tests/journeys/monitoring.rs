@@ -121,7 +121,9 @@ async fn collector(place: &Place) -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
     let export = move |request: Request| {
         let keep = Arc::clone(&keep);
         async move {
-            let bytes = to_bytes(request.into_body(), EXPORT_BYTES_MAX).await.expect("an export");
+            let bytes = to_bytes(request.into_body(), EXPORT_BYTES_MAX)
+                .await
+                .expect("an export");
             keep.lock().expect("no panic").extend_from_slice(&bytes);
             // gRPC's shortest answer: no message, status 0.
             Response::builder()
@@ -131,7 +133,10 @@ async fn collector(place: &Place) -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
                 .expect("a response")
         }
     };
-    let routes = Router::new().route("/opentelemetry.proto.collector.trace.v1.TraceService/Export", post(export));
+    let routes = Router::new().route(
+        "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+        post(export),
+    );
     let listener = transport::bind(([127, 0, 0, 1], 0).into()).await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let tls = place.identity("collector", "user/collector");
@@ -149,7 +154,9 @@ async fn traced_list(place: &Place, kms: &Kms) {
             let mut request = tonic::Request::new(ListKeysRequest::default());
             let trace: String = TRACE_ID.iter().map(|byte| format!("{byte:02x}")).collect();
             let parent = format!("00-{trace}-{CALLER_SPAN}-01");
-            request.metadata_mut().insert("traceparent", parent.parse().expect("text"));
+            request
+                .metadata_mut()
+                .insert("traceparent", parent.parse().expect("text"));
             client.list_keys(request).await.ok()
         }
     })

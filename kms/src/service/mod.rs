@@ -1,5 +1,8 @@
 //! The assembly point: configuration in, a running key service out.
 
+mod ports;
+mod tasks;
+
 use std::{
     fs::{DirBuilder, File, TryLockError},
     io,
@@ -13,23 +16,21 @@ use std::{
 use sd_notify::NotifyState;
 use strongroom_kv::StoreConfig;
 use strongroom_proto::transport::{self, Role, ServeError, TlsError, TlsIdentity};
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, oneshot},
-    task::JoinSet,
-};
-use tonic::service::Routes;
+use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 
+use self::{
+    ports::{BearerPort, Monitoring, Ports},
+    tasks::Tasks,
+};
 use crate::{
     Clock, Config, InstancesConfig, KeysConfig, MetricsConfig,
     api::{self, Desk, calls::tagged},
-    audit::{AuditConfig, AuditError, AuditLog, Checkpointer},
-    bearer::{Bearer, BearerError, authenticated},
+    audit::{AuditConfig, AuditError, AuditLog, AuditWriter},
+    bearer::{Bearer, BearerError},
     fleet::{Fleet, FleetError},
     hsm::Hsm,
-    keeper,
     keys::{Keys, KeysError, ProofChecker, StorePlace},
-    ops::{Metrics, Vitals, observed, page},
+    ops::{Metrics, Standing, Vitals, observed},
     policy::{Policy, PolicyError},
 };
 
@@ -199,33 +200,13 @@ impl Parts {
         listener: TcpListener,
         stop: impl Future<Output = ()> + Send,
     ) -> Result<(), RunError> {
-        // The embedded store first: its lock names the process that has it.
         let address = listener.local_addr().map_err(RunError::Address)?;
-        let place = StorePlace {
-            store: &self.store,
-            file: self.data_dir.join("keys.redb"),
-            instances: &self.instances,
-            instance: format!("{address} (process {})", std::process::id()),
-        };
-        let keys = Keys::open(&place, Arc::clone(&hsm), clock.clone(), self.keys).await?;
-        let _own = lock(&self.data_dir)?;
-        let (audit, writer) = AuditLog::open(&self.data_dir.join("audit"), &self.audit)?;
-        let metrics = Arc::new(Metrics::new());
-        let token = hsm.subscribe();
-        let desk = Arc::new(Desk {
-            keys,
-            policy: self.policy,
-            audit,
-            proofs: ProofChecker::new(self.tls.trust()?),
-            clock,
-            metrics: Arc::clone(&metrics),
-            places: Arc::new(Semaphore::new(api::CALLS_MAX)),
-        });
+        let (desk, writer, _own) = self.open(&hsm, clock, address).await?;
         let vitals = Vitals {
-            token,
+            token: hsm.subscribe(),
             compared: desk.keys.ready(),
             places: Arc::clone(&desk.places),
-            metrics: Arc::clone(&metrics),
+            metrics: Arc::clone(&desk.metrics),
             stopping: Arc::default(),
         };
         let stopping = Arc::clone(&vitals.stopping);
@@ -234,59 +215,62 @@ impl Parts {
             stopping.store(true, Ordering::Relaxed);
             tell_manager(&[NotifyState::Stopping]);
         };
-        let monitoring = Monitoring::open(self.monitoring, vitals).await?;
         let routes = api::routes(&desk)?;
-        let bearer = BearerPort::open(self.bearer, &routes, &desk.audit, &metrics).await?;
-        let routes = observed(tagged(routes, desk.audit.clone()), &metrics);
-        let follower = tokio::spawn({
-            let desk = Arc::clone(&desk);
-            async move { desk.keys.follow_token().await }
-        });
-        // Ends with this future, however that ends: a service that does not answer must not keep a lease.
-        let mut others = JoinSet::new();
-        others.spawn({
-            let desk = Arc::clone(&desk);
-            async move { desk.keys.roll_worn().await }
-        });
-        others.spawn({
-            let desk = Arc::clone(&desk);
-            async move { desk.keys.follow_store().await }
-        });
-        let checkpointer = Checkpointer::start(desk.audit.clone(), hsm, &self.audit);
-        let policies = tokio::spawn(Arc::clone(&desk.policy).follow(desk.audit.clone()));
-        let keeper = tokio::spawn(keeper::keep(Arc::clone(&desk)));
+        let ports = Ports {
+            monitoring: Monitoring::open(self.monitoring, vitals).await?,
+            bearer: BearerPort::open(self.bearer, &routes, &desk.audit, &desk.metrics).await?,
+            routes: observed(tagged(routes, desk.audit.clone()), &desk.metrics),
+            listener,
+        };
+        let tasks = Tasks::start(&desk, hsm, &self.audit);
         tracing::info!(%address, "serving");
         tell_manager(&[NotifyState::Ready]);
-        let (ended, end) = oneshot::channel::<()>();
-        let calls = async {
-            let (stopped, stopping) = oneshot::channel::<()>();
-            let stop = async {
-                stop.await;
-                drop(stopped);
-            };
-            let calls = transport::serve(listener, &self.tls, routes, stop);
-            let (outcome, ()) = tokio::join!(Box::pin(calls), Box::pin(bearer.serve(&self.tls, stopping)));
-            drop(ended);
-            outcome
-        };
-        // Readiness is told until the last call has ended.
-        let (outcome, ()) = tokio::join!(calls, monitoring.serve(&self.tls, end));
-        for task in [follower, policies, keeper] {
-            task.abort();
-            _ = task.await;
-        }
-        keeper::store_uses(&desk).await;
-        others.shutdown().await;
-        desk.keys.leave().await;
-        checkpointer.finish().await;
+        let outcome = Box::pin(ports.serve(&self.tls, stop)).await;
+        tasks.finish(&desk).await;
         drop(desk);
-        if tokio::time::timeout(AUDIT_FINISH_TIMEOUT, writer.finish())
-            .await
-            .is_err()
-        {
+        if timeout(AUDIT_FINISH_TIMEOUT, writer.finish()).await.is_err() {
             tracing::warn!("calls were still under way when the service stopped");
         }
         Ok(outcome?)
+    }
+
+    /// Opens store and audit log. The file that is answered keeps the data directory for this process while it is open.
+    async fn open<H: Hsm>(
+        &self,
+        hsm: &Arc<H>,
+        clock: Clock,
+        address: SocketAddr,
+    ) -> Result<(Arc<Desk<H>>, AuditWriter, File), RunError> {
+        let place = StorePlace {
+            store: &self.store,
+            file: self.data_dir.join("keys.redb"),
+            instances: &self.instances,
+            instance: format!("{address} (process {})", std::process::id()),
+        };
+        // The embedded store first: its lock names the process that has it.
+        let keys = Keys::open(&place, Arc::clone(hsm), clock.clone(), self.keys.clone()).await?;
+        let own = lock(&self.data_dir)?;
+        let (audit, writer) = AuditLog::open(&self.data_dir.join("audit"), &self.audit)?;
+        let metrics = Arc::new(Metrics::new());
+        let standing = Standing {
+            policy: self.policy.status(),
+            signing: audit.signing(),
+            compared: keys.ready(),
+        };
+        metrics.with_registry(|registry| {
+            registry.register_collector(Box::new(standing));
+            hsm.measure(registry);
+        });
+        let desk = Desk {
+            keys,
+            policy: Arc::clone(&self.policy),
+            audit,
+            proofs: ProofChecker::new(self.tls.trust()?),
+            clock,
+            metrics,
+            places: Arc::new(Semaphore::new(api::CALLS_MAX)),
+        };
+        Ok((Arc::new(desk), writer, own))
     }
 }
 
@@ -304,65 +288,6 @@ fn lock(data_dir: &Path) -> Result<File, RunError> {
             path: data_dir.to_owned(),
         }),
         Err(TryLockError::Error(source)) => Err(failed(source)),
-    }
-}
-
-/// The port for callers with bearer tokens, if there is one.
-struct BearerPort(Option<(TcpListener, Routes, Arc<Bearer>)>);
-
-impl BearerPort {
-    async fn open(
-        bearer: Option<(SocketAddr, Arc<Bearer>)>,
-        routes: &Routes,
-        audit: &AuditLog,
-        metrics: &Arc<Metrics>,
-    ) -> Result<Self, RunError> {
-        let Some((address, bearer)) = bearer else {
-            return Ok(Self(None));
-        };
-        let listener = transport::bind(address).await?;
-        tracing::info!(%address, "serving callers with bearer tokens");
-        let routes = tagged(authenticated(routes.clone(), &bearer), audit.clone());
-        let routes = observed(routes, metrics);
-        Ok(Self(Some((listener, routes, bearer))))
-    }
-
-    /// Serves until `stop`. Without this port the key service goes on.
-    async fn serve(self, tls: &TlsIdentity, stop: oneshot::Receiver<()>) {
-        let Some((listener, routes, bearer)) = self.0 else {
-            return;
-        };
-        let follower = tokio::spawn(bearer.follow());
-        let stop = async { _ = stop.await };
-        if let Err(error) = transport::serve_without_certificates(listener, tls, routes, stop).await {
-            tracing::error!(%error, "callers with bearer tokens are not served any more");
-        }
-        follower.abort();
-    }
-}
-
-/// The port that monitoring looks at, if there is one.
-struct Monitoring(Option<(TcpListener, Routes)>);
-
-impl Monitoring {
-    async fn open(config: Option<MetricsConfig>, vitals: Vitals) -> Result<Self, RunError> {
-        let Some(config) = config else {
-            return Ok(Self(None));
-        };
-        let listener = transport::bind(config.listen).await?;
-        tracing::info!(address = %config.listen, "monitoring");
-        Ok(Self(Some((listener, page(vitals, config.readers)))))
-    }
-
-    /// Serves until `end`. Without monitoring the key service goes on.
-    async fn serve(self, tls: &TlsIdentity, end: oneshot::Receiver<()>) {
-        let Some((listener, routes)) = self.0 else {
-            return;
-        };
-        let end = async { _ = end.await };
-        if let Err(error) = transport::serve(listener, tls, routes, end).await {
-            tracing::error!(%error, "monitoring is not served any more");
-        }
     }
 }
 
