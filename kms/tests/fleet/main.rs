@@ -8,6 +8,7 @@ mod keys;
 mod linking;
 mod pair;
 mod repair;
+mod theft;
 #[path = "../token/vendor.rs"]
 #[allow(dead_code, reason = "each test binary uses a part of what they share")]
 mod vendor;
