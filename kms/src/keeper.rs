@@ -1,4 +1,5 @@
-//! What the service does by itself, once a second: rolls that are due, and the record of last uses.
+//! What the service does by itself, once a second: rolls and destructions that are due, and the record of last uses. Of
+//! several instances one does what is due.
 //!
 //! Nothing is kept here that a restart would lose: what is due is in the store. Only the pauses after failures start
 //! anew.
@@ -29,8 +30,10 @@ pub(crate) async fn keep<H: Hsm>(desk: Arc<Desk<H>>) {
     let (mut pauses, mut destructions) = (Pauses::default(), Pauses::default());
     for tick in 0_u64.. {
         ticks.tick().await;
-        rotate(&desk, &mut pauses).await;
-        destroy(&desk, &mut destructions).await;
+        if desk.keys.leads() {
+            rotate(&desk, &mut pauses).await;
+            destroy(&desk, &mut destructions).await;
+        }
         if tick % USES_TICKS == 0 {
             store_uses(&desk).await;
         }

@@ -21,14 +21,20 @@ use strongroom_kms::{
     token::{Kcv, TokenKeyVersion, TokenObjectId},
 };
 use strongroom_kv::{PostgresConfig, StoreConfig};
-use strongroom_proto::{KeyVersion, Reason, RequestId, ZoneId, kms::v1 as pb, transport};
-use support::{Crash, Kms, MemoryHsm, Site};
+use strongroom_proto::{
+    KeyVersion, Reason, RequestId, ZoneId,
+    kms::v1::{self as pb, KeyVersionState as State},
+    proof::ZoneProof,
+    transport::{self, PeerIdentity},
+};
+use support::{Crash, Kms, MemoryHsm, Site, load};
 
 /// Names the configuration of the child process of [`a_paused_instance_makes_nothing_stale`].
 const CHILD_CONFIG: &str = "STRONGROOM_KMS_TEST_CONFIG";
 const CHILD_OBJECT: &str = "STRONGROOM_KMS_TEST_OBJECT";
 /// How long a test waits for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn store(url_file: &Path) -> StoreConfig {
     StoreConfig::Postgres(PostgresConfig {
@@ -235,6 +241,166 @@ async fn without_its_store_an_instance_opens_and_does_not_mint() {
     }
     alice.roll("k").await.expect("rolled");
     kms.stop().await;
+}
+
+/// Two instances at the same time.
+fn two_sites(url_file: &Path) -> [Site; 2] {
+    let [one, mut two] = sites(url_file);
+    two.clock = one.clock.clone();
+    [one, two]
+}
+
+/// Waits until `kms` says of payroll what is looked for.
+async fn until(what: &str, kms: &Kms<'_>, found: impl Fn(&pb::Key) -> bool) {
+    let (started, mut user) = (Instant::now(), kms.as_user("user/alice"));
+    loop {
+        let key = user.describe("payroll").await.expect("known");
+        if found(&key) {
+            return;
+        }
+        assert!(started.elapsed() < PATIENCE, "{what}: {key:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_one_instance_answers_holds_at_the_others_at_once() {
+    let cluster = Cluster::start();
+    let (hsm, zone) = (MemoryHsm::new(), ZoneId::generate());
+    let [one, two] = sites(&cluster.fresh_url());
+    let (one, two) = (one.start(&hsm).await, two.start(&hsm).await);
+    let (mut alice, mut bob) = (one.as_user("user/alice"), two.as_user("user/bob"));
+    let mut minter = two.as_user("service/metadata");
+    for name in ["payroll", "payroll2"] {
+        alice.create(name).await.expect("made");
+    }
+    let edeks = minter.mint("payroll", zone, 1).await.expect("minted");
+    for round in 0..4 {
+        alice.set_disabled("payroll", true).await.expect("disabled");
+        let refused = bob.unwrap(edeks.clone()).await.expect("called").remove(0);
+        let refused = refused.expect_err("disabled elsewhere");
+        assert_eq!(refused.reason, Reason::KeyDisabled, "round {round}: {refused}");
+        alice.set_disabled("payroll", false).await.expect("enabled");
+        let opened = bob.unwrap(edeks.clone()).await.expect("called").remove(0);
+        opened.expect("it opens again");
+
+        let target = ["payroll", "payroll2"][round % 2];
+        alice.set_alias("wages", target, true).await.expect("moved");
+        let minted = minter.mint("wages", zone, 1).await.expect("minted by the alias");
+        assert_eq!(minted[0].key_name, target, "round {round}");
+    }
+    let failure = bob.create("wages").await.expect_err("the alias has the name");
+    assert_eq!(failure.reason, Reason::KeyExists, "{failure}");
+    bob.admin
+        .delete_alias(pb::DeleteAliasRequest {
+            alias: "wages".to_owned(),
+        })
+        .await
+        .expect("removed");
+    let failure = one
+        .as_user("service/metadata")
+        .mint("wages", zone, 1)
+        .await
+        .expect_err("gone");
+    assert_eq!(failure.reason, Reason::KeyNotFound, "{failure}");
+
+    // Of a key and an alias of one name that are made at once, one comes to be.
+    for round in 0..8 {
+        let name = format!("both{round}");
+        let (key, alias) = tokio::join!(alice.create(&name), bob.set_alias(&name, "payroll", false));
+        assert!(key.is_ok() != alias.is_ok(), "round {round}: {key:?} and {alias:?}");
+    }
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_due_destruction_is_carried_out_once_with_one_receipt() {
+    let cluster = Cluster::start();
+    let (hsm, zone) = (MemoryHsm::new(), ZoneId::generate());
+    let [here, there] = two_sites(&cluster.fresh_url());
+    let (one, two) = (here.start(&hsm).await, there.start(&hsm).await);
+    let (mut alice, mut minter) = (one.as_user("user/alice"), two.as_user("service/metadata"));
+    alice.create("payroll").await.expect("made");
+    // The zone is known to the other instance.
+    let edeks = minter.mint("payroll", zone, 1).await.expect("minted");
+    alice.roll("payroll").await.expect("rolled");
+    let failure = alice
+        .delete("payroll", Some(0), Vec::new())
+        .await
+        .expect_err("unproved");
+    assert_eq!(failure.reason, Reason::DeletionBlocked);
+    assert!(failure.message.contains(&zone.to_string()), "{failure}");
+    here.clock.advance(Duration::from_secs(5));
+    let identity = load(&here.pki.issue("prover", "service/metadata"));
+    let proof = ZoneProof {
+        zone,
+        key: "payroll".parse().expect("a key name"),
+        through: KeyVersion(0),
+        issued_ms: here.clock.now_ms(),
+        known: true,
+        issuer: PeerIdentity::Metadata,
+    };
+    let proofs = vec![proof.sign(&identity).expect("signed").to_bytes()];
+    let pending = alice.delete("payroll", Some(0), proofs).await.expect("pending");
+    let seen = two.as_user("user/bob").describe("payroll").await.expect("known");
+    assert_eq!(
+        seen.versions[0].deletion, pending.versions[0].deletion,
+        "proofs and all"
+    );
+    here.clock.advance(DAY * 8);
+    for instance in [&one, &two] {
+        let destroyed = |key: &pb::Key| key.versions[0].state() == State::Destroyed;
+        until("nobody destroys it", instance, destroyed).await;
+        let refused = instance
+            .as_user("user/alice")
+            .unwrap(edeks.clone())
+            .await
+            .expect("called");
+        refused[0].as_ref().expect_err("destroyed");
+    }
+    one.stop().await;
+    two.stop().await;
+    let records = here.audit().into_iter().chain(there.audit());
+    let receipts: Vec<_> = records.filter_map(|record| record.entry.receipt).collect();
+    assert_eq!(receipts.len(), 1, "{receipts:?}");
+    assert_eq!(receipts[0].zones, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_roll_that_is_due_is_made_once_also_when_the_first_instance_is_gone() {
+    let cluster = Cluster::start();
+    let hsm = MemoryHsm::new();
+    let [here, there] = two_sites(&cluster.fresh_url());
+    let (one, two) = (here.start(&hsm).await, there.start(&hsm).await);
+    let mut alice = one.as_user("user/alice");
+    alice.create("payroll").await.expect("made");
+    let rotation = pb::UpdateKeyRequest {
+        name: "payroll".to_owned(),
+        rotation_period_ms: Some(u64::try_from(DAY.as_millis()).expect("fits")),
+        ..pb::UpdateKeyRequest::default()
+    };
+    alice.update(rotation).await.expect("set");
+    for round in 1..3 {
+        here.clock.advance(DAY + DAY / 10);
+        for instance in [&one, &two] {
+            until("it is not rolled", instance, |key| key.current_version == Some(round)).await;
+        }
+    }
+    one.kill().await;
+    here.clock.advance(DAY + DAY / 10);
+    until("the other does not roll it", &two, |key| key.current_version == Some(3)).await;
+    // Whatever else is due shows itself within some looks.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    let key = two.as_user("user/alice").describe("payroll").await.expect("known");
+    assert_eq!(key.versions.len(), 4, "once for each due time");
+    two.stop().await;
+    let records = here.audit().into_iter().chain(there.audit());
+    let rolls = records.filter(|record| {
+        let entry = &record.entry;
+        entry.who == "service kms" && entry.action == "roll" && entry.version.is_some()
+    });
+    assert_eq!(rolls.count(), 3);
 }
 
 /// Runs as the child of [`a_paused_instance_makes_nothing_stale`]: an instance in a process of its own.

@@ -55,7 +55,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
     async fn roll_key(&self, request: Request<RollKeyRequest>) -> Result<Response<Key>, Status> {
         let caller = caller(&request)?;
         let wire = request.into_inner();
-        let name = self.key(&wire.name)?;
+        let name = self.key(&wire.name).await?;
         let id = parse::request_id(&wire.request_id)?;
         let desk = Arc::clone(&self.0);
         answer(&self.0, async move {
@@ -69,7 +69,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
     async fn confirm_key(&self, request: Request<ConfirmKeyRequest>) -> Result<Response<Key>, Status> {
         let caller = caller(&request)?;
         let wire = request.into_inner();
-        let name = self.key(&wire.name)?;
+        let name = self.key(&wire.name).await?;
         let (version, kcv) = parse::confirmed(&name, &wire)?;
         let desk = Arc::clone(&self.0);
         answer(&self.0, async move {
@@ -83,7 +83,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
     async fn update_key(&self, request: Request<UpdateKeyRequest>) -> Result<Response<Key>, Status> {
         let caller = caller(&request)?;
         let wire = request.into_inner();
-        let name = self.key(&wire.name)?;
+        let name = self.key(&wire.name).await?;
         let word = parse::update_word(&wire);
         let change = parse::change(wire, self.0.keys.config())?;
         let desk = Arc::clone(&self.0);
@@ -97,8 +97,9 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
 
     async fn describe_key(&self, request: Request<DescribeKeyRequest>) -> Result<Response<Key>, Status> {
         let caller = caller(&request)?;
-        let name = self.key(&request.into_inner().name)?;
+        let name = self.key(&request.into_inner().name).await?;
         let entry = self.0.look(&caller, "describe", &name).await?;
+        self.0.keys.learn_uses(&name).await;
         let key = self.0.recorded(entry, self.0.keys.describe(&name)).await?;
         Ok(Response::new(key))
     }
@@ -117,10 +118,11 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
     ) -> Result<Response<ListVersionsResponse>, Status> {
         let caller = caller(&request)?;
         let wire = request.into_inner();
-        let name = self.key(&wire.name)?;
+        let name = self.key(&wire.name).await?;
         let limit = parse::page_limit(wire.limit)?;
         let entry = self.0.look(&caller, "describe", &name).await?;
         let after = wire.after.map(strongroom_proto::KeyVersion);
+        self.0.keys.learn_uses(&name).await;
         let page = self.0.keys.versions(&name, after, limit);
         Ok(Response::new(self.0.recorded(entry, page).await?))
     }
@@ -145,7 +147,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
             }
             let entry = desk.start(&caller, "set-alias", &set.key).await?;
             let outcome = desk.keys.set_alias(&set, wire.r#move).await;
-            desk.recorded(entry, outcome).await
+            desk.told(entry, outcome).await
         })
         .await?;
         Ok(Response::new(answer))
@@ -162,7 +164,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
         to_its_end(&self.0, async move {
             let entry = desk.start(&caller, "delete-alias", &key).await?;
             let outcome = desk.keys.delete_alias(&alias).await;
-            desk.recorded(entry, outcome).await
+            desk.told(entry, outcome).await
         })
         .await?;
         Ok(Response::new(DeleteAliasResponse {}))
@@ -184,7 +186,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
     async fn delete_key(&self, request: Request<DeleteKeyRequest>) -> Result<Response<Key>, Status> {
         let caller = caller(&request)?;
         let wire = request.into_inner();
-        let name = self.key(&wire.name)?;
+        let name = self.key(&wire.name).await?;
         let pending_ms = pending_ms(wire.after_days)?;
         let target = target(wire.version);
         let desk = Arc::clone(&self.0);
@@ -206,7 +208,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
     async fn cancel_delete(&self, request: Request<CancelDeleteRequest>) -> Result<Response<Key>, Status> {
         let caller = caller(&request)?;
         let wire = request.into_inner();
-        let name = self.key(&wire.name)?;
+        let name = self.key(&wire.name).await?;
         let target = target(wire.version);
         let desk = Arc::clone(&self.0);
         answer(&self.0, async move {
@@ -220,7 +222,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
     async fn approve_delete(&self, request: Request<ApproveDeleteRequest>) -> Result<Response<Key>, Status> {
         let caller = caller(&request)?;
         let wire = request.into_inner();
-        let name = self.key(&wire.name)?;
+        let name = self.key(&wire.name).await?;
         let target = target(wire.version);
         if !matches!(caller.identity, PeerIdentity::User(_)) {
             let message = format!(
@@ -245,7 +247,8 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
 
 impl<H: Hsm> AdminFace<H> {
     /// The key that a request names, by its name or an alias.
-    fn key(&self, wire: &str) -> Result<KeyName, Failure> {
+    async fn key(&self, wire: &str) -> Result<KeyName, Failure> {
+        self.0.keys.try_lease().await;
         Ok(self.0.keys.resolve(wire.parse()?))
     }
 }
@@ -272,14 +275,19 @@ impl<H: Hsm> Desk<H> {
             .await
     }
 
-    /// Records how a change ended, once every instance works with it.
+    /// Records how a change of a key ended, once every instance works with it.
     async fn changed(&self, entry: Entry, outcome: Result<Key, Failure>) -> Result<Key, Failure> {
-        let outcome = match outcome {
-            Ok(key) => self.keys.seen_everywhere().await.map(|()| key),
-            Err(failure) => Err(failure),
-        };
         let version = outcome.as_ref().ok().and_then(|key| key.current_version);
         let entry = entry.version(version.map(strongroom_proto::KeyVersion));
+        self.told(entry, outcome).await
+    }
+
+    /// Records how a change ended, once every instance works with it.
+    async fn told<T>(&self, entry: Entry, outcome: Result<T, Failure>) -> Result<T, Failure> {
+        let outcome = match outcome {
+            Ok(made) => self.keys.seen_everywhere().await.map(|()| made),
+            Err(failure) => Err(failure),
+        };
         self.recorded(entry, outcome).await
     }
 }

@@ -28,10 +28,9 @@ impl<H: Hsm> Mint for MintFace<H> {
         let caller = caller(&request)?;
         let wire = request.into_inner();
         let (name, zone) = key_and_zone(&wire.key_name, &wire.zone_id)?;
-        let name = self.0.keys.resolve(name);
         let count = edek_count(wire.count as usize)?;
         let desk = Arc::clone(&self.0);
-        let minted = to_its_end(&self.0, async move { desk.mint(&caller, &name, &zone, count).await }).await?;
+        let minted = to_its_end(&self.0, async move { desk.mint(&caller, name, &zone, count).await }).await?;
         Ok(Response::new(MintResponse {
             key_version: minted.version.0,
             suite: minted.suite.as_str().to_owned(),
@@ -44,11 +43,10 @@ impl<H: Hsm> Mint for MintFace<H> {
         let caller = caller(&request)?;
         let wire = request.into_inner();
         let (name, zone) = key_and_zone(&wire.key_name, &wire.zone_id)?;
-        let name = self.0.keys.resolve(name);
         edek_count(wire.edeks.len())?;
         let items = wire.edeks.into_iter().map(wrapped).collect::<Result<Vec<_>, _>>()?;
         let desk = Arc::clone(&self.0);
-        let rewrapped = to_its_end(&self.0, async move { desk.rewrap(&caller, &name, &zone, items).await }).await?;
+        let rewrapped = to_its_end(&self.0, async move { desk.rewrap(&caller, name, &zone, items).await }).await?;
         Ok(Response::new(RewrapResponse {
             key_version: rewrapped.version.0,
             results: rewrapped.results.into_iter().map(to_wire).collect(),
@@ -57,11 +55,18 @@ impl<H: Hsm> Mint for MintFace<H> {
 }
 
 impl<H: Hsm> Desk<H> {
-    async fn mint(&self, caller: &Caller, name: &KeyName, zone: &ZoneId, count: usize) -> Result<Minted, Failure> {
+    /// `name` may be an alias, here and in [`Self::rewrap`]. What it names, and what policies know of that, is looked at when
+    /// this instance is known to work with what the others changed.
+    async fn mint(&self, caller: &Caller, name: KeyName, zone: &ZoneId, count: usize) -> Result<Minted, Failure> {
         let entry = Entry::new(caller, "mint").edeks(zone, count);
+        let lease = self.keys.wait_lease().await;
+        let name = &self.keys.resolve(name);
         let (facts, context) = (self.keys.facts(name), Context::of("mint").zone(*zone));
         let entry = self.authorize(caller, Action::Mint, &facts, &context, entry).await?;
-        let outcome = self.keys.mint(name, zone, count).await;
+        let outcome = match lease {
+            Ok(()) => self.keys.mint(name, zone, count).await,
+            Err(failure) => Err(failure),
+        };
         let entry = entry.version(outcome.as_ref().ok().map(|minted| minted.version));
         self.recorded(entry, outcome).await
     }
@@ -69,14 +74,19 @@ impl<H: Hsm> Desk<H> {
     async fn rewrap(
         &self,
         caller: &Caller,
-        name: &KeyName,
+        name: KeyName,
         zone: &ZoneId,
         items: Vec<(KeyVersion, Bytes)>,
     ) -> Result<Rewrapped, Failure> {
         let entry = Entry::new(caller, "rewrap").edeks(zone, items.len());
+        let lease = self.keys.wait_lease().await;
+        let name = &self.keys.resolve(name);
         let (facts, context) = (self.keys.facts(name), Context::of("rewrap").zone(*zone));
         let entry = self.authorize(caller, Action::Rewrap, &facts, &context, entry).await?;
-        let outcome = self.keys.rewrap(name, zone, items).await;
+        let outcome = match lease {
+            Ok(()) => self.keys.rewrap(name, zone, items).await,
+            Err(failure) => Err(failure),
+        };
         let entries = match &outcome {
             Ok(rewrapped) => entries(&entry, zone, rewrapped),
             Err(failure) => vec![entry.failed(failure)],

@@ -64,6 +64,7 @@ impl<H: Hsm> Desk<H> {
     /// Carries a request to the token worker, less what is refused, and records what came of it.
     pub(super) async fn deliver(&self, caller: &Caller, asked: Asked) -> Result<Delivered, Failure> {
         let edeks = &asked.request.edeks;
+        self.keys.try_lease().await;
         let verdicts = self.sealed_verdicts(caller, edeks);
         let checks: Vec<_> = edeks.iter().map(|edek| check(edek, &verdicts)).collect();
         let outcome = match all_refused(&checks, &verdicts) {

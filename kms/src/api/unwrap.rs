@@ -59,6 +59,7 @@ impl<H: Hsm> Desk<H> {
         caller: &Caller,
         parsed: Vec<Result<Edek, Failure>>,
     ) -> Result<Vec<Result<WireDek, Failure>>, Failure> {
+        self.keys.try_lease().await;
         let verdicts = self.verdicts(caller, &parsed);
         let about: Vec<Option<About>> = parsed.iter().map(|item| item.as_ref().ok().map(About::of)).collect();
         let checks: Vec<Result<(), Failure>> = parsed

@@ -45,6 +45,7 @@ impl<H: Hsm> Keys<H> {
         let _intents = self.changing(name).await?;
         // The store knows the zones of every instance.
         let zones = self.ledger.zones(name).await?;
+        self.registry.put_zones(name, &zones);
         let now_ms = self.clock.now_ms();
         if !self
             .known(name)?
@@ -58,6 +59,7 @@ impl<H: Hsm> Keys<H> {
             Ok(true)
         })
         .await?;
+        self.learn_uses(name).await;
         let key = self.known(name)?;
         for number in &going {
             let id = key.versions[number].token_id;

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Mutex as StdMutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -16,8 +16,8 @@ use tokio::sync::{Mutex, watch};
 use super::{
     Keys, KeysError,
     key::Key,
-    lease::{InstanceId, InstanceRecord, Observer, RENEWAL, Standing, now},
-    ledger_shared::Changes,
+    lease::{InstanceId, InstanceRecord, LEASE, Observer, RENEWAL, Standing, now},
+    ledger_shared::{Changed, Changes},
     records::Intent,
 };
 use crate::{config::InstancesConfig, hsm::Hsm};
@@ -25,6 +25,8 @@ use crate::{config::InstancesConfig, hsm::Hsm};
 /// How long a call waits for a lease that lapsed to be renewed, and an unwrap, which would go on without.
 const RENEWAL_WAIT: Duration = Duration::from_secs(3);
 const UNWRAP_WAIT: Duration = Duration::from_secs(1);
+/// How long a look at a key waits for what other instances recorded of its uses.
+const USES_WAIT: Duration = Duration::from_secs(1);
 /// How long a token may take to look for new versions.
 const LIST_WAIT: Duration = Duration::from_secs(1);
 /// Pause between two looks at whether the others have seen a change, and how long they are looked at. A lease lapses
@@ -45,6 +47,10 @@ pub(super) struct Member {
     applied: AtomicU64,
     renewals: AtomicU64,
     standing: watch::Sender<Standing>,
+    /// When this instance first held a lease.
+    joined: StdMutex<Option<Duration>>,
+    /// Whether it is the one that does what is due by itself.
+    leads: AtomicBool,
     observer: StdMutex<Observer>,
     /// Held while changes are taken in.
     gate: Mutex<()>,
@@ -59,6 +65,8 @@ impl Member {
             applied: AtomicU64::new(applied),
             renewals: AtomicU64::new(0),
             standing: watch::Sender::default(),
+            joined: StdMutex::default(),
+            leads: AtomicBool::new(false),
             observer: StdMutex::default(),
             gate: Mutex::default(),
         }
@@ -79,6 +87,16 @@ impl Member {
         observer.observe(&records, now);
         let unlapsed = records.into_iter().filter(|(id, _)| !observer.has_lapsed(id, now));
         unlapsed.collect()
+    }
+
+    /// Decides who leads: of the unlapsed instances whose token is up, the one with the least id. One that has just joined
+    /// waits until all others know of it.
+    fn decide_leader(&self, alive: &BTreeMap<InstanceId, InstanceRecord>) {
+        let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        let settled = now().saturating_sub(*joined.get_or_insert_with(now)) >= LEASE;
+        let first = alive.iter().find(|(_, record)| record.ready);
+        let leads = settled && first.is_some_and(|(id, _)| *id == self.id);
+        self.leads.store(leads, Ordering::Relaxed);
     }
 
     fn long_gone(&self, records: &BTreeMap<InstanceId, InstanceRecord>) -> Vec<(InstanceId, u64)> {
@@ -108,9 +126,17 @@ impl<H: Hsm> Keys<H> {
         let Some(member) = &self.member else {
             return;
         };
+        // Apart from one another: what a token is slow to settle must not cost the lease.
+        tokio::join!(self.keep_lease(member), self.settle_for_others(member));
+    }
+
+    async fn keep_lease(&self, member: &Member) {
         loop {
             let outcome = self.keep_up(member).await;
             let cut_off = outcome.is_err();
+            if cut_off {
+                member.leads.store(false, Ordering::Relaxed);
+            }
             let before = member.standing.send_if_modified(|standing| {
                 let changed = standing.cut_off != cut_off;
                 standing.cut_off = cut_off;
@@ -137,8 +163,7 @@ impl<H: Hsm> Keys<H> {
         for (id, renewal) in member.long_gone(&records) {
             self.ledger.forget(&id, renewal).await?;
         }
-        let alive = member.unlapsed(records);
-        self.finish_for_others(member, &alive).await;
+        member.decide_leader(&member.unlapsed(records));
         Ok(())
     }
 
@@ -150,6 +175,7 @@ impl<H: Hsm> Keys<H> {
                 name: member.name.clone(),
                 renewal: member.renewals.fetch_add(1, Ordering::Relaxed) + 1,
                 seen: member.applied(),
+                ready: *self.compared.borrow(),
             };
             if self.ledger.renew(&member.id, &record).await? {
                 member.standing.send_replace(Standing::renewed(begun));
@@ -165,13 +191,20 @@ impl<H: Hsm> Keys<H> {
         let _gate = member.gate.lock().await;
         let (revision, changes) = self.ledger.changes(member.applied()).await?;
         let revision = match changes {
-            Changes::Keys(keys) => {
-                self.take_over_keys(keys).await;
+            Changes::These(changed) => {
+                self.take_in_changes(changed).await?;
                 revision
             }
             Changes::TooMany => {
                 let (revision, keys) = self.ledger.load_at_rest().await?;
-                self.take_over_keys(keys).await;
+                // Whatever of the aliases is newer than the revision is told again.
+                let aliases = self.ledger.aliases().await?;
+                let changed = Changed {
+                    keys,
+                    ..Changed::default()
+                };
+                self.take_in_changes(changed).await?;
+                *self.registry.aliases.write() = aliases;
                 revision
             }
         };
@@ -179,7 +212,17 @@ impl<H: Hsm> Keys<H> {
         Ok(())
     }
 
-    async fn take_over_keys(&self, keys: BTreeMap<KeyName, Key>) {
+    async fn take_in_changes(&self, changed: Changed) -> Result<(), KeysError> {
+        let deleting = changed.keys.values().filter(|key| !key.deletions.is_empty());
+        for key in deleting {
+            self.registry.put_zones(&key.name, &self.ledger.zones(&key.name).await?);
+        }
+        self.take_in_keys(changed.keys).await;
+        self.registry.change_aliases(changed.aliases);
+        Ok(())
+    }
+
+    async fn take_in_keys(&self, keys: BTreeMap<KeyName, Key>) {
         let mut unknown = false;
         for mut key in keys.into_values() {
             if let Some(known) = self.table().get(&key.name) {
@@ -228,17 +271,49 @@ impl<H: Hsm> Keys<H> {
     }
 
     /// Settles what instances began that are not there any more.
-    async fn finish_for_others(&self, member: &Member, alive: &BTreeMap<InstanceId, InstanceRecord>) {
-        let claims = self.ledger.claims().await.unwrap_or_default();
+    async fn settle_for_others(&self, member: &Member) {
+        loop {
+            tokio::time::sleep(RENEWAL).await;
+            for name in self.left_behind(member).await.unwrap_or_default() {
+                if !*self.compared.borrow() {
+                    break;
+                }
+                if let Err(failure) = self.changing(&name).await {
+                    tracing::warn!(key = %name, "cannot settle what a lapsed instance began: {failure}");
+                }
+            }
+        }
+    }
+
+    async fn left_behind(&self, member: &Member) -> Result<Vec<KeyName>, KeysError> {
+        let claims = self.ledger.claims().await?;
+        if claims.is_empty() {
+            return Ok(Vec::new());
+        }
+        let alive = member.unlapsed(self.ledger.instances().await?);
         let left = claims
             .into_iter()
             .filter(|(_, owner)| *owner != member.id && !alive.contains_key(owner));
-        for (name, _) in left {
-            if !*self.compared.borrow() {
-                return;
-            }
-            if let Err(failure) = self.changing(&name).await {
-                tracing::warn!(key = %name, "cannot settle what a lapsed instance began: {failure}");
+        Ok(left.map(|(name, _)| name).collect())
+    }
+
+    /// Whether this instance is to do what is due by itself. With several it is one of them at a time; should two take
+    /// themselves for it, the store lets one of them through.
+    pub(crate) fn leads(&self) -> bool {
+        let leads = |member: &Member| member.may_make() && member.leads.load(Ordering::Relaxed);
+        self.member.as_ref().is_none_or(leads)
+    }
+
+    /// Takes in when other instances used a key's versions, as far as they have recorded it, which they do twice a minute.
+    pub(crate) async fn learn_uses(&self, name: &KeyName) {
+        let cut_off = |member: &Member| member.standing.borrow().cut_off;
+        if self.member.as_ref().is_none_or(cut_off) {
+            return;
+        }
+        // It is for people to look at: without the store they see what this instance knows.
+        if let Ok(Ok(uses)) = tokio::time::timeout(USES_WAIT, self.ledger.last_uses(name)).await {
+            for (version, at_ms) in uses {
+                self.registry.load_use(name.clone(), version, at_ms);
             }
         }
     }
@@ -253,7 +328,7 @@ impl<H: Hsm> Keys<H> {
     }
 
     /// Waits for the lease that making EDEKs takes.
-    pub(super) async fn wait_lease(&self) -> Result<(), Failure> {
+    pub(crate) async fn wait_lease(&self) -> Result<(), Failure> {
         match &self.member {
             Some(member) if !member.may_make() && !member.renewed_within(RENEWAL_WAIT).await => Err(Failure::new(
                 Reason::StoreFailed,
@@ -264,8 +339,9 @@ impl<H: Hsm> Keys<H> {
         }
     }
 
-    /// Gives a lease that lapsed a moment to be renewed. Opening goes on without it when the store is away.
-    pub(super) async fn try_lease(&self) {
+    /// Gives a lease that lapsed a moment to be renewed, which is to say that what others changed is known again. Looking
+    /// and opening go on without it when the store is away.
+    pub(crate) async fn try_lease(&self) {
         if let Some(member) = self.member.as_ref().filter(|member| !member.may_make()) {
             member.renewed_within(UNWRAP_WAIT).await;
         }

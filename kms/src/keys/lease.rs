@@ -30,6 +30,9 @@ pub(super) struct InstanceRecord {
     /// The newest revision that it works with.
     #[prost(uint64, tag = "3")]
     pub(super) seen: u64,
+    /// Whether its token is up and compared.
+    #[prost(bool, tag = "4")]
+    pub(super) ready: bool,
 }
 
 /// Time since the machine started, its sleep included.

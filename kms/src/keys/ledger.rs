@@ -11,6 +11,7 @@ use super::{
     KeysError,
     key::Key,
     lease::InstanceId,
+    ledger_registry::load_alias,
     ledger_shared::{REVISIONS, committed, number},
     records::{
         INTENTS, Intent, IntentRecord, KEYS, KeyRecord, REQUESTS, RequestRecord, USES, VERSIONS, VersionRecord,
@@ -120,6 +121,11 @@ impl Ledger {
         loop {
             let mut txn = self.store.begin().await?;
             self.claim(&mut txn, &intent.key, revision).await?;
+            if load_alias(&mut txn, &intent.key).await?.is_some() {
+                // It was made since the name was looked at.
+                let key = intent.key.clone();
+                return Err(KeysError::Stale { key });
+            }
             txn.put(&intent_key(&intent.key), IntentRecord::of(intent).encode_to_vec());
             if committed(txn, &mut attempt).await? {
                 return Ok(());

@@ -1,15 +1,19 @@
 //! The store of what is known around the keys: aliases, zones with their proofs, last uses.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use prost::Message;
-use strongroom_kv::{Store, Txn};
+use strongroom_kv::{AnyTxn, Store, Txn};
 use strongroom_proto::{KeyName, KeyVersion, ZoneId};
 
 use super::{
     KeysError,
     deletion::{Proven, Zones},
+    key::Key,
     ledger::{Ledger, commit},
-    records::name_after,
+    ledger_shared::{committed, count, number},
+    records::{intent_key, key_key, name_after},
     registry::Registry,
 };
 
@@ -44,10 +48,7 @@ impl Ledger {
     /// Reads everything around the keys.
     pub(super) async fn load_registry(&self) -> Result<Registry, KeysError> {
         let registry = Registry::default();
-        for (key, value) in self.scan(ALIASES).await? {
-            let alias = name_after(ALIASES, &key)?;
-            registry.aliases.write().insert(alias, name_after(&[], &value)?);
-        }
+        *registry.aliases.write() = self.aliases().await?;
         for (key, value) in self.scan(ZONES).await? {
             let (name, zone) = zone_of(&key)?;
             registry.put_zone(&name, zone, read_zone(&key, &value)?.1);
@@ -60,18 +61,44 @@ impl Ledger {
         Ok(registry)
     }
 
-    /// Records which key an alias names, or that it names none.
-    pub(super) async fn save_alias(&self, alias: &KeyName, key: Option<&KeyName>) -> Result<(), KeysError> {
-        let mut txn = self.store.begin().await?;
-        let place = [ALIASES, alias.as_str().as_bytes()].concat();
-        match key {
-            Some(key) => txn.put(&place, key.as_str().as_bytes().to_vec()),
-            None => txn.delete(&place),
-        }
-        commit(txn).await
+    /// Every alias with its key.
+    pub(super) async fn aliases(&self) -> Result<BTreeMap<KeyName, KeyName>, KeysError> {
+        let pairs = self.scan(ALIASES).await?;
+        let read = |(key, value): &(Bytes, Bytes)| Ok((name_after(ALIASES, key)?, name_after(&[], value)?));
+        pairs.iter().map(read).collect()
     }
 
-    /// Records that a zone is about to mint with a key for the first time.
+    /// Records which key an alias names, or that it names none. Refused if the alias does not name `before` any more, if
+    /// there is a key of its name by now, or if `key` has changed.
+    pub(super) async fn save_alias(
+        &self,
+        alias: &KeyName,
+        before: Option<&KeyName>,
+        key: Option<&Key>,
+    ) -> Result<(), KeysError> {
+        let (place, mut attempt) = (alias_key(alias), 0);
+        loop {
+            let mut txn = self.store.begin().await?;
+            let taken = txn.get(&key_key(alias)).await?.or(txn.get(&intent_key(alias)).await?);
+            if taken.is_some() || load_alias(&mut txn, alias).await?.as_ref() != before {
+                return Err(KeysError::Stale { key: alias.clone() });
+            }
+            match key {
+                Some(key) => {
+                    self.unchanged(&mut txn, &key.name, key.revision).await?;
+                    txn.put(&place, key.name.as_str().as_bytes().to_vec());
+                }
+                None => txn.delete(&place),
+            }
+            count(&mut txn, alias.as_str()).await?;
+            if committed(txn, &mut attempt).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Records that a zone is about to mint with a key for the first time. That is not counted as a change of the key:
+    /// whatever depends on the zones of a key reads them here.
     pub(super) async fn register_zone(&self, key: &KeyName, zone: &ZoneId, now_ms: u64) -> Result<(), KeysError> {
         let place = zone_key(key, zone);
         let mut txn = self.store.begin().await?;
@@ -88,25 +115,16 @@ impl Ledger {
 
     /// Records what was proved of zones that minted with a key.
     pub(super) async fn save_proofs(&self, key: &KeyName, proofs: &[(ZoneId, Proven)]) -> Result<(), KeysError> {
-        let mut txn = self.store.begin().await?;
-        for (zone, proven) in proofs {
-            let place = zone_key(key, zone);
-            let known = txn.get(&place).await?;
-            let first_minted_ms = known.map(|value| read_zone(&place, &value)).transpose()?;
-            let record = ZoneRecord {
-                first_minted_ms: first_minted_ms.map_or(0, |(first_minted_ms, _)| first_minted_ms),
-                proof: Some(ProofRecord {
-                    through: proven.through.0,
-                    issued_ms: proven.issued_ms,
-                    known: proven.known,
-                    hash: Bytes::copy_from_slice(&proven.hash),
-                }),
-            };
-            txn.put(&place, record.encode_to_vec());
+        let mut attempt = 0;
+        loop {
+            let mut txn = self.store.begin().await?;
+            put_proofs(&mut txn, key, proofs).await?;
+            count(&mut txn, key.as_str()).await?;
+            if committed(txn, &mut attempt).await? {
+                return Ok(());
+            }
         }
-        commit(txn).await
     }
-
     /// The zones that minted with a key, as every instance recorded them.
     pub(super) async fn zones(&self, key: &KeyName) -> Result<Zones, KeysError> {
         let prefix = [ZONES, key.as_str().as_bytes(), &[0]].concat();
@@ -117,15 +135,73 @@ impl Ledger {
         Ok(zones)
     }
 
-    /// Records when versions were last used.
+    /// Records when versions were last used, unless another instance recorded a later use.
     pub(super) async fn save_uses(&self, uses: &[(KeyName, KeyVersion, u64)]) -> Result<(), KeysError> {
-        let mut txn = self.store.begin().await?;
-        for (key, version, at_ms) in uses {
-            let place = [USES, key.as_str().as_bytes(), &[0], &version.0.to_be_bytes()].concat();
+        let mut attempt = 0;
+        loop {
+            let mut txn = self.store.begin().await?;
+            put_uses(&mut txn, uses).await?;
+            if committed(txn, &mut attempt).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// When the versions of a key were last used, as every instance recorded it.
+    pub(super) async fn last_uses(&self, key: &KeyName) -> Result<Vec<(KeyVersion, u64)>, KeysError> {
+        let pairs = self.scan(&use_prefix(key)).await?;
+        pairs
+            .iter()
+            .map(|(place, value)| {
+                let (_, version) = tail::<4>(USES, place)?;
+                Ok((KeyVersion(u32::from_be_bytes(version)), number(place, value)?))
+            })
+            .collect()
+    }
+}
+
+async fn put_uses(txn: &mut AnyTxn, uses: &[(KeyName, KeyVersion, u64)]) -> Result<(), KeysError> {
+    for (key, version, at_ms) in uses {
+        let place = [&use_prefix(key)[..], &version.0.to_be_bytes()].concat();
+        let known = txn.get(&place).await?;
+        if known.map_or(Ok(0), |value| number(&place, &value))? < *at_ms {
             txn.put(&place, at_ms.to_be_bytes().to_vec());
         }
-        commit(txn).await
     }
+    Ok(())
+}
+
+async fn put_proofs(txn: &mut AnyTxn, key: &KeyName, proofs: &[(ZoneId, Proven)]) -> Result<(), KeysError> {
+    for (zone, proven) in proofs {
+        let place = zone_key(key, zone);
+        let known = txn.get(&place).await?;
+        let first_minted_ms = known.map(|value| read_zone(&place, &value)).transpose()?;
+        let record = ZoneRecord {
+            first_minted_ms: first_minted_ms.map_or(0, |(first_minted_ms, _)| first_minted_ms),
+            proof: Some(ProofRecord {
+                through: proven.through.0,
+                issued_ms: proven.issued_ms,
+                known: proven.known,
+                hash: Bytes::copy_from_slice(&proven.hash),
+            }),
+        };
+        txn.put(&place, record.encode_to_vec());
+    }
+    Ok(())
+}
+
+/// The key that an alias names.
+pub(super) async fn load_alias(txn: &mut AnyTxn, alias: &KeyName) -> Result<Option<KeyName>, KeysError> {
+    let target = txn.get(&alias_key(alias)).await?;
+    target.map(|target| name_after(&[], &target)).transpose()
+}
+
+fn alias_key(alias: &KeyName) -> Vec<u8> {
+    [ALIASES, alias.as_str().as_bytes()].concat()
+}
+
+fn use_prefix(key: &KeyName) -> Vec<u8> {
+    [USES, key.as_str().as_bytes(), &[0]].concat()
 }
 
 fn zone_key(key: &KeyName, zone: &ZoneId) -> Vec<u8> {
@@ -159,4 +235,26 @@ fn read_zone(key: &[u8], value: &[u8]) -> Result<(u64, Option<Proven>), KeysErro
         })
     };
     Ok((record.first_minted_ms, record.proof.map(proven).transpose()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_older_use_does_not_replace_a_later_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = strongroom_kv::StoreConfig::default();
+        let ledger = Ledger::open(&config, &dir.path().join("keys.redb"))
+            .await
+            .expect("a store");
+        let key: KeyName = "payroll".parse().expect("a key name");
+        let (old, new) = (KeyVersion(0), KeyVersion(1));
+        for (version, at_ms) in [(new, 500), (old, 90), (new, 400), (old, 100)] {
+            let uses = [(key.clone(), version, at_ms)];
+            ledger.save_uses(&uses).await.expect("stored");
+        }
+        let stored = ledger.last_uses(&key).await.expect("read");
+        assert_eq!(stored, [(old, 100), (new, 500)]);
+    }
 }

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `revision` | u64, big-endian, as every number here |
 //! | `revision/` name | the revision of the key's last change |
-//! | `change/` revision | the name of the key that changed; the last 1000 are kept |
+//! | `change/` revision | the name of the key or alias that changed; the last 1000 are kept |
 //! | `claim/` name | the instance (16 bytes) whose intent `intent/` name is |
 //! | `instance/` id | [`InstanceRecord`] |
 
@@ -21,7 +21,8 @@ use super::{
     key::Key,
     lease::{InstanceId, InstanceRecord},
     ledger::Ledger,
-    records::{Intent, VERSIONS, intent_key, key_key, read_intent, read_key, read_version},
+    ledger_registry::load_alias,
+    records::{Intent, VERSIONS, intent_key, key_key, name_after, read_intent, read_key, read_version},
 };
 
 const REVISION: &[u8] = b"revision";
@@ -38,10 +39,18 @@ const ATTEMPTS_MAX: u32 = 20;
 
 /// What changed since a revision.
 pub(super) enum Changes {
-    /// These keys.
-    Keys(BTreeMap<KeyName, Key>),
+    /// This.
+    These(Changed),
     /// More than was remembered.
     TooMany,
+}
+
+/// Keys and aliases as they are now. A name is that of a key or of an alias, never of both.
+#[derive(Default)]
+pub(super) struct Changed {
+    pub(super) keys: BTreeMap<KeyName, Key>,
+    /// The keys that aliases name; none for an alias that was removed.
+    pub(super) aliases: BTreeMap<KeyName, Option<KeyName>>,
 }
 
 impl Ledger {
@@ -55,7 +64,7 @@ impl Ledger {
         let mut txn = self.store.begin().await?;
         let now = revision(&mut txn).await?;
         if now == since {
-            return Ok((now, Changes::Keys(BTreeMap::new())));
+            return Ok((now, Changes::These(Changed::default())));
         }
         if now < since || now - since > CHANGES_KEPT {
             return Ok((now, Changes::TooMany));
@@ -66,12 +75,18 @@ impl Ledger {
             return Ok((now, Changes::TooMany));
         }
         let names: BTreeSet<Bytes> = told.into_iter().map(|(_, name)| name).collect();
-        let mut keys = BTreeMap::new();
+        let mut changed = Changed::default();
         for name in &names {
-            let key = load_key(&mut txn, name).await?;
-            keys.insert(key.name.clone(), key);
+            let name = name_after(&[], name)?;
+            match load_key(&mut txn, &name).await? {
+                Some(key) => _ = changed.keys.insert(name, key),
+                None => {
+                    let target = load_alias(&mut txn, &name).await?;
+                    changed.aliases.insert(name, target);
+                }
+            }
         }
-        Ok((now, Changes::Keys(keys)))
+        Ok((now, Changes::These(changed)))
     }
 
     /// Counts a change of `key` in `txn`, as the revision that it answers. Refused if the key has changed since it was
@@ -120,7 +135,8 @@ impl Ledger {
         }
     }
 
-    async fn unchanged(&self, txn: &mut AnyTxn, name: &KeyName, since: u64) -> Result<(), KeysError> {
+    /// Refuses what rests on a key that has changed since it was read.
+    pub(super) async fn unchanged(&self, txn: &mut AnyTxn, name: &KeyName, since: u64) -> Result<(), KeysError> {
         let place = revision_key(name);
         let known = txn.get(&place).await?.map(|value| number(&place, &value)).transpose()?;
         if known.unwrap_or(0) == since {
@@ -228,8 +244,8 @@ pub(super) async fn committed(txn: AnyTxn, attempt: &mut u32) -> Result<bool, Ke
     }
 }
 
-/// Counts a change of `name`.
-async fn count(txn: &mut AnyTxn, name: &str) -> Result<u64, KeysError> {
+/// Counts a change of the key or alias `name`.
+pub(super) async fn count(txn: &mut AnyTxn, name: &str) -> Result<u64, KeysError> {
     let next = revision(txn).await? + 1;
     txn.put(REVISION, next.to_be_bytes().to_vec());
     txn.put(&change_key(next), name.as_bytes().to_vec());
@@ -244,16 +260,13 @@ async fn revision(txn: &mut AnyTxn) -> Result<u64, KeysError> {
     known.map_or(Ok(0), |value| number(REVISION, &value))
 }
 
-/// A key with its versions.
-async fn load_key(txn: &mut AnyTxn, name: &[u8]) -> Result<Key, KeysError> {
-    let damaged = || KeysError::damaged(name);
-    let name: KeyName = std::str::from_utf8(name)
-        .ok()
-        .and_then(|name| name.parse().ok())
-        .ok_or_else(damaged)?;
-    let record = txn.get(&key_key(&name)).await?.ok_or_else(damaged)?;
-    let mut key = read_key(&key_key(&name), &record)?;
-    let place = revision_key(&name);
+/// A key with its versions, if there is one of that name.
+async fn load_key(txn: &mut AnyTxn, name: &KeyName) -> Result<Option<Key>, KeysError> {
+    let Some(record) = txn.get(&key_key(name)).await? else {
+        return Ok(None);
+    };
+    let mut key = read_key(&key_key(name), &record)?;
+    let place = revision_key(name);
     key.revision = txn.get(&place).await?.map_or(Ok(0), |value| number(&place, &value))?;
     let first = [VERSIONS, name.as_str().as_bytes(), &[0]].concat();
     let end = [VERSIONS, name.as_str().as_bytes(), &[1]].concat();
@@ -261,7 +274,7 @@ async fn load_key(txn: &mut AnyTxn, name: &[u8]) -> Result<Key, KeysError> {
         let (_, number, version) = read_version(&place, &value)?;
         key.versions.insert(number, version);
     }
-    Ok(key)
+    Ok(Some(key))
 }
 
 /// The number in a record.

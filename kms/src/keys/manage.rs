@@ -99,6 +99,18 @@ impl<H: Hsm> Keys<H> {
         self.make(&mut intents, key, KEY_BITS, request, what).await.map(Some)
     }
 
+    /// Rolls a key whose current version is worn; nothing if another instance has done so.
+    pub(super) async fn roll_worn_key(&self, name: &KeyName) -> Result<Option<pb::Key>, Failure> {
+        let mut intents = self.changing(name).await?;
+        if self.worn(name).is_none() {
+            return Ok(None);
+        }
+        let key = self.known(name)?;
+        key.rolling()?;
+        let (request, what) = (RequestId::generate(), format!("roll {name} that is worn"));
+        self.make(&mut intents, key, KEY_BITS, request, what).await.map(Some)
+    }
+
     /// Lets a key that was rebuilt from the token mint again, under the version that the administrator names.
     pub(crate) async fn confirm(&self, name: &KeyName, version: KeyVersion, kcv: Kcv) -> Result<pb::Key, Failure> {
         let _intents = self.changing(name).await?;

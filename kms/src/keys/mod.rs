@@ -338,7 +338,6 @@ impl<H: Hsm> Keys<H> {
     /// The DEKs of EDEKs of any keys and zones, one result for each.
     pub(crate) async fn unwrap(&self, edeks: Vec<Edek>) -> Result<Vec<Result<WireDek, Failure>>, Failure> {
         self.wait_ready().await?;
-        self.try_lease().await;
         let checks = edeks.iter().map(|edek| self.opening_unsealed(edek)).collect();
         let (good, places) = split(edeks, checks);
         if good.is_empty() {
@@ -357,7 +356,6 @@ impl<H: Hsm> Keys<H> {
         checks: &[Result<(), Failure>],
     ) -> Result<(Option<SealedReply>, Places), Failure> {
         self.wait_ready().await?;
-        self.try_lease().await;
         let refusal =
             |(edek, check): (&Edek, &Result<(), Failure>)| check.clone().and_then(|()| self.opening(edek)).err();
         let places: Places = edeks.iter().zip(checks).map(refusal).collect();

@@ -70,6 +70,24 @@ impl Registry {
             .or_default();
     }
 
+    /// Takes in aliases that name another key now, or none.
+    pub(super) fn change_aliases(&self, changes: BTreeMap<KeyName, Option<KeyName>>) {
+        let mut aliases = self.aliases.write();
+        for (alias, target) in changes {
+            match target {
+                Some(key) => _ = aliases.insert(alias, key),
+                None => _ = aliases.remove(&alias),
+            }
+        }
+    }
+
+    /// Takes in what the store knows of a key's zones.
+    pub(super) fn put_zones(&self, key: &KeyName, zones: &Zones) {
+        let mut all = self.zones.write();
+        let known = all.entry(key.clone()).or_default();
+        known.extend(zones.iter().map(|(zone, proven)| (*zone, proven.clone())));
+    }
+
     pub(super) fn put_zone(&self, key: &KeyName, zone: ZoneId, proven: Option<Proven>) {
         self.zones.write().entry(key.clone()).or_default().insert(zone, proven);
     }
@@ -91,11 +109,10 @@ impl Registry {
 
     /// Takes in what the store knows of a version's last use.
     pub(super) fn load_use(&self, key: KeyName, version: KeyVersion, at_ms: u64) {
-        let last = LastUse {
-            at_ms: AtomicU64::new(at_ms),
-            stored_ms: AtomicU64::new(at_ms),
-        };
-        self.uses.write().entry(key).or_default().insert(version, last);
+        let mut uses = self.uses.write();
+        let last = uses.entry(key).or_default().entry(version).or_default();
+        last.at_ms.fetch_max(at_ms, Ordering::Relaxed);
+        last.stored_ms.fetch_max(at_ms, Ordering::Relaxed);
     }
 
     pub(super) fn uses_of(&self, key: &KeyName) -> BTreeMap<KeyVersion, u64> {

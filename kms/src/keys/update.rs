@@ -55,18 +55,20 @@ impl<H: Hsm> Keys<H> {
     pub(crate) async fn set_alias(&self, set: &MovedAlias, moving: bool) -> Result<(), Failure> {
         let _intents = self.changing_store().await?;
         let MovedAlias { alias, key } = set;
-        if self.known(key)?.is_destroyed() {
+        let target = self.known(key)?;
+        if target.is_destroyed() {
             return Err(Failure::new(
                 Reason::KeyVersionUnusable,
                 format!("key {key} was destroyed; let the alias name another key"),
             ));
         }
-        match self.alias(alias) {
-            Ok(target) if target == *key => return Ok(()),
-            Ok(_) if moving => {}
+        let before = self.alias(alias).ok();
+        match &before {
+            Some(before) if before == key => return Ok(()),
+            Some(_) if moving => {}
             _ => self.name_is_free(alias)?,
         }
-        self.ledger.save_alias(alias, Some(key)).await?;
+        self.ledger.save_alias(alias, before.as_ref(), Some(&target)).await?;
         self.registry.aliases.write().insert(alias.clone(), key.clone());
         Ok(())
     }
@@ -74,8 +76,8 @@ impl<H: Hsm> Keys<H> {
     /// Removes an alias.
     pub(crate) async fn delete_alias(&self, alias: &KeyName) -> Result<(), Failure> {
         let _intents = self.changing_store().await?;
-        self.alias(alias)?;
-        self.ledger.save_alias(alias, None).await?;
+        let before = self.alias(alias)?;
+        self.ledger.save_alias(alias, Some(&before), None).await?;
         self.registry.aliases.write().remove(alias);
         Ok(())
     }

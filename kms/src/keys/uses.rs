@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId};
+use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, Reason};
 use tokio::sync::Notify;
 
 use super::{Keys, ledger::Ledger};
@@ -123,13 +123,7 @@ impl<H: Hsm> Keys<H> {
     pub(crate) async fn roll_worn(&self) {
         loop {
             for name in self.names() {
-                let worn = |version| self.uses.is_worn(&name, version);
-                if self
-                    .with_key(&name, |key| Ok(key.current()))
-                    .ok()
-                    .flatten()
-                    .is_some_and(worn)
-                {
+                if self.worn(&name).is_some() {
                     self.roll_one(&name).await;
                 }
             }
@@ -137,9 +131,16 @@ impl<H: Hsm> Keys<H> {
         }
     }
 
+    /// The current version of a key, if it is worn.
+    pub(super) fn worn(&self, name: &KeyName) -> Option<KeyVersion> {
+        let current = self.with_key(name, |key| Ok(key.current())).ok().flatten();
+        current.filter(|&version| self.uses.is_worn(name, version))
+    }
+
     async fn roll_one(&self, name: &KeyName) {
-        match self.roll(name, RequestId::generate()).await {
-            Ok(key) => {
+        match self.roll_worn_key(name).await {
+            Ok(None) => {}
+            Ok(Some(key)) => {
                 let version = key.current_version;
                 tracing::info!(key = %name, version, "rolled: its version had made many EDEKs");
             }

@@ -102,6 +102,30 @@ impl Index {
         Ok(index)
     }
 
+    /// Looks for one version that another process on the same token may have made since the last search.
+    pub(super) fn look_for(&mut self, session: &Session, name: &KeyName, version: KeyVersion) -> Result<(), Trouble> {
+        for suite in EdekSuite::ALL {
+            let label = KeyLabel {
+                suite,
+                name: name.clone(),
+                version,
+            };
+            let search = [
+                Attribute::Class(ObjectClass::SECRET_KEY),
+                Attribute::Token(true),
+                Attribute::Label(label.to_string().into_bytes()),
+            ];
+            let handles = session.find_objects(&search).map_err(while_doing("to find a key"))?;
+            for handle in handles {
+                if let Some((label, id)) = identify(session, handle).map_err(while_doing("to read a key's label"))? {
+                    let slot = examine(session, handle, &label, id, &Self::default())?;
+                    self.insert(label, id, slot);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The version's object, proven by its key check value on its first use.
     pub(super) fn find(&mut self, session: &Session, name: &KeyName, version: KeyVersion) -> Result<Found, Trouble> {
         let slot = self.keys.get_mut(name).and_then(|versions| versions.get_mut(&version));

@@ -1,9 +1,6 @@
 //! An open, logged-in session with what is cached in it, and whole calls against it.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::{Duration, Instant},
-};
+use std::collections::{HashMap, HashSet};
 
 use cryptoki::{
     mechanism::{Mechanism, MechanismType},
@@ -31,9 +28,6 @@ use super::{
 };
 use crate::token::{ClonePublicKey, ImportKey, NewVersion, Origin, TokenKeyVersion, TokenObjectId};
 
-/// The token is searched for an unknown version at most so often: a search can take milliseconds per hundred keys.
-const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
-
 /// One EDEK to unwrap.
 pub(super) struct UnwrapItem {
     pub(super) name: KeyName,
@@ -60,7 +54,6 @@ pub(super) struct Vault {
     /// EDEKs of the worker's own making, by the object that wrapped them, for suites that count uses.
     references: HashMap<TokenObjectId, Reference>,
     pub(super) transport: TransportKeys,
-    searched: Instant,
     /// The token's audit key, once it was needed.
     pub(super) audit: Option<audit_key::Found>,
 }
@@ -88,7 +81,6 @@ impl Vault {
             derived: DerivedKeys::default(),
             references: HashMap::new(),
             transport: TransportKeys::default(),
-            searched: Instant::now(),
             audit: None,
         })
     }
@@ -428,16 +420,15 @@ impl Vault {
     }
 
     fn find(&mut self, name: &KeyName, version: KeyVersion) -> Result<Found, Trouble> {
-        // Another process on the same token may have made the version since the last search.
-        if !self.index.contains(name, version) && self.searched.elapsed() >= SEARCH_INTERVAL {
-            self.search()?;
+        // The key service asks for versions that were made; this one by another process, since the last search.
+        if !self.index.contains(name, version) {
+            self.index.look_for(&self.session, name, version)?;
         }
         self.index.find(&self.session, name, version)
     }
 
     fn search(&mut self) -> Result<(), Trouble> {
         self.index = Index::build(&self.session, &self.index)?;
-        self.searched = Instant::now();
         Ok(())
     }
 
