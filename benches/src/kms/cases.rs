@@ -10,7 +10,7 @@ use std::{
 };
 
 use strongroom_kms_unwrap::UnwrapClient;
-use strongroom_proto::{Edek, RequestId, ZoneId, kms::v1 as pb};
+use strongroom_proto::{Edek, KeyName, RequestId, ZoneId, kms::v1 as pb};
 
 use super::{
     load::{self, Target},
@@ -32,6 +32,9 @@ pub(crate) fn run() -> Vec<Figure> {
         for suite in ["kw", "gcm"] {
             figures.extend(Box::pin(one_token(suite)).await);
         }
+        figures.extend(Box::pin(audit_in_memory()).await);
+        figures.extend(Box::pin(two_tokens()).await);
+        figures.extend(Box::pin(many_keys()).await);
         figures
     })
 }
@@ -54,7 +57,7 @@ impl<'a> Bench<'a> {
             key,
             zone: ZoneId::generate(),
         };
-        let edeks = target.edeks().await;
+        let edeks = target.edeks(load::BATCH).await;
         let rolled = service.admin().roll(&target.key, RequestId::generate()).await;
         rolled.expect("a second version");
         let raw = site.raw();
@@ -108,7 +111,7 @@ async fn batched(bench: &mut Bench<'_>) -> Vec<Figure> {
         .await;
     let unwrap = bench
         .held_against_raw("unwrap", async |bench| {
-            load::unwrap(&bench.target, &bench.edeks, RUN).await
+            load::unwrap(&bench.target, std::slice::from_ref(&bench.edeks), RUN).await
         })
         .await;
     let rewrap = bench
@@ -195,4 +198,125 @@ fn fsync_p99_ms(directory: &Path) -> f64 {
         latencies.push(at.elapsed());
     }
     latencies.at_ms(0.99)
+}
+
+/// The audit log, and the store, in memory instead of on disk: what their disk costs. There is no service without audit.
+async fn audit_in_memory() -> Vec<Figure> {
+    let shm = Path::new("/dev/shm");
+    note("suite kw, the audit log in memory and on disk");
+    let (memory_site, disk_site) = (Site::new(1), Site::new(1));
+    let memory = tempfile::tempdir_in(shm).expect("memory that looks like a disk");
+    let in_memory = Bench::start(&memory_site, "kw", memory.path()).await;
+    let on_disk = Bench::start(&disk_site, "kw", &disk_site.path("kms")).await;
+    side_by_side("audit-on-disk", "audit-in-memory", &on_disk, &in_memory).await
+}
+
+/// Every key in two tokens of one machine.
+async fn two_tokens() -> Vec<Figure> {
+    note("suite kw, two tokens and one");
+    let (one_site, two_site) = (Site::new(1), Site::new(2));
+    let one = Bench::start(&one_site, "kw", &one_site.path("kms")).await;
+    let two = Bench::start(&two_site, "kw", &two_site.path("kms")).await;
+    side_by_side("two-tokens", "one-token", &two, &one).await
+}
+
+/// Batches and single calls of `ours`, held against those of `other` in the same rounds.
+async fn side_by_side(name: &str, against: &'static str, ours: &Bench<'_>, other: &Bench<'_>) -> Vec<Figure> {
+    let batch = async |bench: &Bench<'_>| {
+        let edeks = std::slice::from_ref(&bench.edeks);
+        load::unwrap(&bench.target, edeks, RUN).await
+    };
+    let unary = async |bench: &Bench<'_>| load::unary(&bench.target, &bench.edeks, 64, RUN).await.0;
+    vec![
+        compared(
+            &format!("unwrap/batch100/{name}"),
+            against,
+            async || batch(ours).await,
+            async || batch(other).await,
+        )
+        .await,
+        compared(
+            &format!("unwrap/unary64/{name}"),
+            against,
+            async || unary(ours).await,
+            async || unary(other).await,
+        )
+        .await,
+    ]
+}
+
+async fn compared(
+    what: &str,
+    against: &'static str,
+    ours: impl AsyncFn() -> f64,
+    other: impl AsyncFn() -> f64,
+) -> Figure {
+    let (mut rates, mut ratios) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let (other, ours) = (other().await, ours().await);
+        rates.push(ours);
+        ratios.push(ours / other);
+    }
+    Figure {
+        bench: format!("kms/{what}"),
+        implementation: "strongroom",
+        value: median(rates),
+        unit: "op/s",
+        against,
+        ratio: median(ratios),
+    }
+}
+
+/// Keys in the token of [`many_keys`], and those of them that its load goes over.
+const KEYS_MANY: u32 = 10_000;
+const KEYS_USED: u32 = 1000;
+const KEYS_FEW: u32 = 10;
+
+/// A token of 10,000 keys, of which a thousand are used in turn, beside one of ten.
+async fn many_keys() -> Vec<Figure> {
+    note(&format!("suite kw, {KEYS_FEW} and {KEYS_MANY} keys"));
+    let (few_site, many_site) = (Site::new(1), Site::new(1));
+    let (few, few_edeks) = filled(&few_site, KEYS_FEW, KEYS_FEW).await;
+    let (many, many_edeks) = filled(&many_site, KEYS_MANY, KEYS_USED).await;
+    let load = async |service: &Service<'_>, edeks: &[Vec<pb::Edek>]| {
+        let target = Target {
+            channel: service.channel(),
+            key: "fill-00000".parse().expect("a key name"),
+            zone: ZoneId::generate(),
+        };
+        load::unwrap(&target, edeks, RUN).await
+    };
+    let figure = compared(
+        "unwrap/batch100/10000-keys",
+        "10-keys",
+        async || load(&many, &many_edeks).await,
+        async || load(&few, &few_edeks).await,
+    );
+    vec![figure.await]
+}
+
+/// A service over a token with `keys` keys, and batches of EDEKs over the first `used` of them.
+async fn filled(site: &Site, keys: u32, used: u32) -> (Service<'_>, Vec<Vec<pb::Edek>>) {
+    site.raw().fill(keys);
+    let service = Service::start(site, &site.path("kms")).await;
+    let admin = service.admin();
+    let mut edeks = Vec::new();
+    for n in 0..used {
+        let key: KeyName = format!("fill-{n:05}").parse().expect("a key name");
+        // Found in the token and not made by the service: somebody has to say that they count.
+        let (versions, _) = admin.list_versions(&key, None, 1).await.expect("the key was found");
+        let confirmed = admin.confirm(&key, versions[0].version, versions[0].kcv).await;
+        confirmed.expect("confirmed");
+        let target = Target {
+            channel: service.channel(),
+            key,
+            zone: ZoneId::generate(),
+        };
+        edeks.extend(target.edeks(load::BATCH.div_ceil(used.min(load::BATCH))).await);
+    }
+    let batch = load::BATCH as usize;
+    // Neighbours in a batch are of different keys.
+    let batches = edeks.len() / batch;
+    let spread = (0..batches).map(|at| edeks.iter().skip(at).step_by(batches).take(batch).cloned().collect());
+    (service, spread.collect())
 }

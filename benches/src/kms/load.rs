@@ -2,7 +2,10 @@
 //! they count.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -40,11 +43,13 @@ pub(super) async fn mint(target: &Target, time: Duration) -> f64 {
     .await
 }
 
-/// Batched unwrapping: EDEKs a second.
-pub(super) async fn unwrap(target: &Target, edeks: &[pb::Edek], time: Duration) -> f64 {
+/// Batched unwrapping, one batch after the other: EDEKs a second.
+pub(super) async fn unwrap(target: &Target, edeks: &[Vec<pb::Edek>], time: Duration) -> f64 {
+    let next = AtomicUsize::new(0);
     batches(time, || {
         let mut client = Grpc::new(target.channel.clone());
-        let request = pb::UnwrapRequest { edeks: edeks.to_vec() };
+        let batch = &edeks[next.fetch_add(1, Ordering::Relaxed) % edeks.len()];
+        let request = pb::UnwrapRequest { edeks: batch.clone() };
         async move {
             let opened = client.unwrap(request).await.expect("answered").into_inner().results;
             assert!(opened.iter().all(is_dek) && opened.len() == BATCH as usize);
@@ -159,7 +164,7 @@ async fn gather(
 }
 
 /// EDEKs a second of batches that follow each other.
-async fn batches<F: Future<Output = ()> + Send + 'static>(time: Duration, call: impl Fn() -> F) -> f64 {
+async fn batches<F: Future<Output = ()>>(time: Duration, call: impl Fn() -> F) -> f64 {
     let started = Instant::now();
     let line = || async {
         let mut done = 0_u32;
@@ -182,11 +187,11 @@ impl Target {
         }
     }
 
-    /// A batch of EDEKs under the key's current version.
-    pub(super) async fn edeks(&self) -> Vec<pb::Edek> {
+    /// EDEKs under the key's current version.
+    pub(super) async fn edeks(&self, count: u32) -> Vec<pb::Edek> {
         let mut client = MintClient::new(self.channel.clone());
         let minted = client
-            .mint(self.mint_request(BATCH))
+            .mint(self.mint_request(count))
             .await
             .expect("minted")
             .into_inner();

@@ -10,7 +10,7 @@ use std::{
 use cryptoki::{
     context::{CInitializeArgs, CInitializeFlags, Pkcs11},
     error::Error as TokenError,
-    mechanism::{Mechanism, aead::GcmParams, ekdf::AesCbcDeriveParams},
+    mechanism::{Mechanism, MechanismType, aead::GcmParams, ekdf::AesCbcDeriveParams},
     object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
     session::{Session, UserType},
     types::{AuthPin, Ulong},
@@ -38,12 +38,16 @@ pub(super) fn open(module: &Path, label: &str, pin: &str) -> Outcome<Session> {
     Err(format!("no token {label}").into())
 }
 
-/// Operations a second of `operation suite milliseconds`.
+/// Operations a second of `operation suite milliseconds`; or 0 once `fill kw count` has made that many keys.
 pub(super) fn measure(session: &Session, request: &str) -> Outcome<f64> {
     let words: Vec<&str> = request.split(' ').collect();
     let [operation, suite, millis] = words[..] else {
         return Err("operation, suite and milliseconds expected".into());
     };
+    if operation == "fill" {
+        fill(session, millis.parse()?)?;
+        return Ok(0.0);
+    }
     let time = Duration::from_millis(millis.parse()?);
     let (old, new) = (find(session, suite, 0)?, find(session, suite, 1)?);
     match (suite, operation) {
@@ -93,6 +97,34 @@ fn find(session: &Session, suite: &str, version: u32) -> Outcome<ObjectHandle> {
         .into_iter()
         .next()
         .ok_or_else(|| format!("no object {label}").into())
+}
+
+/// Makes keys as the service does, past the service, which would keep a record of each.
+fn fill(session: &Session, keys: u32) -> Outcome<()> {
+    for n in 0..keys {
+        let mut id = [0; 16];
+        id[..4].copy_from_slice(&n.to_be_bytes());
+        let template = [
+            Attribute::ValueLen(Ulong::new(32)),
+            Attribute::Token(true),
+            Attribute::Private(true),
+            Attribute::Sensitive(true),
+            Attribute::Extractable(false),
+            Attribute::Modifiable(false),
+            Attribute::Derive(true),
+            Attribute::Encrypt(false),
+            Attribute::Decrypt(false),
+            Attribute::Sign(false),
+            Attribute::Verify(false),
+            Attribute::Wrap(false),
+            Attribute::Unwrap(false),
+            Attribute::AllowedMechanisms(vec![MechanismType::AES_CBC_ENCRYPT_DATA]),
+            Attribute::Label(format!("strongroom:1:kw:fill-{n:05}@0").into_bytes()),
+            Attribute::Id(id.to_vec()),
+        ];
+        session.generate_key(&Mechanism::AesKeyGen, &template)?;
+    }
+    Ok(())
 }
 
 fn derive(session: &Session, base: ObjectHandle) -> Result<ObjectHandle, TokenError> {

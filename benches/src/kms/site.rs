@@ -18,7 +18,7 @@ use strongroom_proto::{
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
-use super::parts::Raw;
+use super::parts::{RAW, Raw};
 
 /// Where distributions put SoftHSM2.
 const MODULES: [&str; 3] = [
@@ -67,16 +67,13 @@ impl Site {
         self.secret("so-pin", SO_PIN);
         fs::write(self.path("policy.cedar"), POLICY).expect("own directory");
         for label in &self.tokens {
-            let status = self
-                .part("token-init")
-                .args(["--module", &module(), "--token-label", label])
+            let mut init = self.strongroom();
+            init.args(["token", "init", "--module", &module(), "--label", label])
                 .arg("--so-pin-file")
                 .arg(self.path("so-pin"))
                 .arg("--pin-file")
-                .arg(self.path("pin"))
-                .status()
-                .expect("this program can be started again");
-            assert!(status.success(), "no token was made");
+                .arg(self.path("pin"));
+            succeeds(init);
         }
     }
 
@@ -89,18 +86,32 @@ impl Site {
         fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o600)).expect("own file");
     }
 
-    /// This program as another process, on this site's tokens.
-    pub(super) fn part(&self, part: &str) -> Command {
+    /// The executable, on this site's tokens.
+    fn strongroom(&self) -> Command {
         let program = std::env::current_exe().expect("this program has a path");
-        let mut command = Command::new(program);
-        command.arg(part).env("SOFTHSM2_CONF", self.path("softhsm2.conf"));
+        let mut command = Command::new(program.with_file_name("strongroom"));
+        command.env("SOFTHSM2_CONF", self.path("softhsm2.conf"));
+        command.env("RUST_LOG", "error").stdout(Stdio::null());
         command
+    }
+
+    /// Has the tokens trust each other's clone keys.
+    fn link(&self, config: &Path) {
+        let mut link = self.strongroom();
+        link.args(["token", "link", "--config"]).arg(config);
+        for label in &self.tokens {
+            link.arg("--so-pin-file");
+            link.arg(format!("{label}={}", self.path("so-pin").display()));
+        }
+        succeeds(link);
     }
 
     /// The bare loop on the first token.
     pub(super) fn raw(&self) -> Raw {
-        let mut command = self.part("raw-pkcs11");
-        command.args(["--module", &module(), "--token-label", &self.tokens[0], "--pin", PIN]);
+        let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
+        command
+            .args([RAW, &module(), &self.tokens[0], PIN])
+            .env("SOFTHSM2_CONF", self.path("softhsm2.conf"));
         Raw::start(command)
     }
 
@@ -141,12 +152,16 @@ impl<'a> Service<'a> {
         let config = site.path("kms.toml");
         let tls = site.issue("kms", "service/kms");
         fs::write(&config, configuration(site, data_dir, address, &tls)).expect("own directory");
+        if site.tokens.len() > 1 {
+            site.link(&config);
+        }
         let child = site
-            .part("kms-service")
+            .strongroom()
+            .args(["kms", "--stop-on-stdin-eof", "--config"])
             .arg(&config)
             .stdin(Stdio::piped())
             .spawn()
-            .expect("this program can be started again");
+            .expect("the executable is built beside this program");
         let remote = address.to_string().parse().expect("an address");
         let service = Self { site, child, remote };
         service.wait().await;
@@ -232,4 +247,9 @@ fn module() -> String {
 fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("an address")
+}
+
+fn succeeds(mut command: Command) {
+    let status = command.status().expect("the executable is built beside this program");
+    assert!(status.success(), "{command:?} failed: {status}");
 }

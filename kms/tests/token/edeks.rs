@@ -137,7 +137,7 @@ async fn more_zones_than_are_cached_all_work() {
     let fixture = Fixture::new();
     let token = with_versions(&fixture).await;
     let mut edeks = Vec::new();
-    for number in 0..300_u16 {
+    for number in 0..4200_u16 {
         let mut id = [0; 16];
         id[..2].copy_from_slice(&number.to_be_bytes());
         let zone = strongroom_proto::ZoneId::from_bytes(id);
