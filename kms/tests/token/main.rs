@@ -11,7 +11,6 @@ mod sealed;
 mod start;
 mod suites;
 mod supervision;
-mod throughput;
 mod vendor;
 
 #[path = "../support/pki.rs"]
