@@ -98,6 +98,9 @@ pub(crate) enum Command {
     /// Show block nodes, missing replicas and queues
     #[command(after_help = "Example:\n  strongroom status")]
     Status,
+    /// Show the instances of the key service, their leases and how far each is behind
+    #[command(after_help = "Example:\n  strongroom instances")]
+    Instances,
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  strongroom completions bash > ~/.local/share/bash-completion/completions/strongroom"

@@ -27,7 +27,7 @@ use strongroom_proto::{
     proof::ZoneProof,
     transport::{self, PeerIdentity},
 };
-use support::{Crash, Kms, MemoryHsm, Site, load};
+use support::{Caller, Crash, Kms, MemoryHsm, Site, load};
 
 /// Names the configuration of the child process of [`a_paused_instance_makes_nothing_stale`].
 const CHILD_CONFIG: &str = "STRONGROOM_KMS_TEST_CONFIG";
@@ -52,6 +52,20 @@ fn sites<const N: usize>(url_file: &Path) -> [Site; N] {
         site.config.store = store(url_file);
         site
     })
+}
+
+/// The instances once all tokens are up as they tell.
+async fn instances(caller: &mut Caller) -> Vec<pb::Instance> {
+    let started = Instant::now();
+    loop {
+        let answer = caller.admin.list_instances(pb::ListInstancesRequest {}).await;
+        let instances = answer.expect("permitted").into_inner().instances;
+        if instances.iter().all(|instance| instance.ready && instance.behind == 0) {
+            return instances;
+        }
+        assert!(started.elapsed() < PATIENCE, "{instances:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 fn version(edeks: &[pb::Edek]) -> u32 {
@@ -84,8 +98,18 @@ async fn a_change_is_answered_when_every_instance_works_with_it() {
     }
     let again = other.rewrap(&old).await.expect("wrapped again");
     assert_eq!(again.key_version, 5);
+    let listed = instances(&mut alice).await;
+    assert_eq!(listed.len(), 2);
+    for instance in &listed {
+        assert!(
+            instance.leased && instance.behind == 0 && instance.ready,
+            "{instance:?}"
+        );
+    }
+    assert_eq!(listed.iter().filter(|instance| instance.answering).count(), 1);
     // An instance that leaves is not waited for.
     two.stop().await;
+    assert_eq!(instances(&mut alice).await.len(), 1);
     let started = Instant::now();
     alice.roll("payroll").await.expect("rolled");
     assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());

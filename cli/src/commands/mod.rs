@@ -2,6 +2,7 @@
 
 mod audit;
 mod fs;
+mod instances;
 mod key;
 mod policy;
 mod roles;
@@ -67,6 +68,7 @@ pub(crate) fn run(cli: Cli, output: Output) -> Result<(), Error> {
                 None => Ok(()),
             }
         })),
+        Command::Instances => on_runtime(client(async { instances::run(&Session::open(global)?, output).await })),
         Command::Status => on_runtime(client(async { status::run(&Session::open(global)?, output).await })),
     }
 }

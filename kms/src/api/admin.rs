@@ -3,6 +3,7 @@
 //! A change is recorded twice, before it is made and when it has ended, and runs to its end even if its caller
 //! goes away meanwhile. A key may be named by an alias; records and answers have its own name.
 
+mod instances;
 mod list;
 mod parse;
 
@@ -13,8 +14,8 @@ use strongroom_proto::{
     kms::v1::{
         Alias, ApproveDeleteRequest, CancelDeleteRequest, ConfirmKeyRequest, CreateKeyRequest, DeleteAliasRequest,
         DeleteAliasResponse, DeleteKeyRequest, DescribeKeyRequest, Key, ListAliasesRequest, ListAliasesResponse,
-        ListKeysRequest, ListKeysResponse, ListVersionsRequest, ListVersionsResponse, RollKeyRequest, SetAliasRequest,
-        UpdateKeyRequest, key_admin_server::KeyAdmin,
+        ListInstancesRequest, ListInstancesResponse, ListKeysRequest, ListKeysResponse, ListVersionsRequest,
+        ListVersionsResponse, RollKeyRequest, SetAliasRequest, UpdateKeyRequest, key_admin_server::KeyAdmin,
     },
     transport::PeerIdentity,
 };
@@ -242,6 +243,14 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
             desk.changed(entry, outcome).await
         })
         .await
+    }
+
+    async fn list_instances(
+        &self,
+        request: Request<ListInstancesRequest>,
+    ) -> Result<Response<ListInstancesResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(self.0.list_instances(&caller).await?))
     }
 }
 

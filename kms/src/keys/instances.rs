@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use strongroom_proto::{Failure, KeyName, KeyVersion, Reason};
+use strongroom_proto::{Failure, KeyName, KeyVersion, Reason, kms::v1 as pb};
 use tokio::sync::{Mutex, watch};
 
 use super::{
@@ -109,6 +109,24 @@ impl Member {
         };
         let gone = records.iter().filter(|(id, _)| silent(id));
         gone.map(|(id, record)| (*id, record.renewal)).collect()
+    }
+
+    /// What there is to say of each instance, the store being at `revision`.
+    fn describe(&self, records: &BTreeMap<InstanceId, InstanceRecord>, revision: u64) -> Vec<pb::Instance> {
+        let now = now();
+        let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        observer.observe(records, now);
+        let silent = |id: &InstanceId| observer.silent_for(id, now).unwrap_or_default();
+        let describe = |(id, record): (&InstanceId, &InstanceRecord)| pb::Instance {
+            id: id.to_vec().into(),
+            address: record.name.clone(),
+            answering: *id == self.id,
+            leased: !observer.has_lapsed(id, now),
+            silent_ms: u64::try_from(silent(id).as_millis()).unwrap_or(u64::MAX),
+            behind: revision.saturating_sub(record.seen),
+            ready: record.ready,
+        };
+        records.iter().map(describe).collect()
     }
 
     async fn renewed_within(&self, wait: Duration) -> bool {
@@ -295,6 +313,17 @@ impl<H: Hsm> Keys<H> {
             .into_iter()
             .filter(|(_, owner)| *owner != member.id && !alive.contains_key(owner));
         Ok(left.map(|(name, _)| name).collect())
+    }
+
+    /// The instances over the same store, and its revision; none if it is this instance's own.
+    pub(crate) async fn instances(&self) -> Result<pb::ListInstancesResponse, Failure> {
+        let Some(member) = &self.member else {
+            return Ok(pb::ListInstancesResponse::default());
+        };
+        let revision = self.ledger.revision().await?;
+        let records = self.ledger.instances().await?;
+        let instances = member.describe(&records, revision);
+        Ok(pb::ListInstancesResponse { instances, revision })
     }
 
     /// Whether this instance is to do what is due by itself. With several it is one of them at a time; should two take

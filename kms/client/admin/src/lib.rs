@@ -1,6 +1,7 @@
 //! Client of the key service for key administrators. None of its calls can read data or a DEK.
 
 mod audit;
+mod instances;
 mod key;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use strongroom_proto::{
 use tonic::{Response, Status};
 
 pub use audit::{AuditClient, AuditKey};
+pub use instances::{Instance, Instances};
 pub use key::{Alias, AliasPage, Deletion, Key, KeyChange, KeyPage, KeyVersionInfo, NewKey, VersionState};
 
 /// A connection to the key service's `KeyAdmin`. Clones share it. Failures that pass by themselves are retried for
