@@ -2,8 +2,9 @@
 
 use std::{env, path::PathBuf};
 
-const PROTOS: [&str; 3] = [
+const PROTOS: [&str; 4] = [
     "strongroom/kms/v1/kms.proto",
+    "strongroom/kms/v1/tokens.proto",
     "strongroom/metadata/v1/metadata.proto",
     "strongroom/block/v1/block.proto",
 ];

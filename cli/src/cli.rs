@@ -77,7 +77,7 @@ pub(crate) enum Command {
     /// Have a token trust other tokens' keys, for `token link`
     #[command(hide = true)]
     TokenLinkTrust(TokenLinkStepArgs),
-    /// Prepare PKCS#11 tokens
+    /// Prepare PKCS#11 tokens, and look after those of the key service
     #[command(subcommand)]
     Token(TokenCommand),
     /// Manage EZ keys
@@ -171,6 +171,21 @@ pub(crate) struct SealedArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
+    #[command(flatten)]
+    Local(LocalTokenCommand),
+    /// Show the key service's tokens: whether they are used, why not, and what they hold
+    #[command(after_help = "Example:\n  strongroom token list --json")]
+    List,
+    /// Clone into a token what it lacks, from the others
+    #[command(after_help = "Example:\n  strongroom token resync hsm-b")]
+    Resync {
+        /// The token's label
+        label: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LocalTokenCommand {
     /// Initialise an empty token with its label and PINs
     #[command(
         after_help = "Example:\n  strongroom token init --module /usr/lib/softhsm/libsofthsm2.so --label strongroom \\\n    --so-pin-file so.pin --pin-file user.pin"

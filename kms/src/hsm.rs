@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::{
     audit::{AuditHead, AuditKey, AuditSignature},
-    fleet::{Resynced, TokenReport},
+    fleet::{Alarm, Resynced, TokenReport},
     token::{
         ImportKey, Kcv, NewVersion, SealedCall, SealedReply, Token, TokenKeyVersion, TokenObjectId, TokenState, WireDek,
     },
@@ -101,6 +101,11 @@ pub trait Hsm: Send + Sync + 'static {
     /// What there is to say of each token; nothing where there is only one and nobody keeps count.
     fn tokens(&self) -> Vec<TokenReport> {
         Vec::new()
+    }
+
+    /// Alarms about the tokens since the start, the newest last.
+    fn alarms(&self) -> watch::Receiver<Vec<Alarm>> {
+        watch::channel(Vec::new()).1
     }
 
     /// Fills up the token with that label with the versions that it lacks.

@@ -9,6 +9,7 @@ mod roles;
 mod session;
 mod status;
 mod token;
+mod tokens;
 mod zone;
 
 use std::{io, time::Duration};
@@ -20,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    cli::{Cli, Command, DevArgs, Global},
+    cli::{Cli, Command, DevArgs, Global, TokenCommand},
     dev::{self, DevOptions},
     error::Error,
     output::Output,
@@ -47,7 +48,13 @@ pub(crate) fn run(cli: Cli, output: Output) -> Result<(), Error> {
         Command::TokenWorker(args) => token::worker(args, level),
         Command::TokenLinkKey(args) => token::link_key(args),
         Command::TokenLinkTrust(args) => token::link_trust(args),
-        Command::Token(command) => token::run(command, output),
+        Command::Token(TokenCommand::List) => {
+            on_runtime(client(async { tokens::list(&Session::open(global)?, output).await }))
+        }
+        Command::Token(TokenCommand::Resync { label }) => on_runtime(client(async {
+            tokens::resync(&Session::open(global)?, &label, output).await
+        })),
+        Command::Token(TokenCommand::Local(command)) => token::run(command, output),
         Command::Policy(command) => policy::run(command, &global, output),
         Command::Kms(args) => on_runtime(roles::kms(&args, level)),
         Command::Metadata(args) => on_runtime(roles::metadata(&args, level)),

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 use strongroom_fs::ZoneFs;
-use strongroom_kms_admin::{AuditClient, KeyAdminClient};
+use strongroom_kms_admin::{AuditClient, KeyAdminClient, TokenAdminClient};
 use strongroom_proto::transport::{BearerIdentity, TlsError, TlsIdentity};
 
 use crate::{
@@ -50,6 +50,21 @@ impl Session {
             Proof::Bearer(files) => {
                 let bearer = BearerIdentity::load(&files).map_err(unusable(name))?;
                 Ok(AuditClient::connect_bearer(self.profile.bearer_port(name)?, &bearer))
+            }
+        }
+    }
+
+    /// The tokens behind the key service, as a key administrator.
+    pub(super) fn tokens(&self) -> Result<TokenAdminClient, Error> {
+        let name = self.name(&self.profile.defaults.key);
+        match self.profile.proof(name)? {
+            Proof::Certificate(_) => Ok(TokenAdminClient::connect(&self.profile.kms, &self.tls(name)?)),
+            Proof::Bearer(files) => {
+                let bearer = BearerIdentity::load(&files).map_err(unusable(name))?;
+                Ok(TokenAdminClient::connect_bearer(
+                    self.profile.bearer_port(name)?,
+                    &bearer,
+                ))
             }
         }
     }

@@ -1,4 +1,4 @@
-//! `strongroom token …` and the hidden `token-worker`: the only processes that load a PKCS#11 library.
+//! `strongroom token init|inspect|link` and the hidden `token-worker`: the only processes that load a PKCS#11 library.
 
 use std::io;
 
@@ -12,7 +12,8 @@ use strongroom_proto::{Failure, Reason};
 
 use crate::{
     cli::{
-        SealedArgs, TokenCommand, TokenInitArgs, TokenInspectArgs, TokenLinkArgs, TokenLinkStepArgs, TokenWorkerArgs,
+        LocalTokenCommand, SealedArgs, TokenInitArgs, TokenInspectArgs, TokenLinkArgs, TokenLinkStepArgs,
+        TokenWorkerArgs,
     },
     error::Error,
     output::{Output, table},
@@ -45,12 +46,12 @@ impl From<SealedArgs> for SealedOptions {
     }
 }
 
-/// `strongroom token …`
-pub(super) fn run(command: TokenCommand, output: Output) -> Result<(), Error> {
+/// What is done with a token itself, without a key service.
+pub(super) fn run(command: LocalTokenCommand, output: Output) -> Result<(), Error> {
     match command {
-        TokenCommand::Init(args) => init(args, output),
-        TokenCommand::Inspect(args) => inspect(args, output),
-        TokenCommand::Link(args) => link(&args, output),
+        LocalTokenCommand::Init(args) => init(args, output),
+        LocalTokenCommand::Inspect(args) => inspect(args, output),
+        LocalTokenCommand::Link(args) => link(&args, output),
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod calls;
 mod health;
 mod mint;
 mod sealed;
+mod tokens;
 mod unwrap;
 
 use std::{sync::Arc, time::Instant};
@@ -18,7 +19,7 @@ use strongroom_proto::{
     FILE_DESCRIPTOR_SET, Failure, KeyName, Reason,
     kms::v1::{
         audit_server::AuditServer, key_admin_server::KeyAdminServer, mint_server::MintServer,
-        unwrap_server::UnwrapServer,
+        token_admin_server::TokenAdminServer, unwrap_server::UnwrapServer,
     },
     limits::{EDEKS_PER_CALL_MAX, MESSAGE_BYTES_MAX},
     transport,
@@ -54,7 +55,7 @@ pub(crate) struct Desk<H> {
     pub(crate) places: Arc<Semaphore>,
 }
 
-/// All services of the key service: its three faces, health and reflection. Health follows the token until the
+/// All services of the key service: its faces, health and reflection. Health follows the token until the
 /// routes are gone.
 pub(crate) fn routes<H: Hsm>(desk: &Arc<Desk<H>>) -> Result<Routes, tonic_reflection::server::Error> {
     let reflection = tonic_reflection::server::Builder::configure()
@@ -64,11 +65,13 @@ pub(crate) fn routes<H: Hsm>(desk: &Arc<Desk<H>>) -> Result<Routes, tonic_reflec
     let admin = KeyAdminServer::new(admin::AdminFace(Arc::clone(desk)));
     let audit = AuditServer::new(audit::AuditFace(Arc::clone(desk)));
     let mint = MintServer::new(mint::MintFace(Arc::clone(desk)));
+    let tokens = TokenAdminServer::new(tokens::TokenFace(Arc::clone(desk)));
     let unwrap = UnwrapServer::new(unwrap::UnwrapFace(Arc::clone(desk)));
     Ok(Routes::new(health::service(desk.keys.ready()))
         .add_service(bounded!(admin))
         .add_service(bounded!(audit))
         .add_service(bounded!(mint))
+        .add_service(bounded!(tokens))
         .add_service(bounded!(unwrap))
         .add_service(reflection))
 }

@@ -150,12 +150,6 @@ impl Fleet {
         futures::future::join_all(self.0.members.iter().map(|member| member.token.stop())).await;
     }
 
-    /// Alarms raised since the start, the newest last; at most 100 are kept.
-    #[must_use]
-    pub fn alarms(&self) -> watch::Receiver<Vec<Alarm>> {
-        self.0.alarms.subscribe()
-    }
-
     fn members(&self) -> &[Member] {
         &self.0.members
     }
@@ -334,6 +328,10 @@ impl Hsm for Fleet {
 
     fn tokens(&self) -> Vec<TokenReport> {
         self.report()
+    }
+
+    fn alarms(&self) -> watch::Receiver<Vec<Alarm>> {
+        self.0.alarms.subscribe()
     }
 
     async fn resync(&self, label: &str) -> Result<Resynced, Failure> {

@@ -30,6 +30,8 @@ pub struct TokenReport {
 /// Something that an operator must look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Alarm {
+    /// Counts the alarms since the start, from 1.
+    pub number: u64,
     /// When it was raised.
     pub time: Timestamp,
     /// The token that it is about.
@@ -64,15 +66,16 @@ impl Fleet {
         self.members().iter().map(report).collect()
     }
 
-    /// Raises an alarm: in the log, and for whoever follows [`Fleet::alarms`].
+    /// Raises an alarm: in the log, and for whoever follows them.
     pub(super) fn raise(&self, token: &str, what: String) {
         tracing::error!(token, "ALARM: {what}");
-        let alarm = Alarm {
-            time: Timestamp::now(),
-            token: token.to_owned(),
-            what,
-        };
         self.0.alarms.send_modify(|alarms| {
+            let alarm = Alarm {
+                number: alarms.last().map_or(0, |last| last.number) + 1,
+                time: Timestamp::now(),
+                token: token.to_owned(),
+                what,
+            };
             if alarms.len() >= ALARMS_MAX {
                 alarms.remove(0);
             }

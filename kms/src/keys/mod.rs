@@ -22,6 +22,7 @@ mod manage;
 mod records;
 mod registry;
 mod rotation;
+mod tokens;
 mod update;
 mod uses;
 mod version;

@@ -26,6 +26,10 @@ impl Tasks {
             let desk = Arc::clone(desk);
             async move { desk.keys.follow_token().await }
         };
+        let record_alarms = {
+            let desk = Arc::clone(desk);
+            async move { desk.record_alarms().await }
+        };
         let mut leased = JoinSet::new();
         leased.spawn({
             let desk = Arc::clone(desk);
@@ -38,6 +42,7 @@ impl Tasks {
         Self {
             followers: vec![
                 tokio::spawn(follow_token),
+                tokio::spawn(record_alarms),
                 tokio::spawn(Arc::clone(&desk.policy).follow(desk.audit.clone())),
                 tokio::spawn(keeper::keep(Arc::clone(desk))),
             ],

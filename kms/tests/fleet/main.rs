@@ -6,8 +6,11 @@ mod failover;
 mod fixture;
 mod keys;
 mod linking;
+mod operator;
 mod pair;
 mod repair;
+#[path = "../support/mod.rs"]
+mod support;
 mod theft;
 #[path = "../token/vendor.rs"]
 #[allow(dead_code, reason = "each test binary uses a part of what they share")]

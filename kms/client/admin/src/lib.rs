@@ -3,6 +3,7 @@
 mod audit;
 mod instances;
 mod key;
+mod tokens;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,7 @@ use tonic::{Response, Status};
 pub use audit::{AuditClient, AuditKey};
 pub use instances::{Instance, Instances};
 pub use key::{Alias, AliasPage, Deletion, Key, KeyChange, KeyPage, KeyVersionInfo, NewKey, VersionState};
+pub use tokens::{ResyncedToken, TokenAdminClient, TokenAlarm, TokenInfo, Tokens};
 
 /// A connection to the key service's `KeyAdmin`. Clones share it. Failures that pass by themselves are retried for
 /// at most 20 s, which changes nothing twice. A key may be named by an alias; answers have its own name.

@@ -1,0 +1,159 @@
+//! `TokenAdmin`: operators look at the tokens and fill them up.
+//!
+//! Policies are asked about all tokens together as if they were the key [`ALL_TOKENS`].
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use strongroom_proto::{
+    Failure, KeyName,
+    kms::v1::{
+        ListTokensRequest, ListTokensResponse, ResyncTokenRequest, ResyncTokenResponse, Token, TokenAlarm, TokenHealth,
+        TokenVersion, token_admin_server::TokenAdmin,
+    },
+};
+use tonic::{Request, Response, Status, async_trait};
+
+use super::{Desk, caller, to_its_end};
+use crate::{
+    audit::{Caller, Entry},
+    fleet::{Alarm, Health, Resynced, TokenReport},
+    hsm::Hsm,
+    policy::{Action, Context},
+};
+
+/// What policies take the tokens for.
+const ALL_TOKENS: &str = "tokens";
+/// Versions that an answer names.
+const VERSIONS_MAX: usize = 1000;
+
+pub(super) struct TokenFace<H>(pub(super) Arc<Desk<H>>);
+
+#[async_trait]
+impl<H: Hsm> TokenAdmin for TokenFace<H> {
+    async fn list_tokens(&self, request: Request<ListTokensRequest>) -> Result<Response<ListTokensResponse>, Status> {
+        let caller = caller(&request)?;
+        let entry = self.0.authorize_tokens(&caller, Action::View, "token-list").await?;
+        let answer = ListTokensResponse {
+            tokens: self.0.keys.tokens().iter().map(wire_token).collect(),
+            alarms: self.0.keys.alarms().borrow().iter().map(wire_alarm).collect(),
+        };
+        let entry = entry.count(answer.tokens.len());
+        Ok(Response::new(self.0.recorded(entry, Ok(answer)).await?))
+    }
+
+    async fn resync_token(
+        &self,
+        request: Request<ResyncTokenRequest>,
+    ) -> Result<Response<ResyncTokenResponse>, Status> {
+        let caller = caller(&request)?;
+        let label = request.into_inner().label;
+        let desk = Arc::clone(&self.0);
+        let done = to_its_end(&self.0, async move {
+            let entry = desk.authorize_tokens(&caller, Action::Manage, "token-resync").await?;
+            let entry = entry.noted(format!("token {label:?}"));
+            desk.record(vec![entry.clone().started()]).await?;
+            let done = desk.keys.resync(&label).await;
+            let entry = match &done {
+                Ok(done) => entry.count(done.cloned.len()).noted(format!(
+                    "token {label:?}: {} versions cloned, {} still lacking",
+                    done.cloned.len(),
+                    done.left.len()
+                )),
+                Err(_) => entry,
+            };
+            desk.recorded(entry, done).await
+        })
+        .await?;
+        Ok(Response::new(wire_resynced(done)))
+    }
+}
+
+impl<H: Hsm> Desk<H> {
+    async fn authorize_tokens(&self, caller: &Caller, right: Action, operation: &str) -> Result<Entry, Failure> {
+        let tokens: KeyName = ALL_TOKENS.parse()?;
+        let (entry, context) = (Entry::new(caller, operation), Context::of(operation));
+        self.authorize(caller, right, &self.keys.facts(&tokens), &context, entry)
+            .await
+    }
+
+    /// Records the tokens' alarms for as long as there are tokens.
+    pub(crate) async fn record_alarms(&self) {
+        let mut alarms = self.keys.alarms();
+        let mut recorded = 0;
+        loop {
+            let new: Vec<_> = alarms
+                .borrow_and_update()
+                .iter()
+                .filter(|alarm| alarm.number > recorded)
+                .cloned()
+                .collect();
+            if let Some(last) = new.last() {
+                let number = last.number;
+                match self.record(new.iter().map(alarm_entry).collect()).await {
+                    Ok(()) => recorded = number,
+                    // It is in the log, and is tried again with the next one.
+                    Err(failure) => tracing::error!("an alarm is not in the audit log: {failure}"),
+                }
+            }
+            if alarms.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn alarm_entry(alarm: &Alarm) -> Entry {
+    let failure = Failure::new(strongroom_proto::Reason::TokenRefused, alarm.what.clone());
+    Entry::of_service("service kms", "token-alarm").failed(&failure)
+}
+
+fn wire_token(report: &TokenReport) -> Token {
+    let health = match report.health {
+        Health::Away(_) => TokenHealth::Away,
+        Health::Checking => TokenHealth::Checking,
+        Health::Serving => TokenHealth::Serving,
+        Health::Out(_) => TokenHealth::Out,
+    };
+    Token {
+        label: report.label.clone(),
+        health: health.into(),
+        why: report.health.why().to_owned(),
+        calls: report.calls as u64,
+        edeks: report.items as u64,
+        held: report.held as u64,
+        lacking: report.lacking as u64,
+        checked_ms: report.checked.map(unix_ms),
+    }
+}
+
+fn wire_alarm(alarm: &Alarm) -> TokenAlarm {
+    TokenAlarm {
+        time_ms: unix_ms(alarm.time),
+        token: alarm.token.clone(),
+        what: alarm.what.clone(),
+    }
+}
+
+fn wire_resynced(done: Resynced) -> ResyncTokenResponse {
+    let (cloned_count, left_count) = (done.cloned.len() as u64, done.left.len() as u64);
+    let cloned = done
+        .cloned
+        .into_iter()
+        .map(|(key, version)| (key, version, String::new()));
+    let wire = |(key, version, why): (KeyName, strongroom_proto::KeyVersion, String)| TokenVersion {
+        key: key.to_string(),
+        version: version.0,
+        why,
+    };
+    ResyncTokenResponse {
+        cloned: cloned.take(VERSIONS_MAX).map(wire).collect(),
+        left: done.left.into_iter().take(VERSIONS_MAX).map(wire).collect(),
+        cloned_count,
+        left_count,
+    }
+}
+
+fn unix_ms(time: Timestamp) -> u64 {
+    u64::try_from(time.as_millisecond()).unwrap_or(0)
+}
