@@ -10,7 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use strongroom_kms::token::{NewVersion, Token, WireDek};
+use strongroom_kms::{
+    hsm::Hsm,
+    token::{NewVersion, WireDek},
+};
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyVersion, Reason, ZoneId, limits::EDEKS_PER_CALL_MAX};
 use tokio::task::JoinSet;
 
@@ -46,8 +49,8 @@ enum Kind {
 const KINDS: [Kind; 3] = [Kind::Mint, Kind::Unwrap, Kind::Rewrap];
 
 /// Callers of every kind for every key.
-pub(crate) struct Load {
-    token: Token,
+pub(crate) struct Load<H> {
+    token: H,
     known: Vec<(Edek, Bytes)>,
     stopped: AtomicBool,
     log: Mutex<Log>,
@@ -73,9 +76,9 @@ pub(crate) struct Outcome {
     pub(crate) longest: Duration,
 }
 
-impl Load {
+impl<H: Hsm> Load<H> {
     /// Makes keys and EDEKs while the token is sound.
-    pub(crate) async fn prepare(token: Token) -> Self {
+    pub(crate) async fn prepare(token: H) -> Self {
         let mut known = Vec::new();
         for (key, suite) in KEYS {
             for version in [V0, V1] {
@@ -215,7 +218,7 @@ impl Load {
     ///
     /// # Panics
     /// If any answer was wrong, or a failure unclean or too late.
-    pub(crate) async fn judge(&self, scenario: &str, clean: &Token) -> Outcome {
+    pub(crate) async fn judge(&self, scenario: &str, clean: &impl Hsm) -> Outcome {
         let log = std::mem::take(&mut *self.log.lock().expect("not poisoned"));
         let mut wrong = log.wrong;
         let minted = open_all(clean, &log.minted).await;
@@ -249,7 +252,7 @@ impl Load {
     }
 }
 
-async fn open_all(token: &Token, edeks: &[Edek]) -> Vec<Result<Bytes, Reason>> {
+async fn open_all(token: &impl Hsm, edeks: &[Edek]) -> Vec<Result<Bytes, Reason>> {
     let mut deks = Vec::with_capacity(edeks.len());
     for part in edeks.chunks(EDEKS_PER_CALL_MAX) {
         let results = token.unwrap(part).await.expect("a sound token");

@@ -7,8 +7,12 @@
 #[allow(dead_code, reason = "each test binary uses a part of what they share")]
 mod fixture;
 mod load;
+#[path = "../fleet/pair.rs"]
+#[allow(dead_code, reason = "each test binary uses a part of what they share")]
+mod pair;
 mod pin;
 mod scenario;
+mod second_token;
 #[path = "../token/vendor.rs"]
 #[allow(dead_code, reason = "each test binary uses a part of what they share")]
 mod vendor;

@@ -1,14 +1,23 @@
-//! One fault under load, from a sound token to a sound token.
+//! One fault under load, from a sound token to a sound token; with the token alone, or with a second one that stays sound.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use futures::{StreamExt, stream};
-use strongroom_kms::token::TokenConfig;
+use futures::{Stream, StreamExt, stream};
+use strongroom_kms::{
+    fleet::{Fleet, Health},
+    hsm::Hsm,
+    token::TokenConfig,
+};
 use strongroom_pkcs11_shim::Shim;
 
 use crate::{
     fixture::Fixture,
     load::{Load, Outcome},
+    pair::Pair,
 };
 
 /// How long a fault lasts, unless a scenario says otherwise.
@@ -80,6 +89,48 @@ impl Scenario {
     }
 }
 
+/// The same with two linked tokens, of which the second stays sound: no call may fail. What recovers is the first one, which
+/// takes part again.
+async fn run_beside_another(scenario: Scenario) -> Row {
+    let pair = Pair::new();
+    let mut configs = pair.configs();
+    let shim = Shim::in_front_of(&configs[0].module).expect("the module is written");
+    configs[0].module = shim.module();
+    let fleet = pair.start_with(&configs, Pair::settings()).await;
+    both_serve(&fleet).await.expect("both are sound");
+    let load = Arc::new(Load::prepare(fleet.clone()).await);
+    let running = load.start();
+    (scenario.inject)(&shim);
+    tokio::time::sleep(scenario.lasts).await;
+    shim.clear_all();
+    let recovered = both_serve(&fleet).await;
+    let recovery = recovered.unwrap_or_else(|| panic!("{}: {:?} stays out", scenario.name, fleet.tokens()));
+    load.stop(running).await;
+    fleet.stop().await;
+
+    let clean = pair.start().await;
+    let outcome = load.judge(scenario.name, &clean).await;
+    clean.stop().await;
+    assert_eq!(outcome.failed, 0, "{}: {:?}", scenario.name, outcome.reasons);
+    Row {
+        name: scenario.name,
+        outcome,
+        recovery,
+    }
+}
+
+/// How long until every token takes part.
+async fn both_serve(fleet: &Fleet) -> Option<Duration> {
+    let start = Instant::now();
+    while start.elapsed() < RECOVERY_MAX {
+        if fleet.tokens().iter().all(|token| token.health == Health::Serving) {
+            return Some(start.elapsed());
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    None
+}
+
 /// What became of it.
 struct Row {
     name: &'static str,
@@ -107,10 +158,19 @@ impl fmt::Display for Row {
 }
 
 /// Runs scenarios, each on a token of its own, and prints their table.
-#[allow(clippy::print_stdout, reason = "the figures are what the run is for")]
 pub(crate) async fn run_all(scenarios: Vec<Scenario>) {
+    print_rows(stream::iter(scenarios).map(Scenario::run).buffered(AT_ONCE)).await;
+}
+
+/// Runs scenarios, each on two tokens of its own of which the second stays sound, and prints their table.
+pub(crate) async fn run_all_beside_another(scenarios: Vec<Scenario>) {
+    print_rows(stream::iter(scenarios).map(run_beside_another).buffered(AT_ONCE)).await;
+}
+
+#[allow(clippy::print_stdout, reason = "the figures are what the run is for")]
+async fn print_rows(rows: impl Stream<Item = Row>) {
     println!("| fault | calls | failed | reasons | longest call | recovery |\n|---|---|---|---|---|---|");
-    let mut rows = stream::iter(scenarios).map(Scenario::run).buffered(AT_ONCE);
+    let mut rows = std::pin::pin!(rows);
     while let Some(row) = rows.next().await {
         println!("{row}");
     }
