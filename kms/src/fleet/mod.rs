@@ -36,6 +36,8 @@ pub use config::{Redundancy, RedundancyConfig};
 pub use member::Health;
 pub use report::{Alarm, Resynced, TokenReport};
 pub(crate) use route::Ask;
+#[cfg(test)]
+pub(crate) use route::fails_over;
 
 use self::{
     member::{Expected, Member},

@@ -136,7 +136,7 @@ impl Fleet {
                 tokio::select! {
                     Some((place, outcome)) = running.next() => match outcome {
                         Ok(done) => return Ok((done, place)),
-                        Err(failure) if !helps_elsewhere(failure.reason) => return Err(failure),
+                        Err(failure) if !fails_over(failure.reason) => return Err(failure),
                         Err(failure) => {
                             self.note(place, &failure);
                             verdict = Some(milder(verdict, failure));
@@ -264,7 +264,7 @@ impl Fleet {
 }
 
 /// Whether another token may do what one failed for that reason.
-const fn helps_elsewhere(reason: Reason) -> bool {
+pub(crate) const fn fails_over(reason: Reason) -> bool {
     !matches!(
         reason,
         Reason::InvalidArgument | Reason::AlreadyExists | Reason::PermissionDenied | Reason::SealedRequired

@@ -20,7 +20,9 @@ pub(super) enum Remedy {
     Refuse,
 }
 
-/// What to do about a `CKR_` value (PKCS#11 3.1, section 5.1).
+/// What to do about a `CKR_` value (PKCS#11 3.1, section 5.1). Every value has its place here: a new one of the binding does
+/// not compile until it has one. Whatever the remedy, the call itself fails over: what reaches the fleet is a reason for which
+/// it asks another token, since no return value says that another token would answer the same.
 pub(super) const fn remedy_of(value: RvError) -> Remedy {
     match value {
         RvError::HostMemory | RvError::DeviceMemory | RvError::FunctionCanceled | RvError::SessionCount => {
@@ -55,7 +57,67 @@ pub(super) const fn remedy_of(value: RvError) -> Remedy {
         | RvError::PinTooWeak
         | RvError::UserPinNotInitialized => Remedy::Pin,
         RvError::GeneralError | RvError::FunctionFailed => Remedy::Unclear,
-        _ => Remedy::Refuse,
+        RvError::Cancel
+        | RvError::ArgumentsBad
+        | RvError::NoEvent
+        | RvError::AttributeReadOnly
+        | RvError::AttributeSensitive
+        | RvError::AttributeTypeInvalid
+        | RvError::AttributeValueInvalid
+        | RvError::ActionProhibited
+        | RvError::DataInvalid
+        | RvError::DataLenRange
+        | RvError::EncryptedDataInvalid
+        | RvError::EncryptedDataLenRange
+        | RvError::FunctionNotParallel
+        | RvError::FunctionNotSupported
+        | RvError::CurveNotSupported
+        | RvError::KeySizeRange
+        | RvError::KeyTypeInconsistent
+        | RvError::KeyNotNeeded
+        | RvError::KeyChanged
+        | RvError::KeyNeeded
+        | RvError::KeyIndigestible
+        | RvError::KeyFunctionNotPermitted
+        | RvError::KeyNotWrappable
+        | RvError::KeyUnextractable
+        | RvError::MechanismInvalid
+        | RvError::MechanismParamInvalid
+        | RvError::SessionParallelNotSupported
+        | RvError::SessionReadOnly
+        | RvError::SessionExists
+        | RvError::SessionReadOnlyExists
+        | RvError::SessionReadWriteSoExists
+        | RvError::SignatureInvalid
+        | RvError::SignatureLenRange
+        | RvError::TemplateIncomplete
+        | RvError::TemplateInconsistent
+        | RvError::TokenWriteProtected
+        | RvError::UnwrappingKeySizeRange
+        | RvError::UnwrappingKeyTypeInconsistent
+        | RvError::UserAlreadyLoggedIn
+        | RvError::UserTypeInvalid
+        | RvError::UserAnotherAlreadyLoggedIn
+        | RvError::UserTooManyTypes
+        | RvError::WrappedKeyInvalid
+        | RvError::WrappedKeyLenRange
+        | RvError::WrappingKeySizeRange
+        | RvError::WrappingKeyTypeInconsistent
+        | RvError::RandomSeedNotSupported
+        | RvError::RandomNoRng
+        | RvError::DomainParamsInvalid
+        | RvError::BufferTooSmall
+        | RvError::SavedStateInvalid
+        | RvError::InformationSensitive
+        | RvError::StateUnsaveable
+        | RvError::CryptokiAlreadyInitialized
+        | RvError::NewPinMode
+        | RvError::NextOtp
+        | RvError::ExceededMaxIterations
+        | RvError::PublicKeyInvalid
+        | RvError::FunctionRejected
+        | RvError::VendorDefined(_)
+        | RvError::UnknownErrorCode(_) => Remedy::Refuse,
     }
 }
 
@@ -135,6 +197,105 @@ mod tests {
     use cryptoki::context::Function;
 
     use super::*;
+    use crate::fleet::fails_over;
+
+    const EVERY: [RvError; 95] = [
+        RvError::Cancel,
+        RvError::HostMemory,
+        RvError::SlotIdInvalid,
+        RvError::GeneralError,
+        RvError::FunctionFailed,
+        RvError::ArgumentsBad,
+        RvError::NoEvent,
+        RvError::NeedToCreateThreads,
+        RvError::CantLock,
+        RvError::AttributeReadOnly,
+        RvError::AttributeSensitive,
+        RvError::AttributeTypeInvalid,
+        RvError::AttributeValueInvalid,
+        RvError::ActionProhibited,
+        RvError::DataInvalid,
+        RvError::DataLenRange,
+        RvError::DeviceError,
+        RvError::DeviceMemory,
+        RvError::DeviceRemoved,
+        RvError::EncryptedDataInvalid,
+        RvError::EncryptedDataLenRange,
+        RvError::FunctionCanceled,
+        RvError::FunctionNotParallel,
+        RvError::FunctionNotSupported,
+        RvError::CurveNotSupported,
+        RvError::KeyHandleInvalid,
+        RvError::KeySizeRange,
+        RvError::KeyTypeInconsistent,
+        RvError::KeyNotNeeded,
+        RvError::KeyChanged,
+        RvError::KeyNeeded,
+        RvError::KeyIndigestible,
+        RvError::KeyFunctionNotPermitted,
+        RvError::KeyNotWrappable,
+        RvError::KeyUnextractable,
+        RvError::MechanismInvalid,
+        RvError::MechanismParamInvalid,
+        RvError::ObjectHandleInvalid,
+        RvError::OperationActive,
+        RvError::OperationNotInitialized,
+        RvError::PinIncorrect,
+        RvError::PinInvalid,
+        RvError::PinLenRange,
+        RvError::PinExpired,
+        RvError::PinLocked,
+        RvError::SessionClosed,
+        RvError::SessionCount,
+        RvError::SessionHandleInvalid,
+        RvError::SessionParallelNotSupported,
+        RvError::SessionReadOnly,
+        RvError::SessionExists,
+        RvError::SessionReadOnlyExists,
+        RvError::SessionReadWriteSoExists,
+        RvError::SignatureInvalid,
+        RvError::SignatureLenRange,
+        RvError::TemplateIncomplete,
+        RvError::TemplateInconsistent,
+        RvError::TokenNotPresent,
+        RvError::TokenNotRecognized,
+        RvError::TokenWriteProtected,
+        RvError::UnwrappingKeyHandleInvalid,
+        RvError::UnwrappingKeySizeRange,
+        RvError::UnwrappingKeyTypeInconsistent,
+        RvError::UserAlreadyLoggedIn,
+        RvError::UserNotLoggedIn,
+        RvError::UserPinNotInitialized,
+        RvError::UserTypeInvalid,
+        RvError::UserAnotherAlreadyLoggedIn,
+        RvError::UserTooManyTypes,
+        RvError::WrappedKeyInvalid,
+        RvError::WrappedKeyLenRange,
+        RvError::WrappingKeyHandleInvalid,
+        RvError::WrappingKeySizeRange,
+        RvError::WrappingKeyTypeInconsistent,
+        RvError::RandomSeedNotSupported,
+        RvError::RandomNoRng,
+        RvError::DomainParamsInvalid,
+        RvError::BufferTooSmall,
+        RvError::SavedStateInvalid,
+        RvError::InformationSensitive,
+        RvError::StateUnsaveable,
+        RvError::CryptokiNotInitialized,
+        RvError::CryptokiAlreadyInitialized,
+        RvError::MutexBad,
+        RvError::MutexNotLocked,
+        RvError::NewPinMode,
+        RvError::NextOtp,
+        RvError::ExceededMaxIterations,
+        RvError::FipsSelfTestFailed,
+        RvError::LibraryLoadFailed,
+        RvError::PinTooWeak,
+        RvError::PublicKeyInvalid,
+        RvError::FunctionRejected,
+        RvError::VendorDefined(0x8000_0001),
+        RvError::UnknownErrorCode(0x8000_0001),
+    ];
 
     #[test]
     fn return_values_lead_to_their_remedies() {
@@ -152,6 +313,17 @@ mod tests {
             (RvError::VendorDefined(0x8000_0001), Remedy::Refuse),
         ] {
             assert_eq!(remedy_of(value), remedy, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn every_return_value_lets_the_call_go_to_another_token() {
+        for value in EVERY {
+            match Trouble::new("to try", &Error::Pkcs11(value, Function::UnwrapKey)) {
+                Trouble::Failed(failure) => assert!(fails_over(failure.reason), "{value:?}: {failure}"),
+                // The supervisor answers `token-unavailable` for a worker that cannot go on.
+                Trouble::Lost(_) | Trouble::Gone(_) => assert!(fails_over(Reason::TokenUnavailable)),
+            }
         }
     }
 
