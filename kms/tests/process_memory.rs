@@ -41,6 +41,7 @@ use tonic::transport::Channel;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const DEKS: u32 = 100;
+const DEK_BYTES: usize = 32;
 
 /// The key service as a process of its own.
 struct Service {
@@ -142,15 +143,10 @@ impl Service {
 
     /// How many of these DEKs are somewhere in the memory of the key service.
     fn holds(&self, deks: &[Vec<u8>]) -> usize {
-        let heads: HashSet<&[u8]> = deks.iter().map(|dek| &dek[..8]).collect();
-        let mut first = [false; 256];
-        for head in &heads {
-            first[usize::from(head[0])] = true;
-        }
         let process = format!("/proc/{}", self.process.id());
         let maps = fs::read_to_string(format!("{process}/maps")).expect("a child's memory may be looked at");
         let mut memory = fs::File::open(format!("{process}/mem")).expect("a child's memory may be read");
-        let mut found = HashSet::new();
+        let mut search = Search::new(deks);
         for line in maps
             .lines()
             .filter(|line| line.split(' ').nth(1).is_some_and(|mode| mode.starts_with("rw")))
@@ -164,14 +160,61 @@ impl Service {
             if memory.seek(SeekFrom::Start(start)).is_err() || memory.read_exact(&mut bytes).is_err() {
                 continue;
             }
-            for window in bytes.windows(32).filter(|window| first[usize::from(window[0])]) {
-                if heads.contains(&window[..8]) && deks.iter().any(|dek| dek == window) {
-                    found.insert(window.to_vec());
-                }
+            search.look_through(&bytes);
+        }
+        search.found.len()
+    }
+}
+
+/// Looks for DEKs at every address. Quick enough without optimisation: what was never written to is stepped over.
+struct Search<'a> {
+    deks: &'a [Vec<u8>],
+    /// Whether a DEK starts with these two bytes.
+    starts: Vec<bool>,
+    found: HashSet<&'a [u8]>,
+}
+
+impl<'a> Search<'a> {
+    fn new(deks: &'a [Vec<u8>]) -> Self {
+        let mut starts = vec![false; 1 << 16];
+        for dek in deks {
+            starts[start(dek, 0)] = true;
+        }
+        Self {
+            deks,
+            starts,
+            found: HashSet::new(),
+        }
+    }
+
+    fn look_through(&mut self, bytes: &[u8]) {
+        const PAGE: usize = 4096;
+        let zeros = [0; PAGE];
+        for page in (0..bytes.len()).step_by(PAGE) {
+            let end = bytes.len().min(page + PAGE);
+            if bytes[page..end] != zeros[..end - page] {
+                // With the DEKs that begin on the page before or end on the one after it.
+                let around = page.saturating_sub(DEK_BYTES - 1)..bytes.len().min(end + DEK_BYTES - 1);
+                self.look_at(&bytes[around]);
             }
         }
-        found.len()
     }
+
+    fn look_at(&mut self, bytes: &[u8]) {
+        let mut at = 0;
+        while at + DEK_BYTES <= bytes.len() {
+            if self.starts[start(bytes, at)] {
+                let here = &bytes[at..at + DEK_BYTES];
+                self.found
+                    .extend(self.deks.iter().map(Vec::as_slice).filter(|dek| *dek == here));
+            }
+            at += 1;
+        }
+    }
+}
+
+fn start(bytes: &[u8], at: usize) -> usize {
+    usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]))
 }
 
 async fn in_the_clear(service: &Service, edeks: &[Edek]) -> Vec<Vec<u8>> {

@@ -27,6 +27,32 @@ fn recipient(size: KeySize) -> Vec<u8> {
     der.as_ref().to_vec()
 }
 
+/// A SubjectPublicKeyInfo as of an RSA key of so many bits, which nobody has.
+fn made_up(bits: usize) -> Vec<u8> {
+    let mut modulus = vec![0xff; bits.div_ceil(8)];
+    modulus[0] >>= modulus.len() * 8 - bits;
+    if modulus[0] >= 0x80 {
+        modulus.insert(0, 0);
+    }
+    let key = der(0x30, &[der(2, &modulus), der(2, &[1, 0, 1])].concat());
+    // rsaEncryption (RFC 8017, appendix C), with its NULL.
+    let algorithm = [6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1, 5, 0];
+    der(
+        0x30,
+        &[der(0x30, &algorithm), der(3, &[&[0], key.as_slice()].concat())].concat(),
+    )
+}
+
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(content.len()).expect("short").to_be_bytes();
+    let header = match length {
+        [0, low] if low < 0x80 => vec![tag, low],
+        [0, low] => vec![tag, 0x81, low],
+        [high, low] => vec![tag, 0x82, high, low],
+    };
+    [header.as_slice(), content].concat()
+}
+
 fn request() -> SealedRequest {
     let edek = |zone: u8| Edek {
         key: "payroll".parse().expect("a key name"),
@@ -128,7 +154,10 @@ fn only_rsa_keys_of_a_sound_size_are_sealed_to() {
         *even.last_mut().expect("bytes") = 3;
         assert!(RecipientKey::from_der(&even).is_err());
     }
-    assert!(RecipientKey::from_der(&recipient(KeySize::Rsa8192)).is_err());
+    for (bits, taken) in [(2047, false), (2048, true), (4096, true), (4097, false), (8192, false)] {
+        let key = RecipientKey::from_der(&made_up(bits));
+        assert_eq!(key.is_ok(), taken, "{bits} bits");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::{
     DevError,
     files::{self, Audience, make_private_dir, toml_string},
     layout::{Layout, Role},
+    pki,
     ports::Ports,
     token,
 };
@@ -35,12 +36,13 @@ pub(super) fn write_all(layout: &Layout, ports: &Ports, module: &Path) -> Result
 
 fn kms(layout: &Layout, ports: &Ports, module: &Path) -> String {
     format!(
-        "{head}policy = {policy}\ndata_dir = {data_dir}\n\n[[tokens]]\n{token}\n{tls}",
+        "{head}policy = {policy}\ndata_dir = {data_dir}\n\n[[tokens]]\n{token}\n{tls}{sealed}",
         head = head(ports, Role::Kms),
         policy = toml_string(&layout.policy()),
         data_dir = toml_string(&layout.state(Role::Kms)),
         token = token::kms_table(layout, module),
         tls = tls_table(&layout.tls("kms")),
+        sealed = sealed_table(&layout.tls(pki::TOKEN_WORKER)),
     )
 }
 
@@ -82,6 +84,15 @@ fn tls_table(files: &TlsFiles) -> String {
     )
 }
 
+/// Sealed delivery for whoever asks for it; nothing is sealed only.
+fn sealed_table(files: &TlsFiles) -> String {
+    format!(
+        "\n[sealed]\ncertificate = {}\nkey = {}\n",
+        toml_string(&files.certificate),
+        toml_string(&files.key)
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,7 +107,11 @@ mod tests {
             block: [7602, 7603, 7604],
         };
         write_all(&layout, &ports, Path::new("/usr/lib/softhsm/libsofthsm2.so")).expect("writes");
-        strongroom_kms::Config::load(&layout.config(Role::Kms)).expect("the key service reads it");
+        let kms = strongroom_kms::Config::load(&layout.config(Role::Kms)).expect("the key service reads it");
+        assert!(
+            kms.tokens[0].sealed.is_some(),
+            "sealed delivery reaches the token worker"
+        );
         let metadata = strongroom_metadata::Config::load(&layout.config(Role::Metadata)).expect("metadata reads it");
         assert_eq!(metadata.data_dir, layout.state(Role::Metadata));
         for node in 1..=3 {

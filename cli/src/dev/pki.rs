@@ -22,6 +22,9 @@ const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// guest none.
 pub(super) const USERS: [&str; 4] = ["keyadmin", "fsadmin", "alice", "guest"];
 
+/// The name of the certificate that the token worker signs sealed answers with.
+pub(super) const TOKEN_WORKER: &str = "token-worker";
+
 /// Makes the CA and every certificate that is missing or runs out soon. Keys are kept; only certificates are renewed.
 /// A key's file comes before its certificate's, so that a crash leaves a key without a certificate, which the next
 /// start completes, and never a certificate of another key.
@@ -30,6 +33,7 @@ pub(super) fn ensure(layout: &Layout, now: SystemTime) -> Result<(), DevError> {
     for role in Role::ALL {
         ensure_service(&layout.tls(&role.name()), role, &ca, now)?;
     }
+    ensure_token_worker(&layout.tls(TOKEN_WORKER), &ca, now)?;
     for user in USERS {
         ensure_user(&layout.tls(user), user, &ca, now)?;
     }
@@ -57,6 +61,12 @@ fn ensure_service(files: &TlsFiles, role: Role, ca: &Authority, now: SystemTime)
     // Services are reached by these names only.
     let names = &["localhost", "127.0.0.1"];
     ensure_leaf(files, &common_name, &uri, names, ca, now)
+}
+
+/// Nothing connects to the token worker, so its certificate has no names.
+fn ensure_token_worker(files: &TlsFiles, ca: &Authority, now: SystemTime) -> Result<(), DevError> {
+    let uri = format!("spiffe://strongroom/service/{TOKEN_WORKER}");
+    ensure_leaf(files, "strongroom dev token-worker", &uri, &[], ca, now)
 }
 
 fn ensure_user(files: &TlsFiles, user: &str, ca: &Authority, now: SystemTime) -> Result<(), DevError> {
@@ -110,6 +120,7 @@ mod tests {
             ("kms", "service kms"),
             ("metadata", "service metadata"),
             ("block-2", "service block/block-2"),
+            ("token-worker", "service token-worker"),
             ("alice", "user alice"),
             ("guest", "user guest"),
         ] {

@@ -9,3 +9,4 @@ mod files;
 mod keys;
 mod monitoring;
 mod refusals;
+mod sealed;
