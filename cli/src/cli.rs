@@ -14,7 +14,7 @@ use crate::{error::EXIT_CODES_HELP, profile::PROFILE_VARIABLE};
 
 mod key;
 
-pub(crate) use key::{AliasCommand, CreateArgs, DeleteArgs, KeyCommand, TargetArgs, UpdateArgs};
+pub(crate) use key::{AliasCommand, CreateArgs, DeleteArgs, ImportArgs, KeyCommand, TargetArgs, UpdateArgs};
 
 /// Hardware-backed keys and encrypted zones.
 #[derive(Debug, Parser)]

@@ -55,7 +55,7 @@ async fn rotate<H: Hsm>(desk: &Arc<Desk<H>>, pauses: &mut Pauses) {
         if pauses.is_over(&name, now_ms) {
             let roll = tokio::spawn(roll(Arc::clone(desk), name.clone()));
             let outcome = roll.await.unwrap_or_else(|_| Err(cut_off(&name)));
-            pauses.note(name, &outcome, now_ms);
+            pauses.note(&name, &outcome, now_ms);
         }
     }
 }
@@ -82,7 +82,7 @@ async fn destroy<H: Hsm>(desk: &Arc<Desk<H>>, pauses: &mut Pauses) {
         if pauses.is_over(&name, now_ms) {
             let destroy = tokio::spawn(destroy_one(Arc::clone(desk), name.clone(), target));
             let outcome = destroy.await.unwrap_or_else(|_| Err(cut_off(&name)));
-            pauses.note(name, &outcome, now_ms);
+            pauses.note(&name, &outcome, now_ms);
         }
     }
 }
@@ -113,9 +113,9 @@ impl Pauses {
         self.0.get(name).is_none_or(|&(_, until_ms)| until_ms <= now_ms)
     }
 
-    fn note(&mut self, name: KeyName, outcome: &Result<(), Failure>, now_ms: u64) {
+    fn note(&mut self, name: &KeyName, outcome: &Result<(), Failure>, now_ms: u64) {
         let Err(failure) = outcome else {
-            self.0.remove(&name);
+            self.0.remove(name);
             return;
         };
         let (failures, until_ms) = self.0.entry(name.clone()).or_default();
@@ -145,11 +145,11 @@ mod tests {
         assert!(pauses.is_over(&name, 0));
         let mut pause_ms = PAUSE_FIRST_MS;
         for _ in 0..40 {
-            pauses.note(name.clone(), &failed, 5);
+            pauses.note(&name, &failed, 5);
             assert!(!pauses.is_over(&name, 4 + pause_ms) && pauses.is_over(&name, 5 + pause_ms));
             pause_ms = (pause_ms * 2).min(PAUSE_MAX_MS);
         }
-        pauses.note(name.clone(), &Ok(()), 5);
+        pauses.note(&name, &Ok(()), 5);
         assert!(pauses.is_over(&name, 5));
     }
 }

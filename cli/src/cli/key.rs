@@ -12,6 +12,11 @@ pub(crate) enum KeyCommand {
         after_help = "Examples:\n  strongroom key create payroll\n  strongroom key create lake --suite gcm --rotate-every 90d --tag team=analytics"
     )]
     Create(CreateArgs),
+    /// Make a key of versions that come from elsewhere
+    #[command(
+        after_help = "A FILE is the raw AES key of one version, 16, 24 or 32 bytes, which only its owner may read (mode 600). It is\nwrapped here to a key in the token, so that nobody else sees it. Remove it when the key opens what it should.\n\nExample:\n  strongroom key import lake --suite hadoop --material lake@0.key --material lake@1.key"
+    )]
+    Import(ImportArgs),
     /// List keys
     #[command(visible_alias = "ls", after_help = "Example:\n  strongroom key list --json")]
     List,
@@ -82,6 +87,27 @@ pub(crate) struct CreateArgs {
     /// Size of the key; 128 and 192 only for hadoop [default: 256]
     #[arg(long, value_name = "BITS")]
     pub(crate) key_bits: Option<u32>,
+    #[command(flatten)]
+    pub(crate) labels: LabelArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// The key's name
+    pub(crate) name: KeyName,
+    /// How its EDEKs are wrapped: hadoop, kw or gcm
+    #[arg(long, value_name = "SUITE")]
+    pub(crate) suite: EdekSuite,
+    /// The raw AES key of a version; given once for each version, from 0 on
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(crate) material: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) labels: LabelArgs,
+}
+
+/// What a new key is made with besides its name and versions.
+#[derive(Debug, Args)]
+pub(crate) struct LabelArgs {
     /// One line that says what it is for
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub(crate) description: String,

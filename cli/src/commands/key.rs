@@ -1,6 +1,7 @@
 //! `strongroom key …`: EZ keys and their versions.
 
 mod document;
+mod material;
 
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,7 @@ pub(super) async fn run(session: &Session, command: KeyCommand, output: Output) 
         KeyCommand::List => return list(&keys, output).await,
         KeyCommand::Alias(command) => return alias(&keys, command, output).await,
         KeyCommand::Create(args) => create(&keys, args).await?,
+        KeyCommand::Import(args) => material::import(&keys, args).await?,
         KeyCommand::Show { name } => keys.describe(&name).await?,
         KeyCommand::Roll { name } => keys.roll(&name, RequestId::generate()).await?,
         KeyCommand::Confirm { name, version, kcv } => keys.confirm(&name, KeyVersion(version), kcv).await?,
@@ -43,11 +45,11 @@ async fn create(keys: &KeyAdminClient, args: CreateArgs) -> Result<Key, Error> {
     let new = NewKey {
         suite: args.suite,
         key_bits: args.key_bits,
-        description: args.description,
-        tags: args.tags.into_iter().collect(),
-        sealed_required: args.sealed_required,
-        outside_zones: args.outside_zones,
-        rotation_period_ms: args.rotate_every,
+        description: args.labels.description,
+        tags: args.labels.tags.into_iter().collect(),
+        sealed_required: args.labels.sealed_required,
+        outside_zones: args.labels.outside_zones,
+        rotation_period_ms: args.labels.rotate_every,
     };
     Ok(keys.create(&args.name, &new, RequestId::generate()).await?)
 }

@@ -13,9 +13,10 @@ use strongroom_proto::{
     Failure, KeyName, Reason,
     kms::v1::{
         Alias, ApproveDeleteRequest, CancelDeleteRequest, ConfirmKeyRequest, CreateKeyRequest, DeleteAliasRequest,
-        DeleteAliasResponse, DeleteKeyRequest, DescribeKeyRequest, Key, ListAliasesRequest, ListAliasesResponse,
-        ListInstancesRequest, ListInstancesResponse, ListKeysRequest, ListKeysResponse, ListVersionsRequest,
-        ListVersionsResponse, RollKeyRequest, SetAliasRequest, UpdateKeyRequest, key_admin_server::KeyAdmin,
+        DeleteAliasResponse, DeleteKeyRequest, DescribeKeyRequest, GetImportKeyRequest, GetImportKeyResponse,
+        ImportKeyRequest, Key, ListAliasesRequest, ListAliasesResponse, ListInstancesRequest, ListInstancesResponse,
+        ListKeysRequest, ListKeysResponse, ListVersionsRequest, ListVersionsResponse, RollKeyRequest, SetAliasRequest,
+        UpdateKeyRequest, key_admin_server::KeyAdmin,
     },
     transport::PeerIdentity,
 };
@@ -62,6 +63,45 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
         answer(&self.0, async move {
             let entry = desk.start(&caller, "roll", &name).await?;
             let outcome = desk.keys.roll(&name, id).await;
+            desk.changed(entry, outcome).await
+        })
+        .await
+    }
+
+    async fn get_import_key(
+        &self,
+        request: Request<GetImportKeyRequest>,
+    ) -> Result<Response<GetImportKeyResponse>, Status> {
+        let caller = caller(&request)?;
+        let name = request.into_inner().name.parse().map_err(Failure::from)?;
+        let facts = KeyFacts::unknown(name);
+        let entry = self.0.start_on(&caller, "import", Action::Manage, &facts).await?;
+        let import_key = self.0.recorded(entry, self.0.keys.import_key().await).await?;
+        Ok(Response::new(GetImportKeyResponse {
+            spki: import_key.spki.into(),
+            id: import_key.id.into(),
+            hash: import_key.hash.as_str().to_owned(),
+        }))
+    }
+
+    async fn import_key(&self, request: Request<ImportKeyRequest>) -> Result<Response<Key>, Status> {
+        let caller = caller(&request)?;
+        let wire = request.into_inner();
+        let material = parse::material(&wire)?;
+        let wire = wire.key.unwrap_or_default();
+        let id = parse::request_id(&wire.request_id)?;
+        parse::is_named(&wire)?;
+        let new = parse::new_key(wire, self.0.keys.config())?;
+        let desk = Arc::clone(&self.0);
+        answer(&self.0, async move {
+            let facts = KeyFacts {
+                suite: Some(new.suite),
+                sealed_required: new.attributes.sealed_required,
+                tags: new.attributes.tags.clone(),
+                ..KeyFacts::unknown(new.name.clone())
+            };
+            let entry = desk.start_on(&caller, "import", Action::Manage, &facts).await?;
+            let outcome = desk.keys.import(new, material, id).await;
             desk.changed(entry, outcome).await
         })
         .await

@@ -221,9 +221,7 @@ impl Hsm for Fleet {
         count: usize,
     ) -> Result<Vec<Bytes>, Failure> {
         let ask = Ask::new(count, std::iter::once((key, version)));
-        let minted = self
-            .run(&ask, |token| async move { token.mint(key, version, zone, count).await })
-            .await;
+        let minted = Box::pin(self.run(&ask, |token| async move { token.mint(key, version, zone, count).await })).await;
         minted.map(|(edeks, _)| edeks)
     }
 
@@ -240,22 +238,22 @@ impl Hsm for Fleet {
             .chain(std::iter::once((key, to)));
         let ask = Ask::new(items.len(), needs);
         let items = &items;
-        self.run_items(ask, |token, places| async move {
+        Box::pin(self.run_items(ask, |token, places| async move {
             let picked = places.iter().map(|&place| items[place].clone()).collect();
             token.rewrap(key, to, zone, picked).await
-        })
+        }))
         .await
     }
 
     async fn unwrap(&self, edeks: &[Edek]) -> Result<Vec<Result<WireDek, Failure>>, Failure> {
         let ask = Ask::new(edeks.len(), edeks.iter().map(|edek| (&edek.key, edek.version)));
-        self.run_items(ask, |token, places| async move {
+        Box::pin(self.run_items(ask, |token, places| async move {
             if places.len() == edeks.len() {
                 return token.unwrap(edeks).await;
             }
             let picked: Vec<_> = places.iter().map(|&place| edeks[place].clone()).collect();
             token.unwrap(&picked).await
-        })
+        }))
         .await
     }
 

@@ -5,7 +5,7 @@ use std::ops::Bound::{Excluded, Unbounded};
 use prost::Message as _;
 use strongroom_proto::{Failure, KeyName, KeyVersion, kms::v1 as pb};
 
-use super::{Keys, facts_of, key::Key, wire::Around};
+use super::{Keys, deletion::Zones, facts_of, key::Key, wire::Around};
 use crate::{hsm::Hsm, policy::KeyFacts};
 
 /// Keys that one page looks at, shown or not, and the bytes that it shows.
@@ -125,7 +125,11 @@ impl<H: Hsm> Keys<H> {
     fn around_summary(&self, key: &Key) -> Around {
         let deleting = !key.deletions.is_empty();
         Around {
-            zones: deleting.then(|| self.registry.zones_of(&key.name)).unwrap_or_default(),
+            zones: if deleting {
+                self.registry.zones_of(&key.name)
+            } else {
+                Zones::new()
+            },
             approvals: self.config.approvals(),
             ..Around::default()
         }

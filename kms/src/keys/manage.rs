@@ -37,7 +37,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 const LISTS_MAX: u32 = 10;
 
 /// Intents by key, held for the length of a change.
-type Intents = BTreeMap<KeyName, Intent>;
+pub(super) type Intents = BTreeMap<KeyName, Intent>;
 
 /// A key that is to be made.
 #[derive(Debug)]
@@ -194,12 +194,17 @@ impl<H: Hsm> Keys<H> {
     /// Settles what was begun, then takes in what the token holds.
     async fn reconcile(&self) -> Result<(), Failure> {
         let mut intents = self.changes.lock().await;
-        let token = self.list_at_rest().await?;
-        for name in intents.keys().cloned().collect::<Vec<_>>() {
-            if let Err(failure) = self.settle(&mut intents, &name, &token).await {
+        let mut token = self.list_at_rest().await?;
+        let begun: Vec<_> = intents.keys().cloned().collect();
+        for name in &begun {
+            if let Err(failure) = self.settle(&mut intents, name, &token).await {
                 // The next change of the key tries again; all other keys are served meanwhile.
                 tracing::error!(key = %name, reason = %failure.reason, "a version that was begun cannot be finished: {failure}");
             }
+        }
+        if !begun.is_empty() {
+            // What was undone is not there any more.
+            token = self.list_at_rest().await?;
         }
         self.take_in(&intents, token).await
     }
@@ -224,11 +229,7 @@ impl<H: Hsm> Keys<H> {
     async fn take_in(&self, intents: &Intents, mut token: Vec<TokenKeyVersion>) -> Result<(), Failure> {
         // What could not be settled, or is being made by another instance, is nobody's version yet.
         let begun = self.begun(intents).await?;
-        token.retain(|found| {
-            begun
-                .get(&found.key)
-                .is_none_or(|intent| intent.version != found.version)
-        });
+        token.retain(|found| begun.get(&found.key).is_none_or(|intent| !intent.covers(found.version)));
         let mut keys = self.table().clone();
         let findings = compare(&mut keys, &token, self.clock.now_ms());
         for name in &findings.changed {
@@ -264,7 +265,7 @@ impl<H: Hsm> Keys<H> {
     }
 
     /// What the same request was answered before.
-    async fn answered(&self, request: &RequestId, what: &str) -> Result<Option<pb::Key>, Failure> {
+    pub(super) async fn answered(&self, request: &RequestId, what: &str) -> Result<Option<pb::Key>, Failure> {
         match self.ledger.request(request).await? {
             None => Ok(None),
             Some(known) if known.what == what => Ok(known.answer),
@@ -298,6 +299,7 @@ impl<H: Hsm> Keys<H> {
             key_bits,
             token_id: TokenObjectId::generate(),
             new_key: key.versions.is_empty().then_some(key),
+            imports: None,
         };
         self.ledger.begin(&intent, revision).await?;
         intents.insert(intent.key.clone(), intent.clone());
@@ -313,7 +315,7 @@ impl<H: Hsm> Keys<H> {
 
     /// Takes in a version that somebody else made in the place of `intent`'s. Attempts before this one are settled, so
     /// it is none of theirs.
-    async fn give_way(&self, intents: &mut Intents, intent: &Intent) -> Result<(), Failure> {
+    pub(super) async fn give_way(&self, intents: &mut Intents, intent: &Intent) -> Result<(), Failure> {
         self.ledger.drop_intent(&intent.key).await?;
         intents.remove(&intent.key);
         let token = self.list_at_rest().await?;
@@ -325,6 +327,9 @@ impl<H: Hsm> Keys<H> {
         let Some(intent) = intents.get(name).cloned() else {
             return Ok(());
         };
+        if intent.imports.is_some() {
+            return self.settle_import(intents, &intent, token).await;
+        }
         if token.iter().any(|found| is_of(found, &intent)) {
             tracing::warn!(key = %name, version = %intent.version, "finishing a version that was begun before");
             // The first attempt may have ended before every token had it.
@@ -353,7 +358,7 @@ impl<H: Hsm> Keys<H> {
     }
 
     /// The canary: an EDEK made under the version opens again.
-    async fn prove(&self, intent: &Intent) -> Result<(), Failure> {
+    pub(super) async fn prove(&self, intent: &Intent) -> Result<(), Failure> {
         let zone = ZoneId::generate();
         let minted = self.hsm.mint(&intent.key, intent.version, &zone, 1).await?;
         let canaries: Vec<Edek> = minted
@@ -384,7 +389,7 @@ impl<H: Hsm> Keys<H> {
     }
 }
 
-fn taken(intent: &Intent) -> Failure {
+pub(super) fn taken(intent: &Intent) -> Failure {
     let Intent {
         key, version, suite, ..
     } = intent;
@@ -399,7 +404,7 @@ fn taken(intent: &Intent) -> Failure {
 }
 
 /// Whether a version is the one that `intent` asked for; an object with another id is somebody else's.
-fn is_of(found: &TokenKeyVersion, intent: &Intent) -> bool {
+pub(super) fn is_of(found: &TokenKeyVersion, intent: &Intent) -> bool {
     let place = found.key == intent.key && found.version == intent.version;
     place && found.suite == intent.suite && found.token_id == intent.token_id
 }

@@ -11,6 +11,7 @@ mod deletion;
 mod destroy;
 mod destruction;
 mod due;
+mod import;
 mod instances;
 mod key;
 mod lease;
@@ -47,6 +48,7 @@ pub(crate) use self::{
     attributes::{Attributes, description, tags},
     delete::{CheckedProof, ProofChecker, target},
     deletion::{Target, pending_ms},
+    import::{Material, VERSIONS_MAX as IMPORTS_MAX},
     list::KeyPage,
     manage::NewKey,
     rotation::period,
@@ -67,7 +69,7 @@ use crate::{
     config::{InstancesConfig, KeysConfig},
     hsm::Hsm,
     policy::KeyFacts,
-    token::{SealedCall, SealedReply, WireDek},
+    token::{ImportKey, SealedCall, SealedReply, WireDek},
 };
 
 /// How long a call waits for a token that is coming up, so that a worker's restart costs time, not errors.
@@ -231,6 +233,12 @@ impl<H: Hsm> Keys<H> {
     /// The public keys that may sign the audit log.
     pub(crate) async fn audit_keys(&self) -> Result<Vec<AuditKey>, Failure> {
         self.hsm.audit_keys().await
+    }
+
+    /// The public key to wrap keys to that are to be imported.
+    pub(crate) async fn import_key(&self) -> Result<ImportKey, Failure> {
+        self.wait_ready().await?;
+        self.hsm.import_key(false).await
     }
 
     /// What the configuration says of keys.

@@ -129,6 +129,12 @@ pub(super) struct IntentRecord {
     /// The key that is being created; absent if it exists.
     #[prost(message, optional, tag = "8")]
     pub(super) new_key: Option<KeyRecord>,
+    /// Brought in, together with all versions before it.
+    #[prost(bool, tag = "9")]
+    pub(super) imported: bool,
+    /// `CKA_ID`s of the versions before it that are brought in with it, from version 0 on.
+    #[prost(bytes = "bytes", repeated, tag = "10")]
+    pub(super) earlier: Vec<Bytes>,
 }
 
 /// A request that was carried out.
@@ -156,9 +162,17 @@ pub(super) struct Intent {
     pub(super) token_id: TokenObjectId,
     /// The key that is being created, without versions; none if it exists.
     pub(super) new_key: Option<Key>,
+    /// None if the version is generated. Otherwise the key is brought in, and these are the ids of the versions before.
+    pub(super) imports: Option<Vec<TokenObjectId>>,
 }
 
 impl Intent {
+    /// Whether a version of the key is being made by it.
+    pub(super) fn covers(&self, version: KeyVersion) -> bool {
+        let earlier = self.imports.as_ref().map_or(0, Vec::len);
+        version == self.version || (version.0 as usize) < earlier
+    }
+
     /// What the token is asked for.
     pub(super) fn new_version(&self) -> NewVersion {
         NewVersion {
@@ -293,6 +307,8 @@ impl IntentRecord {
             key_bits: intent.key_bits,
             token_id: intent.token_id.into(),
             new_key: intent.new_key.as_ref().map(KeyRecord::of),
+            imported: intent.imports.is_some(),
+            earlier: intent.imports.iter().flatten().map(|&id| id.into()).collect(),
         }
     }
 }
@@ -350,6 +366,10 @@ pub(super) fn read_intent(key: &[u8], value: &[u8]) -> Result<Intent, KeysError>
     let token_id = record.token_id.as_ref().try_into().map_err(|_| damaged())?;
     let name = name_after(INTENTS, key)?;
     let new_key = record.new_key.map(|new| new.into_key(name.clone()).ok_or_else(damaged));
+    let earlier = record.earlier.iter().map(|id| id.as_ref().try_into());
+    let earlier: Vec<_> = earlier
+        .map(|id| id.map(TokenObjectId::from_bytes).map_err(|_| damaged()))
+        .collect::<Result<_, _>>()?;
     Ok(Intent {
         key: name,
         new_key: new_key.transpose()?,
@@ -360,6 +380,7 @@ pub(super) fn read_intent(key: &[u8], value: &[u8]) -> Result<Intent, KeysError>
         what: record.what,
         key_bits: record.key_bits,
         token_id: TokenObjectId::from_bytes(token_id),
+        imports: record.imported.then_some(earlier),
     })
 }
 

@@ -28,6 +28,14 @@ pub enum Crash {
     AfterGenerate,
 }
 
+/// A call that takes something from or to the token, and the version at which it is the last that is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CutAt {
+    pub version: u32,
+    /// Whether the token has done it by then.
+    pub done: bool,
+}
+
 pub struct MemoryHsm {
     inside: Mutex<Inside>,
     state: watch::Sender<TokenState>,
@@ -41,6 +49,8 @@ struct Inside {
     versions: BTreeMap<(KeyName, KeyVersion), TokenKeyVersion>,
     edeks: HashMap<Bytes, (KeyName, KeyVersion, ZoneId, Bytes)>,
     crash: Option<Crash>,
+    cut_import: Option<CutAt>,
+    cut_destroy: Option<CutAt>,
     import_key: Option<TokenObjectId>,
     suites: Option<Vec<EdekSuite>>,
     calls: usize,
@@ -68,6 +78,16 @@ impl MemoryHsm {
         self.inside().crash = Some(crash);
     }
 
+    /// The import of that version is the last thing that the token does.
+    pub fn cut_import(&self, at: CutAt) {
+        self.inside().cut_import = Some(at);
+    }
+
+    /// The destruction of that version is the last thing that the token does.
+    pub fn cut_destroy(&self, at: CutAt) {
+        self.inside().cut_destroy = Some(at);
+    }
+
     /// From now on no EDEK opens, as with a key that was damaged while it was made; or all do again.
     pub fn set_opens_nothing(&self, opens_nothing: bool) {
         self.inside().opens_nothing = opens_nothing;
@@ -83,7 +103,7 @@ impl MemoryHsm {
         self.inside().lists = failure;
     }
 
-    /// Lets no `generate` and no `unwrap` go on until the guard is dropped.
+    /// Lets no `generate`, `destroy` or `unwrap` go on until the guard is dropped.
     pub fn hold(&self) -> OwnedRwLockWriteGuard<()> {
         let gate = Arc::clone(&self.gate);
         gate.try_write_owned().expect("the token is idle")
@@ -151,6 +171,17 @@ fn unavailable() -> Failure {
 fn random(bytes: usize) -> Bytes {
     let ids: Vec<u8> = (0..4).flat_map(|_| *RequestId::generate().as_bytes()).collect();
     Bytes::copy_from_slice(&ids[..bytes])
+}
+
+/// Whether the call is cut off now that `done` of it is done.
+fn cut(at: &mut Option<CutAt>, version: KeyVersion, done: bool) -> Result<(), Failure> {
+    match *at {
+        Some(cut) if cut.version == version.0 && cut.done == done => {
+            *at = None;
+            Err(unavailable())
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Inside {
@@ -222,13 +253,15 @@ impl Hsm for MemoryHsm {
     }
 
     async fn destroy(&self, key: &KeyName, version: KeyVersion, id: TokenObjectId) -> Result<(), Failure> {
+        let _passed = self.pass().await;
         let mut inside = self.usable()?;
         let place = (key.clone(), version);
+        cut(&mut inside.cut_destroy, version, false)?;
         match inside.versions.get(&place) {
             Some(found) if found.token_id != id => Err(Failure::new(Reason::KeyVersionUnusable, "another object")),
             _ => {
                 inside.versions.remove(&place);
-                Ok(())
+                cut(&mut inside.cut_destroy, version, true)
             }
         }
     }
@@ -253,6 +286,7 @@ impl Hsm for MemoryHsm {
         wrapped: Bytes,
     ) -> Result<TokenKeyVersion, Failure> {
         let mut inside = self.usable()?;
+        cut(&mut inside.cut_import, new.version, false)?;
         if inside.import_key != Some(import_key) || wrapped.len() * 8 != new.key_bits as usize {
             return Err(Failure::new(
                 Reason::InvalidArgument,
@@ -272,6 +306,7 @@ impl Hsm for MemoryHsm {
             Some(found) if found.token_id != new.id => Err(Failure::new(Reason::AlreadyExists, "the version exists")),
             _ => {
                 inside.versions.insert(place, made.clone());
+                cut(&mut inside.cut_import, new.version, true)?;
                 Ok(made)
             }
         }

@@ -39,7 +39,7 @@ use tonic::{Status, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 pub use audit_key::SoftKey;
-pub use memory_hsm::{Crash, MemoryHsm};
+pub use memory_hsm::{Crash, CutAt, MemoryHsm};
 pub use pki::{Pki, load};
 
 /// How long a test waits for something that must happen.
@@ -282,6 +282,15 @@ impl Caller {
             kcv: kcv.into(),
         };
         answer(self.admin.confirm_key(request).await)
+    }
+
+    pub async fn import_key(&mut self, name: &str) -> Answer<pb::GetImportKeyResponse> {
+        let name = name.to_owned();
+        answer(self.admin.get_import_key(pb::GetImportKeyRequest { name }).await)
+    }
+
+    pub async fn import_as(&mut self, request: pb::ImportKeyRequest) -> Answer<pb::Key> {
+        answer(self.admin.import_key(request).await)
     }
 
     pub async fn update(&mut self, request: pb::UpdateKeyRequest) -> Answer<pb::Key> {

@@ -1,6 +1,7 @@
 //! Client of the key service for key administrators. None of its calls can read data or a DEK.
 
 mod audit;
+mod import;
 mod instances;
 mod key;
 mod tokens;
@@ -17,6 +18,7 @@ use strongroom_proto::{
 use tonic::{Response, Status};
 
 pub use audit::{AuditClient, AuditKey};
+pub use import::KeyMaterial;
 pub use instances::{Instance, Instances};
 pub use key::{Alias, AliasPage, Deletion, Key, KeyChange, KeyPage, KeyVersionInfo, NewKey, VersionState};
 pub use tokens::{ResyncedToken, TokenAdminClient, TokenAlarm, TokenInfo, Tokens};
@@ -53,18 +55,7 @@ impl KeyAdminClient {
     /// # Errors
     /// What the key service says, or why it cannot be reached.
     pub async fn create(&self, name: &KeyName, new: &NewKey, id: RequestId) -> Result<Key, Failure> {
-        let request = pb::CreateKeyRequest {
-            name: name.to_string(),
-            suite: new.suite.map(EdekSuite::as_str).unwrap_or_default().to_owned(),
-            request_id: id.into(),
-            key_bits: new.key_bits.unwrap_or_default(),
-            description: new.description.clone(),
-            tags: tags(&new.tags),
-            sealed_required: new.sealed_required,
-            outside_zones: new.outside_zones,
-            rotation_period_ms: new.rotation_period_ms.unwrap_or_default(),
-        };
-        self.key(request, |mut grpc, request| async move {
+        self.key(new.to_wire(name, id), |mut grpc, request| async move {
             grpc.create_key(identified(request)).await
         })
         .await
@@ -298,6 +289,22 @@ impl KeyAdminClient {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         retry(Repeat::Harmless, || call(self.grpc.clone(), request.clone())).await
+    }
+}
+
+impl NewKey {
+    fn to_wire(&self, name: &KeyName, id: RequestId) -> pb::CreateKeyRequest {
+        pb::CreateKeyRequest {
+            name: name.to_string(),
+            suite: self.suite.map(EdekSuite::as_str).unwrap_or_default().to_owned(),
+            request_id: id.into(),
+            key_bits: self.key_bits.unwrap_or_default(),
+            description: self.description.clone(),
+            tags: tags(&self.tags),
+            sealed_required: self.sealed_required,
+            outside_zones: self.outside_zones,
+            rotation_period_ms: self.rotation_period_ms.unwrap_or_default(),
+        }
     }
 }
 

@@ -6,15 +6,20 @@ mod pki;
 
 use std::sync::{Arc, Mutex};
 
+use aws_lc_rs::{
+    encoding::{AsDer, PublicKeyX509Der},
+    rsa::{KeySize, OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, PrivateDecryptingKey},
+};
 use bytes::Bytes;
-use strongroom_kms_admin::{KeyAdminClient, KeyChange, NewKey, VersionState};
+use strongroom_kms_admin::{KeyAdminClient, KeyChange, KeyMaterial, NewKey, VersionState};
 use strongroom_proto::{
     EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId,
     kms::v1::{
         Alias, ApproveDeleteRequest, CancelDeleteRequest, ConfirmKeyRequest, CreateKeyRequest, DeleteAliasRequest,
-        DeleteAliasResponse, DeleteKeyRequest, Deletion, DescribeKeyRequest, Key, KeyVersion as WireVersion,
-        KeyVersionState, ListAliasesRequest, ListAliasesResponse, ListKeysRequest, ListKeysResponse,
-        ListVersionsRequest, ListVersionsResponse, RollKeyRequest, SetAliasRequest, UpdateKeyRequest,
+        DeleteAliasResponse, DeleteKeyRequest, Deletion, DescribeKeyRequest, GetImportKeyRequest, GetImportKeyResponse,
+        ImportKeyRequest, Key, KeyVersion as WireVersion, KeyVersionState, ListAliasesRequest, ListAliasesResponse,
+        ListInstancesRequest, ListInstancesResponse, ListKeysRequest, ListKeysResponse, ListVersionsRequest,
+        ListVersionsResponse, RollKeyRequest, SetAliasRequest, UpdateKeyRequest,
         key_admin_server::{KeyAdmin, KeyAdminServer},
     },
     transport,
@@ -25,6 +30,9 @@ use tonic::{Request, Response, Status, async_trait, service::Routes};
 #[derive(Default, Clone)]
 struct Face {
     creates: Arc<Mutex<Vec<CreateKeyRequest>>>,
+    imports: Arc<Mutex<Vec<ImportKeyRequest>>>,
+    /// Of the key that imported keys are wrapped to.
+    spki: Bytes,
 }
 
 fn key(name: String) -> Response<Key> {
@@ -120,6 +128,25 @@ impl KeyAdmin for Face {
     async fn roll_key(&self, request: Request<RollKeyRequest>) -> Result<Response<Key>, Status> {
         Ok(key(request.into_inner().name))
     }
+    async fn get_import_key(&self, _: Request<GetImportKeyRequest>) -> Result<Response<GetImportKeyResponse>, Status> {
+        Ok(Response::new(GetImportKeyResponse {
+            spki: self.spki.clone(),
+            id: vec![4; 16].into(),
+            hash: "sha256".to_owned(),
+        }))
+    }
+    async fn import_key(&self, request: Request<ImportKeyRequest>) -> Result<Response<Key>, Status> {
+        let request = request.into_inner();
+        let name = request.key.clone().unwrap_or_default().name;
+        self.imports.lock().expect("unpoisoned").push(request);
+        Ok(key(name))
+    }
+    async fn list_instances(
+        &self,
+        _: Request<ListInstancesRequest>,
+    ) -> Result<Response<ListInstancesResponse>, Status> {
+        Ok(Response::new(ListInstancesResponse::default()))
+    }
     async fn confirm_key(&self, _: Request<ConfirmKeyRequest>) -> Result<Response<Key>, Status> {
         Err(Failure::new(Reason::KeyNotFound, "no such key").into())
     }
@@ -199,4 +226,36 @@ async fn changes_and_deletions_survive_the_wire() {
     let (versions, more) = client.list_versions(&name, None, 0).await.expect("a page");
     assert_eq!((versions.len(), more), (3, false));
     assert_eq!(client.list_aliases(None, 0).await.expect("a page").next, None);
+}
+
+#[tokio::test]
+async fn what_is_imported_leaves_this_program_wrapped() {
+    let private = PrivateDecryptingKey::generate(KeySize::Rsa3072).expect("an RSA key");
+    let public = private.public_key();
+    let spki = AsDer::<PublicKeyX509Der<'_>>::as_der(&public).expect("DER");
+    let face = Face {
+        spki: Bytes::copy_from_slice(spki.as_ref()),
+        ..Face::default()
+    };
+    let client = connect(&face).await;
+    let name: KeyName = "lake".parse().expect("a key name");
+    let new = NewKey {
+        suite: Some(EdekSuite::Hadoop),
+        ..NewKey::default()
+    };
+    let material = [[1_u8; 16], [2; 16]].map(|key| KeyMaterial::new(key.to_vec().into()).expect("a key"));
+    client
+        .import(&name, &new, &material, RequestId::generate())
+        .await
+        .expect("imported");
+    let imports = face.imports.lock().expect("unpoisoned");
+    let asked = imports[0].key.clone().expect("says what");
+    assert_eq!((asked.suite.as_str(), asked.key_bits), ("hadoop", 128));
+    assert_eq!(imports[0].import_key, [4; 16].as_slice());
+    let private = OaepPrivateDecryptingKey::new(private).expect("for OAEP");
+    for (wrapped, key) in imports[0].wrapped.iter().zip([[1; 16], [2; 16]]) {
+        let mut out = vec![0; private.min_output_size()];
+        let opened = private.decrypt(&OAEP_SHA256_MGF1SHA256, wrapped, &mut out, None);
+        assert_eq!(opened.expect("opens"), key);
+    }
 }

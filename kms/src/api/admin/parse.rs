@@ -2,14 +2,14 @@
 
 use strongroom_proto::{
     EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId,
-    kms::v1::{ConfirmKeyRequest, CreateKeyRequest, Tag, UpdateKeyRequest},
+    kms::v1::{ConfirmKeyRequest, CreateKeyRequest, ImportKeyRequest, Tag, UpdateKeyRequest},
     limits::PAGE_ENTRIES_MAX,
 };
 
 use crate::{
     config::KeysConfig,
-    keys::{Attributes, Change, NewKey, description, period, tags},
-    token::Kcv,
+    keys::{Attributes, Change, IMPORTS_MAX, Material, NewKey, description, period, tags},
+    token::{Kcv, TokenObjectId},
 };
 
 /// Entries of a page if the caller does not say.
@@ -29,6 +29,38 @@ pub(super) fn new_key(wire: CreateKeyRequest, config: &KeysConfig) -> Result<New
         },
         rotation_period_ms: period(wire.rotation_period_ms, config.rotation_min_ms())?,
     })
+}
+
+/// What is to be imported.
+pub(super) fn material(wire: &ImportKeyRequest) -> Result<Material, Failure> {
+    let refused = |message: String| Failure::new(Reason::InvalidArgument, message);
+    let versions = wire.wrapped.len();
+    if !(1..=IMPORTS_MAX).contains(&versions) {
+        return Err(refused(format!(
+            "a key is imported with 1 to {IMPORTS_MAX} versions, not {versions}"
+        )));
+    }
+    let id = wire.import_key.as_ref().try_into();
+    Ok(Material {
+        import_key: id.map(TokenObjectId::from_bytes).map_err(|_| {
+            refused("an import names the import key that its versions are wrapped to, 16 bytes".to_owned())
+        })?,
+        wrapped: wire.wrapped.clone(),
+    })
+}
+
+/// Whether suite and size are named, which nobody can guess of a key that comes from elsewhere.
+pub(super) fn is_named(wire: &CreateKeyRequest) -> Result<(), Failure> {
+    if wire.suite.is_empty() || wire.key_bits == 0 {
+        return Err(Failure::new(
+            Reason::InvalidArgument,
+            format!(
+                "the import of key {} names its suite and the size of its versions",
+                wire.name
+            ),
+        ));
+    }
+    Ok(())
 }
 
 pub(super) fn change(wire: UpdateKeyRequest, config: &KeysConfig) -> Result<Change, Failure> {
