@@ -148,6 +148,9 @@ pub(crate) struct TokenWorkerArgs {
     /// The file with the user PIN
     #[arg(long, value_name = "FILE")]
     pub(crate) pin_file: PathBuf,
+    /// Where marks of a refused PIN are kept
+    #[arg(long, value_name = "DIR")]
+    pub(crate) marks: PathBuf,
     #[command(flatten)]
     pub(crate) sealed: Option<SealedArgs>,
 }

@@ -87,8 +87,15 @@ async fn destroy<H: Hsm>(desk: &Arc<Desk<H>>, pauses: &mut Pauses) {
     }
 }
 
-/// Destroys what is due: in the token, then the receipts, then the record that nothing is left.
+/// Destroys what is due: a record that it begins, in the token, then the receipts, then the record that nothing is left.
 async fn destroy_one<H: Hsm>(desk: Arc<Desk<H>>, name: KeyName, target: Target) -> Result<(), Failure> {
+    // While the audit log cannot be written, nothing is destroyed.
+    let begins = Entry::of_service("service kms", "destroy").key(&name);
+    let begins = match target {
+        Target::Key => begins,
+        Target::Version(version) => begins.version(Some(version)),
+    };
+    desk.record(vec![begins.started()]).await?;
     let Some(receipts) = desk.keys.destroy(&name, target).await? else {
         return Ok(());
     };

@@ -53,6 +53,13 @@ fn claims(user: &str) -> Value {
     })
 }
 
+/// As issuers make tokens of users with more groups than they put into one.
+fn without_groups(claims: &Value) -> Value {
+    let mut claims = claims.clone();
+    claims.as_object_mut().expect("an object").remove("groups");
+    claims
+}
+
 fn with(mut claims: Value, name: &str, value: Value) -> Value {
     claims[name] = value;
     claims
@@ -176,6 +183,14 @@ async fn what_is_not_a_good_token_is_refused_with_its_reason() {
             "groups",
             issuer.sign("e", &with(good.clone(), "groups", json!("hr"))),
             "no list",
+        ),
+        (
+            "groups elsewhere",
+            issuer.sign(
+                "e",
+                &with(without_groups(&good), "_claim_names", json!({"groups": "src1"})),
+            ),
+            "_claim_names",
         ),
         ("none", token(&json!({"alg": "none"}), &good, |_| Vec::new()), "no JWT"),
         ("no alg", token(&json!({"kid": "e"}), &good, |_| Vec::new()), "no JWT"),

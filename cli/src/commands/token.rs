@@ -27,6 +27,7 @@ pub(super) fn worker(args: TokenWorkerArgs, level: &str) -> Result<(), Error> {
         module: args.module,
         token_label: args.token_label,
         pin_file: args.pin_file,
+        marks: Some(args.marks),
         sealed: args.sealed.map(Into::into),
     };
     token_worker::run(options).map_err(|error| Error::Role {
@@ -75,6 +76,7 @@ fn inspect(args: TokenInspectArgs, output: Output) -> Result<(), Error> {
         module: args.module,
         token_label: args.label,
         pin_file: args.pin_file.unwrap_or_default(),
+        marks: None,
         sealed: None,
     };
     let seen = token_worker::inspect(&options, log_in)?;

@@ -26,7 +26,7 @@ use std::{
 
 use bytes::Bytes;
 use prometheus_client::registry::Registry;
-use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, ZoneId};
+use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, ZoneId, sealed::SealedRequest};
 use tokio::{
     sync::{Mutex, Notify, watch},
     task::JoinHandle,
@@ -304,7 +304,9 @@ impl Hsm for Fleet {
     }
 
     async fn unwrap_sealed(&self, call: SealedCall) -> Result<SealedReply, Failure> {
-        let ask = Ask::new(1, std::iter::empty());
+        let request = SealedRequest::decode(&call.request)?;
+        let edeks = request.edeks.iter().map(|edek| (&edek.key, edek.version));
+        let ask = Ask::new(request.edeks.len(), edeks);
         let sealed = self
             .run(&ask, |token| {
                 let call = call.clone();

@@ -17,8 +17,9 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use super::Metrics;
 
-/// What gRPC says of a method that does not exist.
-const UNIMPLEMENTED: &str = "12";
+/// What gRPC says of a method that does not exist, and of a caller without a usable bearer token, whom nobody has asked yet
+/// whether his method does.
+const BEFORE_ANY_METHOD: [&str; 2] = ["12", "16"];
 
 /// `routes`, with every call measured.
 pub(crate) fn observed(routes: Routes, metrics: &Arc<Metrics>) -> Routes {
@@ -64,7 +65,8 @@ fn outcome_of(headers: &HeaderMap) -> &str {
 }
 
 fn is_unknown(headers: &HeaderMap) -> bool {
-    headers.get("grpc-status").is_some_and(|status| status == UNIMPLEMENTED)
+    let status = headers.get("grpc-status");
+    status.is_some_and(|status| BEFORE_ANY_METHOD.iter().any(|before| status == before))
 }
 
 /// Lets OpenTelemetry read `traceparent`.
@@ -101,6 +103,15 @@ mod tests {
                 }
             }
             assert_eq!(outcome_of(&headers), outcome);
+        }
+    }
+
+    #[test]
+    fn names_that_strangers_make_up_are_not_counted() {
+        for (status, unknown) in [("0", false), ("7", false), ("12", true), ("16", true)] {
+            let headers =
+                HeaderMap::from_iter([("grpc-status".parse().expect("a name"), status.parse().expect("a value"))]);
+            assert_eq!(is_unknown(&headers), unknown, "{status}");
         }
     }
 }

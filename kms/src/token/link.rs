@@ -97,13 +97,18 @@ pub(super) enum End {
 }
 
 impl Worker {
-    /// Starts a worker process and connects to it.
+    /// Starts a worker process and connects to it. In `marks` it keeps the marks of a PIN that the token refused.
     ///
     /// # Errors
     /// If the process cannot be started.
-    pub(super) async fn start(executable: &Path, config: &TokenConfig, generation: u64) -> io::Result<Self> {
+    pub(super) async fn start(
+        executable: &Path,
+        config: &TokenConfig,
+        marks: &Path,
+        generation: u64,
+    ) -> io::Result<Self> {
         let (ours, theirs) = StdUnixStream::pair()?;
-        let child = command(executable, config, theirs).spawn()?;
+        let child = command(executable, config, marks, theirs).spawn()?;
         ours.set_nonblocking(true)?;
         let channel = connect(UnixStream::from_std(ours)?).await?;
         let client = TokenWorkerClient::new(channel)
@@ -201,7 +206,7 @@ pub(super) fn environment(config: &TokenConfig) -> impl Iterator<Item = (OsStrin
     known.chain(own)
 }
 
-fn command(executable: &Path, config: &TokenConfig, socket: StdUnixStream) -> Command {
+fn command(executable: &Path, config: &TokenConfig, marks: &Path, socket: StdUnixStream) -> Command {
     let mut command = Command::new(executable);
     command
         .arg("token-worker")
@@ -211,6 +216,8 @@ fn command(executable: &Path, config: &TokenConfig, socket: StdUnixStream) -> Co
         .arg(&config.label)
         .arg("--pin-file")
         .arg(&config.pin_file)
+        .arg("--marks")
+        .arg(marks)
         .args(config.sealed.iter().flat_map(SealedConfig::arguments))
         .env_clear()
         .envs(environment(config))

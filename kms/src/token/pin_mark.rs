@@ -21,6 +21,7 @@ use super::TokenConfig;
 
 const FILE_NAME: &str = "pin-rejected";
 const LOGIN_FILE_NAME: &str = "login-under-way";
+const LOCK_FILE_NAME: &str = "login-lock";
 
 /// Logins without an answer after which a PIN is not tried any more.
 pub(super) const UNANSWERED_MAX: usize = 2;
@@ -83,6 +84,11 @@ impl PinMark {
         Ok(mark)
     }
 
+    /// Where the marks are.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// The PIN file's state now.
     pub(super) fn fingerprint(&self) -> Fingerprint {
         let text = fs::metadata(&self.pin_file).ok().map(|file| {
@@ -127,7 +133,7 @@ impl PinMark {
     ///
     /// # Errors
     /// [`MarkError`] if it cannot be written; then it must not be tried.
-    pub(super) fn begin_login(&self, fingerprint: &Fingerprint) -> Result<(), MarkError> {
+    fn begin_login(&self, fingerprint: &Fingerprint) -> Result<(), MarkError> {
         let text = fingerprint.0.as_deref().unwrap_or_default();
         let text = text.repeat(self.unanswered(fingerprint)? + 1);
         self.write(LOGIN_FILE_NAME, &text).map_err(|source| self.error(source))
@@ -148,15 +154,18 @@ impl PinMark {
     }
 
     /// Makes a login unless the PIN, as the file is now, was refused before, and keeps the marks. `refuses` says which
-    /// answers mean that the PIN must not be tried again.
+    /// answers mean that the PIN must not be tried again. Of all processes with the same marks one at a time does so: all
+    /// others hear of a refusal before they try. `login` reads the PIN file itself: one that changes meanwhile can cost one
+    /// more try, and is never overlooked.
     ///
     /// # Errors
-    /// [`MarkError`] if the marks cannot be kept; then it was not made, or its refusal could not be recorded.
+    /// [`MarkError`] if the marks cannot be kept; then it was not made.
     pub(super) fn guard<E>(
         &self,
         login: impl FnOnce() -> Result<(), E>,
         refuses: impl FnOnce(&E) -> bool,
     ) -> Result<Login<E>, MarkError> {
+        let _turn = self.turn()?;
         let tried = self.fingerprint();
         if self.rejected()?.is_some_and(|rejected| rejected == tried) {
             return Ok(Login::Withheld);
@@ -171,11 +180,23 @@ impl PinMark {
         match &answer {
             Ok(()) => self.clear(),
             // Before the note of the login goes: in between the PIN must not look untried.
-            Err(error) if refuses(error) => self.record(&tried)?,
+            Err(error) if refuses(error) => {
+                if let Err(unkept) = self.record(&tried) {
+                    tracing::error!(%unkept, "a restart of the key service would try the rejected PIN again");
+                    // The note of the login stays in the mark's place.
+                    return Ok(Login::Answered(answer));
+                }
+            }
             Err(_) => {}
         }
         self.end_login();
         Ok(Login::Answered(answer))
+    }
+
+    /// The right to log in, which ends with the file or the process.
+    fn turn(&self) -> Result<File, MarkError> {
+        let lock = File::create(self.directory.join(LOCK_FILE_NAME)).and_then(|file| file.lock().map(|()| file));
+        lock.map_err(|source| self.error(source))
     }
 
     /// Notes that the login was answered, whatever the answer.
@@ -184,7 +205,7 @@ impl PinMark {
     }
 
     /// Forgets a mark: the PIN was accepted.
-    pub(super) fn clear(&self) {
+    fn clear(&self) {
         // An old mark holds nothing up: it is about a state of the file that is no more.
         self.remove(FILE_NAME);
     }

@@ -7,14 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use strongroom_proto::{Failure, REASON_HEADER, Reason};
+use strongroom_proto::{Failure, Reason};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
 
 use super::{
-    MarkError, TokenConfig, TokenState,
+    TokenConfig, TokenState,
     board::Board,
     link::{End, Fault, Link, Worker},
     pb,
@@ -118,7 +118,7 @@ impl Supervisor {
         // Taken before the worker reads the file: a change in between can cost one more try, but is never overlooked.
         let tried = self.gate.mark.fingerprint();
         let started = match self.gate.mark.unanswered(&tried) {
-            Ok(unanswered) if unanswered < UNANSWERED_MAX => self.start(&tried).await,
+            Ok(unanswered) if unanswered < UNANSWERED_MAX => self.start().await,
             Ok(unanswered) => {
                 let failure = self.unanswered_failure(unanswered);
                 self.mark_rejected(&tried, &failure);
@@ -128,7 +128,7 @@ impl Supervisor {
             Err(error) => Started::Failed(error.to_string()),
         };
         match &started {
-            Started::Ready(_) => self.accept_pin(),
+            Started::Ready(_) => self.gate.set_rejected(None),
             Started::PinRejected(failure) => self.reject_pin(tried, failure.clone()),
             Started::Failed(_) => {}
         }
@@ -174,8 +174,10 @@ impl Supervisor {
             }
             End::Fault(Fault::PinRejected) => {
                 let failure = self.pin_failure();
-                let tried = self.gate.mark.fingerprint();
-                self.mark_rejected(&tried, &failure);
+                tracing::error!("{failure}");
+                // The worker has marked which state of the file it tried; the file may have been corrected since.
+                let marked = self.gate.mark.rejected().ok().flatten();
+                let tried = marked.unwrap_or_else(|| self.gate.mark.fingerprint());
                 self.reject_pin(tried, failure);
                 worker.end().await;
             }
@@ -191,19 +193,26 @@ impl Supervisor {
         }
     }
 
-    async fn start(&mut self, tried: &Fingerprint) -> Started {
+    async fn start(&mut self) -> Started {
         self.generation += 1;
         if !matches!(&*self.phase.borrow(), Phase::Unavailable(_)) {
             self.publish(Phase::Starting);
         }
-        let worker = match Worker::start(&self.executable, &self.config, self.generation).await {
+        let worker = match Worker::start(
+            &self.executable,
+            &self.config,
+            self.gate.mark.directory(),
+            self.generation,
+        )
+        .await
+        {
             Ok(worker) => worker,
             Err(error) => {
                 let executable = self.executable.display();
                 return Started::Failed(format!("the token worker {executable} cannot be started: {error}"));
             }
         };
-        match timeout(CALL_TIMEOUT, self.open(&worker, tried)).await {
+        match timeout(CALL_TIMEOUT, open(&worker)).await {
             Ok(Ok(())) => Started::Ready(Box::new(worker)),
             Ok(Err(failure)) => {
                 worker.end().await;
@@ -217,26 +226,6 @@ impl Supervisor {
                 Started::Failed(format!("the token gave no answer within {} s", CALL_TIMEOUT.as_secs()))
             }
         }
-    }
-
-    /// Has the worker log in, once it has found the token.
-    async fn open(&self, worker: &Worker, tried: &Fingerprint) -> Result<(), Failure> {
-        let mut client = worker.link.client();
-        client.inspect(pb::InspectRequest {}).await?;
-        let unmarked = |error: MarkError| Failure::new(Reason::StoreFailed, error.to_string());
-        self.gate.mark.begin_login(tried).map_err(unmarked)?;
-        let answer = client.log_in(pb::LogInRequest {}).await;
-        let refusal = match answer {
-            // A broken link is no answer.
-            Err(status) if !status.metadata().contains_key(REASON_HEADER) => return Err(status.into()),
-            answer => answer.err().map(Failure::from),
-        };
-        if let Some(failure) = refusal.as_ref().filter(|failure| failure.reason == Reason::PinRejected) {
-            // Before the note of the login goes: in between the PIN must not look untried.
-            self.mark_rejected(tried, failure);
-        }
-        self.gate.mark.end_login();
-        refusal.map_or(Ok(()), Err)
     }
 
     /// Returns at once unless the PIN file, as it is now, is known to be wrong.
@@ -265,15 +254,10 @@ impl Supervisor {
         }
     }
 
-    /// The marks being made, waits for another PIN.
+    /// The mark being made, waits for another PIN.
     fn reject_pin(&mut self, tried: Fingerprint, failure: Failure) {
         self.gate.set_rejected(Some(tried));
         self.publish(Phase::PinRejected(failure));
-    }
-
-    fn accept_pin(&mut self) {
-        self.gate.set_rejected(None);
-        self.gate.mark.clear();
     }
 
     fn unanswered_failure(&self, logins: usize) -> Failure {
@@ -304,4 +288,13 @@ impl Supervisor {
         self.phase.send_replace(phase);
         self.board.set(self.number, state);
     }
+}
+
+/// Has the worker log in, once it has found the token. It keeps the marks of its logins itself, as it makes more of them
+/// than this one: whenever its session is lost.
+async fn open(worker: &Worker) -> Result<(), Failure> {
+    let mut client = worker.link.client();
+    client.inspect(pb::InspectRequest {}).await?;
+    client.log_in(pb::LogInRequest {}).await?;
+    Ok(())
 }

@@ -244,7 +244,17 @@ fn open(module: &Module, options: &TrustOptions, user: Option<UserType>) -> Resu
 /// One login at most, and none with a PIN that the token is known to have refused.
 fn log_in(session: &Session, options: &TrustOptions, user: UserType) -> Result<(), Failure> {
     let rejected = |text: String| Failure::new(Reason::PinRejected, text);
-    let pin = Pin::read(&options.pin_file).map_err(|error| rejected(error.to_string()))?;
+    let (label, file) = (&options.token_label, options.pin_file.display());
+    let login = || {
+        let pin = Pin::read(&options.pin_file).map_err(|error| (false, error.to_string()))?;
+        session.login(user, Some(&pin.to_auth())).map_err(|error| {
+            let refuses = matches!(error, Error::Pkcs11(value, _) if refuses_pin(value));
+            (
+                refuses,
+                format!("token {label:?} took no login with the PIN in {file}: {error}"),
+            )
+        })
+    };
     let config = TokenConfig::new(&options.module, &options.token_label, &options.pin_file);
     // The officer's PIN is another one, and locks on its own.
     let marks = match user {
@@ -253,18 +263,9 @@ fn log_in(session: &Session, options: &TrustOptions, user: UserType) -> Result<(
     };
     let unmarked = |error: MarkError| Failure::new(Reason::StoreFailed, error.to_string());
     let mark = PinMark::open(&marks, &config).map_err(unmarked)?;
-    let login = mark
-        .guard(
-            || session.login(user, Some(&pin.to_auth())),
-            |error| matches!(error, Error::Pkcs11(value, _) if refuses_pin(*value)),
-        )
-        .map_err(unmarked)?;
-    let (label, file) = (&options.token_label, options.pin_file.display());
-    match login {
+    match mark.guard(login, |(refuses, _)| *refuses).map_err(unmarked)? {
         Login::Answered(Ok(())) => Ok(()),
-        Login::Answered(Err(error)) => Err(rejected(format!(
-            "token {label:?} took no login with the PIN in {file}: {error}"
-        ))),
+        Login::Answered(Err((_, why))) => Err(rejected(why)),
         Login::Withheld => Err(rejected(format!(
             "token {label:?} has refused the PIN in {file}, or left logins with it unanswered, and it is not tried again, \
              lest the token lock; correct the PIN file, or where it is right: touch {file}"

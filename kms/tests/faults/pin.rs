@@ -6,7 +6,7 @@ use strongroom_kms::token::{TokenConfig, TokenState};
 use strongroom_pkcs11_shim::{Ckr, Fault, Function, Shim, When};
 use strongroom_proto::{KeyVersion, Reason};
 
-use crate::fixture::{Fixture, PIN, fresh, name, reaches, write_secret, zone};
+use crate::fixture::{Fixture, PIN, becomes, fresh, name, reaches, write_secret, zone};
 
 const WRONG_PINS_MAX: u32 = 3;
 
@@ -63,4 +63,36 @@ async fn a_pin_that_gets_locked_while_in_use_is_tried_once() {
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(shim.logins(), logins + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_that_lose_their_sessions_together_try_a_changed_pin_once() {
+    const WORKERS: u8 = 4;
+    let fixture = Fixture::new();
+    let (shim, config) = shimmed(&fixture);
+    let config = TokenConfig {
+        workers: WORKERS,
+        ..config
+    };
+    let token = fixture.try_start(config.clone()).await.expect("all is there");
+    becomes("every worker is logged in", || shim.logins() == u64::from(WORKERS)).await;
+    token.generate(&fresh("payroll", 0)).await.expect("a fresh version");
+    // The PIN was changed in the token, and not in the file; then the token is restarted.
+    shim.set(Function::Login, Fault::Error(Ckr::PIN_INCORRECT), When::Always);
+    shim.set(Function::WrapKey, Fault::CloseSessions, When::Always);
+    let calls = (0..16).map(|_| {
+        let token = token.clone();
+        tokio::spawn(async move { token.mint(&name("payroll"), KeyVersion(0), &zone(1), 1).await })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        call.await.expect("no panic").expect_err("no session, no EDEK");
+    }
+    reaches(&token, |state| *state == TokenState::PinRejected).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(shim.logins(), u64::from(WORKERS) + 1, "of all workers one tries it");
+    token.stop().await;
+
+    let token = fixture.try_start(config).await.expect("all is there");
+    assert_eq!(*token.subscribe().borrow(), TokenState::PinRejected);
+    assert_eq!(shim.logins(), u64::from(WORKERS) + 1);
 }

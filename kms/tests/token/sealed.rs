@@ -239,6 +239,15 @@ async fn what_is_sealed_only_stays_so_and_a_restart_opens_no_window_for_a_replay
     };
     let mixed = in_the_clear(&scene.token, &[edeks[0].clone(), other]).await;
     assert!(matches!(mixed[..], [Err(Reason::SealedRequired), Ok(_)]), "{mixed:?}");
+    // A key service that could bring in a key of its own would open what is minted under it by itself.
+    let import = scene.token.import_key(false).await.expect("an import key");
+    let planted = scene
+        .token
+        .import(&fresh("payroll", 2), import.id, Bytes::from_static(&[1; 384]))
+        .await;
+    let failure = planted.expect_err("sealed only");
+    assert_eq!(failure.reason, Reason::TokenRefused);
+    assert!(failure.message.contains("brought in"), "{failure}");
 
     let signed = scene.alice.sign(scene.alice.request(&edeks));
     scene.carry(&signed).await.expect("the first time");

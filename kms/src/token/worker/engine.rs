@@ -17,7 +17,12 @@ use super::{
     remedy::{Trouble, refuses_pin, while_doing},
     vault::{Memory, Vault},
 };
-use crate::token::{ModuleError, PinError, TokenProfile, module::Module, pin::Pin};
+use crate::token::{
+    ModuleError, PinError, TokenConfig, TokenProfile,
+    module::Module,
+    pin::Pin,
+    pin_mark::{Login, PinMark},
+};
 
 /// The token's thread: takes calls off the queue until it closes or the token is lost for this process.
 pub(super) fn serve(options: &WorkerOptions, jobs: &Receiver<Job>) {
@@ -66,6 +71,22 @@ enum Outlook {
     Refusing(Failure),
     /// Only another process can help.
     Gone,
+}
+
+/// Why a login was not made or not taken.
+#[derive(Debug, thiserror::Error)]
+enum LoginError {
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    #[error("the token took no login: {0}")]
+    Token(Error),
+}
+
+impl LoginError {
+    /// Whether the token was asked, and must not be asked again with that PIN.
+    fn refuses_pin(&self) -> bool {
+        matches!(self, Self::Token(Error::Pkcs11(value, _)) if refuses_pin(*value))
+    }
 }
 
 /// Why no session could be opened.
@@ -195,13 +216,32 @@ fn open_vault(module: &Module, options: &WorkerOptions, before: Memory) -> Resul
     })
 }
 
-/// The one C_Login.
+/// The one C_Login. A token that loses all sessions has all its workers come here at once: the marks see to it that one of
+/// them tries a PIN that is wrong by now, and not each.
 fn log_in(session: &Session, options: &WorkerOptions) -> Result<(), OpenError> {
-    let pin = Pin::read(&options.pin_file).map_err(|error: PinError| OpenError::Other(chain(&error)))?;
-    match session.login(UserType::User, Some(&pin.to_auth())) {
-        Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
-        Err(Error::Pkcs11(value, _)) if refuses_pin(value) => Err(OpenError::PinRejected(pin_rejected(options, value))),
-        Err(error) => Err(OpenError::Other(format!("the token took no login: {error}"))),
+    let login = || {
+        let pin = Pin::read(&options.pin_file)?;
+        match session.login(UserType::User, Some(&pin.to_auth())) {
+            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
+            Err(error) => Err(LoginError::Token(error)),
+        }
+    };
+    let login = match &options.marks {
+        Some(marks) => {
+            let config = TokenConfig::new(&options.module, &options.token_label, &options.pin_file);
+            let guarded = PinMark::open(marks, &config).and_then(|mark| mark.guard(login, LoginError::refuses_pin));
+            guarded.map_err(|error| OpenError::Other(chain(&error)))?
+        }
+        None => Login::Answered(login()),
+    };
+    match login {
+        Login::Answered(Ok(())) => Ok(()),
+        Login::Answered(Err(error)) if error.refuses_pin() => {
+            tracing::error!(%error, token = options.token_label, "the token refused the PIN");
+            Err(pin_rejected(options))
+        }
+        Login::Answered(Err(error)) => Err(OpenError::Other(chain(&error))),
+        Login::Withheld => Err(pin_rejected(options)),
     }
 }
 
@@ -212,13 +252,11 @@ fn find_token(module: &Module, label: &str) -> Result<(Slot, cryptoki::slot::Tok
     })
 }
 
-/// The message of a rejected PIN: which token, which file, and what to do.
-fn pin_rejected(options: &WorkerOptions, value: RvError) -> Failure {
-    tracing::error!(?value, token = options.token_label, "the token refused the PIN");
-    pin_rejected_by(&options.token_label, &options.pin_file)
+fn pin_rejected(options: &WorkerOptions) -> OpenError {
+    OpenError::PinRejected(pin_rejected_by(&options.token_label, &options.pin_file))
 }
 
-/// See [`pin_rejected`]; the supervisor says the same without a worker.
+/// The message of a rejected PIN: which token, which file, and what to do. The supervisor says it too, without a worker.
 pub(in crate::token) fn pin_rejected_by(label: &str, pin_file: &Path) -> Failure {
     Failure::new(
         Reason::PinRejected,

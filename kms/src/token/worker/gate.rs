@@ -84,6 +84,20 @@ impl Delivery {
         }
         Ok(())
     }
+
+    /// Refuses to take in a version of `key` that was not made in a token if its DEKs may go out sealed only: whoever knows
+    /// an EZ key opens its EDEKs without any token.
+    pub(super) fn check_import(&self, key: &KeyName) -> Result<(), Failure> {
+        if self.only.iter().any(|only| only.covers(key)) {
+            return Err(Failure::new(
+                Reason::TokenRefused,
+                format!(
+                    "DEKs of key {key} are handed out by sealed delivery only, so no version of it is brought in from elsewhere"
+                ),
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// The check, and the worker's signature.

@@ -105,6 +105,7 @@ impl TokenWorker for Service {
             )
         })?;
         let (new, import_key) = (NewVersion::try_from(version)?, parse_id(&request.import_key)?);
+        self.delivery.check_import(&new.key)?;
         let wrapped = request.wrapped;
         let call = move |engine: &mut Engine| engine.run(|vault| vault.import(&new, import_key, &wrapped));
         Ok(Response::new(self.queue.call(call).await?.into()))
