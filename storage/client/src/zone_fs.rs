@@ -178,7 +178,7 @@ impl ZoneFs {
         let opened = retry(Repeat::Harmless, || self.metadata().open_file(request.clone())).await?;
         let opening = Opening::parse(path, opened)?;
         let dek = self.unwrap(path, &opening.edek).await?;
-        FileReader::new(self.clone(), opening, &DataKey::new(dek.expose()))
+        FileReader::new(self.clone(), opening, &DataKey::new(dek.expose_256()?))
     }
 
     /// Makes an empty directory the root of a zone under an EZ key.
@@ -328,11 +328,18 @@ impl ZoneFs {
                 return Err(error);
             }
         };
-        FileWriter::new(self.clone(), path.clone(), lease, &DataKey::new(dek.expose()), geometry)
+        let key = DataKey::new(dek.expose_256()?);
+        FileWriter::new(self.clone(), path.clone(), lease, &key, geometry)
     }
 
+    /// A DEK that is long enough for files.
     async fn unwrap(&self, path: &ZonePath, edek: &Edek) -> Result<Dek, FsError> {
-        self.shared.kms.unwrap(edek).await.map_err(|failure| FsError::Unwrap {
+        let unwrapped = self.shared.kms.unwrap(edek).await;
+        let long_enough = |dek: Dek| {
+            dek.expose_256()?;
+            Ok(dek)
+        };
+        unwrapped.and_then(long_enough).map_err(|failure| FsError::Unwrap {
             path: path.clone(),
             edek: Box::new(edek.clone()),
             failure,

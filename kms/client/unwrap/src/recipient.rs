@@ -19,7 +19,7 @@ use crate::{Dek, sealed::untrusted};
 
 /// 128 bits of strength, as a DEK outlives this process in what others may have recorded.
 const KEY_SIZE: KeySize = KeySize::Rsa3072;
-/// Bytes of a transport key and of a DEK.
+/// Bytes of a transport key.
 const KEY_BYTES: usize = 32;
 
 /// An RSA key that lives as long as this process. AWS-LC clears its private half when it is dropped.
