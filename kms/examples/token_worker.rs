@@ -67,7 +67,7 @@ fn work(mut arguments: impl Iterator<Item = String>) -> Result<(), Box<dyn Error
             module,
             token_label,
             pin_file,
-            marks: Some(PathBuf::from(take("--marks")?)),
+            marks: take("--marks").ok().map(PathBuf::from),
             sealed,
         })?);
     }
