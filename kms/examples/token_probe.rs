@@ -3,13 +3,18 @@
 //! `token_probe dump MODULE LABEL PIN-FILE` prints one line per secret key object of the token.
 //! `token_probe plant MODULE LABEL PIN-FILE OBJECT-LABEL HEX-ID yes|no` makes a key object that is modifiable or not;
 //! `replace` does so after it has destroyed every object with that label.
+//! `token_probe steal MODULE LABEL PIN-FILE HEX` tries to unwrap what was wrapped to the import key in ways that give it
+//! away, and prints how many worked.
 
 use std::{error::Error, fs};
 
 use cryptoki::{
     context::{CInitializeArgs, CInitializeFlags, Pkcs11},
-    mechanism::{Mechanism, MechanismType},
-    object::{Attribute, AttributeType, ObjectClass, ObjectHandle},
+    mechanism::{
+        Mechanism, MechanismType,
+        rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource},
+    },
+    object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
     session::{Session, UserType},
     types::AuthPin,
 };
@@ -30,7 +35,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
             plant(&session, object, hex::decode(id)?, *modifiable == "yes")
         }
-        _ => Err("dump or plant, with their arguments, expected".into()),
+        ["steal", module, label, pin_file, wrapped] => steal(&open(module, label, pin_file)?, &hex::decode(wrapped)?),
+        _ => Err("dump, plant, replace or steal, with their arguments, expected".into()),
     }
 }
 
@@ -70,6 +76,34 @@ fn plant(session: &Session, label: &str, id: Vec<u8>, modifiable: bool) -> Resul
     ];
     template.extend(off);
     session.generate_key(&Mechanism::AesKeyGen, &template)?;
+    Ok(())
+}
+
+#[allow(clippy::print_stdout)]
+fn steal(session: &Session, wrapped: &[u8]) -> Result<(), Box<dyn Error>> {
+    let label = b"strongroom:1:import".to_vec();
+    let search = [Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Label(label)];
+    let private = *session.find_objects(&search)?.first().ok_or("no import key")?;
+    let mut stolen = 0;
+    for hash in [
+        (MechanismType::SHA1, PkcsMgfType::MGF1_SHA1),
+        (MechanismType::SHA256, PkcsMgfType::MGF1_SHA256),
+    ] {
+        let oaep = Mechanism::RsaPkcsOaep(PkcsOaepParams::new(hash.0, hash.1, PkcsOaepSource::empty()));
+        for (sensitive, trusted_only) in [(false, false), (false, true), (true, false)] {
+            let template = [
+                Attribute::Class(ObjectClass::SECRET_KEY),
+                Attribute::KeyType(KeyType::AES),
+                Attribute::Token(false),
+                Attribute::Extractable(true),
+                Attribute::Sensitive(sensitive),
+                Attribute::WrapWithTrusted(trusted_only),
+            ];
+            stolen += usize::from(session.unwrap_key(&oaep, private, wrapped, &template).is_ok());
+        }
+        stolen += usize::from(session.decrypt(&oaep, private, wrapped).is_ok());
+    }
+    println!("{stolen}");
     Ok(())
 }
 

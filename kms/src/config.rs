@@ -13,6 +13,7 @@ use crate::{
     BearerConfig, MetricsConfig, TracesConfig,
     audit::AuditConfig,
     fleet::RedundancyConfig,
+    keys::{ROLL_AFTER_DEFAULT, USES_MAX},
     policy::PolicyFiles,
     token::{SealedConfig, TokenConfig},
 };
@@ -86,6 +87,9 @@ pub struct KeysConfig {
     pub destroy_approvals: usize,
     /// The shortest rotation period in seconds.
     pub rotation_min_seconds: u32,
+    /// Uses after which a `gcm` version is rolled by itself: 16 to 2^31, after which it makes no more. An EDEK counts
+    /// as 8 uses, and so does a canary for each batch.
+    pub gcm_roll_after_uses: u64,
 }
 
 impl Default for KeysConfig {
@@ -93,6 +97,7 @@ impl Default for KeysConfig {
         Self {
             destroy_approvals: 2,
             rotation_min_seconds: 24 * 3600,
+            gcm_roll_after_uses: ROLL_AFTER_DEFAULT,
         }
     }
 }
@@ -101,6 +106,11 @@ impl KeysConfig {
     /// Approvals that a destruction without proofs needs.
     pub(crate) fn approvals(&self) -> usize {
         self.destroy_approvals.clamp(1, 16)
+    }
+
+    /// Uses after which a `gcm` version is rolled.
+    pub(crate) fn gcm_roll_after(&self) -> u64 {
+        self.gcm_roll_after_uses.clamp(16, USES_MAX)
     }
 
     /// The shortest rotation period in milliseconds; never 0.

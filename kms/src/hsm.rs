@@ -98,6 +98,11 @@ pub trait Hsm: Send + Sync + 'static {
     /// Adds what is measured of the tokens to what monitoring is told.
     fn measure(&self, _registry: &mut Registry) {}
 
+    /// Whether keys are cloned from token to token, so that a version may be found as a clone.
+    fn clones(&self) -> bool {
+        false
+    }
+
     /// What there is to say of each token; nothing where there is only one and nobody keeps count.
     fn tokens(&self) -> Vec<TokenReport> {
         Vec::new()

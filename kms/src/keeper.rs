@@ -30,8 +30,8 @@ pub(crate) async fn keep<H: Hsm>(desk: Arc<Desk<H>>) {
     let (mut pauses, mut destructions) = (Pauses::default(), Pauses::default());
     for tick in 0_u64.. {
         ticks.tick().await;
+        rotate(&desk, &mut pauses).await;
         if desk.keys.leads() {
-            rotate(&desk, &mut pauses).await;
             destroy(&desk, &mut destructions).await;
         }
         if tick % USES_TICKS == 0 {
@@ -71,7 +71,7 @@ async fn roll<H: Hsm>(desk: Arc<Desk<H>>, name: KeyName) -> Result<(), Failure> 
     };
     desk.record(vec![entry]).await?;
     if let Some(key) = outcome? {
-        tracing::info!(key = %name, version = key.current_version, "rolled by itself, as its rotation period says");
+        tracing::info!(key = %name, version = key.current_version, "rolled by itself, being as old as its rotation period or worn");
     }
     Ok(())
 }

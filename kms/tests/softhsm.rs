@@ -11,7 +11,10 @@ mod vendor;
 use std::sync::Arc;
 
 use fixture::{Fixture, write_secret};
-use strongroom_proto::{Reason, ZoneId, kms::v1::KeyVersionState as State};
+use strongroom_proto::{
+    Reason, RequestId, ZoneId,
+    kms::v1::{CreateKeyRequest, KeyVersionState as State},
+};
 use support::Site;
 
 #[tokio::test]
@@ -80,6 +83,53 @@ async fn keys_and_edeks_live_through_a_roll_a_killed_worker_and_a_lost_store() {
         .mint("payroll", zone, 1)
         .await
         .expect("it mints again");
+    kms.stop().await;
+    token.stop().await;
+}
+
+/// Hadoop's DEKs are as long as the key that wraps them, and a roll keeps that length.
+#[tokio::test]
+async fn a_hadoop_key_of_128_bits_makes_deks_of_128_bits_before_and_after_a_roll() {
+    let (site, fixture) = (Site::new(), Fixture::new());
+    let token = Arc::new(fixture.start().await);
+    let kms = site.start(&token).await;
+    let (mut admin, mut metadata, mut alice) = (
+        kms.as_user("user/keyadmin"),
+        kms.as_user("service/metadata"),
+        kms.as_user("user/alice"),
+    );
+    let request = |suite: &str, key_bits| CreateKeyRequest {
+        name: "payroll".to_owned(),
+        request_id: RequestId::generate().into(),
+        suite: suite.to_owned(),
+        key_bits,
+        ..CreateKeyRequest::default()
+    };
+    for (suite, bits) in [("hadoop", 127), ("kw", 128), ("", 192)] {
+        let refused = admin.admin.create_key(request(suite, bits)).await;
+        let failure: strongroom_proto::Failure = refused.expect_err("no such size").into();
+        assert_eq!(failure.reason, Reason::InvalidArgument, "{suite} {bits}");
+    }
+    let created = admin.admin.create_key(request("hadoop", 128)).await;
+    assert_eq!(created.expect("generated").into_inner().suite, "hadoop");
+    let zone = ZoneId::generate();
+    let edeks = metadata.mint("payroll", zone, 10).await.expect("minted");
+    let deks = alice.unwrap(edeks.clone()).await.expect("called");
+    assert!(deks.iter().all(|dek| dek.as_ref().is_ok_and(|dek| dek.len() == 16)));
+
+    assert_eq!(admin.roll("payroll").await.expect("rolled").current_version, Some(1));
+    let again = metadata.rewrap(&edeks).await.expect("re-wrapped");
+    assert_eq!((again.key_version, again.results.len()), (1, 10));
+    kms.stop().await;
+    let kms = site.start(&token).await;
+    let edeks = kms
+        .as_user("service/metadata")
+        .mint("payroll", zone, 1)
+        .await
+        .expect("minted");
+    assert_eq!(edeks[0].key_version, 1);
+    let deks = kms.as_user("user/alice").unwrap(edeks).await.expect("called");
+    assert_eq!(deks[0].as_ref().expect("opens").len(), 16);
     kms.stop().await;
     token.stop().await;
 }

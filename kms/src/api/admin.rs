@@ -41,14 +41,19 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
         let new = parse::new_key(wire, self.0.keys.config())?;
         let desk = Arc::clone(&self.0);
         answer(&self.0, async move {
+            // Who may not create keys is told that, and not what there is to say of the token.
+            let chosen = desk.keys.choose_suite(new.suite).await;
             let facts = KeyFacts {
-                suite: Some(new.suite),
+                suite: chosen.as_ref().ok().copied(),
                 sealed_required: new.attributes.sealed_required,
                 tags: new.attributes.tags.clone(),
                 ..KeyFacts::unknown(new.name.clone())
             };
             let entry = desk.start_on(&caller, "create", Action::Manage, &facts).await?;
-            let outcome = desk.keys.create(new, id).await;
+            let outcome = match chosen {
+                Ok(suite) => desk.keys.create(new, suite, id).await,
+                Err(failure) => Err(failure),
+            };
             desk.changed(entry, outcome).await
         })
         .await
@@ -95,7 +100,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
         let desk = Arc::clone(&self.0);
         answer(&self.0, async move {
             let facts = KeyFacts {
-                suite: Some(new.suite),
+                suite: new.suite,
                 sealed_required: new.attributes.sealed_required,
                 tags: new.attributes.tags.clone(),
                 ..KeyFacts::unknown(new.name.clone())

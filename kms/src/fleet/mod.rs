@@ -271,6 +271,10 @@ impl Hsm for Fleet {
         self.destroy_everywhere(key, version, id).await
     }
 
+    fn clones(&self) -> bool {
+        self.members().len() > 1 && self.0.settings.mode == Redundancy::Clone
+    }
+
     async fn import_key(&self, renew: bool) -> Result<ImportKey, Failure> {
         self.only_member()?.token.import_key(renew).await
     }

@@ -1,8 +1,8 @@
 //! What is due, and what is written down now and then.
 
-use strongroom_proto::{Failure, KeyName};
+use strongroom_proto::{Failure, KeyName, RequestId};
 
-use super::Keys;
+use super::{Keys, key::Key, uses};
 use crate::hsm::Hsm;
 
 /// Uses recorded in one transaction.
@@ -14,13 +14,22 @@ impl<H: Hsm> Keys<H> {
         if !*self.compared.borrow() {
             return Vec::new();
         }
-        let now_ms = self.clock.now_ms();
         let table = self.table();
-        let due = table.values().filter(|key| {
-            let over = key.rotation.is_some_and(|rotation| rotation.is_due(&key.name, now_ms));
-            over && key.rolling().is_ok()
-        });
+        let due = table.values().filter(|key| self.due_roll(key).is_some());
         due.map(|key| key.name.clone()).collect()
+    }
+
+    /// The request id of the roll of a key that is due: by its age, which one of several instances sees to, or because its
+    /// version made many EDEKs, which only those may know that made them. It is the same
+    /// for all attempts and all instances, so that one of them makes a version.
+    pub(super) fn due_roll(&self, key: &Key) -> Option<RequestId> {
+        key.rolling().ok()?;
+        let worn = key.current().filter(|&version| self.uses.is_worn(&key.name, version));
+        let aged = key
+            .rotation
+            .filter(|rotation| rotation.is_due(&key.name, self.clock.now_ms()) && self.leads());
+        worn.map(|version| uses::roll_request(&key.name, version))
+            .or_else(|| aged.map(|rotation| rotation.request(&key.name)))
     }
 
     /// Records last uses that the store does not know, to the minute.

@@ -10,7 +10,7 @@ use strongroom_proto::{EdekSuite, Failure, KeyVersion, Reason, RequestId, kms::v
 use super::{
     Keys,
     key::Key,
-    manage::{Intents, NewKey, is_of, taken},
+    manage::{Intents, NewKey, is_of, key_bits, taken},
     records::Intent,
     rotation::Rotation,
 };
@@ -34,13 +34,17 @@ pub(crate) struct Material {
 impl<H: Hsm> Keys<H> {
     /// Makes a key of versions that are brought in. The last one mints, unless its suite counts uses, which nobody knows.
     pub(crate) async fn import(&self, new: NewKey, material: Material, request: RequestId) -> Result<pb::Key, Failure> {
-        let what = format!("import {} {}", new.name, new.suite);
+        let suite = self.choose_suite(new.suite).await?;
+        let key_bits = key_bits(suite, new.key_bits)?;
+        let what = format!("import {} {suite}", new.name);
         let mut intents = self.changing(&new.name).await?;
         if let Some(answer) = self.answered(&request, &what).await? {
             return Ok(answer);
         }
         self.name_is_free(&new.name)?;
-        let intent = self.import_intent(new, material.wrapped.len(), request, what);
+        let mut key = Key::new(new.name.clone(), suite, self.clock.now_ms());
+        key.key_bits = key_bits;
+        let intent = import_intent(key, new, material.wrapped.len(), request, what);
         self.ledger.begin(&intent, 0).await?;
         intents.insert(intent.key.clone(), intent.clone());
         match self.bring_in(&intent, &material).await {
@@ -51,30 +55,6 @@ impl<H: Hsm> Keys<H> {
                 self.undo_import(&mut intents, &intent).await?;
                 Err(failure)
             }
-        }
-    }
-
-    fn import_intent(&self, new: NewKey, versions: usize, request: RequestId, what: String) -> Intent {
-        let now_ms = self.clock.now_ms();
-        let key = Key {
-            attributes: new.attributes,
-            rotation: new
-                .rotation_period_ms
-                .map(|period_ms| Rotation::starting(period_ms, now_ms)),
-            ..Key::new(new.name.clone(), new.suite, now_ms)
-        };
-        let earlier = versions.saturating_sub(1);
-        Intent {
-            key: new.name,
-            version: KeyVersion(u32::try_from(earlier).unwrap_or(u32::MAX)),
-            suite: new.suite,
-            created_ms: now_ms,
-            request,
-            what,
-            key_bits: new.key_bits,
-            token_id: TokenObjectId::generate(),
-            new_key: Some(key),
-            imports: Some((0..earlier).map(|_| TokenObjectId::generate()).collect()),
         }
     }
 
@@ -100,10 +80,10 @@ impl<H: Hsm> Keys<H> {
         let new = || Key::new(intent.key.clone(), intent.suite, intent.created_ms);
         let mut key = intent.new_key.clone().unwrap_or_else(new);
         for version in made {
-            key.add(version, intent.created_ms);
+            key.add(version, self.hsm.clones(), intent.created_ms);
         }
         if let Some(last) = made.last().filter(|_| intent.suite != EdekSuite::Gcm) {
-            key.activate(last, intent.created_ms);
+            key.activate(last, self.hsm.clones(), intent.created_ms);
         }
         let answer = self.wire(&key);
         key.revision = self.ledger.complete(intent, None, &key, &answer).await?;
@@ -169,4 +149,24 @@ fn of_version(part: &Intent, failure: Failure) -> Failure {
     }
     let message = format!("version {} of key {}: {}", part.version, part.key, failure.message);
     Failure { message, ..failure }
+}
+
+/// What is begun: `key` with that many versions, whose ids are drawn here.
+fn import_intent(mut key: Key, new: NewKey, versions: usize, request: RequestId, what: String) -> Intent {
+    key.attributes = new.attributes;
+    let starting = |period_ms| Rotation::starting(period_ms, key.created_ms);
+    key.rotation = new.rotation_period_ms.map(starting);
+    let earlier = versions.saturating_sub(1);
+    Intent {
+        key: new.name,
+        version: KeyVersion(u32::try_from(earlier).unwrap_or(u32::MAX)),
+        suite: key.suite,
+        created_ms: key.created_ms,
+        request,
+        what,
+        key_bits: key.key_bits,
+        token_id: TokenObjectId::generate(),
+        new_key: Some(key),
+        imports: Some((0..earlier).map(|_| TokenObjectId::generate()).collect()),
+    }
 }

@@ -10,13 +10,18 @@ use super::{
     rotation::Rotation,
     version::{Presence, Standing, Version, time_text, unusable},
 };
-use crate::token::{Kcv, TokenKeyVersion};
+use crate::token::{Kcv, Origin, TokenKeyVersion};
+
+/// Bits of a version if nobody asked for another size.
+pub(crate) const KEY_BITS: u32 = 256;
 
 /// An EZ key as the service knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Key {
     pub(crate) name: KeyName,
     pub(crate) suite: EdekSuite,
+    /// Bits of every new version.
+    pub(crate) key_bits: u32,
     pub(crate) created_ms: u64,
     /// A version of it was found in the token that the store did not know: nothing is made under the key
     /// until an administrator says which version counts.
@@ -39,6 +44,7 @@ impl Key {
         Self {
             name,
             suite,
+            key_bits: KEY_BITS,
             created_ms,
             unconfirmed: false,
             disabled: false,
@@ -108,11 +114,18 @@ impl Key {
     pub(crate) fn rolling(&self) -> Result<(), Failure> {
         self.enabled()?;
         self.staying()?;
-        if self.unconfirmed && self.suite != EdekSuite::Gcm {
+        if self.unconfirmed && !self.rolls_unconfirmed() {
             // A roll would bring a key to life that nobody has looked at.
             self.minting()?;
         }
         Ok(())
+    }
+
+    /// Whether the way out of being unconfirmed is a new version: how often a `gcm` version was used is not known, and what
+    /// was brought in never mints.
+    fn rolls_unconfirmed(&self) -> bool {
+        let newest = self.versions.values().rev().find(|version| !version.is_destroyed());
+        self.suite == EdekSuite::Gcm || newest.is_some_and(|version| version.origin == Origin::Imported)
     }
 
     /// The version that the next roll makes. Versions that are missing or destroyed keep their numbers.
@@ -126,11 +139,12 @@ impl Key {
     }
 
     /// Takes in a version that was generated and proved at `now_ms`: it mints from now on, the others only open.
-    pub(crate) fn activate(&mut self, made: &TokenKeyVersion, now_ms: u64) {
-        self.add(made, now_ms);
+    pub(crate) fn activate(&mut self, made: &TokenKeyVersion, clones: bool, now_ms: u64) {
+        let rolled = self.rolls_unconfirmed();
+        self.add(made, clones, now_ms);
         self.make_current(made.version);
-        if self.suite == EdekSuite::Gcm {
-            // How often the others were used is not known, and does not matter any more.
+        if rolled {
+            // How often the others were used, or who has them too, is not known and does not matter any more.
             self.unconfirmed = false;
         }
         if let Some(rotation) = self.rotation {
@@ -139,8 +153,9 @@ impl Key {
     }
 
     /// Takes in a version that only opens.
-    pub(crate) fn add(&mut self, found: &TokenKeyVersion, created_ms: u64) {
-        self.versions.insert(found.version, Version::of(found, created_ms));
+    pub(crate) fn add(&mut self, found: &TokenKeyVersion, clones: bool, created_ms: u64) {
+        self.versions
+            .insert(found.version, Version::of(found, clones, created_ms));
     }
 
     /// What every version's check value is.
@@ -185,6 +200,13 @@ impl Key {
             return Err(unusable(format!(
                 "how often version {number} of key {name} was used is not known, and a gcm key must not be used too often; \
                  make a new version instead with: strongroom key roll {name}"
+            )));
+        }
+        if version.origin == Origin::Imported {
+            return Err(unusable(format!(
+                "version {number} of key {name} was not made in the token: somebody brought it in, has it too, and could \
+                 open all that is made under it, so it never mints; make a new version with: strongroom key roll {name}. If \
+                 nobody of yours brought it in, somebody else has the token's PIN"
             )));
         }
         self.unconfirmed = false;
@@ -364,7 +386,7 @@ impl Key {
         let mut newest_first = self.versions.iter().rev();
         let newest = newest_first.find(|(_, version)| version.presence == Presence::Present);
         match newest {
-            _ if self.suite == EdekSuite::Gcm => {
+            _ if self.rolls_unconfirmed() => {
                 format!("look at it, then make a new version with: strongroom key roll {name}")
             }
             Some((number, version)) => format!(

@@ -103,11 +103,6 @@ impl<H: Hsm> Keys<H> {
         page
     }
 
-    /// Names of all keys, in order.
-    pub(super) fn names(&self) -> Vec<KeyName> {
-        self.table().keys().cloned().collect()
-    }
-
     /// The key as clients see it.
     pub(super) fn wire(&self, key: &Key) -> pb::Key {
         key.to_wire(&self.around(key))

@@ -17,17 +17,14 @@ use super::{
     Keys,
     attributes::Attributes,
     compare::{Findings, compare},
-    key::Key,
+    key::{KEY_BITS, Key},
     records::Intent,
     rotation::Rotation,
 };
 use crate::{
     hsm::Hsm,
-    token::{Kcv, TokenKeyVersion, TokenObjectId, TokenState},
+    token::{Kcv, TokenKeyVersion, TokenObjectId, TokenState, default_suite},
 };
-
-/// The size of every EZ key: AES-256.
-const KEY_BITS: u32 = 256;
 
 /// First and longest pause between attempts to compare a token that is up but does not answer as it should.
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
@@ -43,17 +40,28 @@ pub(super) type Intents = BTreeMap<KeyName, Intent>;
 #[derive(Debug)]
 pub(crate) struct NewKey {
     pub(crate) name: KeyName,
-    pub(crate) suite: EdekSuite,
-    pub(crate) key_bits: u32,
+    /// The strictest that the token serves, if none is named.
+    pub(crate) suite: Option<EdekSuite>,
+    pub(crate) key_bits: Option<u32>,
     pub(crate) attributes: Attributes,
     pub(crate) rotation_period_ms: Option<u64>,
 }
 
 impl<H: Hsm> Keys<H> {
+    /// The suite of a new key: the one named, or the strictest that the token serves.
+    pub(crate) async fn choose_suite(&self, named: Option<EdekSuite>) -> Result<EdekSuite, Failure> {
+        if let Some(suite) = named {
+            return Ok(suite);
+        }
+        self.wait_ready().await?;
+        default_suite(&self.hsm.suites().await?).ok_or_else(no_default_suite)
+    }
+
     /// Makes a key with version 0.
-    pub(crate) async fn create(&self, new: NewKey, request: RequestId) -> Result<pb::Key, Failure> {
+    pub(crate) async fn create(&self, new: NewKey, suite: EdekSuite, request: RequestId) -> Result<pb::Key, Failure> {
         let name = &new.name;
-        let what = format!("create {name} {}", new.suite);
+        let key_bits = key_bits(suite, new.key_bits)?;
+        let what = format!("create {name} {suite}");
         let mut intents = self.changing(name).await?;
         if let Some(answer) = self.answered(&request, &what).await? {
             return Ok(answer);
@@ -65,9 +73,10 @@ impl<H: Hsm> Keys<H> {
             rotation: new
                 .rotation_period_ms
                 .map(|period_ms| Rotation::starting(period_ms, now_ms)),
-            ..Key::new(name.clone(), new.suite, now_ms)
+            key_bits,
+            ..Key::new(name.clone(), suite, now_ms)
         };
-        self.make(&mut intents, key, new.key_bits, request, what).await
+        self.make(&mut intents, key, request, what).await
     }
 
     /// Makes a new version, which mints from then on.
@@ -79,36 +88,21 @@ impl<H: Hsm> Keys<H> {
         }
         let key = self.known(name)?;
         key.rolling()?;
-        self.make(&mut intents, key, KEY_BITS, request, what).await
+        self.make(&mut intents, key, request, what).await
     }
 
-    /// Rolls a key whose roll is due; nothing if it is not due any more.
+    /// Rolls a key whose roll is due, by its age or by its uses; nothing if it is not due any more.
     pub(crate) async fn roll_due(&self, name: &KeyName) -> Result<Option<pb::Key>, Failure> {
         let mut intents = self.changing(name).await?;
         let key = self.known(name)?;
-        let due = key
-            .rotation
-            .filter(|rotation| rotation.is_due(name, self.clock.now_ms()));
-        let Some(rotation) = due.filter(|_| key.rolling().is_ok()) else {
+        let Some(request) = self.due_roll(&key) else {
             return Ok(None);
         };
-        let (request, what) = (rotation.request(name), format!("roll {name} by itself"));
+        let what = format!("roll {name} by itself");
         if self.answered(&request, &what).await?.is_some() {
             return Ok(None);
         }
-        self.make(&mut intents, key, KEY_BITS, request, what).await.map(Some)
-    }
-
-    /// Rolls a key whose current version is worn; nothing if another instance has done so.
-    pub(super) async fn roll_worn_key(&self, name: &KeyName) -> Result<Option<pb::Key>, Failure> {
-        let mut intents = self.changing(name).await?;
-        if self.worn(name).is_none() {
-            return Ok(None);
-        }
-        let key = self.known(name)?;
-        key.rolling()?;
-        let (request, what) = (RequestId::generate(), format!("roll {name} that is worn"));
-        self.make(&mut intents, key, KEY_BITS, request, what).await.map(Some)
+        self.make(&mut intents, key, request, what).await.map(Some)
     }
 
     /// Lets a key that was rebuilt from the token mint again, under the version that the administrator names.
@@ -231,7 +225,7 @@ impl<H: Hsm> Keys<H> {
         let begun = self.begun(intents).await?;
         token.retain(|found| begun.get(&found.key).is_none_or(|intent| !intent.covers(found.version)));
         let mut keys = self.table().clone();
-        let findings = compare(&mut keys, &token, self.clock.now_ms());
+        let findings = compare(&mut keys, &token, self.hsm.clones(), self.clock.now_ms());
         for name in &findings.changed {
             let before = self.table().get(name).cloned();
             if let Some(key) = keys.get_mut(name) {
@@ -284,7 +278,6 @@ impl<H: Hsm> Keys<H> {
         &self,
         intents: &mut Intents,
         key: Key,
-        key_bits: u32,
         request: RequestId,
         what: String,
     ) -> Result<pb::Key, Failure> {
@@ -296,7 +289,7 @@ impl<H: Hsm> Keys<H> {
             created_ms: self.clock.now_ms(),
             request,
             what,
-            key_bits,
+            key_bits: key.key_bits,
             token_id: TokenObjectId::generate(),
             new_key: key.versions.is_empty().then_some(key),
             imports: None,
@@ -349,7 +342,7 @@ impl<H: Hsm> Keys<H> {
         let before = self.table().get(&intent.key).cloned();
         let new = || Key::new(intent.key.clone(), intent.suite, intent.created_ms);
         let mut key = before.clone().or_else(|| intent.new_key.clone()).unwrap_or_else(new);
-        key.activate(made, intent.created_ms);
+        key.activate(made, self.hsm.clones(), intent.created_ms);
         let answer = self.wire(&key);
         key.revision = self.ledger.complete(intent, before.as_ref(), &key, &answer).await?;
         intents.remove(&intent.key);
@@ -389,6 +382,26 @@ impl<H: Hsm> Keys<H> {
     }
 }
 
+/// The size of an EZ key. Hadoop's DEKs are as long as it; other suites have one size.
+pub(super) fn key_bits(suite: EdekSuite, asked: Option<u32>) -> Result<u32, Failure> {
+    match (suite, asked) {
+        (_, None | Some(KEY_BITS)) => Ok(KEY_BITS),
+        (EdekSuite::Hadoop, Some(bits @ (128 | 192))) => Ok(bits),
+        (_, Some(bits)) => Err(Failure::new(
+            Reason::InvalidArgument,
+            format!("a key of suite {suite} has 256 bits (hadoop: also 128 or 192), not {bits}"),
+        )),
+    }
+}
+
+fn no_default_suite() -> Failure {
+    Failure::new(
+        Reason::TokenRefused,
+        "the token serves neither suite kw nor gcm; name another with --suite, and see what it serves with: strongroom token \
+         inspect",
+    )
+}
+
 pub(super) fn taken(intent: &Intent) -> Failure {
     let Intent {
         key, version, suite, ..
@@ -412,6 +425,9 @@ pub(super) fn is_of(found: &TokenKeyVersion, intent: &Intent) -> bool {
 fn report(findings: &Findings) {
     for (key, version) in &findings.unknown {
         tracing::warn!(%key, %version, "the token holds a version that the store did not know: it only opens until the key is confirmed");
+    }
+    for (key, version) in &findings.planted {
+        tracing::error!(%key, %version, "somebody brought this version into the token and has it too: it never mints; find out who, and roll the key");
     }
     for (key, version) in &findings.missing {
         tracing::warn!(%key, %version, "the token lacks a version that the store knows: nothing under it can be opened");

@@ -53,6 +53,7 @@ pub(crate) use self::{
     manage::NewKey,
     rotation::period,
     update::{Change, MovedAlias},
+    uses::{ROLL_AFTER_DEFAULT, USES_MAX},
 };
 use self::{
     instances::Member,
@@ -205,7 +206,7 @@ impl<H: Hsm> Keys<H> {
         } else {
             (ledger.load().await?, None)
         };
-        let uses = Uses::new(uses::ROLL_AFTER_DEFAULT, ledger.load_uses().await?);
+        let uses = Uses::new(config.gcm_roll_after(), ledger.load_uses().await?);
         for key in loaded.keys.values() {
             hsm.expect(&key.name, &key.check_values());
         }

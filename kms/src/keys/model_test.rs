@@ -99,7 +99,7 @@ impl World {
     fn new(outside_zones: bool) -> Self {
         let mut key = Key::new(name(), EdekSuite::Kw, 0);
         key.attributes.outside_zones = outside_zones;
-        key.activate(&object(0), 0);
+        key.activate(&object(0), false, 0);
         Self {
             now_ms: 1000,
             key,
@@ -173,7 +173,7 @@ impl World {
         }
         self.token.insert(next.0, object(next.0));
         self.backup.insert(next.0, object(next.0));
-        self.key.activate(&object(next.0), self.now_ms);
+        self.key.activate(&object(next.0), false, self.now_ms);
     }
 
     fn mint(&mut self, zone: ZoneId) {
@@ -234,7 +234,7 @@ impl World {
     fn compare(&mut self) {
         let mut keys = BTreeMap::from([(name(), self.key.clone())]);
         let found: Vec<TokenKeyVersion> = self.token.values().cloned().collect();
-        compare(&mut keys, &found, self.now_ms);
+        compare(&mut keys, &found, false, self.now_ms);
         self.key = keys.remove(&name()).expect("no key is ever forgotten");
     }
 

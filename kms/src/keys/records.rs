@@ -24,11 +24,11 @@ use super::{
     KeysError,
     attributes::Attributes,
     deletion::{Deletion, Target},
-    key::Key,
+    key::{KEY_BITS, Key},
     rotation::Rotation,
     version::{Presence, Standing, Version},
 };
-use crate::token::{Kcv, NewVersion, TokenObjectId};
+use crate::token::{Kcv, NewVersion, Origin, TokenObjectId};
 
 pub(super) const KEYS: &[u8] = b"key/";
 pub(super) const VERSIONS: &[u8] = b"version/";
@@ -64,6 +64,9 @@ pub(super) struct KeyRecord {
     pub(super) deletions: Vec<DeletionRecord>,
     #[prost(bool, tag = "12")]
     pub(super) zones_lost: bool,
+    /// Bits of every new version; 0 for 256.
+    #[prost(uint32, tag = "13")]
+    pub(super) key_bits: u32,
 }
 
 /// A key or version that is being deleted.
@@ -105,6 +108,9 @@ pub(super) struct VersionRecord {
     /// When it was destroyed, in milliseconds since 1970.
     #[prost(uint64, tag = "5")]
     pub(super) destroyed_ms: u64,
+    /// `generated` if empty, `cloned` or `imported`.
+    #[prost(string, tag = "6")]
+    pub(super) origin: String,
 }
 
 /// A version that is being generated.
@@ -213,6 +219,7 @@ impl KeyRecord {
             unconfirmed: key.unconfirmed,
             disabled: key.disabled,
             zones_lost: key.zones_lost,
+            key_bits: key.key_bits,
             description: key.attributes.description.clone(),
             tags: key.attributes.tags.clone(),
             sealed_required: key.attributes.sealed_required,
@@ -229,6 +236,7 @@ impl KeyRecord {
             unconfirmed: self.unconfirmed,
             disabled: self.disabled,
             zones_lost: self.zones_lost,
+            key_bits: if self.key_bits == 0 { KEY_BITS } else { self.key_bits },
             attributes: Attributes {
                 description: self.description,
                 tags: self.tags,
@@ -292,6 +300,7 @@ impl VersionRecord {
             kcv: version.kcv.into(),
             token_id: version.token_id.into(),
             destroyed_ms,
+            origin: version.origin.as_str().to_owned(),
         }
     }
 }
@@ -321,6 +330,13 @@ pub(super) fn read_key(key: &[u8], value: &[u8]) -> Result<Key, KeysError> {
     record.into_key(name).ok_or_else(damaged)
 }
 
+fn origin(word: &str) -> Option<Origin> {
+    if word.is_empty() {
+        return Some(Origin::Generated);
+    }
+    Origin::ALL.into_iter().find(|origin| origin.as_str() == word)
+}
+
 /// The version of one pair under [`VERSIONS`].
 pub(super) fn read_version(key: &[u8], value: &[u8]) -> Result<(KeyName, KeyVersion, Version), KeysError> {
     let damaged = || KeysError::damaged(key);
@@ -340,6 +356,7 @@ pub(super) fn read_version(key: &[u8], value: &[u8]) -> Result<(KeyName, KeyVers
         created_ms: record.created_ms,
         kcv: Kcv::from_bytes(kcv),
         token_id: TokenObjectId::from_bytes(token_id),
+        origin: origin(&record.origin).ok_or_else(damaged)?,
         presence: Presence::Unchecked,
     };
     Ok((name, KeyVersion(u32::from_be_bytes(*number)), version))

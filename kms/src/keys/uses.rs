@@ -8,20 +8,18 @@
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
-use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, Reason};
-use tokio::sync::Notify;
+use aws_lc_rs::digest::{SHA256, digest};
+use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId};
 
-use super::{Keys, ledger::Ledger};
-use crate::hsm::Hsm;
+use super::ledger::Ledger;
 
 /// Uses after which a key rolls by itself, if the configuration says nothing: some 130 million EDEKs.
 pub(crate) const ROLL_AFTER_DEFAULT: u64 = 1 << 30;
 /// Uses after which a version makes no more EDEKs. Half of what is allowed: the other half is for canaries of tokens that
 /// come back, which nobody counts.
-const USES_MAX: u64 = 1 << 31;
+pub(crate) const USES_MAX: u64 = 1 << 31;
 /// Uses reserved at once, where the roll is not nearer than that.
 const RANGE: u64 = 1 << 20;
 /// How often one EDEK may be made before its caller has an answer: twice in a worker, by two workers, in two tokens.
@@ -29,14 +27,10 @@ const ATTEMPTS_MAX: u64 = 8;
 /// EDEKs for which the token layer makes one canary; it makes no fewer than one a call.
 const EDEKS_PER_CANARY: u64 = 200;
 
-/// Between two attempts to roll a key whose roll failed.
-const ROLL_PAUSE: Duration = Duration::from_secs(60);
-
 /// The counts of all versions, and what is left of the ranges of this process.
 #[derive(Debug)]
 pub(super) struct Uses {
     roll_after: u64,
-    worn: Notify,
     counts: Mutex<HashMap<(KeyName, KeyVersion), Count>>,
 }
 
@@ -54,7 +48,6 @@ impl Uses {
         let count = |(name, version, reserved)| ((name, version), Count { reserved, left: 0 });
         Self {
             roll_after,
-            worn: Notify::new(),
             counts: Mutex::new(stored.into_iter().map(count).collect()),
         }
     }
@@ -86,9 +79,6 @@ impl Uses {
         count.reserved = count.reserved.max(reserved);
         // Two calls may have reserved at once: then there is more left than was needed.
         count.left += range - uses;
-        if count.reserved >= self.roll_after {
-            self.worn.notify_one();
-        }
         Ok(())
     }
 
@@ -118,37 +108,12 @@ impl Uses {
     }
 }
 
-impl<H: Hsm> Keys<H> {
-    /// Rolls keys that are worn, for as long as the service runs. Minting goes on meanwhile.
-    pub(crate) async fn roll_worn(&self) {
-        loop {
-            for name in self.names() {
-                if self.worn(&name).is_some() {
-                    self.roll_one(&name).await;
-                }
-            }
-            _ = tokio::time::timeout(ROLL_PAUSE, self.uses.worn.notified()).await;
-        }
-    }
-
-    /// The current version of a key, if it is worn.
-    pub(super) fn worn(&self, name: &KeyName) -> Option<KeyVersion> {
-        let current = self.with_key(name, |key| Ok(key.current())).ok().flatten();
-        current.filter(|&version| self.uses.is_worn(name, version))
-    }
-
-    async fn roll_one(&self, name: &KeyName) {
-        match self.roll_worn_key(name).await {
-            Ok(None) => {}
-            Ok(Some(key)) => {
-                let version = key.current_version;
-                tracing::info!(key = %name, version, "rolled: its version had made many EDEKs");
-            }
-            Err(failure) => {
-                tracing::error!(key = %name, reason = %failure.reason, "cannot roll a key that is worn: {failure}");
-            }
-        }
-    }
+/// The request id of the roll of a worn version.
+pub(super) fn roll_request(name: &KeyName, version: KeyVersion) -> RequestId {
+    let domain: &[u8] = b"strongroom/worn/v1";
+    let text = [domain, &[0], name.as_str().as_bytes(), &[0], &version.0.to_be_bytes()].concat();
+    let digest = digest(&SHA256, &text);
+    RequestId::from_bytes(*digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes"))
 }
 
 /// The most that making so many EDEKs can encrypt.

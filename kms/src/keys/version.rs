@@ -2,7 +2,7 @@
 
 use strongroom_proto::{Failure, KeyName, KeyVersion, Reason};
 
-use crate::token::{Kcv, TokenKeyVersion, TokenObjectId};
+use crate::token::{Kcv, Origin, TokenKeyVersion, TokenObjectId};
 
 /// One version of an EZ key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub(crate) struct Version {
     pub(crate) created_ms: u64,
     pub(crate) kcv: Kcv,
     pub(crate) token_id: TokenObjectId,
+    /// Where it comes from: `Cloned` for one that was made or found where tokens clone, and may be an original or a clone.
+    pub(crate) origin: Origin,
     pub(crate) presence: Presence,
 }
 
@@ -37,20 +39,37 @@ pub(crate) enum Presence {
     Present,
     /// Not in the token.
     Missing,
-    /// Another key is in its place: the check value or the suite differs.
+    /// Another key is in its place: the check value, the suite or the origin differs.
     Different,
 }
 
 impl Version {
-    /// A version that was found or made in the token and only opens so far.
-    pub(crate) fn of(found: &TokenKeyVersion, created_ms: u64) -> Self {
+    /// A version that was found or made in the token and only opens so far; `clones` says whether the tokens clone keys.
+    pub(crate) fn of(found: &TokenKeyVersion, clones: bool, created_ms: u64) -> Self {
         Self {
             standing: Standing::DecryptOnly,
             created_ms,
             kcv: found.kcv,
             token_id: found.token_id,
+            origin: match found.origin {
+                Origin::Generated if clones => Origin::Cloned,
+                // Whoever has the PIN can make an object that looks like a clone.
+                Origin::Cloned if !clones => Origin::Imported,
+                origin => origin,
+            },
             presence: Presence::Present,
         }
+    }
+
+    /// Whether an object of the token is this version. The check value has 24 bits, which somebody with the PIN can search
+    /// for among keys of his own; that such a key was made in the token he cannot pretend.
+    pub(crate) fn is_in(&self, found: &TokenKeyVersion) -> bool {
+        let same_origin = match self.origin {
+            Origin::Generated => found.origin == Origin::Generated,
+            Origin::Cloned => found.origin != Origin::Imported,
+            Origin::Imported => found.origin != Origin::Generated,
+        };
+        self.kcv == found.kcv && same_origin
     }
 
     /// Whether it is the version that mints.
@@ -79,7 +98,7 @@ impl Version {
                 self.way_on(name)
             ))),
             Presence::Different => Err(unusable(format!(
-                "the token holds another key in the place of version {number} of key {name} (its check value differs), so it \
+                "the token holds another key in the place of version {number} of key {name} (its check value differs, or where it comes from), so it \
                  is not used; connect the right token or restore it from its backup{}",
                 self.way_on(name)
             ))),
@@ -94,7 +113,9 @@ impl Version {
                  destroy the object in the token"
             }
             (false, Presence::Missing) => "the token does not hold it, or holds it twice or unfit",
-            (false, Presence::Different) => "the token holds another key in its place: the check value differs",
+            (false, Presence::Different) => {
+                "the token holds another key in its place: the check value differs, or where it comes from"
+            }
             _ => "",
         };
         sentence.to_owned()

@@ -33,10 +33,6 @@ impl Tasks {
         let mut leased = JoinSet::new();
         leased.spawn({
             let desk = Arc::clone(desk);
-            async move { desk.keys.roll_worn().await }
-        });
-        leased.spawn({
-            let desk = Arc::clone(desk);
             async move { desk.keys.follow_store().await }
         });
         Self {

@@ -28,6 +28,7 @@ pub use pin::PinError;
 pub use pin_mark::MarkError;
 pub(crate) use pin_mark::marks_directory;
 pub use sealed::{SealedCall, SealedConfig, SealedOnly, SealedReply};
+pub(crate) use types::default_suite;
 pub use types::{
     ImportKey, IvSource, Kcv, NewVersion, OaepHash, Origin, TokenConfig, TokenKeyVersion, TokenObjectId, TokenProfile,
     TokenStartError, TokenState, WireDek,

@@ -96,7 +96,6 @@ async fn an_import_is_proven_repeated_and_refused_when_it_is_not_what_was_said()
     );
     let next = fresh("payroll", 1);
     for (wrapped, why) in [
-        (wrap(&import, &[7; 16]), "another size"),
         (Bytes::from_static(&[9; 384]), "not wrapped to it"),
         (Bytes::new(), "nothing"),
     ] {
@@ -105,6 +104,16 @@ async fn an_import_is_proven_repeated_and_refused_when_it_is_not_what_was_said()
             Reason::InvalidArgument,
             "{why}"
         );
+    }
+
+    // Only the token can tell the size of what it opened, and SoftHSM2 does not.
+    let short = fresh("short", 0);
+    match token.import(&short, import.id, wrap(&import, &[7; 16])).await {
+        Ok(_) => token
+            .destroy(&short.key, short.version, short.id)
+            .await
+            .expect("destroyed"),
+        Err(failure) => assert_eq!(failure.reason, Reason::InvalidArgument),
     }
 
     // SoftHSM2 takes it for one as long as it is only moved about; others see at once that it is none.
@@ -126,6 +135,18 @@ async fn an_import_is_proven_repeated_and_refused_when_it_is_not_what_was_said()
         .await
         .expect("imported");
     assert_eq!(token.list_versions().await.expect("listed").len(), 2);
+}
+
+/// Whoever has the PIN, and a key on its way into the token.
+#[tokio::test]
+async fn what_is_wrapped_to_the_import_key_cannot_be_unwrapped_readable() {
+    let fixture = Fixture::new();
+    let token = fixture.start().await;
+    let import = import_key(&token, false).await;
+    let wrapped = wrap(&import, &[7; 32]);
+    assert_eq!(fixture.probe("steal", &[&hex::encode(&wrapped)]).trim(), "0");
+    let made = token.import(&fresh("payroll", 0), import.id, wrapped).await;
+    assert_eq!(made.expect("the right way works").origin, Origin::Imported);
 }
 
 #[tokio::test]

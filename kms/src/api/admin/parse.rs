@@ -16,11 +16,10 @@ use crate::{
 const PAGE_DEFAULT: usize = 100;
 
 pub(super) fn new_key(wire: CreateKeyRequest, config: &KeysConfig) -> Result<NewKey, Failure> {
-    let suite = suite(&wire.suite)?;
     Ok(NewKey {
         name: wire.name.parse()?,
-        suite,
-        key_bits: key_bits(suite, wire.key_bits)?,
+        suite: suite(&wire.suite)?,
+        key_bits: Some(wire.key_bits).filter(|&bits| bits > 0),
         attributes: Attributes {
             description: description(wire.description)?,
             tags: tags(wire.tags.into_iter().map(pair))?,
@@ -119,24 +118,10 @@ pub(super) fn page_limit(wire: u32) -> Result<usize, Failure> {
     }
 }
 
-fn suite(wire: &str) -> Result<EdekSuite, Failure> {
-    if wire.is_empty() {
-        Ok(EdekSuite::default())
-    } else {
-        Ok(wire.parse()?)
-    }
-}
-
-/// The size of an EZ key. Hadoop's DEKs are as long as it; other suites have one size.
-fn key_bits(suite: EdekSuite, bits: u32) -> Result<u32, Failure> {
-    match (suite, bits) {
-        (_, 0 | 256) => Ok(256),
-        (EdekSuite::Hadoop, 128 | 192) => Ok(bits),
-        _ => Err(Failure::new(
-            Reason::InvalidArgument,
-            format!("a key of suite {suite} has 256 bits (hadoop: also 128 or 192), not {bits}"),
-        )),
-    }
+/// The suite asked for, if any is.
+fn suite(wire: &str) -> Result<Option<EdekSuite>, Failure> {
+    let named = Some(wire).filter(|wire| !wire.is_empty());
+    Ok(named.map(str::parse).transpose()?)
 }
 
 fn pair(tag: Tag) -> (String, String) {

@@ -80,9 +80,9 @@ pub(super) fn trial(suite: &dyn Suite, key_bits: u32) -> Vec<Attribute> {
 /// What an EZ key is unwrapped with that comes from elsewhere; its length follows from what was wrapped.
 pub(super) fn import_template(suite: &dyn Suite, label: &KeyLabel, id: TokenObjectId) -> Vec<Attribute> {
     let mut template = named(suite, label, id, Extraction::Never);
-    template.retain(|attribute| {
-        ![AttributeType::ValueLen, AttributeType::Modifiable].contains(&attribute.attribute_type())
-    });
+    template.retain(|attribute| attribute.attribute_type() != AttributeType::Modifiable);
+    // Not extractable, so without effect; but the import key imposes it.
+    template.push(Attribute::WrapWithTrusted(true));
     // Last: SoftHSM2 takes the template one by one, and after this it takes no more.
     template.push(Attribute::Modifiable(false));
     template

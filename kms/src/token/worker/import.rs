@@ -1,8 +1,9 @@
 //! Keys that come from elsewhere, and versions that go: the import key, what is unwrapped by it, and the end of a version.
 //!
 //! The import key is an RSA key pair made in the token. Its private half is a token object, so that what was wrapped to it
-//! can be brought in by any worker and after any restart; it only unwraps, and what it unwraps is asked for SENSITIVE and
-//! not extractable. The public half is answered and not kept.
+//! can be brought in by any worker and after any restart; it only unwraps, and makes what it unwraps SENSITIVE and wrappable
+//! under trusted keys only, so that whoever has the PIN and a key in transit cannot read it either. Tokens that do not hold
+//! to that take no imports. The public half is answered and not kept.
 
 use cryptoki::{
     error::Error,
@@ -22,7 +23,7 @@ use super::{
     remedy::{Trouble, while_doing},
     trial::Abilities,
 };
-use crate::token::{ImportKey, OaepHash, TokenObjectId};
+use crate::token::{ImportKey, OaepHash, TokenObjectId, clone_key::UnwrapTemplate};
 
 /// Bits of the import key: good for 128 bits of security (NIST SP 800-57 part 1, table 2).
 const RSA_BITS: u64 = 3072;
@@ -35,6 +36,10 @@ pub(super) fn import_key(session: &Session, abilities: &Abilities, renew: bool) 
     let mut found = find(session, None).map_err(while_doing(doing))?;
     if renew || found.is_empty() {
         let made = generate(session).map_err(while_doing(doing))?;
+        if !is_confined(session, made, hash).map_err(while_doing("to try its import key"))? {
+            destroy(session, made);
+            return Err(unconfined().into());
+        }
         for handle in std::mem::replace(&mut found, vec![made]) {
             destroy(session, handle);
         }
@@ -54,9 +59,7 @@ pub(super) fn unwrap<'s>(
     let hash = hash(abilities)?;
     let found = find(session, Some(id)).map_err(while_doing("to find an import key"))?;
     let handle = *found.first().ok_or_else(no_import_key)?;
-    let (mechanism, mgf) = mechanism_of(hash);
-    let parameters = PkcsOaepParams::new(mechanism, mgf, PkcsOaepSource::empty());
-    match session.unwrap_key(&Mechanism::RsaPkcsOaep(parameters), handle, wrapped, template) {
+    match session.unwrap_key(&oaep(hash), handle, wrapped, template) {
         Ok(key) => Ok(SessionObject::new(session, key)),
         Err(error) => match Trouble::new("to import a key", &error) {
             // With a key that it holds: what it was given is not wrapped to it.
@@ -66,47 +69,54 @@ pub(super) fn unwrap<'s>(
     }
 }
 
-/// Sees that what was wrapped to the import key has the size that was said: tokens do not all record it. For a moment the key
-/// is a session object that is wrapped under a key of its own, which is as much longer as AES key wrap makes it.
-pub(super) fn check_size(
-    session: &Session,
-    abilities: &Abilities,
-    id: TokenObjectId,
-    wrapped: &[u8],
-    key_bits: u32,
-) -> Result<(), Trouble> {
-    /// What AES key wrap adds (RFC 3394).
-    const ADDED_BYTES: usize = 8;
-    let template = session_template(&[Attribute::Sensitive(true), Attribute::Extractable(true)]);
-    let key = unwrap(session, abilities, id, wrapped, &template)?;
-    let mut template = session_template(&[Attribute::Sensitive(true), Attribute::Wrap(true)]);
+/// Sees that what the import key unwraps cannot be had readable, or be wrapped again under a key of anybody's making: a token
+/// may take the template that says so and ignore it.
+fn is_confined(session: &Session, private: ObjectHandle, hash: OaepHash) -> Result<bool, Error> {
+    let public = session.create_object(&public_template(session, private)?)?;
+    let public = SessionObject::new(session, public);
+    let mut template = throw_away(true, false);
     template.push(Attribute::ValueLen(32.into()));
-    let wrapping = session
-        .generate_key(&Mechanism::AesKeyGen, &template)
-        .map_err(while_doing("to make a session key"))?;
-    let wrapping = SessionObject::new(session, wrapping);
-    let bytes = session
-        .wrap_key(&Mechanism::AesKeyWrap, wrapping.handle(), key.handle())
-        .map_or(0, |again| again.len().saturating_sub(ADDED_BYTES));
-    if bytes * 8 == key_bits as usize {
-        return Ok(());
-    }
-    Err(Failure::new(
-        Reason::InvalidArgument,
-        format!("what was wrapped to the import key is no AES key of {key_bits} bits, as was said"),
-    )
-    .into())
+    let key = SessionObject::new(session, session.generate_key(&Mechanism::AesKeyGen, &template)?);
+    let wrapped = session.wrap_key(&oaep(hash), public.handle(), key.handle())?;
+    let unwraps = |sensitive, trusted_only| {
+        let unwrapped = session.unwrap_key(&oaep(hash), private, &wrapped, &throw_away(sensitive, trusted_only));
+        unwrapped.map(|key| drop(SessionObject::new(session, key)))
+    };
+    let confined = [(false, false), (false, true), (true, false)]
+        .into_iter()
+        .all(|(sensitive, trusted_only)| unwraps(sensitive, trusted_only).is_err());
+    unwraps(true, true)?;
+    Ok(confined)
 }
 
-fn session_template(more: &[Attribute]) -> Vec<Attribute> {
-    let mut template = vec![
+fn throw_away(sensitive: bool, trusted_only: bool) -> Vec<Attribute> {
+    vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::KeyType(KeyType::AES),
         Attribute::Token(false),
         Attribute::Private(true),
+        Attribute::Extractable(true),
+        Attribute::Sensitive(sensitive),
+        Attribute::WrapWithTrusted(trusted_only),
+    ]
+}
+
+/// The public half, for the session.
+fn public_template(session: &Session, private: ObjectHandle) -> Result<Vec<Attribute>, Error> {
+    let mut template = vec![
+        Attribute::Class(ObjectClass::PUBLIC_KEY),
+        Attribute::KeyType(KeyType::RSA),
+        Attribute::Token(false),
+        Attribute::Private(false),
+        Attribute::Wrap(true),
     ];
-    template.extend_from_slice(more);
-    template
+    template.extend(session.get_attributes(private, &[AttributeType::Modulus, AttributeType::PublicExponent])?);
+    Ok(template)
+}
+
+fn oaep(hash: OaepHash) -> Mechanism<'static> {
+    let (mechanism, mgf) = mechanism_of(hash);
+    Mechanism::RsaPkcsOaep(PkcsOaepParams::new(mechanism, mgf, PkcsOaepSource::empty()))
 }
 
 /// The import keys in the token: normally one.
@@ -131,7 +141,9 @@ fn generate(session: &Session) -> Result<ObjectHandle, Error> {
         Attribute::Verify(false),
         Attribute::Wrap(false),
     ];
+    let restriction = UnwrapTemplate::new();
     let private = [
+        restriction.attribute(),
         Attribute::Token(true),
         Attribute::Private(true),
         Attribute::Sensitive(true),
@@ -228,6 +240,21 @@ const fn mechanism_of(hash: OaepHash) -> (MechanismType, PkcsMgfType) {
 
 fn label() -> Vec<u8> {
     format!("{PREFIX}{IMPORT_LABEL}").into_bytes()
+}
+
+pub(super) fn another_size(key_bits: u32) -> Failure {
+    Failure::new(
+        Reason::InvalidArgument,
+        format!("what was wrapped to the import key is no AES key of {key_bits} bits, as was said"),
+    )
+}
+
+fn unconfined() -> Failure {
+    Failure::new(
+        Reason::TokenRefused,
+        "the token ignores the unwrap template of its import key, so that a key on its way into it could be made readable \
+         in it; no key is brought into this token",
+    )
 }
 
 fn no_import_key() -> Failure {

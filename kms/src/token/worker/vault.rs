@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use cryptoki::{
     mechanism::{Mechanism, MechanismType},
-    object::{Attribute, ObjectHandle},
+    object::{Attribute, AttributeType, ObjectHandle},
     session::Session,
 };
 use strongroom_proto::{Failure, KeyName, KeyVersion, Reason, ZoneId};
@@ -183,14 +183,26 @@ impl Vault {
             Place::Own(handle) => self.prove(handle, new.id, &label),
             Place::Free => {
                 let template = attributes::import_template(suite(new.suite), &label, new.id);
-                import::check_size(&self.session, &self.abilities, import_key, wrapped, new.key_bits)?;
                 let object = import::unwrap(&self.session, &self.abilities, import_key, wrapped, &template)?;
+                self.check_size(object.handle(), new)?;
                 let made = self.prove(object.handle(), new.id, &label)?;
                 let handle = object.keep();
                 self.index
                     .add(label, new.id, handle, new.key_bits as usize / 8, made.origin);
                 Ok(made)
             }
+        }
+    }
+
+    /// Sees that a key that was brought in has the size that was said, if the token tells it.
+    fn check_size(&self, handle: ObjectHandle, new: &NewVersion) -> Result<(), Trouble> {
+        let found = self.session.get_attributes(handle, &[AttributeType::ValueLen]);
+        let found = found.map_err(while_doing("to read a key's attributes"))?;
+        match found.first() {
+            Some(Attribute::ValueLen(bytes)) if **bytes != 0 && **bytes * 8 != u64::from(new.key_bits) => {
+                Err(import::another_size(new.key_bits).into())
+            }
+            _ => Ok(()),
         }
     }
 

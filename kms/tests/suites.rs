@@ -1,0 +1,162 @@
+//! What the service does by suite: the one that it takes if none is named, the uses of `gcm` keys, and keys that somebody
+//! brought into the token.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use strongroom_kms::token::{Kcv, Origin, TokenObjectId};
+use strongroom_proto::{
+    EdekSuite, KeyVersion, Reason, RequestId, ZoneId,
+    kms::v1::{CreateKeyRequest, Key},
+};
+use support::{Caller, Kms, MemoryHsm, Site};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn create(admin: &mut Caller, name: &str, suite: &str) -> support::Answer<Key> {
+    let request = CreateKeyRequest {
+        name: name.to_owned(),
+        request_id: RequestId::generate().into(),
+        suite: suite.to_owned(),
+        ..CreateKeyRequest::default()
+    };
+    Ok(admin.admin.create_key(request).await?.into_inner())
+}
+
+async fn reaches_version(kms: &Kms<'_>, version: u32) -> Key {
+    let started = Instant::now();
+    let mut admin = kms.as_user("user/keyadmin");
+    loop {
+        let key = admin.describe("payroll").await.expect("known");
+        if key.current_version >= Some(version) {
+            return key;
+        }
+        assert!(started.elapsed() < PATIENCE, "not rolled: {key:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_key_without_a_named_suite_gets_the_strictest_that_the_token_serves() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let mut admin = kms.as_user("user/keyadmin");
+    assert_eq!(create(&mut admin, "both", "").await.expect("created").suite, "kw");
+    hsm.set_suites(&[EdekSuite::Hadoop, EdekSuite::Gcm]);
+    assert_eq!(create(&mut admin, "second", "").await.expect("created").suite, "gcm");
+    hsm.set_suites(&[EdekSuite::Hadoop]);
+    let failure = create(&mut admin, "third", "")
+        .await
+        .expect_err("never hadoop by itself");
+    assert_eq!(failure.reason, Reason::TokenRefused);
+    assert!(failure.message.contains("--suite"), "{failure}");
+    assert_eq!(
+        create(&mut admin, "third", "hadoop").await.expect("asked for").suite,
+        "hadoop"
+    );
+    let stranger = create(&mut kms.as_user("user/alice"), "fourth", "").await;
+    assert_eq!(stranger.expect_err("no administrator").reason, Reason::PermissionDenied);
+    kms.stop().await;
+}
+
+#[tokio::test]
+async fn a_worn_gcm_key_rolls_by_itself_with_a_record_and_a_lost_count_is_rolled_too() {
+    let (mut site, hsm) = (Site::new(), MemoryHsm::new());
+    site.config.keys.gcm_roll_after_uses = 1600;
+    let kms = site.start(&hsm).await;
+    let (mut admin, mut metadata) = (kms.as_user("user/keyadmin"), kms.as_user("service/metadata"));
+    create(&mut admin, "payroll", "gcm").await.expect("created");
+    create(&mut admin, "other", "kw").await.expect("created");
+    let zone = ZoneId::generate();
+    let edeks = metadata.mint("payroll", zone, 10).await.expect("minted");
+    for _ in 0..20 {
+        metadata.mint("payroll", zone, 10).await.expect("minting goes on");
+        metadata.mint("other", zone, 10).await.expect("minted");
+    }
+    let key = reaches_version(&kms, 1).await;
+    assert!(key.versions.len() >= 2);
+    assert_eq!(metadata.rewrap(&edeks).await.expect("re-wrapped").results.len(), 10);
+    assert_eq!(admin.describe("other").await.expect("known").current_version, Some(0));
+    kms.stop().await;
+    let rolls: Vec<_> = site
+        .audit()
+        .into_iter()
+        .filter(|record| record.entry.action == "roll")
+        .collect();
+    assert!(rolls.len() >= 2, "begun and ended: {rolls:?}");
+    assert!(rolls.iter().all(|roll| roll.entry.who == "service kms"), "{rolls:?}");
+
+    site.remove_store();
+    let kms = site.start(&hsm).await;
+    let (mut admin, mut metadata) = (kms.as_user("user/keyadmin"), kms.as_user("service/metadata"));
+    let failure = admin.confirm("payroll").await.expect_err("its uses are not known");
+    assert!(failure.message.contains("strongroom key roll payroll"), "{failure}");
+    let failure = metadata.mint("payroll", zone, 1).await.expect_err("nor does it mint");
+    assert!(failure.message.contains("strongroom key roll payroll"), "{failure}");
+    let before = key.versions.len();
+    let rolled = admin.roll("payroll").await.expect("the way out");
+    assert!(rolled.versions.len() > before);
+    metadata.mint("payroll", zone, 1).await.expect("under the new version");
+    kms.stop().await;
+}
+
+#[tokio::test]
+async fn a_version_that_somebody_brought_in_never_mints() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let zone = ZoneId::generate();
+    kms.as_user("user/keyadmin").create("payroll").await.expect("created");
+    let edeks = kms
+        .as_user("service/metadata")
+        .mint("payroll", zone, 1)
+        .await
+        .expect("minted");
+    kms.stop().await;
+
+    // Beside the version that the service made, and then in its place, with the same check value.
+    let mut planted = hsm.lose("payroll", 0);
+    hsm.put(planted.clone());
+    let own = planted.clone();
+    planted.version = KeyVersion(1);
+    planted.kcv = Kcv::from_bytes([7; 3]);
+    planted.token_id = TokenObjectId::generate();
+    planted.origin = Origin::Imported;
+    hsm.put(planted);
+    let kms = site.start(&hsm).await;
+    let (mut admin, mut metadata) = (kms.as_user("user/keyadmin"), kms.as_user("service/metadata"));
+    let failure = admin
+        .confirm_version("payroll", 1, vec![7; 3])
+        .await
+        .expect_err("brought in");
+    assert_eq!(failure.reason, Reason::KeyVersionUnusable);
+    assert!(failure.message.contains("somebody brought it in"), "{failure}");
+    metadata
+        .mint("payroll", zone, 1)
+        .await
+        .expect_err("nobody has looked at it");
+    assert_eq!(
+        admin.roll("payroll").await.expect("the way out").current_version,
+        Some(2)
+    );
+    assert_eq!(
+        metadata.mint("payroll", zone, 1).await.expect("minted")[0].key_version,
+        2
+    );
+    kms.stop().await;
+
+    let mut exchanged = hsm.lose("payroll", 0);
+    exchanged.origin = Origin::Imported;
+    hsm.put(exchanged);
+    let kms = site.start(&hsm).await;
+    let mut alice = kms.as_user("user/alice");
+    let opened = alice.unwrap(edeks.clone()).await.expect("called").remove(0);
+    let failure = opened.expect_err("another key is in its place");
+    assert!(failure.message.contains("where it comes from"), "{failure}");
+    hsm.put(own);
+    kms.stop().await;
+    let kms = site.start(&hsm).await;
+    let opened = kms.as_user("user/alice").unwrap(edeks).await.expect("called").remove(0);
+    opened.expect("its own key is back");
+    kms.stop().await;
+}
