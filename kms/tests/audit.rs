@@ -209,8 +209,8 @@ async fn a_missing_segment_is_found_and_an_archived_one_is_none() {
         ..VerifyOptions::default()
     };
     fs::rename(dir.join("000001.log"), site.pki.path("000001.log")).expect("moved");
-    assert!(is_broken(verify(&[dir.clone()], VerifyOptions::default())));
-    let rest = verify(&[dir.clone()], archived()).expect("a chain from its middle");
+    assert!(is_broken(&verify(std::slice::from_ref(&dir), VerifyOptions::default())));
+    let rest = verify(std::slice::from_ref(&dir), archived()).expect("a chain from its middle");
     assert!(rest.first_seq > 1 && rest.head == all.head);
     let both = [site.pki.path("000001.log"), dir.clone()];
     assert_eq!(
@@ -220,7 +220,7 @@ async fn a_missing_segment_is_found_and_an_archived_one_is_none() {
     let kms = site.start(&hsm).await;
     kms.stop().await;
     fs::remove_file(dir.join("000003.log")).expect("removed");
-    assert!(is_broken(verify(&[dir.clone()], archived())));
+    assert!(is_broken(&verify(std::slice::from_ref(&dir), archived())));
 }
 
 #[tokio::test]
@@ -233,7 +233,10 @@ async fn checkpoints_need_the_right_key_and_tell_what_a_cut_would_take() {
         keys: vec![other],
         ..VerifyOptions::default()
     };
-    assert!(is_broken(verify(&[dir.clone()], options)), "signed by another key");
+    assert!(
+        is_broken(&verify(std::slice::from_ref(&dir), options)),
+        "signed by another key"
+    );
 
     let whole = fs::read_to_string(site.audit_path()).expect("a log");
     let lines: Vec<&str> = whole.lines().collect();
@@ -245,12 +248,12 @@ async fn checkpoints_need_the_right_key_and_tell_what_a_cut_would_take() {
         }),
         ..VerifyOptions::default()
     };
-    verify(&[dir.clone()], expect(9, &kept.head)).expect("the end is as it was");
+    verify(std::slice::from_ref(&dir), expect(9, &kept.head)).expect("the end is as it was");
     // Cut off behind record 5: nothing in the log tells.
     fs::write(site.audit_path(), lines[..5].join("\n") + "\n").expect("written");
     let cut = site.verify();
     assert_eq!((cut.last_seq, cut.signed_seq, cut.unsigned_records), (5, 0, 5));
-    match verify(&[dir.clone()], expect(9, &kept.head)).expect_err("what is known from elsewhere tells") {
+    match verify(std::slice::from_ref(&dir), expect(9, &kept.head)).expect_err("what is known from elsewhere tells") {
         AuditError::Unexpected { seq: 9, what } => assert!(what.contains("cut off"), "{what}"),
         other => panic!("{other}"),
     }
@@ -329,7 +332,7 @@ fn rewritten(lines: &[&str], changed: usize) -> String {
     text
 }
 
-fn is_broken<T>(outcome: Result<T, AuditError>) -> bool {
+fn is_broken<T>(outcome: &Result<T, AuditError>) -> bool {
     matches!(outcome, Err(AuditError::Broken { .. }))
 }
 
@@ -375,7 +378,7 @@ async fn a_torn_last_line_is_moved_aside_and_recorded() {
     let path = site.audit_path();
     for n in 1..=2 {
         append(&path, b"{\"seq\":9,\"time\":\"20");
-        assert!(is_broken(verify(&[site.audit_dir()], VerifyOptions::default())));
+        assert!(is_broken(&verify(&[site.audit_dir()], VerifyOptions::default())));
         let kms = site.start(&MemoryHsm::new()).await;
         kms.stop().await;
         let torn = fs::read(format!("{}.torn-{n}", path.display())).expect("kept as evidence");

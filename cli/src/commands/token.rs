@@ -3,12 +3,12 @@
 use std::io;
 
 use strongroom_kms::token::{
-    TokenKeyVersion,
+    IvSource, TokenKeyVersion,
     init::{InitOptions, init_token},
     trust::{self, Linked, TrustOptions},
     worker::{self as token_worker, Inspection, SealedOptions, WorkerOptions},
 };
-use strongroom_proto::{Failure, Reason};
+use strongroom_proto::{EdekSuite, Failure, Reason};
 
 use crate::{
     cli::{
@@ -104,9 +104,9 @@ fn inspection_json(seen: &Inspection) -> serde_json::Value {
         "library": profile.library,
         "mechanisms": profile.mechanisms,
         "suites": suites,
-        "default_suite": profile.default_suite().map(|suite| suite.as_str()),
+        "default_suite": profile.default_suite().map(EdekSuite::as_str),
         "tried": profile.tried,
-        "gcm_iv": profile.gcm_iv.map(|source| source.as_str()),
+        "gcm_iv": profile.gcm_iv.map(IvSource::as_str),
         "oaep_hashes": profile.oaep_hashes,
         "sessions_max": profile.sessions_max,
         "keys": seen.versions.as_ref().map(|versions| versions.iter().map(key).collect::<Vec<_>>()),

@@ -147,8 +147,11 @@ fn of_version(part: &Intent, failure: Failure) -> Failure {
     if failure.reason == Reason::AlreadyExists {
         return taken(part);
     }
-    let message = format!("version {} of key {}: {}", part.version, part.key, failure.message);
-    Failure { message, ..failure }
+    let Failure { reason, message, .. } = failure;
+    Failure::new(
+        reason,
+        format!("version {} of key {}: {message}", part.version, part.key),
+    )
 }
 
 /// What is begun: `key` with that many versions, whose ids are drawn here.
