@@ -218,11 +218,7 @@ async fn an_imported_hadoop_key_opens_what_hadoop_made() {
         [],
         "the first went out again"
     );
-    admin
-        .import_as(asked(wrapped(&[1; 32])))
-        .await
-        .expect_err("of another size");
-
+    // The size of what is wrapped is the client's to say: SoftHSM2 does not tell it of a key that it unwrapped.
     let made = admin.import_as(asked(wrapped(&[1; 16]))).await.expect("imported");
     assert_eq!(states(&made), [State::DecryptOnly, State::Active]);
     for fields in hadoop.iter().filter(|fields| bytes(fields[1]) == key) {

@@ -33,7 +33,11 @@ pub(crate) enum KeyCommand {
         name: KeyName,
     },
     /// Let a key that was rebuilt from the token wrap again, under a version that you looked at
-    #[command(after_help = "Example:\n  strongroom key confirm payroll --version 3 --kcv 1f09ac")]
+    // `--version` is the key's here, not the program's; so it is below.
+    #[command(
+        disable_version_flag = true,
+        after_help = "Example:\n  strongroom key confirm payroll --version 3 --kcv 1f09ac"
+    )]
     Confirm {
         /// The key's name or an alias
         name: KeyName,
@@ -66,14 +70,21 @@ pub(crate) enum KeyCommand {
     Alias(AliasCommand),
     /// Delete a key, or one version that does not wrap any more, after a waiting time
     #[command(
+        disable_version_flag = true,
         after_help = "A key or version that files may need is not deleted: have each zone that used it prove that none does.\n\nExamples:\n  strongroom key delete payroll --version 0 --proof payroll.proof\n  strongroom key delete payroll --after-days 7"
     )]
     Delete(DeleteArgs),
     /// Take a deletion back
-    #[command(after_help = "Example:\n  strongroom key cancel-delete payroll --version 0")]
+    #[command(
+        disable_version_flag = true,
+        after_help = "Example:\n  strongroom key cancel-delete payroll --version 0"
+    )]
     CancelDelete(TargetArgs),
     /// Agree to a deletion that another user asked for
-    #[command(after_help = "Example:\n  strongroom key approve payroll --as bob")]
+    #[command(
+        disable_version_flag = true,
+        after_help = "Example:\n  strongroom key approve payroll --as bob"
+    )]
     Approve(TargetArgs),
 }
 

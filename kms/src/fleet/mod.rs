@@ -52,12 +52,21 @@ use crate::{
     },
 };
 
+/// Tokens of one key service at most. How often a `gcm` key may be used rests on it.
+pub const TOKENS_MAX: usize = 8;
+
 /// Why the tokens cannot be supervised.
 #[derive(Debug, thiserror::Error)]
 pub enum FleetError {
     /// The configuration names none.
     #[error("the configuration names no token; add a table [[tokens]]")]
     NoToken,
+    /// There are more than a key service works with.
+    #[error("the configuration names {count} tokens; a key service works with {TOKENS_MAX} at most")]
+    TooMany {
+        /// How many there are.
+        count: usize,
+    },
     /// Two tokens have one label.
     #[error(
         "two tokens are labelled {label:?} in the configuration; people and commands tell them apart by their labels"
@@ -189,6 +198,9 @@ impl Fleet {
 fn check_labels(tokens: &[TokenConfig]) -> Result<(), FleetError> {
     if tokens.is_empty() {
         return Err(FleetError::NoToken);
+    }
+    if tokens.len() > TOKENS_MAX {
+        return Err(FleetError::TooMany { count: tokens.len() });
     }
     let mut labels: Vec<_> = tokens.iter().map(|config| &config.label).collect();
     labels.sort();

@@ -22,8 +22,8 @@ pub(crate) const ROLL_AFTER_DEFAULT: u64 = 1 << 30;
 pub(crate) const USES_MAX: u64 = 1 << 31;
 /// Uses reserved at once, where the roll is not nearer than that.
 const RANGE: u64 = 1 << 20;
-/// How often one EDEK may be made before its caller has an answer: twice in a worker, by two workers, in two tokens.
-const ATTEMPTS_MAX: u64 = 8;
+/// How often one EDEK may be made before its caller has an answer: twice in a worker, by two workers, in every token.
+const ATTEMPTS_MAX: u64 = 4 * crate::fleet::TOKENS_MAX as u64;
 /// EDEKs for which the token layer makes one canary; it makes no fewer than one a call.
 const EDEKS_PER_CANARY: u64 = 200;
 
