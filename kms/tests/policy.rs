@@ -212,7 +212,9 @@ async fn policies_and_groups_are_reloaded_and_a_broken_file_changes_nothing() {
 
     std::fs::write(&groups, "hr = ['carol']\n").expect("written");
     wait_record(&site, "policy-reloaded", 1).await;
-    carol.describe("payroll").await.expect("carol is now");
+    // The record is on disk before the set is in force.
+    let soon = async { while carol.describe("payroll").await.is_err() {} };
+    tokio::time::timeout(PATIENCE, soon).await.expect("carol is now");
     bob.describe("payroll").await.expect_err("bob is not any more");
 
     std::fs::write(&site.config.policy, "permit (principal, action);").expect("written");
@@ -230,6 +232,8 @@ async fn policies_and_groups_are_reloaded_and_a_broken_file_changes_nothing() {
     carol.describe("payroll").await.expect("as before");
     kms.stop().await;
 }
+
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
 const IN_HR: &str = r#"@id("hr") permit (principal in Group::"hr", action, resource);"#;
 
