@@ -7,6 +7,9 @@ use strongroom_tests::{Cli, Dev, Outcome};
 
 /// How the manual's description of a stat starts, that of `du` starting alike.
 const STAT: &str = "path\",\"kind";
+/// How the manual's key begins.
+const KEY: &str = "name\",\"suite";
+
 const MANUAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cli.md");
 
 /// The names of the outermost object in the manual's line of code that starts with `start`.
@@ -66,9 +69,9 @@ fn every_command_prints_the_json_of_the_manual() {
     fs::write(&local, "some bytes").expect("written");
     let (local, back) = (local.display(), dev.scratch("back").join("file"));
 
-    json(&cli, "key create payroll", "name");
-    json(&cli, "key show payroll", "name");
-    json(&cli, "key list", "name");
+    json(&cli, "key create payroll", KEY);
+    json(&cli, "key show payroll", KEY);
+    json(&cli, "key list", KEY);
     json(&cli, "fs mkdir /zone", STAT);
     json(&cli, "zone create /zone --key payroll", "zone_id");
     assert_eq!(json(&cli, &format!("fs put {local} /zone/a"), "files")["files"], 1);
@@ -82,7 +85,7 @@ fn every_command_prints_the_json_of_the_manual() {
     );
     assert_eq!(fs::read_to_string(&back).expect("fetched"), "some bytes");
     assert_eq!(cli.line("--json fs cat /zone/b").text(), "some bytes");
-    assert_eq!(json(&cli, "key roll payroll", "name")["current_version"], 1);
+    assert_eq!(json(&cli, "key roll payroll", KEY)["current_version"], 1);
     json(&cli, "zone reencrypt /zone --wait", "zone_path");
     assert_eq!(json(&cli, "zone status /zone", "zone_path")["state"], "completed");
     assert_eq!(json(&cli, "zone list", "zone_id")["path"], "/zone");
@@ -94,7 +97,7 @@ fn every_command_prints_the_json_of_the_manual() {
     cli.line(&line).fails(8, &["proof"]);
     cli.line(&line.replace("version 0", "version 1"))
         .fails(8, &["newest", "key roll payroll"]);
-    let key = json(&cli, "key show payroll", "name");
+    let key = json(&cli, "key show payroll", KEY);
     let newest = key["versions"]
         .as_array()
         .and_then(|versions| versions.last())
@@ -104,17 +107,17 @@ fn every_command_prints_the_json_of_the_manual() {
         newest["version"],
         newest["kcv"].as_str().expect("hex")
     );
-    json(&cli, &confirm, "name");
-    json(&cli, "key update payroll --description salaries --tag team=hr", "name");
-    json(&cli, "key disable payroll", "name");
-    json(&cli, "key enable payroll", "name");
+    json(&cli, &confirm, KEY);
+    json(&cli, "key update payroll --description salaries --tag team=hr", KEY);
+    json(&cli, "key disable payroll", KEY);
+    json(&cli, "key enable payroll", KEY);
     json(&cli, "key alias set wages payroll", "alias");
-    assert_eq!(json(&cli, "key show wages", "name")["tags"]["team"], "hr");
+    assert_eq!(json(&cli, "key show wages", KEY)["tags"]["team"], "hr");
     json(&cli, "key alias list", "alias");
     json(&cli, "key alias delete wages", "removed");
     cli.line("key delete payroll --version 0")
         .fails(8, &["zone proof --zone-id", "cancel-delete payroll --version 0"]);
-    json(&cli, "key cancel-delete payroll --version 0", "name");
+    json(&cli, "key cancel-delete payroll --version 0", KEY);
     assert_eq!(json(&cli, "fs rm /zone/b", "removed")["removed"], "/zone/b");
     let status = json(&cli, "status", "nodes");
     assert_eq!(status["nodes"].as_array().map(Vec::len), Some(3));

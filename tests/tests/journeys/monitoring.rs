@@ -100,7 +100,7 @@ impl Place {
         format!(
             "listen = '{address}'\npolicy = 'policy.cedar'\ndata_dir = 'data'\n\
              [tls]\nca = '{}'\ncertificate = '{}'\nkey = '{}'\n\
-             [token]\nmodule = '{}'\nlabel = 'no such token'\npin_file = 'pin'\n",
+             [[tokens]]\nmodule = '{}'\nlabel = 'no such token'\npin_file = 'pin'\n",
             show(&tls.ca),
             show(&tls.certificate),
             show(&tls.key),
