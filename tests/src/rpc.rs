@@ -133,6 +133,29 @@ pub async fn create_key(channel: Channel, name: &str) -> Result<kms::Key, Failur
         .into_inner())
 }
 
+/// Rolls a key.
+///
+/// # Errors
+/// As the service says.
+pub async fn roll_key(channel: Channel, name: &str) -> Result<kms::Key, Failure> {
+    let request = kms::RollKeyRequest {
+        name: name.to_owned(),
+        request_id: RequestId::generate().into(),
+    };
+    let mut client = kms::key_admin_client::KeyAdminClient::new(channel);
+    Ok(client.roll_key(request).await?.into_inner())
+}
+
+/// What the service says of a key.
+///
+/// # Errors
+/// As the service says.
+pub async fn describe_key(channel: Channel, name: &str) -> Result<kms::Key, Failure> {
+    let request = kms::DescribeKeyRequest { name: name.to_owned() };
+    let mut client = kms::key_admin_client::KeyAdminClient::new(channel);
+    Ok(client.describe_key(request).await?.into_inner())
+}
+
 /// Asks the key service for fresh EDEKs of a zone that only tests have.
 ///
 /// # Errors

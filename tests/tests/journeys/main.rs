@@ -6,6 +6,7 @@ mod commands;
 mod crash;
 mod dev;
 mod files;
+mod instances;
 mod keys;
 mod monitoring;
 mod refusals;
