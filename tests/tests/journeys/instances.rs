@@ -160,7 +160,8 @@ async fn what_a_killed_process_answered_is_there_and_nothing_half_made() {
         random = random
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
-        let lives = Duration::from_millis(300 + (random >> 33) % 1500);
+        // A change is answered once every lease has seen it, and that of the process killed before runs for 5 s.
+        let lives = Duration::from_millis(5300 + (random >> 33) % 2500);
         let work = tokio::spawn(churn(victim.channel("user/keyadmin"), round, Arc::clone(&answered)));
         tokio::time::sleep(lives).await;
         victim.signal(Signal::KILL);
