@@ -8,8 +8,9 @@ use tonic::Status;
 
 use super::engine::Engine;
 
-/// Calls that wait for the token. At 1000 items a call and over 10,000 items a second, a full queue is some seconds deep.
-const CALLS_MAX: usize = 64;
+/// Calls that wait for the token: as many as the connection carries at once, so that a call that was taken has a place. How
+/// long they may wait is bounded by the key service, by time.
+const CALLS_MAX: usize = 256;
 
 /// The service's end.
 #[derive(Debug)]
