@@ -88,7 +88,7 @@ pub struct KeysConfig {
     /// The shortest rotation period in seconds.
     pub rotation_min_seconds: u32,
     /// Uses after which a `gcm` version is rolled by itself: 16 to 2^31, after which it makes no more. An EDEK counts
-    /// as 8 uses, and so does a canary for each batch.
+    /// as 32 uses, and so does a canary for each batch.
     pub gcm_roll_after_uses: u64,
 }
 

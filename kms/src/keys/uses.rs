@@ -15,7 +15,7 @@ use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestI
 
 use super::ledger::Ledger;
 
-/// Uses after which a key rolls by itself, if the configuration says nothing: some 130 million EDEKs.
+/// Uses after which a key rolls by itself, if the configuration says nothing: some 33 million EDEKs.
 pub(crate) const ROLL_AFTER_DEFAULT: u64 = 1 << 30;
 /// Uses after which a version makes no more EDEKs. Half of what is allowed: the other half is for canaries of tokens that
 /// come back, which nobody counts.
