@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use strongroom_proto::{Edek, Failure, KeyName, KeyVersion, REASON_HEADER, Reason, ZoneId};
+use strongroom_proto::{Failure, KeyName, KeyVersion, REASON_HEADER, Reason};
 use tokio::{
     sync::{Mutex, watch},
     task::JoinHandle,
@@ -20,25 +20,20 @@ use tokio::{
 use tonic::{Code, Response, Status, transport::Channel};
 
 use super::{
-    ClonePublicKey, ImportKey, NewVersion, SealedCall, SealedReply, TokenConfig, TokenKeyVersion, TokenObjectId,
-    TokenProfile, TokenStartError, TokenState, WireDek,
+    ClonePublicKey, ImportKey, NewVersion, TokenConfig, TokenKeyVersion, TokenObjectId, TokenProfile, TokenStartError,
+    TokenState,
     board::Board,
+    gather::Gather,
     link::{Fault, Link},
     pb::{self, token_worker_client::TokenWorkerClient},
     pin,
     pin_gate::PinGate,
     pin_mark::PinMark,
     supervisor::{CALL_TIMEOUT, Phase, Supervisor},
-    wire::{item_from_wire, key_ref, malformed},
 };
 
 /// How long a call waits for a worker that is being restarted.
 const RESTART_WAIT: Duration = Duration::from_secs(6);
-/// How long a batch may take in all, repeats and a worker's restart included: callers give a call up after 15 s.
-const BATCH_TIMEOUT: Duration = Duration::from_secs(12);
-/// Items in one call to the worker: larger batches are cut, so that one caller does not hold up the others for long and
-/// a slow token still answers within [`CALL_TIMEOUT`].
-const ITEMS_PER_CALL: usize = 200;
 
 /// A token, worked through a supervised worker process. Clones share the worker; when the last one goes, so does it.
 #[derive(Clone)]
@@ -50,6 +45,7 @@ pub struct Token {
 struct Inner {
     label: String,
     seats: Vec<Seat>,
+    gather: Arc<Gather>,
     state: watch::Receiver<TokenState>,
     stop: watch::Sender<bool>,
     supervisors: Mutex<Vec<JoinHandle<()>>>,
@@ -77,7 +73,7 @@ impl std::fmt::Debug for Token {
 }
 
 /// What a call can do about a failed attempt.
-enum Attempt<T> {
+pub(super) enum Attempt<T> {
     Answered(Result<T, Failure>),
     /// The worker is gone or hangs; whether it did the work is not known.
     Broken(Failure),
@@ -112,6 +108,7 @@ impl Token {
         let inner = Inner {
             label: config.label,
             seats,
+            gather: Arc::new(Gather::new(config.workers.into())),
             state: board.subscribe(),
             stop,
             supervisors: Mutex::new(supervisors),
@@ -325,139 +322,6 @@ impl Token {
         .try_into()
     }
 
-    /// `count` EDEKs of fresh DEKs, handed out only once one that was minted with them has been opened again.
-    ///
-    /// # Errors
-    /// `key-version-unusable`, `overloaded`, `token-unavailable`, `token-refused`, `pin-rejected`.
-    pub async fn mint(
-        &self,
-        key: &KeyName,
-        version: KeyVersion,
-        zone: &ZoneId,
-        count: usize,
-    ) -> Result<Vec<Bytes>, Failure> {
-        in_time(count, self.mint_parts(key, version, zone, count)).await
-    }
-
-    async fn mint_parts(
-        &self,
-        key: &KeyName,
-        version: KeyVersion,
-        zone: &ZoneId,
-        count: usize,
-    ) -> Result<Vec<Bytes>, Failure> {
-        let mut wrapped = Vec::with_capacity(count.min(ITEMS_PER_CALL));
-        while wrapped.len() < count {
-            let part = (count - wrapped.len()).min(ITEMS_PER_CALL);
-            let request = pb::MintRequest {
-                key: Some(key_ref(key, version, zone)),
-                count: u32::try_from(part).unwrap_or(u32::MAX),
-            };
-            let response = self
-                .call(|mut client| {
-                    let request = request.clone();
-                    async move { client.mint(request).await }
-                })
-                .await?;
-            check_length(response.wrapped.len(), part)?;
-            wrapped.extend(response.wrapped);
-        }
-        Ok(wrapped)
-    }
-
-    /// Re-wraps EDEKs of one key and zone under version `to`, inside the token. Results are in the order of `items`.
-    ///
-    /// # Errors
-    /// As [`Token::mint`] for the whole call; per item `edek-invalid`, `key-version-unusable`.
-    pub async fn rewrap(
-        &self,
-        key: &KeyName,
-        to: KeyVersion,
-        zone: &ZoneId,
-        items: Vec<(KeyVersion, Bytes)>,
-    ) -> Result<Vec<Result<Bytes, Failure>>, Failure> {
-        in_time(items.len(), self.rewrap_parts(key, to, zone, &items)).await
-    }
-
-    async fn rewrap_parts(
-        &self,
-        key: &KeyName,
-        to: KeyVersion,
-        zone: &ZoneId,
-        items: &[(KeyVersion, Bytes)],
-    ) -> Result<Vec<Result<Bytes, Failure>>, Failure> {
-        let mut results = Vec::with_capacity(items.len());
-        for part in items.chunks(ITEMS_PER_CALL) {
-            let request = pb::RewrapRequest {
-                to: Some(key_ref(key, to, zone)),
-                items: part.iter().map(rewrap_item).collect(),
-            };
-            let response = self
-                .call(|mut client| {
-                    let request = request.clone();
-                    async move { client.rewrap(request).await }
-                })
-                .await?;
-            check_length(response.results.len(), part.len())?;
-            results.extend(response.results.into_iter().map(|item| {
-                let mut value = item_from_wire(item)?;
-                Ok(Bytes::from(std::mem::take(&mut *value)))
-            }));
-        }
-        Ok(results)
-    }
-
-    /// The DEKs of EDEKs, in their order.
-    ///
-    /// # Errors
-    /// As [`Token::mint`] for the whole call; per item `edek-invalid`, `key-version-unusable`.
-    pub async fn unwrap(&self, items: &[Edek]) -> Result<Vec<Result<WireDek, Failure>>, Failure> {
-        in_time(items.len(), self.unwrap_parts(items)).await
-    }
-
-    async fn unwrap_parts(&self, items: &[Edek]) -> Result<Vec<Result<WireDek, Failure>>, Failure> {
-        let mut results = Vec::with_capacity(items.len());
-        for part in items.chunks(ITEMS_PER_CALL) {
-            let request = pb::UnwrapRequest {
-                items: part.iter().map(unwrap_item).collect(),
-            };
-            let response = self
-                .call(|mut client| {
-                    let request = request.clone();
-                    async move { client.unwrap(request).await }
-                })
-                .await?;
-            check_length(response.results.len(), part.len())?;
-            results.extend(
-                response
-                    .results
-                    .into_iter()
-                    .map(|item| item_from_wire(item).map(WireDek::new)),
-            );
-        }
-        Ok(results)
-    }
-
-    /// The DEKs of a request that its user signed, sealed to him. Not repeated by itself when the worker is lost: another
-    /// takes only what is signed after its start.
-    ///
-    /// # Errors
-    /// `permission-denied` and `signed-too-early` of the request; otherwise as [`Token::unwrap`].
-    pub async fn unwrap_sealed(&self, call: SealedCall) -> Result<SealedReply, Failure> {
-        let request = pb::UnwrapSealedRequest::from(call);
-        let seat = self.seat(None);
-        let link = match seat.link() {
-            Some(link) => link,
-            None if self.patient => seat.link_after(0).await?,
-            None => return Err(self.away()),
-        };
-        let mut client = link.client();
-        match seat.attempt(&link, client.unwrap_sealed(request)).await {
-            Attempt::Answered(outcome) => outcome?.try_into(),
-            Attempt::Broken(failure) => Err(failure),
-        }
-    }
-
     /// The token's state now and from now on.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<TokenState> {
@@ -482,32 +346,76 @@ impl Token {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let first = self.seat(None);
-        let link = match first.link() {
-            Some(link) => link,
-            None if self.patient => first.link_after(0).await?,
-            None => return Err(self.away()),
-        };
-        match first.attempt(&link, request(link.client())).await {
+        let link = self.link(first).await?;
+        match self.attempt(first, &link, request(link.client())).await {
             Attempt::Answered(outcome) => return outcome,
             Attempt::Broken(failure) if !self.patient => return Err(failure),
             Attempt::Broken(_) => {}
         }
-        let (lost, generation) = (first, link.generation());
+        let generation = link.generation();
         drop(link);
+        self.again(first, generation, request).await
+    }
+
+    /// Runs a call once more, on another worker than the one that was `lost`, or on the next in its place.
+    pub(super) async fn again<T, F>(
+        &self,
+        lost: usize,
+        generation: u64,
+        request: impl Fn(TokenWorkerClient<Channel>) -> F + Sync,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let second = self.seat(Some(lost));
-        let link = if std::ptr::eq(second, lost) {
-            second.link_after(generation).await?
-        } else {
-            second.link_after(0).await?
-        };
-        match second.attempt(&link, request(link.client())).await {
+        let after = if second == lost { generation } else { 0 };
+        let link = self.inner.seats[second].link_after(after).await?;
+        match self.attempt(second, &link, request(link.client())).await {
             Attempt::Answered(outcome) => outcome,
             Attempt::Broken(failure) => Err(failure),
         }
     }
 
+    /// Whether callers wait for a worker that is being started.
+    pub(super) const fn is_patient(&self) -> bool {
+        self.patient
+    }
+
+    /// Where calls about few EDEKs meet.
+    pub(super) fn gather(&self) -> &Arc<Gather> {
+        &self.inner.gather
+    }
+
+    /// The worker that serves on a seat now.
+    pub(super) fn link_now(&self, seat: usize) -> Option<Link> {
+        self.inner.seats[seat].link()
+    }
+
+    /// One attempt on the worker of a seat.
+    pub(super) async fn attempt<T>(
+        &self,
+        seat: usize,
+        link: &Link,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Attempt<T> {
+        let in_flight = &self.inner.seats[seat].in_flight;
+        in_flight.fetch_add(1, Ordering::Relaxed);
+        let _in_flight = InFlight(in_flight);
+        attempt(link, call).await
+    }
+
+    /// The worker of a seat; who is patient waits for one that is being started.
+    pub(super) async fn link(&self, seat: usize) -> Result<Link, Failure> {
+        let seat = &self.inner.seats[seat];
+        match seat.link() {
+            Some(link) => Ok(link),
+            None if self.patient => seat.link_after(0).await,
+            None => Err(self.away()),
+        }
+    }
+
     /// Why an impatient caller is not served.
-    fn away(&self) -> Failure {
+    pub(super) fn away(&self) -> Failure {
         let state = self.inner.state.borrow();
         let why = match &*state {
             TokenState::PinRejected => "its PIN was rejected",
@@ -519,16 +427,15 @@ impl Token {
     }
 
     /// The least loaded of the workers that serve, or the least loaded of all; one that was just `lost` comes last.
-    fn seat(&self, lost: Option<&Seat>) -> &Seat {
-        let seats = self.inner.seats.iter();
-        let best = seats.min_by_key(|seat| {
-            let was_lost = lost.is_some_and(|lost| std::ptr::eq(*seat, lost));
+    pub(super) fn seat(&self, lost: Option<usize>) -> usize {
+        let seats = self.inner.seats.iter().enumerate();
+        let best = seats.min_by_key(|&(number, seat)| {
             (
-                was_lost || seat.link().is_none(),
+                lost == Some(number) || seat.link().is_none(),
                 seat.in_flight.load(Ordering::Relaxed),
             )
         });
-        best.expect("a token has at least one worker")
+        best.expect("a token has at least one worker").0
     }
 }
 
@@ -539,12 +446,6 @@ impl Seat {
             Phase::Ready(link) => Some(link.clone()),
             _ => None,
         }
-    }
-
-    async fn attempt<T>(&self, link: &Link, call: impl Future<Output = Result<Response<T>, Status>>) -> Attempt<T> {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let _in_flight = InFlight(&self.in_flight);
-        attempt(link, call).await
     }
 
     /// The link to a worker younger than `generation`, waiting for one that is being started.
@@ -571,16 +472,6 @@ impl Seat {
     }
 }
 
-/// Bounds a batch, however many calls it is cut into.
-async fn in_time<T>(items: usize, batch: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    timeout(BATCH_TIMEOUT, batch).await.unwrap_or_else(|_| {
-        let limit_s = BATCH_TIMEOUT.as_secs();
-        let text =
-            format!("the token was not done with {items} EDEKs after {limit_s} s; try again, or with fewer at once");
-        Err(Failure::new(Reason::TokenUnavailable, text))
-    })
-}
-
 async fn attempt<T>(link: &Link, call: impl Future<Output = Result<Response<T>, Status>>) -> Attempt<T> {
     match timeout(CALL_TIMEOUT, call).await {
         Ok(Ok(response)) => {
@@ -590,10 +481,10 @@ async fn attempt<T>(link: &Link, call: impl Future<Output = Result<Response<T>, 
         Ok(Err(status)) => judge(link, status),
         Err(_) if link.silent_for(CALL_TIMEOUT) => {
             link.report(Fault::Hanging);
-            Attempt::Broken(lost(&format!("no answer within {} s", CALL_TIMEOUT.as_secs())))
+            Attempt::Broken(lost_worker(&format!("no answer within {} s", CALL_TIMEOUT.as_secs())))
         }
         // The worker answers others: it is slow, not stuck.
-        Err(_) => Attempt::Answered(Err(lost("the token is too slow for the calls that wait for it"))),
+        Err(_) => Attempt::Answered(Err(lost_worker("the token is too slow for the calls that wait for it"))),
     }
 }
 
@@ -601,7 +492,7 @@ async fn attempt<T>(link: &Link, call: impl Future<Output = Result<Response<T>, 
 fn judge<T>(link: &Link, status: Status) -> Attempt<T> {
     if !status.metadata().contains_key(REASON_HEADER) && is_broken(status.code()) {
         link.report(Fault::Broken);
-        return Attempt::Broken(lost(status.message()));
+        return Attempt::Broken(lost_worker(status.message()));
     }
     link.answered();
     let failure = Failure::from(status);
@@ -618,49 +509,6 @@ const fn is_broken(code: Code) -> bool {
     )
 }
 
-fn lost(why: &str) -> Failure {
+pub(super) fn lost_worker(why: &str) -> Failure {
     Failure::new(Reason::TokenUnavailable, format!("the token's worker was lost: {why}"))
-}
-
-fn rewrap_item((from, wrapped): &(KeyVersion, Bytes)) -> pb::RewrapItem {
-    pb::RewrapItem {
-        from_version: from.0,
-        wrapped: wrapped.clone(),
-    }
-}
-
-fn unwrap_item(edek: &Edek) -> pb::UnwrapItem {
-    pb::UnwrapItem {
-        key: Some(key_ref(&edek.key, edek.version, &edek.zone)),
-        wrapped: edek.wrapped.clone(),
-    }
-}
-
-fn check_length(found: usize, expected: usize) -> Result<(), Failure> {
-    if found == expected {
-        Ok(())
-    } else {
-        Err(malformed("another number of items than asked for"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Five calls of a batch that each take almost as long as a call may, on a worker that is restarted in between.
-    #[tokio::test(start_paused = true)]
-    async fn a_batch_is_bounded_as_a_whole() {
-        let start = tokio::time::Instant::now();
-        let batch = async {
-            for _ in 0..5 {
-                tokio::time::sleep(CALL_TIMEOUT - Duration::from_secs(1)).await;
-            }
-            Ok(())
-        };
-        let failure = in_time(1000, batch).await.expect_err("too slow");
-        assert_eq!(failure.reason, Reason::TokenUnavailable);
-        assert!(failure.message.contains("1000 EDEKs after 12 s"), "{failure}");
-        assert!(start.elapsed() < strongroom_proto::limits::CALL_TIMEOUT / 2);
-    }
 }

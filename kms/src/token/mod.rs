@@ -7,6 +7,8 @@
 mod audit;
 mod board;
 mod clone_key;
+mod edeks;
+mod gather;
 mod handle;
 pub mod init;
 mod link;
