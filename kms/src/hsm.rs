@@ -10,7 +10,8 @@ use crate::{
     audit::{AuditHead, AuditKey, AuditSignature},
     fleet::{Alarm, Resynced, TokenReport},
     token::{
-        ImportKey, Kcv, NewVersion, SealedCall, SealedReply, Token, TokenKeyVersion, TokenObjectId, TokenState, WireDek,
+        ImportKey, Kcv, NewVersion, SealedCall, SealedReply, Token, TokenKeyVersion, TokenObjectId, TokenState,
+        Verified, WireDek,
     },
 };
 
@@ -80,7 +81,7 @@ pub trait Hsm: Send + Sync + 'static {
     fn unwrap(&self, edeks: &[Edek]) -> impl Future<Output = Result<Vec<Result<WireDek, Failure>>, Failure>> + Send;
 
     /// The DEKs of a signed request, sealed to who signed it; a token checks that by itself.
-    fn unwrap_sealed(&self, call: SealedCall) -> impl Future<Output = Result<SealedReply, Failure>> + Send;
+    fn unwrap_sealed(&self, call: SealedCall) -> impl Future<Output = Result<Verified<SealedReply>, Failure>> + Send;
 
     /// Has the head of an audit log signed by a token's audit key, which is made if there is none.
     fn sign_audit(&self, head: &AuditHead) -> impl Future<Output = Result<AuditSignature, Failure>> + Send;
@@ -178,8 +179,10 @@ impl Hsm for Token {
         Self::unwrap(self, edeks).await
     }
 
-    async fn unwrap_sealed(&self, call: SealedCall) -> Result<SealedReply, Failure> {
-        Self::unwrap_sealed(self, call).await
+    async fn unwrap_sealed(&self, call: SealedCall) -> Result<Verified<SealedReply>, Failure> {
+        let done = Self::unwrap_sealed(self, call).await?;
+        let by = self.label().to_owned();
+        Ok(Verified { done, by })
     }
 
     async fn sign_audit(&self, head: &AuditHead) -> Result<AuditSignature, Failure> {

@@ -19,7 +19,7 @@ use crate::{
     batch::{Places, merge},
     hsm::Hsm,
     policy::{Action, Context},
-    token::{SealedCall, SealedReply},
+    token::{SealedCall, SealedReply, Verified},
 };
 
 /// A request, as read and as signed.
@@ -30,7 +30,7 @@ pub(super) struct Asked {
 
 /// The worker's answer, unless everything was left out, and what was left out.
 pub(super) struct Delivered {
-    reply: Option<SealedReply>,
+    reply: Option<Verified<SealedReply>>,
     refusals: Places,
 }
 
@@ -72,9 +72,10 @@ impl<H: Hsm> Desk<H> {
             None => self.carry(edeks, asked.call, &checks).await,
         };
         let results = outcome.as_ref().map(|(_, results)| results);
-        self.audit
-            .record(entries(caller, edeks, &verdicts, &checks, results))
-            .await?;
+        let by = outcome.as_ref().ok().and_then(|(delivered, _)| delivered.verified_by());
+        let entries = entries(caller, edeks, &verdicts, &checks, results);
+        let entries = entries.into_iter().map(|entry| entry.verified_by(by)).collect();
+        self.record(entries).await?;
         outcome.map(|(delivered, _)| delivered)
     }
 
@@ -97,11 +98,18 @@ impl<H: Hsm> Desk<H> {
     ) -> Result<(Delivered, Results), Failure> {
         let (reply, refusals) = self.keys.unwrap_sealed(edeks, call, checks).await?;
         let done = match &reply {
-            Some(reply) => answered(reply, &refusals)?,
+            Some(reply) => answered(&reply.done, &refusals)?,
             None => Vec::new(),
         };
         let results = merge(done, refusals.clone())?;
         Ok((Delivered { reply, refusals }, results))
+    }
+}
+
+impl Delivered {
+    /// The token whose worker verified the request; none if it was not asked.
+    fn verified_by(&self) -> Option<&str> {
+        self.reply.as_ref().map(|reply| reply.by.as_str())
     }
 }
 
@@ -148,7 +156,7 @@ fn entries(
 impl From<Delivered> for UnwrapSealedResponse {
     fn from(delivered: Delivered) -> Self {
         let (answer, signature) = match delivered.reply {
-            Some(reply) => (reply.answer, Some(reply.signature.into())),
+            Some(Verified { done, .. }) => (done.answer, Some(done.signature.into())),
             None => Default::default(),
         };
         let places = delivered.refusals.into_iter().zip(0..);

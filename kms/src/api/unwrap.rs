@@ -133,7 +133,10 @@ impl<H: Hsm> Desk<H> {
 fn sealed_required(key: &KeyName) -> Failure {
     Failure::new(
         Reason::SealedRequired,
-        format!("DEKs of key {key} are handed out by sealed delivery only"),
+        format!(
+            "DEKs of key {key} are handed out by sealed delivery only, which is asked for with a signature of the caller's \
+             certificate"
+        ),
     )
 }
 

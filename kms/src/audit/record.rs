@@ -131,6 +131,9 @@ pub struct Entry {
     /// `token` or `worker`: where DEKs were sealed, if they were delivered sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealed: Option<String>,
+    /// Label of the token whose worker verified the user's signature, of a call that is signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified_by: Option<String>,
     /// How it ended.
     pub outcome: Outcome,
     /// One word of `strongroom_proto::Reason`, where it did not end well.
@@ -177,6 +180,7 @@ impl Entry {
             zone: None,
             count: None,
             sealed: None,
+            verified_by: None,
             outcome: Outcome::Allowed,
             reason: None,
             message: None,
@@ -227,6 +231,13 @@ impl Entry {
     #[must_use]
     pub fn sealed(mut self, sealed_in: Option<SealedIn>) -> Self {
         self.sealed = sealed_in.map(|place| place.as_str().to_owned());
+        self
+    }
+
+    /// With the token whose worker verified the user's signature.
+    #[must_use]
+    pub fn verified_by(mut self, label: Option<&str>) -> Self {
+        self.verified_by = label.map(str::to_owned);
         self
     }
 

@@ -48,7 +48,7 @@ use crate::{
     hsm::Hsm,
     token::{
         ImportKey, Kcv, NewVersion, SealedCall, SealedReply, Token, TokenConfig, TokenKeyVersion, TokenObjectId,
-        TokenStartError, TokenState, WireDek, marks_directory,
+        TokenStartError, TokenState, Verified, WireDek, marks_directory,
     },
 };
 
@@ -319,17 +319,18 @@ impl Hsm for Fleet {
         Ok(keys)
     }
 
-    async fn unwrap_sealed(&self, call: SealedCall) -> Result<SealedReply, Failure> {
+    async fn unwrap_sealed(&self, call: SealedCall) -> Result<Verified<SealedReply>, Failure> {
         let request = SealedRequest::decode(&call.request)?;
         let edeks = request.edeks.iter().map(|edek| (&edek.key, edek.version));
         let ask = Ask::new(request.edeks.len(), edeks);
-        let sealed = self
+        let (done, place) = self
             .run(&ask, |token| {
                 let call = call.clone();
                 async move { token.unwrap_sealed(call).await }
             })
-            .await;
-        sealed.map(|(reply, _)| reply)
+            .await?;
+        let by = self.members()[place].label().to_owned();
+        Ok(Verified { done, by })
     }
 
     fn subscribe(&self) -> watch::Receiver<TokenState> {

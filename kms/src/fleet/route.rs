@@ -132,7 +132,7 @@ impl Fleet {
             }
             // Until an attempt ends, or all that run are silent and another token could be asked.
             loop {
-                let more = self.best(ask, &tried).is_some();
+                let more = self.others_serve(&tried);
                 tokio::select! {
                     Some((place, outcome)) = running.next() => match outcome {
                         Ok(done) => return Ok((done, place)),
@@ -200,6 +200,12 @@ impl Fleet {
         best.map(|(place, _)| place)
     }
 
+    /// Whether there is a token to ask besides those that were `tried`. Asking this takes nobody's turn.
+    fn others_serve(&self, tried: &[usize]) -> bool {
+        let mut members = self.members().iter().enumerate();
+        members.any(|(place, member)| !tried.contains(&place) && member.serves())
+    }
+
     /// Waits until some token serves; false if none does in time.
     async fn wait_serving(&self) -> bool {
         let mut changes = self.changes();
@@ -211,7 +217,11 @@ impl Fleet {
 
     fn note(&self, place: usize, failure: &Failure) {
         let member = &self.members()[place];
-        if !matches!(failure.reason, Reason::Overloaded | Reason::KeyVersionUnusable) {
+        // None of these says that the token is not well; the last is what a worker says of every request from before its start.
+        if !matches!(
+            failure.reason,
+            Reason::Overloaded | Reason::KeyVersionUnusable | Reason::SignedTooEarly
+        ) {
             member.failed();
         }
         tracing::warn!(token = member.label(), reason = %failure.reason, "another token does what this one failed: {failure}");

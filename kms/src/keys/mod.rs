@@ -70,7 +70,7 @@ use crate::{
     config::{InstancesConfig, KeysConfig},
     hsm::Hsm,
     policy::KeyFacts,
-    token::{ImportKey, SealedCall, SealedReply, WireDek},
+    token::{ImportKey, SealedCall, SealedReply, Verified, WireDek},
 };
 
 /// How long a call waits for a token that is coming up, so that a worker's restart costs time, not errors.
@@ -364,7 +364,7 @@ impl<H: Hsm> Keys<H> {
         edeks: &[Edek],
         mut call: SealedCall,
         checks: &[Result<(), Failure>],
-    ) -> Result<(Option<SealedReply>, Places), Failure> {
+    ) -> Result<(Option<Verified<SealedReply>>, Places), Failure> {
         self.wait_ready().await?;
         let refusal =
             |(edek, check): (&Edek, &Result<(), Failure>)| check.clone().and_then(|()| self.opening(edek)).err();

@@ -29,7 +29,7 @@ pub use module::ModuleError;
 pub use pin::PinError;
 pub use pin_mark::MarkError;
 pub(crate) use pin_mark::marks_directory;
-pub use sealed::{SealedCall, SealedConfig, SealedOnly, SealedReply};
+pub use sealed::{SealedCall, SealedConfig, SealedOnly, SealedReply, Verified};
 pub(crate) use types::default_suite;
 pub use types::{
     ImportKey, IvSource, Kcv, NewVersion, OaepHash, Origin, TokenConfig, TokenKeyVersion, TokenObjectId, TokenProfile,

@@ -33,6 +33,15 @@ pub struct SealedReply {
     pub signature: CertificateSignature,
 }
 
+/// What a token worker did at a user's signed request, which it verified first.
+#[derive(Debug, Clone)]
+pub struct Verified<T> {
+    /// What came of it.
+    pub done: T,
+    /// Label of the token whose worker verified the request.
+    pub by: String,
+}
+
 /// What token workers need for sealed delivery: a table `[sealed]` of the key service's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields)]

@@ -9,6 +9,14 @@ mod linking;
 mod operator;
 mod pair;
 mod repair;
+mod sealed;
+#[path = "../support/sealed_user.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary uses a part of what they share"
+)]
+mod sealed_user;
 #[path = "../support/mod.rs"]
 mod support;
 mod theft;

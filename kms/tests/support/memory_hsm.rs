@@ -12,7 +12,7 @@ use strongroom_kms::{
     hsm::Hsm,
     token::{
         ImportKey, Kcv, NewVersion, OaepHash, Origin, SealedCall, SealedReply, TokenKeyVersion, TokenObjectId,
-        TokenState, WireDek,
+        TokenState, Verified, WireDek,
     },
 };
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId, ZoneId};
@@ -353,7 +353,7 @@ impl Hsm for MemoryHsm {
         Ok(edeks.iter().map(open).collect())
     }
 
-    async fn unwrap_sealed(&self, _: SealedCall) -> Result<SealedReply, Failure> {
+    async fn unwrap_sealed(&self, _: SealedCall) -> Result<Verified<SealedReply>, Failure> {
         Err(Failure::new(Reason::TokenRefused, "the stand-in seals nothing"))
     }
 

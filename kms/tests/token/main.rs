@@ -8,6 +8,7 @@ mod import;
 mod keys;
 mod pins;
 mod sealed;
+mod sealed_suites;
 mod start;
 mod suites;
 mod supervision;

@@ -7,7 +7,7 @@ use strongroom_kms::token::{SealedCall, SealedConfig, SealedOnly, SealedReply, T
 use strongroom_pki::Validity;
 use strongroom_proto::{
     Edek, EdekSuite, Failure, KeyVersion, Reason,
-    sealed::{SealedIn, SealedRequest},
+    sealed::{ANSWER_DOMAIN, SealedIn, SealedRequest},
 };
 
 use crate::{
@@ -19,15 +19,15 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A token whose worker seals, with two keys, and a user.
-struct Scene {
-    fixture: Fixture,
-    pki: Pki,
-    token: Token,
-    alice: SealedUser,
+pub(crate) struct Scene {
+    pub(crate) fixture: Fixture,
+    pub(crate) pki: Pki,
+    pub(crate) token: Token,
+    pub(crate) alice: SealedUser,
 }
 
 impl Scene {
-    async fn new(only: &[&str]) -> Self {
+    pub(crate) async fn new(only: &[&str]) -> Self {
         let (fixture, pki) = (Fixture::new(), Pki::new());
         let config = sealing(&fixture, &pki, "service/token-worker", only);
         let token = fixture.try_start(config).await.expect("module and PIN file are there");
@@ -45,25 +45,11 @@ impl Scene {
         scene
     }
 
-    /// For a while after its start a worker takes no request.
     async fn wait_until_taken(&self) {
-        let started = Instant::now();
-        let edek = self.mint(1).await.remove(0);
-        loop {
-            match self
-                .carry(&self.alice.sign(self.alice.request(std::slice::from_ref(&edek))))
-                .await
-            {
-                Err(failure) if failure.reason == Reason::SignedTooEarly => {
-                    assert!(started.elapsed() < PATIENCE, "{failure}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-                outcome => return drop(outcome.expect("it is taken at last")),
-            }
-        }
+        taken_by(&self.token, &self.alice, &self.mint(1).await).await;
     }
 
-    async fn mint(&self, count: usize) -> Vec<Edek> {
+    pub(crate) async fn mint(&self, count: usize) -> Vec<Edek> {
         let minted = self.token.mint(&name("payroll"), KeyVersion(0), &zone(1), count).await;
         let edek = |wrapped| Edek {
             key: name("payroll"),
@@ -75,21 +61,40 @@ impl Scene {
         minted.expect("minted").into_iter().map(edek).collect()
     }
 
-    async fn carry(&self, signed: &Signed) -> Result<SealedReply, Failure> {
-        let call = SealedCall {
-            request: signed.encoded.clone(),
-            signature: signed.signature.clone(),
-            left_out: Default::default(),
-        };
-        self.token.unwrap_sealed(call).await
+    pub(crate) async fn carry(&self, signed: &Signed) -> Result<SealedReply, Failure> {
+        carry(&self.token, signed).await
     }
 
-    async fn refusal(&self, signed: &Signed) -> Failure {
+    pub(crate) async fn refusal(&self, signed: &Signed) -> Failure {
         self.carry(signed).await.expect_err("must be refused")
     }
 }
 
-fn sealing(fixture: &Fixture, pki: &Pki, who: &str, only: &[&str]) -> TokenConfig {
+/// Carries a request as an honest key service would.
+pub(crate) async fn carry(token: &Token, signed: &Signed) -> Result<SealedReply, Failure> {
+    let call = SealedCall {
+        request: signed.encoded.clone(),
+        signature: signed.signature.clone(),
+        left_out: Default::default(),
+    };
+    token.unwrap_sealed(call).await
+}
+
+/// Waits until requests are taken: for a while after its start a worker takes none.
+pub(crate) async fn taken_by(token: &Token, user: &SealedUser, edeks: &[Edek]) {
+    let started = Instant::now();
+    loop {
+        match carry(token, &user.sign(user.request(edeks))).await {
+            Err(failure) if failure.reason == Reason::SignedTooEarly => {
+                assert!(started.elapsed() < PATIENCE, "{failure}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            outcome => return drop(outcome.expect("it is taken at last")),
+        }
+    }
+}
+
+pub(crate) fn sealing(fixture: &Fixture, pki: &Pki, who: &str, only: &[&str]) -> TokenConfig {
     let own = pki.issue("token-worker", who);
     let only = only.iter().map(|only| only.parse::<SealedOnly>().expect("a key name"));
     TokenConfig {
@@ -106,7 +111,7 @@ fn sealing(fixture: &Fixture, pki: &Pki, who: &str, only: &[&str]) -> TokenConfi
 /// What a key service does to a request that it carries.
 type Swap<'a> = &'a dyn Fn(&mut SealedRequest);
 
-async fn in_the_clear(token: &Token, edeks: &[Edek]) -> Vec<Result<Bytes, Reason>> {
+pub(crate) async fn in_the_clear(token: &Token, edeks: &[Edek]) -> Vec<Result<Bytes, Reason>> {
     let results = token.unwrap(edeks).await.expect("called");
     let plain = |result: Result<WireDek, Failure>| result.map(WireDek::into_wire).map_err(|failure| failure.reason);
     results.into_iter().map(plain).collect()
@@ -144,13 +149,16 @@ async fn a_lying_key_service_gets_nothing() {
     let scene = Scene::new(&[]).await;
     let (edeks, alice) = (scene.mint(3).await, &scene.alice);
     let mallory = SealedUser::new(load(&scene.pki.issue("kms", "service/kms")));
-    let swaps: [(&str, Swap<'_>); 9] = [
+    let swaps: [(&str, Swap<'_>); 12] = [
         ("the public key", &|r| r.recipient = mallory.request(&edeks).recipient),
         ("the EDEK", &|r| r.edeks[0].wrapped = edeks[2].wrapped.clone()),
         ("the zone", &|r| r.edeks[0].zone = zone(2)),
         ("the key", &|r| r.edeks[0].key = name("other")),
         ("the version", &|r| r.edeks[0].version = KeyVersion(1)),
+        ("the suite", &|r| r.edeks[0].suite = EdekSuite::Hadoop),
+        ("the order", &|r| r.edeks.swap(0, 1)),
         ("the number of EDEKs", &|r| r.edeks.push(edeks[2].clone())),
+        ("the nonce", &|r| r.nonce[0] ^= 1),
         ("the expiry", &|r| r.expires_ms += 20_000),
         ("the time of signing", &|r| r.issued_ms += 1),
         ("the signer", &|r| r.signer = mallory.tls.identity().clone()),
@@ -166,6 +174,19 @@ async fn a_lying_key_service_gets_nothing() {
             "{what} was swapped: {failure}"
         );
     }
+
+    // Two requests of the same user: a signature is of one of them.
+    let (mut first, second) = (
+        alice.sign(alice.request(&edeks[..1])),
+        alice.sign(alice.request(&edeks[1..])),
+    );
+    first.signature = second.signature.clone();
+    let failure = scene.refusal(&first).await;
+    assert_eq!(failure.reason, Reason::PermissionDenied, "{failure}");
+    // A signature of his that is for something else.
+    first.signature = alice.tls.sign(ANSWER_DOMAIN, &first.encoded).expect("signs");
+    let failure = scene.refusal(&first).await;
+    assert_eq!(failure.reason, Reason::PermissionDenied, "{failure}");
 
     let own = mallory.sign(mallory.request(&edeks));
     let failure = scene.refusal(&own).await;

@@ -8,10 +8,9 @@ use strongroom_proto::{
     kms::v1::{UnwrapRequest, UnwrapResult, unwrap_client::UnwrapClient as Grpc, unwrap_result::Result as Outcome},
     limits::EDEKS_PER_CALL_MAX,
     sealed::SEALED_EDEKS_MAX,
-    transport::{Repeat, identified, retry},
+    transport::{CallerChannel, Repeat, identified, retry},
 };
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tonic::transport::Channel;
 
 use crate::{Dek, sealed::Sealer};
 
@@ -28,7 +27,7 @@ pub(crate) struct Job {
 }
 
 /// Serves the queue until the last client is gone.
-pub(crate) async fn run(grpc: Grpc<Channel>, sealer: Arc<Sealer>, mut jobs: mpsc::Receiver<Job>) {
+pub(crate) async fn run(grpc: Grpc<CallerChannel>, sealer: Arc<Sealer>, mut jobs: mpsc::Receiver<Job>) {
     let calls = Arc::new(Semaphore::new(CALLS_MAX));
     while let Some(first) = jobs.recv().await {
         let Ok(permit) = Arc::clone(&calls).acquire_owned().await else {
@@ -54,11 +53,12 @@ pub(crate) async fn run(grpc: Grpc<Channel>, sealer: Arc<Sealer>, mut jobs: mpsc
 }
 
 /// Asks for each EDEK in the way that is known to do, and once more, sealed, where that turns out to be demanded.
-async fn serve(grpc: &Grpc<Channel>, sealer: &Sealer, batch: Vec<Job>) {
+async fn serve(grpc: &Grpc<CallerChannel>, sealer: &Sealer, batch: Vec<Job>) {
     let (mut sealed, open): (Vec<_>, Vec<_>) = batch.into_iter().partition(|job| sealer.seals(&job.edek.key));
     if !open.is_empty() {
         sealed.extend(call(grpc, sealer, open).await);
     }
+    let mut sealed = signable(sealer, sealed);
     while !sealed.is_empty() {
         let rest = sealed.split_off(sealed.len().min(SEALED_EDEKS_MAX));
         call_sealed(grpc, sealer, sealed).await;
@@ -67,7 +67,7 @@ async fn serve(grpc: &Grpc<Channel>, sealer: &Sealer, batch: Vec<Job>) {
 }
 
 /// Answers the jobs that are to be sealed.
-async fn call(grpc: &Grpc<Channel>, sealer: &Sealer, batch: Vec<Job>) -> Vec<Job> {
+async fn call(grpc: &Grpc<CallerChannel>, sealer: &Sealer, batch: Vec<Job>) -> Vec<Job> {
     let edeks: Vec<_> = batch.iter().map(|job| job.edek.clone().into()).collect();
     let request = UnwrapRequest { edeks };
     let outcome = retry(Repeat::Harmless, || {
@@ -81,7 +81,10 @@ async fn call(grpc: &Grpc<Channel>, sealer: &Sealer, batch: Vec<Job>) -> Vec<Job
     for (job, result) in settled(batch, results) {
         match result {
             Err(failure) if failure.reason == Reason::SealedRequired => {
-                sealer.require(&job.edek.key);
+                // A demand that cannot be met is asked about again: it may be lifted.
+                if sealer.check(&job.edek.key).is_ok() {
+                    sealer.require(&job.edek.key);
+                }
                 sealed.push(job);
             }
             result => job.answer(result),
@@ -90,7 +93,19 @@ async fn call(grpc: &Grpc<Channel>, sealer: &Sealer, batch: Vec<Job>) -> Vec<Job
     sealed
 }
 
-async fn call_sealed(grpc: &Grpc<Channel>, sealer: &Sealer, batch: Vec<Job>) {
+/// Jobs of a caller who cannot sign are told so, each of its own key.
+fn signable(sealer: &Sealer, jobs: Vec<Job>) -> Vec<Job> {
+    let mut signable = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        match sealer.check(&job.edek.key) {
+            Ok(()) => signable.push(job),
+            Err(failure) => job.answer(Err(failure)),
+        }
+    }
+    signable
+}
+
+async fn call_sealed(grpc: &Grpc<CallerChannel>, sealer: &Sealer, batch: Vec<Job>) {
     let edeks: Vec<_> = batch.iter().map(|job| job.edek.clone()).collect();
     let results = sealer.unwrap(grpc, &edeks).await;
     for (job, result) in settled(batch, results) {

@@ -13,10 +13,10 @@ use strongroom_proto::{
     Edek, Failure, KeyName, Reason, RequestId,
     kms::v1::{UnwrapSealedRequest, UnwrapSealedResponse, unwrap_client::UnwrapClient as Grpc},
     sealed::{ANSWER_DOMAIN, REQUEST_DOMAIN, RequestDigest, SealedAnswer, SealedRequest},
-    transport::{PeerIdentity, Repeat, TlsIdentity, retry},
+    transport::{CallerChannel, PeerIdentity, Repeat, TlsIdentity, retry},
 };
 use tokio::sync::OnceCell;
-use tonic::{Response, Status, transport::Channel};
+use tonic::{Response, Status};
 
 use crate::{
     Dek,
@@ -32,7 +32,8 @@ const TRANSPORT_KEYS_MAX: usize = 16;
 
 /// What a client needs for sealed delivery.
 pub(crate) struct Sealer {
-    tls: TlsIdentity,
+    /// Signs requests; none of a caller with a bearer token.
+    tls: Option<TlsIdentity>,
     always: AtomicBool,
     required: Mutex<HashSet<KeyName>>,
     recipient: OnceCell<Arc<Recipient>>,
@@ -40,7 +41,7 @@ pub(crate) struct Sealer {
 }
 
 impl Sealer {
-    pub(crate) fn new(tls: TlsIdentity) -> Self {
+    pub(crate) fn new(tls: Option<TlsIdentity>) -> Self {
         Self {
             tls,
             always: AtomicBool::new(false),
@@ -60,6 +61,17 @@ impl Sealer {
         self.always.load(Ordering::Relaxed) || locked(&self.required).contains(key)
     }
 
+    /// Whether requests of this caller can be signed.
+    ///
+    /// # Errors
+    /// Why not, of an EDEK of `key`, and the way out.
+    pub(crate) fn check(&self, key: &KeyName) -> Result<(), Failure> {
+        match self.tls {
+            Some(_) => Ok(()),
+            None => Err(unsigned(&format!("DEKs of key {key}"))),
+        }
+    }
+
     /// Remembers that the key service hands out that key's DEKs sealed only.
     pub(crate) fn require(&self, key: &KeyName) {
         let mut required = locked(&self.required);
@@ -73,12 +85,13 @@ impl Sealer {
     /// request is answered once.
     pub(crate) async fn unwrap(
         &self,
-        grpc: &Grpc<Channel>,
+        grpc: &Grpc<CallerChannel>,
         edeks: &[Edek],
     ) -> Result<Vec<Result<Dek, Failure>>, Failure> {
+        let tls = self.tls.as_ref().ok_or_else(|| unsigned("these DEKs"))?;
         let recipient = self.recipient.get_or_try_init(Recipient::generate).await?;
         let (digest, answer) = retry(Repeat::Harmless, || {
-            let (mut grpc, signed) = (grpc.clone(), self.signed(recipient, edeks));
+            let (mut grpc, signed) = (grpc.clone(), signed(tls, recipient, edeks));
             async move {
                 let signed = signed?;
                 let digest = RequestDigest::of(&signed.request);
@@ -87,30 +100,13 @@ impl Sealer {
             }
         })
         .await?;
-        self.open(recipient, digest, answer, edeks.len())
-    }
-
-    fn signed(&self, recipient: &Recipient, edeks: &[Edek]) -> Result<UnwrapSealedRequest, Failure> {
-        let issued_ms = now_ms();
-        let request = SealedRequest {
-            nonce: *RequestId::generate().as_bytes(),
-            issued_ms,
-            expires_ms: issued_ms + LIFETIME_MS,
-            signer: self.tls.identity().clone(),
-            recipient: recipient.public().clone(),
-            edeks: edeks.to_vec(),
-        };
-        let request = request.encode()?;
-        let signature = self.tls.sign(REQUEST_DOMAIN, &request)?;
-        Ok(UnwrapSealedRequest {
-            request,
-            signature: Some(signature.into()),
-        })
+        self.open(tls, recipient, digest, answer, edeks.len())
     }
 
     /// Believes only a token worker's answer to exactly this request: anybody can seal something to a public key.
     fn open(
         &self,
+        tls: &TlsIdentity,
         recipient: &Recipient,
         digest: RequestDigest,
         wire: UnwrapSealedResponse,
@@ -118,7 +114,7 @@ impl Sealer {
     ) -> Result<Vec<Result<Dek, Failure>>, Failure> {
         let mut results: Vec<Option<Result<Dek, Failure>>> = (0..count).map(|_| None).collect();
         if let Some(signature) = wire.signature {
-            let trust = self.tls.trust().map_err(|error| untrusted(&error.to_string()))?;
+            let trust = tls.trust().map_err(|error| untrusted(&error.to_string()))?;
             let signer = trust
                 .verify(ANSWER_DOMAIN, &wire.answer, &signature.try_into()?, SystemTime::now())
                 .map_err(|failure| untrusted(&failure.message))?;
@@ -179,9 +175,38 @@ impl std::fmt::Debug for Sealer {
     }
 }
 
+fn signed(tls: &TlsIdentity, recipient: &Recipient, edeks: &[Edek]) -> Result<UnwrapSealedRequest, Failure> {
+    let issued_ms = now_ms();
+    let request = SealedRequest {
+        nonce: *RequestId::generate().as_bytes(),
+        issued_ms,
+        expires_ms: issued_ms + LIFETIME_MS,
+        signer: tls.identity().clone(),
+        recipient: recipient.public().clone(),
+        edeks: edeks.to_vec(),
+    };
+    let request = request.encode()?;
+    let signature = tls.sign(REQUEST_DOMAIN, &request)?;
+    Ok(UnwrapSealedRequest {
+        request,
+        signature: Some(signature.into()),
+    })
+}
+
 /// Nothing is left half done by a panic while one of these is locked.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a caller with a bearer token is told.
+fn unsigned(what: &str) -> Failure {
+    Failure::new(
+        Reason::SealedRequired,
+        format!(
+            "{what} are handed out by sealed delivery only, which is asked for with a signature of the caller's certificate; this \
+             caller has a bearer token, which signs nothing: use an identity with a certificate and its key"
+        ),
+    )
 }
 
 pub(crate) fn untrusted(why: &str) -> Failure {
