@@ -1,4 +1,4 @@
-//! Benchmarks: `ci/bench AREA [--json]`. Ours and what it is held against run interleaved in one run, and every result is
+//! Benchmarks: `ci/bench AREA [CASE…] [--json]`. Ours and what it is held against run interleaved in one run, and every result is
 //! checked before it is timed. Ratios above 1 mean that ours is better.
 
 mod dataplane;
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         .collect();
     let figures: Vec<Figure> = match areas[..] {
         ["dataplane"] => dataplane::run(),
-        ["kms"] => kms::run(),
+        ["kms", ref cases @ ..] if kms::are_cases(cases) => kms::run(cases),
         _ => {
             report::usage();
             return ExitCode::from(2);

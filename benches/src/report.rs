@@ -96,5 +96,7 @@ pub(crate) fn complain(text: &str) {
 }
 
 pub(crate) fn usage() {
-    eprintln!("usage: ci/bench AREA [--json]\nareas: dataplane, kms");
+    eprintln!(
+        "usage: ci/bench dataplane [--json]\n       ci/bench kms [CASE…] [--json]\ncases, all of them unless named: kw gcm audit tokens keys"
+    );
 }

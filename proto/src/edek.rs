@@ -15,7 +15,7 @@ pub struct Edek {
     pub zone: ZoneId,
     /// How it is wrapped.
     pub suite: EdekSuite,
-    /// The wrapped bytes: 40 in suite `kw`, 68 in `gcm`, 32 to 48 in `hadoop`.
+    /// The wrapped bytes: 48 in suite `kw`, 68 in `gcm`, 32 to 48 in `hadoop`.
     pub wrapped: Bytes,
 }
 

@@ -25,16 +25,26 @@ const RUN: Duration = Duration::from_millis(1500);
 const RAW_MS: u64 = 700;
 const RAW: &str = "raw-pkcs11";
 
-pub(crate) fn run() -> Vec<Figure> {
+/// What can be asked for by name.
+const CASES: [&str; 5] = ["kw", "gcm", "audit", "tokens", "keys"];
+
+pub(crate) fn are_cases(names: &[&str]) -> bool {
+    names.iter().all(|name| CASES.contains(name))
+}
+
+/// Runs the cases that are named, or all.
+pub(crate) fn run(names: &[&str]) -> Vec<Figure> {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let mut figures = Vec::new();
-        for suite in ["kw", "gcm"] {
-            figures.extend(Box::pin(one_token(suite)).await);
+        for case in CASES.iter().filter(|case| names.is_empty() || names.contains(case)) {
+            figures.extend(match *case {
+                "audit" => Box::pin(audit_in_memory()).await,
+                "tokens" => Box::pin(two_tokens()).await,
+                "keys" => Box::pin(many_keys()).await,
+                suite => Box::pin(one_token(suite)).await,
+            });
         }
-        figures.extend(Box::pin(audit_in_memory()).await);
-        figures.extend(Box::pin(two_tokens()).await);
-        figures.extend(Box::pin(many_keys()).await);
         figures
     })
 }

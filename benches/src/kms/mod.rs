@@ -9,5 +9,5 @@ mod parts;
 mod raw;
 mod site;
 
-pub(crate) use cases::run;
+pub(crate) use cases::{are_cases, run};
 pub(crate) use parts::play_part;

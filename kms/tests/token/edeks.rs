@@ -47,7 +47,7 @@ async fn deks_survive_mint_rewrap_and_unwrap() {
     let payroll = name("payroll");
     let minted = token.mint(&payroll, V0, &zone(1), 450).await.expect("minted");
     assert_eq!(minted.len(), 450);
-    assert!(minted.iter().all(|wrapped| wrapped.len() == 40));
+    assert!(minted.iter().all(|wrapped| wrapped.len() == 48));
 
     let old: Vec<_> = minted.iter().map(|wrapped| edek("payroll", V0, 1, wrapped)).collect();
     let plain = deks(&token, &old).await;
@@ -118,7 +118,7 @@ async fn every_flipped_bit_is_refused() {
     let fixture = Fixture::new();
     let token = with_versions(&fixture).await;
     let minted = token.mint(&name("payroll"), V0, &zone(1), 1).await.expect("minted");
-    let flipped: Vec<_> = (0..40 * 8)
+    let flipped: Vec<_> = (0..48 * 8)
         .map(|bit| {
             let mut bytes = minted[0].to_vec();
             bytes[bit / 8] ^= 1 << (bit % 8);

@@ -29,7 +29,7 @@ const fn kind(suite: EdekSuite, key_bits: u32, wrapped_bytes: usize, dek_bytes: 
 }
 
 const KINDS: [Kind; 5] = [
-    kind(EdekSuite::Kw, 256, 40, 32),
+    kind(EdekSuite::Kw, 256, 48, 32),
     kind(EdekSuite::Gcm, 256, 68, 32),
     kind(EdekSuite::Hadoop, 128, 32, 16),
     kind(EdekSuite::Hadoop, 192, 40, 24),

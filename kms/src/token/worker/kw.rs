@@ -2,10 +2,12 @@
 //!
 //! The EZ key only derives. Per zone the token derives a wrapping key from it (`CKM_AES_CBC_ENCRYPT_DATA`, PKCS#11 3.1
 //! section 6.27.2) over a digest of name, version and zone, so an EDEK opens under exactly those. DEKs are wrapped by AES
-//! key wrap (RFC 3394): 32 bytes become 40. A DEK is SENSITIVE in the token while it is minted and re-wrapped, and is
-//! readable only when it is unwrapped for a client.
+//! key wrap (RFC 3394): 32 bytes become 40, and a check of 8 bytes follows that the token computed with the DEK itself when it
+//! was minted. A DEK is SENSITIVE in the token while it is minted and re-wrapped, and is readable only when it is unwrapped for
+//! a client. The check finds a token that hands out another key's object or reads it wrongly, at no further call: a file that
+//! is written under another key than its EDEK holds could never be read again.
 
-use aws_lc_rs::{cmac, constant_time, digest};
+use aws_lc_rs::{cmac, digest};
 use cryptoki::{
     error::Error,
     mechanism::{Mechanism, MechanismType, ekdf::AesCbcDeriveParams},
@@ -17,7 +19,7 @@ use strongroom_proto::{KeyName, KeyVersion, ZoneId};
 use zeroize::Zeroizing;
 
 use super::{
-    dek::Dek,
+    dek::{CHECK_BYTES, Dek},
     derived::DerivedKeys,
     object::SessionObject,
     suite::{OpenError, Spot, Suite, ZoneKey, check_context, context},
@@ -26,12 +28,17 @@ use crate::token::Kcv;
 
 /// Bytes of a DEK and of every key here: AES-256.
 pub(super) const KEY_BYTES: usize = 32;
-/// Bytes of an EDEK: RFC 3394 adds one block of 8.
-const WRAPPED_BYTES: usize = KEY_BYTES + 8;
+/// Bytes of a wrapped key: RFC 3394 adds one block of 8.
+const KEY_WRAP_BYTES: usize = KEY_BYTES + 8;
+/// Bytes of an EDEK.
+const EDEK_BYTES: usize = KEY_WRAP_BYTES + CHECK_BYTES;
 
 const WRAP_DOMAIN: &str = "strongroom/kw/v1";
-/// What a DEK that was read is tried on.
-const MAC_MESSAGE: &[u8] = b"strongroom/dek-read/v1";
+/// What the check of a DEK is computed over.
+const CHECK_MESSAGE: &[u8] = b"strongroom/kw-check/v1";
+
+/// The first 8 bytes of AES-CMAC (NIST SP 800-38B) under a DEK over [`CHECK_MESSAGE`].
+type Check = [u8; CHECK_BYTES];
 
 /// The suite.
 pub(super) struct Kw;
@@ -67,7 +74,7 @@ impl Suite for Kw {
     }
 
     fn has_length(&self, wrapped_bytes: usize) -> bool {
-        wrapped_bytes == WRAPPED_BYTES
+        wrapped_bytes == EDEK_BYTES
     }
 
     /// By way of a check key that is derived from the EZ key, which itself can do nothing but derive.
@@ -96,9 +103,17 @@ impl Suite for Kw {
     }
 
     fn open(&self, session: &Session, key: &ZoneKey, wrapped: &[u8]) -> Result<Dek, OpenError> {
-        let dek = unwrap_readable(session, key.handle, wrapped).map_err(OpenError::Refused)?;
-        check_holds(session, key, &dek, wrapped)?;
-        read(session, &dek)
+        let (wrapped, check) = parse(wrapped)?;
+        let first = unwrap_readable(session, key.handle, wrapped)?;
+        if check_of(&first) == Some(check) {
+            return Ok(first);
+        }
+        // What the token says again is what the EDEK holds.
+        if unwrap_readable(session, key.handle, wrapped)?.equals(&first) {
+            Err(OpenError::Unsound)
+        } else {
+            Err(OpenError::Wrong("an EDEK was unwrapped to two different keys"))
+        }
     }
 
     fn open_afresh(&self, session: &Session, spot: &Spot<'_>, wrapped: &[u8]) -> Result<Dek, OpenError> {
@@ -109,15 +124,21 @@ impl Suite for Kw {
 
     /// The DEK stays in the token. AES key wrap has no random part, so that wrapping twice must give the same bytes.
     fn rewrap(&self, session: &Session, from: &ZoneKey, to: &ZoneKey, wrapped: &[u8]) -> Result<Vec<u8>, OpenError> {
-        let dek = unwrap_sensitive(session, from.handle, wrapped).map_err(OpenError::Refused)?;
-        check_holds(session, from, &dek, wrapped)?;
+        let (wrapped, check) = parse(wrapped)?;
+        let dek = unwrap_sensitive(session, from.handle, wrapped, check)?;
         let again = wrap(session, to.handle, dek.handle())?;
         if wrap(session, to.handle, dek.handle())? == again {
-            Ok(again)
+            Ok([again.as_slice(), &check].concat())
         } else {
             Err(OpenError::Wrong("a DEK was wrapped to two different EDEKs"))
         }
     }
+}
+
+/// The wrapped key of an EDEK, without its check: all that sealed delivery needs.
+pub(super) fn without_check(mut edek: Vec<u8>) -> Vec<u8> {
+    edek.truncate(KEY_WRAP_BYTES);
+    edek
 }
 
 /// The bytes that a key is derived over: a SHA-256 digest of its purpose, key name, version and zone.
@@ -149,11 +170,12 @@ pub(super) fn derive_wrapping_key<'s>(
 
 /// A fresh DEK, wrapped. It exists in the token only, and only during this call.
 fn mint(session: &Session, wrapping: ObjectHandle) -> Result<Vec<u8>, Error> {
-    let mut template = key_template(true, true);
+    let mut template = dek_template(true);
     template.push(Attribute::ValueLen(Ulong::new(KEY_BYTES as u64)));
     let handle = session.generate_key(&Mechanism::AesKeyGen, &template)?;
     let dek = SessionObject::new(session, handle);
-    wrap(session, wrapping, dek.handle())
+    let wrapped = wrap(session, wrapping, dek.handle())?;
+    Ok([wrapped.as_slice(), &check_inside(session, &dek)?].concat())
 }
 
 /// A key for the session's life that wraps DEKs and can itself be wrapped. It exists in the token only.
@@ -168,54 +190,74 @@ pub(super) fn transport_key(session: &Session) -> Result<SessionObject<'_>, Erro
 /// Wraps a DEK that is in the token.
 pub(super) fn wrap(session: &Session, wrapping: ObjectHandle, dek: ObjectHandle) -> Result<Vec<u8>, Error> {
     let wrapped = session.wrap_key(&Mechanism::AesKeyWrap, wrapping, dek)?;
-    if wrapped.len() == WRAPPED_BYTES {
+    if wrapped.len() == KEY_WRAP_BYTES {
         Ok(wrapped)
     } else {
         Err(Error::InvalidValue)
     }
 }
 
-/// Unwraps an EDEK to an object whose value nobody can read.
-pub(super) fn unwrap_sensitive<'s>(
+/// Splits an EDEK.
+fn parse(edek: &[u8]) -> Result<(&[u8], Check), OpenError> {
+    match edek.split_last_chunk::<CHECK_BYTES>() {
+        Some((wrapped, check)) if wrapped.len() == KEY_WRAP_BYTES => Ok((wrapped, *check)),
+        _ => Err(OpenError::Unsound),
+    }
+}
+
+/// Unwraps a DEK to an object whose value nobody can read, and sees that it is the one with that check.
+fn unwrap_sensitive<'s>(
     session: &'s Session,
     wrapping: ObjectHandle,
     wrapped: &[u8],
-) -> Result<SessionObject<'s>, Error> {
-    unwrap(session, wrapping, wrapped, true)
-}
-
-/// Unwraps an EDEK to an object whose value [`read`] can take.
-fn unwrap_readable<'s>(
-    session: &'s Session,
-    wrapping: ObjectHandle,
-    wrapped: &[u8],
-) -> Result<SessionObject<'s>, Error> {
-    unwrap(session, wrapping, wrapped, false)
-}
-
-/// Sees that an unwrapped object is the DEK of that EDEK and no other key whose handle the token gave: AES key wrap has no
-/// random part, so that it wraps to the same bytes. A file that is written under another key could never be read again.
-fn check_holds(session: &Session, key: &ZoneKey, dek: &SessionObject<'_>, wrapped: &[u8]) -> Result<(), OpenError> {
-    if wrap(session, key.handle, dek.handle())? == wrapped {
-        Ok(())
+    check: Check,
+) -> Result<SessionObject<'s>, OpenError> {
+    let first = unwrap(session, wrapping, wrapped, true)?;
+    let found = check_inside(session, &first)?;
+    if found == check {
+        return Ok(first);
+    }
+    let second = unwrap(session, wrapping, wrapped, true)?;
+    if check_inside(session, &second)? == found {
+        Err(OpenError::Unsound)
     } else {
-        Err(OpenError::Wrong("an EDEK was unwrapped to another key than it holds"))
+        Err(OpenError::Wrong("an EDEK was unwrapped to two different keys"))
     }
 }
 
-/// The value of a readable DEK, held against what the token itself makes of the object: a value that was read wrongly has
-/// another AES-CMAC. The binding's own intermediate buffer is out of reach and not zeroed.
-fn read(session: &Session, dek: &SessionObject<'_>) -> Result<Dek, OpenError> {
-    let value = match session.get_attributes(dek.handle(), &[AttributeType::Value])?.pop() {
-        Some(Attribute::Value(value)) => Zeroizing::new(value),
-        _ => return Err(OpenError::Token(Error::InvalidValue)),
-    };
-    let inside = session.sign(&Mechanism::AesCMac, dek.handle(), MAC_MESSAGE)?;
-    let outside = cmac::Key::new(cmac::AES_256, &value).and_then(|key| cmac::sign(&key, MAC_MESSAGE));
-    match outside {
-        Ok(mac) if constant_time::verify_slices_are_equal(mac.as_ref(), &inside).is_ok() => Ok(Dek::new(value)),
-        _ => Err(OpenError::Wrong("a DEK was read that is not the one in the token")),
+/// Unwraps a DEK and reads it. The binding's own intermediate buffer is out of reach and not zeroed.
+fn unwrap_readable(session: &Session, wrapping: ObjectHandle, wrapped: &[u8]) -> Result<Dek, OpenError> {
+    let object = unwrap(session, wrapping, wrapped, false)?;
+    match session.get_attributes(object.handle(), &[AttributeType::Value])?.pop() {
+        Some(Attribute::Value(value)) => Ok(Dek::new(Zeroizing::new(value))),
+        _ => Err(OpenError::Token(Error::InvalidValue)),
     }
+}
+
+/// Unwraps a DEK to a private session object.
+fn unwrap<'s>(
+    session: &'s Session,
+    wrapping: ObjectHandle,
+    wrapped: &[u8],
+    sensitive: bool,
+) -> Result<SessionObject<'s>, OpenError> {
+    let handle = session
+        .unwrap_key(&Mechanism::AesKeyWrap, wrapping, wrapped, &dek_template(sensitive))
+        .map_err(OpenError::Refused)?;
+    Ok(SessionObject::new(session, handle))
+}
+
+/// The check of a DEK in the token.
+fn check_inside(session: &Session, dek: &SessionObject<'_>) -> Result<Check, Error> {
+    let mac = session.sign(&Mechanism::AesCMac, dek.handle(), CHECK_MESSAGE)?;
+    mac.first_chunk().copied().ok_or(Error::InvalidValue)
+}
+
+/// The check of a DEK that was read; none if it is no AES-256 key.
+fn check_of(dek: &Dek) -> Option<Check> {
+    let key = cmac::Key::new(cmac::AES_256, dek.bytes()).ok()?;
+    let mac = cmac::sign(&key, CHECK_MESSAGE).ok()?;
+    mac.as_ref().first_chunk().copied()
 }
 
 /// A key of the token as one that DEKs are wrapped with.
@@ -241,18 +283,18 @@ fn derive<'s>(
     Ok(SessionObject::new(session, handle))
 }
 
-fn unwrap<'s>(
-    session: &'s Session,
-    wrapping: ObjectHandle,
-    wrapped: &[u8],
-    sensitive: bool,
-) -> Result<SessionObject<'s>, Error> {
-    let mut template = key_template(sensitive, true);
-    if !sensitive {
-        grant(&mut template, &[Attribute::Sign(true)]);
-    }
-    let handle = session.unwrap_key(&Mechanism::AesKeyWrap, wrapping, wrapped, &template)?;
-    Ok(SessionObject::new(session, handle))
+/// A DEK as a private session object that lives for one operation. What it may be used for is left to the token, but for its
+/// check: every attribute that is set costs time, and nobody else can reach the object.
+fn dek_template(sensitive: bool) -> Vec<Attribute> {
+    vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::AES),
+        Attribute::Token(false),
+        Attribute::Private(true),
+        Attribute::Sensitive(sensitive),
+        Attribute::Extractable(true),
+        Attribute::Sign(true),
+    ]
 }
 
 /// An AES key as a private session object that can be used for nothing.

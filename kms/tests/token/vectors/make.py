@@ -39,7 +39,8 @@ def derive(key, data):
 def kw(key, name, version, zone, dek):
     wrapping = derive(key, hashlib.sha256(context(b"strongroom/kw/v1", name, version, zone)).digest())
     check = derive(key, hashlib.sha256(context(b"strongroom/kcv/v1", name, version, b"")).digest())
-    return aes_key_wrap(wrapping, dek), cmac(check, bytes(16))[:3]
+    edek = aes_key_wrap(wrapping, dek) + cmac(dek, b"strongroom/kw-check/v1")[:8]
+    return edek, cmac(check, bytes(16))[:3]
 
 
 def direct_kcv(key, name, version):
