@@ -1,5 +1,6 @@
-//! The limit: the PKCS#11 calls that an operation takes, in a loop on one session with everything cached and nothing
-//! around them, on the keys that the service made.
+//! The limit: the PKCS#11 calls that the token worker makes for an operation, those by which it verifies what it re-wrapped
+//! included, in a loop on one session with everything cached and nothing around them, on the keys that the service made. A
+//! batch's canary is not among them.
 
 use std::{
     error::Error,
@@ -21,6 +22,7 @@ const ROUND: u32 = 50;
 /// What suite `gcm` encrypts: a DEK of 32 bytes and a check of 8; and its IV.
 const DEK_BYTES: usize = 40;
 const IV_BYTES: usize = 12;
+const CHECK_MESSAGE: &[u8] = b"strongroom/kw-check/v1";
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -71,7 +73,8 @@ pub(super) fn measure(session: &Session, request: &str) -> Outcome<f64> {
                 "unwrap" => rate(time, || gcm_open(session, old, &edek).map(drop)),
                 _ => rate(time, || {
                     let dek = gcm_open(session, old, &edek)?;
-                    gcm_seal(session, new, &dek, &mut random).map(drop)
+                    let again = gcm_seal(session, new, &dek, &mut random)?;
+                    gcm_open(session, new, &again).map(drop)
                 }),
             }?)
         }
@@ -139,24 +142,34 @@ fn derive(session: &Session, base: ObjectHandle) -> Result<ObjectHandle, TokenEr
 }
 
 fn kw_mint(session: &Session, wrapping: ObjectHandle) -> Result<Vec<u8>, TokenError> {
-    let mut template = secret(true, true);
+    let mut template = dek(true);
     template.push(Attribute::ValueLen(Ulong::new(32)));
     let dek = session.generate_key(&Mechanism::AesKeyGen, &template)?;
     let wrapped = session.wrap_key(&Mechanism::AesKeyWrap, wrapping, dek)?;
+    session.sign(&Mechanism::AesCMac, dek, CHECK_MESSAGE)?;
     session.destroy_object(dek)?;
     Ok(wrapped)
 }
 
 fn kw_unwrap(session: &Session, wrapping: ObjectHandle, wrapped: &[u8]) -> Result<(), TokenError> {
-    let dek = session.unwrap_key(&Mechanism::AesKeyWrap, wrapping, wrapped, &secret(false, true))?;
+    let dek = session.unwrap_key(&Mechanism::AesKeyWrap, wrapping, wrapped, &dek(false))?;
     session.get_attributes(dek, &[AttributeType::Value])?;
     session.destroy_object(dek)
 }
 
 fn kw_rewrap(session: &Session, from: ObjectHandle, to: ObjectHandle, wrapped: &[u8]) -> Result<(), TokenError> {
-    let dek = session.unwrap_key(&Mechanism::AesKeyWrap, from, wrapped, &secret(true, true))?;
-    session.wrap_key(&Mechanism::AesKeyWrap, to, dek)?;
+    let dek = session.unwrap_key(&Mechanism::AesKeyWrap, from, wrapped, &dek(true))?;
+    session.sign(&Mechanism::AesCMac, dek, CHECK_MESSAGE)?;
+    for _ in 0..2 {
+        session.wrap_key(&Mechanism::AesKeyWrap, to, dek)?;
+    }
     session.destroy_object(dek)
+}
+
+fn dek(sensitive: bool) -> Vec<Attribute> {
+    let mut template = secret(sensitive, true);
+    template.push(Attribute::Sign(true));
+    template
 }
 
 /// Random bytes of the token, drawn for a whole batch as the service does.
