@@ -176,7 +176,12 @@ fn link(args: &TokenLinkArgs, output: Output) -> Result<(), Error> {
         &config.data_dir,
         args.check,
     )?;
-    let complete = linked.iter().all(|token| token.lacks.is_empty());
+    // What cannot be told whom to trust is found out by telling it, which --check does not.
+    let sends = |token: &Linked| token.lacks.is_empty();
+    let complete = linked.iter().any(sends)
+        && linked
+            .iter()
+            .all(|token| sends(token) || token.receives_only || args.check);
     let document = serde_json::json!(
         linked
             .iter()
@@ -185,6 +190,7 @@ fn link(args: &TokenLinkArgs, output: Output) -> Result<(), Error> {
                 "fingerprint": token.key.fingerprint().to_string(),
                 "trusts": token.trusts,
                 "lacks": token.lacks,
+                "receives_only": token.receives_only,
             }))
             .collect::<Vec<_>>()
     );
@@ -206,8 +212,13 @@ fn describe_linked(token: &Linked) -> String {
         [] => "none".to_owned(),
         labels => labels.join(", "),
     };
+    let note = match (token.receives_only, token.lacks.as_slice()) {
+        (true, _) => "\n  receives clones only: its security officer cannot mark a key as trusted",
+        (false, []) => "",
+        (false, _) => "\n  sends no clones as it is",
+    };
     format!(
-        "token {}\n  clone key {}\n  trusts: {}; does not trust yet: {}",
+        "token {}\n  clone key {}\n  trusts: {}; does not trust: {}{note}",
         token.label,
         token.key.fingerprint(),
         list(&token.trusts),

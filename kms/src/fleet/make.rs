@@ -2,41 +2,50 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use strongroom_proto::{Failure, KeyName, KeyVersion, Reason};
 use tokio::time::{Instant, sleep};
 
-use super::{Fleet, Redundancy, check::try_version, member::Member};
-use crate::token::{NewVersion, TokenKeyVersion, TokenObjectId};
+use super::{
+    Fleet, Redundancy,
+    check::try_version,
+    member::{Member, Status},
+};
+use crate::token::{ImportKey, NewVersion, Origin, Token, TokenKeyVersion, TokenObjectId};
 
 /// How long tokens that replicate by themselves may take to show a new version.
 const REPLICATION_TIMEOUT: Duration = Duration::from_secs(30);
 const REPLICATION_POLL: Duration = Duration::from_millis(250);
 
+/// Where the key of a new version comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Material<'a> {
+    /// The token draws it.
+    Fresh,
+    /// It is brought in, wrapped to that import key.
+    Wrapped {
+        import_key: TokenObjectId,
+        wrapped: &'a Bytes,
+    },
+}
+
 impl Fleet {
-    /// Makes a version in one token, has all others get it, and answers when every one was seen to hold the same key.
+    /// Makes a version in one token, or brings it in there, has all others get it, and answers when every one was seen to hold
+    /// the same key.
     ///
     /// All tokens have to serve: a version that one of them lacked could not be opened there when the others fail. What
     /// a failure leaves behind is found again by its id: a repeat goes on from there.
-    pub(super) async fn make(&self, new: &NewVersion) -> Result<TokenKeyVersion, Failure> {
+    pub(super) async fn make(&self, new: &NewVersion, material: Material<'_>) -> Result<TokenKeyVersion, Failure> {
         let _making = self.0.making.lock().await;
-        if let [single] = self.members() {
-            return single.token.generate(new).await;
-        }
-        if let Some(missing) = self.members().iter().find(|member| !member.serves()) {
-            let failure = self.not_serving(missing);
-            let text = format!(
-                "version {} of key {} is not made, since not every token could hold it: {failure}; mend it, or take it out of the \
-                 configuration",
-                new.version, new.key
-            );
-            return Err(Failure::new(failure.reason, text));
-        }
-        let first = self.maker(new);
-        let made = if self.clones() {
-            first.token.generate_clonable(new).await?
-        } else {
-            first.token.generate(new).await?
+        let holds = |member: &&Member| {
+            let held = |status: &Status| status.held.get(&new.key, new.version).map(|held| held.token_id);
+            member.read(held) == Some(new.id)
         };
+        let first = self.maker(holds).await.map_err(|failure| {
+            let text = format!("version {} of key {} is not made: {failure}", new.version, new.key);
+            Failure::new(failure.reason, text)
+        })?;
+        let made = self.make_in(&first.token, new, material).await?;
         for other in self.members().iter().filter(|other| !std::ptr::eq(*other, first)) {
             match self.settings().mode {
                 Redundancy::Clone => self.clone_to(first, other, &made).await?,
@@ -69,28 +78,78 @@ impl Fleet {
         Ok(())
     }
 
-    /// The token that keys are brought into: only a single one takes any, since what was brought in cannot be cloned.
-    pub(super) fn only_member(&self) -> Result<&Member, Failure> {
-        match self.members() {
-            [single] => Ok(single),
-            _ => Err(Failure::new(
-                Reason::InvalidArgument,
-                "keys can be brought into a single token only; bring the key in before the second token is configured, then roll it",
-            )),
+    /// The key to wrap keys to that are to be brought in: that of the token which new versions are made in.
+    pub(super) async fn key_to_import_under(&self, renew: bool) -> Result<ImportKey, Failure> {
+        self.maker(|_| false).await?.token.import_key(renew).await
+    }
+
+    /// The token to make a version in: one that an earlier attempt made it in, or the first that can have all others get it.
+    async fn maker(&self, holds: impl Fn(&&Member) -> bool) -> Result<&Member, Failure> {
+        if let [single] = self.members() {
+            return Ok(single);
+        }
+        if let Some(missing) = self.members().iter().find(|member| !member.serves()) {
+            let failure = self.not_serving(missing);
+            let text =
+                format!("not every token could hold it: {failure}; mend it, or take it out of the configuration");
+            return Err(Failure::new(failure.reason, text));
+        }
+        let mut candidates: Vec<_> = self.members().iter().filter(holds).collect();
+        if candidates.is_empty() {
+            candidates = self.members().iter().collect();
+        }
+        if self.clones() {
+            self.sender(&candidates).await
+        } else {
+            Ok(candidates[0])
         }
     }
 
-    /// The token to make a version in: the one that an earlier attempt made it in, or the first.
-    fn maker(&self, new: &NewVersion) -> &Member {
-        let holds = |member: &&Member| {
-            member.read(|status| {
-                status
-                    .held
-                    .get(&new.key, new.version)
-                    .is_some_and(|held| held.token_id == new.id)
-            })
-        };
-        self.members().iter().find(holds).unwrap_or(&self.members()[0])
+    /// The first of some tokens that can send clones to all others, as each is seen to by a trial.
+    async fn sender<'a>(&'a self, candidates: &[&'a Member]) -> Result<&'a Member, Failure> {
+        let mut reasons = Vec::new();
+        for candidate in candidates {
+            match self.try_sending(candidate).await {
+                Ok(()) => return Ok(candidate),
+                Err(failure) if failure.is_transient() => return Err(failure),
+                Err(failure) => reasons.push(format!("{:?}: {failure}", candidate.label())),
+            }
+        }
+        Err(Failure::new(
+            Reason::TokenRefused,
+            format!(
+                "no token can send clones of it to all others ({}); have one of them trust the others with strongroom token link, \
+                 or add one that can be told so",
+                reasons.join("; ")
+            ),
+        ))
+    }
+
+    async fn try_sending(&self, source: &Member) -> Result<(), Failure> {
+        for other in self.members().iter().filter(|other| !std::ptr::eq(*other, source)) {
+            let key = other.token.clone_key().await?;
+            source.token.try_clone(&key).await?;
+        }
+        Ok(())
+    }
+
+    async fn make_in(
+        &self,
+        token: &Token,
+        new: &NewVersion,
+        material: Material<'_>,
+    ) -> Result<TokenKeyVersion, Failure> {
+        match (material, self.clones()) {
+            (Material::Fresh, false) => token.generate(new).await,
+            (Material::Fresh, true) => token.generate_clonable(new).await,
+            (Material::Wrapped { import_key, wrapped }, false) => token.import(new, import_key, wrapped.clone()).await,
+            (Material::Wrapped { import_key, wrapped }, true) => {
+                let made = token.import_clonable(new, import_key, wrapped.clone()).await?;
+                // The token vouches for no origin of what can leave it.
+                let origin = Origin::Imported;
+                Ok(TokenKeyVersion { origin, ..made })
+            }
+        }
     }
 
     /// Clones a version from one token to another and holds them against each other.

@@ -40,6 +40,7 @@ pub(crate) use route::Ask;
 pub(crate) use route::fails_over;
 
 use self::{
+    make::Material,
     member::{Expected, Member},
     meter::Meter,
 };
@@ -222,7 +223,7 @@ impl Hsm for Fleet {
     }
 
     async fn generate(&self, new: &NewVersion) -> Result<TokenKeyVersion, Failure> {
-        self.make(new).await
+        self.make(new, Material::Fresh).await
     }
 
     async fn mint(
@@ -288,7 +289,7 @@ impl Hsm for Fleet {
     }
 
     async fn import_key(&self, renew: bool) -> Result<ImportKey, Failure> {
-        self.only_member()?.token.import_key(renew).await
+        self.key_to_import_under(renew).await
     }
 
     async fn import(
@@ -297,7 +298,8 @@ impl Hsm for Fleet {
         import_key: TokenObjectId,
         wrapped: Bytes,
     ) -> Result<TokenKeyVersion, Failure> {
-        self.only_member()?.token.import(new, import_key, wrapped).await
+        let wrapped = &wrapped;
+        self.make(new, Material::Wrapped { import_key, wrapped }).await
     }
 
     async fn sign_audit(&self, head: &AuditHead) -> Result<AuditSignature, Failure> {

@@ -38,15 +38,22 @@ impl Fleet {
 
     async fn refill(&self, destination: &Member, key: &KeyName, version: KeyVersion) -> Result<(), Failure> {
         let holds = |member: &&Member| member.serves() && member.read(|status| status.held.has(key, version));
-        let source = self.members().iter().find(holds).ok_or_else(|| {
-            Failure::new(
-                Reason::KeyVersionUnusable,
-                format!("no token that serves holds version {version} of key {key}"),
-            )
-        })?;
-        let original = source.read(|status| status.held.get(key, version).cloned());
-        let original = original.ok_or_else(|| Failure::new(Reason::Internal, "the version went away"))?;
-        self.clone_to(source, destination, &original).await.map(drop)
+        let mut refused = None;
+        for source in self.members().iter().filter(holds) {
+            let original = source.read(|status| status.held.get(key, version).cloned());
+            let original = original.ok_or_else(|| Failure::new(Reason::Internal, "the version went away"))?;
+            match self.clone_to(source, destination, &original).await {
+                Ok(_) => return Ok(()),
+                // Not every token that holds it can send it.
+                Err(failure) if failure.reason == Reason::TokenRefused => refused = refused.or(Some(failure)),
+                Err(failure) => return Err(failure),
+            }
+        }
+        let none = || {
+            let text = format!("no token that serves holds version {version} of key {key}");
+            Failure::new(Reason::KeyVersionUnusable, text)
+        };
+        Err(refused.unwrap_or_else(none))
     }
 
     fn lacked_by(&self, member: &Member) -> Vec<(KeyName, KeyVersion)> {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     hsm::Hsm,
-    token::{TokenKeyVersion, TokenObjectId},
+    token::{Origin, TokenKeyVersion, TokenObjectId},
 };
 
 /// Versions that one key may be imported with.
@@ -117,14 +117,26 @@ impl<H: Hsm> Keys<H> {
                 tracing::warn!(key = %intent.key, "undoing an import of which not every version reached the token");
                 return self.undo_import(intents, intent).await;
             };
-            match self.prove(&part).await {
-                Ok(()) => made.push(found.clone()),
+            match self.complete(&part, found).await {
+                Ok(version) => made.push(version),
                 Err(failure) if failure.is_transient() => return Err(failure),
                 Err(_) => return self.undo_import(intents, intent).await,
             }
         }
         tracing::warn!(key = %intent.key, "finishing an import that was begun before");
         self.finish_import(intents, intent, &made).await.map(drop)
+    }
+
+    /// Sees that a version which came into one token is in all of them, and is what was found.
+    async fn complete(&self, part: &Intent, found: &TokenKeyVersion) -> Result<TokenKeyVersion, Failure> {
+        let version = self.hsm.generate(&part.new_version()).await?;
+        if version.kcv != found.kcv {
+            let text = "another key was made in the place of one that was brought in";
+            return Err(Failure::new(Reason::TokenRefused, text));
+        }
+        self.prove(part).await?;
+        let origin = Origin::Imported;
+        Ok(TokenKeyVersion { origin, ..version })
     }
 }
 

@@ -20,8 +20,7 @@ use tokio::{
 use tonic::{Code, Response, Status, transport::Channel};
 
 use super::{
-    ClonePublicKey, ImportKey, NewVersion, TokenConfig, TokenKeyVersion, TokenObjectId, TokenProfile, TokenStartError,
-    TokenState,
+    ImportKey, NewVersion, TokenConfig, TokenKeyVersion, TokenObjectId, TokenProfile, TokenStartError, TokenState,
     board::Board,
     gather::Gather,
     link::{Fault, Link},
@@ -200,63 +199,8 @@ impl Token {
         Ok(made)
     }
 
-    /// The public half of the key under which other tokens wrap clones for this one.
-    ///
-    /// # Errors
-    /// `token-refused` if it has none yet; `token-unavailable`, `pin-rejected`.
-    pub async fn clone_key(&self) -> Result<ClonePublicKey, Failure> {
-        let key = self.call(|mut client| async move { client.clone_key(pb::CloneKeyRequest {}).await });
-        Ok(key.await?.into())
-    }
-
-    /// A version, wrapped for the token whose clone key `destination` is.
-    ///
-    /// # Errors
-    /// `token-refused` if this token does not trust that key or the version was not made for cloning;
-    /// `key-version-unusable`, `token-unavailable`, `pin-rejected`.
-    pub async fn export_clone(
-        &self,
-        version: &TokenKeyVersion,
-        destination: &ClonePublicKey,
-    ) -> Result<Bytes, Failure> {
-        let request = pb::ExportCloneRequest {
-            version: Some(version.clone().into()),
-            destination: Some(destination.into()),
-        };
-        let exported = self.call(|mut client| {
-            let request = request.clone();
-            async move { client.export_clone(request).await }
-        });
-        Ok(exported.await?.wrapped)
-    }
-
-    /// Takes in what [`Token::export_clone`] of another token made for this one's key `own`, and proves it.
-    ///
-    /// # Errors
-    /// `already-exists` if another object is in its place; `token-refused` if the clone is not the same key or the token
-    /// makes something else of it; `token-unavailable`, `pin-rejected`.
-    pub async fn import_clone(
-        &self,
-        version: &TokenKeyVersion,
-        own: &ClonePublicKey,
-        wrapped: Bytes,
-    ) -> Result<TokenKeyVersion, Failure> {
-        let request = pb::ImportCloneRequest {
-            version: Some(version.clone().into()),
-            own: Some(own.into()),
-            wrapped,
-        };
-        let imported = self.call(|mut client| {
-            let request = request.clone();
-            async move { client.import_clone(request).await }
-        });
-        let imported = imported.await?.try_into()?;
-        self.tell_others().await;
-        Ok(imported)
-    }
-
     /// Has all workers but one look for new objects: they search the token only now and then by themselves.
-    async fn tell_others(&self) {
+    pub(super) async fn tell_others(&self) {
         if self.inner.seats.len() == 1 {
             return;
         }
@@ -309,17 +253,43 @@ impl Token {
         import_key: TokenObjectId,
         wrapped: Bytes,
     ) -> Result<TokenKeyVersion, Failure> {
+        self.import_as(pb::GenerateVersionRequest::from(new), import_key, wrapped)
+            .await
+    }
+
+    /// The same, for a version that other tokens are to get clones of. The token cannot tell it from a clone afterwards.
+    ///
+    /// # Errors
+    /// As [`Token::import`].
+    pub async fn import_clonable(
+        &self,
+        new: &NewVersion,
+        import_key: TokenObjectId,
+        wrapped: Bytes,
+    ) -> Result<TokenKeyVersion, Failure> {
+        let mut version = pb::GenerateVersionRequest::from(new);
+        version.clonable = true;
+        self.import_as(version, import_key, wrapped).await
+    }
+
+    async fn import_as(
+        &self,
+        version: pb::GenerateVersionRequest,
+        import_key: TokenObjectId,
+        wrapped: Bytes,
+    ) -> Result<TokenKeyVersion, Failure> {
         let request = pb::ImportVersionRequest {
-            version: Some(new.into()),
+            version: Some(version),
             import_key: import_key.into(),
             wrapped,
         };
-        self.call(|mut client| {
+        let imported = self.call(|mut client| {
             let request = request.clone();
             async move { client.import_version(request).await }
-        })
-        .await?
-        .try_into()
+        });
+        let imported = imported.await?.try_into()?;
+        self.tell_others().await;
+        Ok(imported)
     }
 
     /// The token's state now and from now on.

@@ -7,6 +7,7 @@
 mod audit;
 mod board;
 mod clone_key;
+mod cloning;
 mod edeks;
 mod gather;
 mod handle;
@@ -33,7 +34,7 @@ pub use sealed::{SealedCall, SealedConfig, SealedOnly, SealedReply, Verified};
 pub(crate) use types::default_suite;
 pub use types::{
     ImportKey, IvSource, Kcv, NewVersion, OaepHash, Origin, TokenConfig, TokenKeyVersion, TokenObjectId, TokenProfile,
-    TokenStartError, TokenState, WireDek,
+    TokenStartError, TokenState, WireDek, WrappedClone,
 };
 
 /// Generated code of `strongroom.kms.worker.v1`.

@@ -29,6 +29,10 @@ use super::{
     worker::refuses_pin,
 };
 
+const NO_SENDER: &str = "none of the tokens can be told whom to trust, so that none can send clones to the others: their security \
+     officers cannot mark a key as CKA_TRUSTED; add a token where that can be done, use a single token, or HSMs that replicate \
+     by themselves (redundancy.mode = \"replicated-by-hsm\")";
+
 /// What a one-shot process works on.
 #[derive(Debug, Clone)]
 pub struct TrustOptions {
@@ -51,8 +55,35 @@ pub struct Linked {
     pub key: ClonePublicKey,
     /// Labels of tokens whose keys it trusts now.
     pub trusts: Vec<String>,
-    /// Labels of tokens whose keys it does not trust; with `--check` only.
+    /// Labels of tokens whose keys it does not trust.
     pub lacks: Vec<String>,
+    /// Whether it was seen that nobody can tell it whom to trust, its security officer neither: it receives clones and sends
+    /// none. Found out when it is told, so never with `--check`.
+    pub receives_only: bool,
+}
+
+/// Whether a token trusts another one's clone key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// It does.
+    Trusted,
+    /// It was not told to.
+    Unknown,
+    /// It was told to and does not take it.
+    Refused,
+}
+
+impl Trust {
+    const ALL: [Self; 3] = [Self::Trusted, Self::Unknown, Self::Refused];
+
+    /// The word that one process tells another.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Trusted => "trusted",
+            Self::Unknown => "unknown",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 /// Makes the token's clone key, or finds the one that it has, and shows by trying it that what it unwraps cannot be made
@@ -85,26 +116,49 @@ pub fn make_key(options: &TrustOptions, check_only: bool) -> Result<ClonePublicK
 ///
 /// # Errors
 /// As [`make_key`].
-pub fn trust(options: &TrustOptions, peers: &[ClonePublicKey], check_only: bool) -> Result<Vec<bool>, Failure> {
+pub fn trust(options: &TrustOptions, peers: &[ClonePublicKey], check_only: bool) -> Result<Vec<Trust>, Failure> {
     let module = load(options)?;
     // Trusted keys are public objects: to look at them takes no login.
     let session = open(&module, options, (!check_only).then_some(UserType::So))?;
-    let mut trusted = Vec::new();
-    for peer in peers {
-        let found = session
-            .find_objects(&peer.peer_attributes())
-            .map_err(failed("to find trusted keys"))?;
-        if found.is_empty() && !check_only {
+    let one = |peer| {
+        Ok(match (is_trusted(&session, peer)?, check_only) {
+            (true, _) => Trust::Trusted,
+            (false, true) => Trust::Unknown,
+            (false, false) => install(&session, peer)?,
+        })
+    };
+    peers.iter().map(one).collect()
+}
+
+fn is_trusted(session: &Session, peer: &ClonePublicKey) -> Result<bool, Failure> {
+    let found = session.find_objects(&peer.peer_attributes());
+    Ok(found.map_err(failed("to find trusted keys"))?.len() == 1)
+}
+
+/// Tells the token to trust a key. Some take `CKA_TRUSTED` of nobody, or take it and do not keep to it.
+fn install(session: &Session, peer: &ClonePublicKey) -> Result<Trust, Failure> {
+    match session.create_object(&peer.peer_template()) {
+        Ok(_) if is_trusted(session, peer)? => Ok(Trust::Trusted),
+        Ok(made) => {
             session
-                .create_object(&peer.peer_template())
-                .map_err(failed("to take a trusted key"))?;
+                .destroy_object(made)
+                .map_err(failed("to destroy a key that it does not trust"))?;
+            Ok(Trust::Refused)
         }
-        let found = session
-            .find_objects(&peer.peer_attributes())
-            .map_err(failed("to find trusted keys"))?;
-        trusted.push(found.len() == 1);
+        Err(Error::Pkcs11(value, _)) if refuses_trust(value) => Ok(Trust::Refused),
+        Err(error) => Err(failed("to take a trusted key")(error)),
     }
-    Ok(trusted)
+}
+
+const fn refuses_trust(value: RvError) -> bool {
+    matches!(
+        value,
+        RvError::AttributeReadOnly
+            | RvError::AttributeTypeInvalid
+            | RvError::AttributeValueInvalid
+            | RvError::TemplateInconsistent
+            | RvError::ActionProhibited
+    )
 }
 
 /// Introduces all tokens to one another. `so_pin_files` has the security officer's PIN file for each token by its label;
@@ -112,7 +166,7 @@ pub fn trust(options: &TrustOptions, peers: &[ClonePublicKey], check_only: bool)
 /// key service keeps the marks of refused PINs: none that is marked there is tried, and what is refused is marked.
 ///
 /// # Errors
-/// The first step that failed, naming the token. Steps that were done stay done: a repeat goes on from there.
+/// The first step that failed, naming the token; `token-refused` if no token can be told to trust all others. Steps that were done stay done: a repeat goes on from there.
 pub fn link(
     executable: &Path,
     tokens: &[TokenConfig],
@@ -151,9 +205,19 @@ pub fn link(
             return Err(Failure::new(Reason::InvalidArgument, text));
         }
         let output = step("token-link-trust", token, so_pin.map(PathBuf::as_path), &input)?;
-        let told: Vec<_> = output.lines().map(|line| line == "trusted").collect();
+        let told = |line| Trust::ALL.into_iter().find(|trust| trust.as_str() == line);
+        let told: Option<Vec<_>> = output.lines().map(told).collect();
+        let told = told.filter(|told| told.len() == others.len()).ok_or_else(|| {
+            Failure::new(
+                Reason::Internal,
+                "a process that tells a token whom to trust did not say what came of it",
+            )
+        })?;
         let of = |wanted: bool| {
-            let matching = others.iter().zip(&told).filter(move |(_, trusted)| **trusted == wanted);
+            let matching = others
+                .iter()
+                .zip(&told)
+                .filter(move |(_, trust)| (**trust == Trust::Trusted) == wanted);
             matching.map(|(&other, _)| tokens[other].label.clone()).collect()
         };
         linked.push(Linked {
@@ -161,9 +225,13 @@ pub fn link(
             key: keys[place].clone(),
             trusts: of(true),
             lacks: of(false),
+            receives_only: told.contains(&Trust::Refused),
         });
     }
-    Ok(linked)
+    match linked.iter().any(|token| token.lacks.is_empty()) {
+        false if !check_only => Err(refused(NO_SENDER)),
+        _ => Ok(linked),
+    }
 }
 
 /// `token-link-key` as a program: prints the key.
@@ -183,8 +251,7 @@ pub fn run_trust(options: &TrustOptions, check_only: bool, input: &str, mut outp
     let peers: Option<Vec<_>> = input.lines().map(ClonePublicKey::from_line).collect();
     let peers = peers.ok_or_else(|| Failure::new(Reason::InvalidArgument, "a line of the input is no clone key"))?;
     for trusted in trust(options, &peers, check_only)? {
-        let word = if trusted { "trusted" } else { "unknown" };
-        writeln!(output, "{word}").map_err(|error| Failure::new(Reason::Internal, error.to_string()))?;
+        writeln!(output, "{}", trusted.as_str()).map_err(|error| Failure::new(Reason::Internal, error.to_string()))?;
     }
     Ok(())
 }

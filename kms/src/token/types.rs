@@ -230,6 +230,15 @@ impl Origin {
     }
 }
 
+/// A key version on its way from one token to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrappedClone {
+    /// The key, wrapped under the destination's clone key.
+    pub wrapped: Bytes,
+    /// Its size. Some tokens cannot tell that of keys that they unwrapped.
+    pub key_bits: u32,
+}
+
 /// The public half of the RSA key that EZ keys are wrapped to which are brought into a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportKey {

@@ -6,6 +6,7 @@ use strongroom_proto::{Edek, EdekSuite, KeyVersion, Reason};
 use crate::{
     fixture::{fresh, name, zone},
     pair::{LABELS, Pair, report},
+    vendor::SoftHsm2,
 };
 
 #[tokio::test]
@@ -60,7 +61,7 @@ async fn a_version_is_in_both_tokens_and_what_one_wraps_the_other_opens() {
 
 #[tokio::test]
 async fn tokens_that_do_not_know_each_other_make_no_key() {
-    let pair = Pair::unlinked();
+    let pair = Pair::unlinked([&SoftHsm2, &SoftHsm2]);
     let fleet = pair.start().await;
     let failure = fleet.generate(&fresh("payroll", 0)).await.expect_err("no clone key");
     assert_eq!(failure.reason, Reason::TokenRefused);

@@ -5,6 +5,7 @@ use std::fs;
 use crate::{
     fixture::{PIN, SO_PIN, write_secret},
     pair::Pair,
+    vendor::SoftHsm2,
 };
 
 #[test]
@@ -18,7 +19,7 @@ fn a_refused_officers_pin_is_not_tried_again_until_its_file_changes() {
 }
 
 fn refused_once(file: &str, right: &str) {
-    let pair = Pair::unlinked();
+    let pair = Pair::unlinked([&SoftHsm2, &SoftHsm2]);
     let file = pair.path(file);
     write_secret(&file, "000000");
     let first = pair.link(false).expect_err("a wrong PIN");

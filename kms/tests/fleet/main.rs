@@ -4,6 +4,7 @@ mod failover;
 #[path = "../token/fixture.rs"]
 #[allow(dead_code, reason = "each test binary uses a part of what they share")]
 mod fixture;
+mod import;
 mod keys;
 mod linking;
 mod operator;

@@ -1,7 +1,6 @@
-//! Two SoftHSM2 tokens that hold the same keys: how to set them up for a test.
+//! Two tokens that hold the same keys, of SoftHSM2 or of two implementations: how to set them up for a test.
 //!
-//! Each token has a directory of its own with its own `SOFTHSM2_CONF`, which its `[[tokens]]` entry names in
-//! `environment`; so they are as separate as two HSMs, each can be stopped, emptied or replaced, and a fault-injecting
+//! Each token has a folder of its own with its own configuration, which its `[[tokens]]` entry names in `environment`; so they are as separate as two HSMs, each can be stopped, emptied or replaced, and a fault-injecting
 //! module can stand in front of one of them alone: set `module` and further variables of that entry
 //! ([`Pair::configs`], then change what is to be changed, then [`Pair::start_with`]).
 
@@ -23,28 +22,33 @@ use strongroom_kms::{
 use strongroom_proto::Failure;
 use tempfile::TempDir;
 
-use crate::fixture::{PIN, SO_PIN, example, module, write_secret};
+use crate::{
+    fixture::{PIN, SO_PIN, example, write_secret},
+    vendor::{SoftHsm2, TokenUnderTest},
+};
 
 pub(crate) const LABELS: [&str; 2] = ["strongroom a", "strongroom b"];
 
 /// Two tokens of their own.
 pub(crate) struct Pair {
     directory: TempDir,
+    vendors: [&'static dyn TokenUnderTest; 2],
 }
 
 impl Pair {
     /// Two tokens that are initialised and linked.
     pub(crate) fn new() -> Self {
-        let pair = Self::unlinked();
+        let pair = Self::unlinked([&SoftHsm2, &SoftHsm2]);
         let linked = pair.link(false).expect("linked");
         assert!(linked.iter().all(|token| token.lacks.is_empty()), "{linked:?}");
         pair
     }
 
     /// Two tokens that do not know each other.
-    pub(crate) fn unlinked() -> Self {
+    pub(crate) fn unlinked(vendors: [&'static dyn TokenUnderTest; 2]) -> Self {
         let pair = Self {
             directory: tempfile::tempdir().expect("temporary directory"),
+            vendors,
         };
         write_secret(&pair.path("pin"), PIN);
         write_secret(&pair.path("so-pin"), SO_PIN);
@@ -57,21 +61,16 @@ impl Pair {
 
     /// A fresh token in the place of the one with that label.
     pub(crate) fn make_token(&self, label: &str) {
-        _ = fs::remove_dir_all(self.objects(label));
-        fs::create_dir_all(self.objects(label)).expect("fresh directory");
-        let conf = format!(
-            "directories.tokendir = {}\nobjectstore.backend = file\n",
-            self.objects(label).display()
-        );
-        fs::write(self.conf(label), conf).expect("writable");
+        _ = fs::remove_dir_all(self.folder(label));
+        self.make_slots(label);
         let output = Command::new(example("token_worker"))
             .args(["token-init", "--token-label", label, "--module"])
-            .arg(module())
+            .arg(self.vendor(label).module())
             .arg("--pin-file")
             .arg(self.path("pin"))
             .arg("--so-pin-file")
             .arg(self.path("so-pin"))
-            .env("SOFTHSM2_CONF", self.conf(label))
+            .envs([self.environment(label)])
             .output()
             .expect("the example token_worker is built with the tests");
         assert!(output.status.success(), "{output:?}");
@@ -94,8 +93,8 @@ impl Pair {
 
     pub(crate) fn configs(&self) -> Vec<TokenConfig> {
         let config = |label: &&str| {
-            let mut config = TokenConfig::new(module(), *label, self.path("pin"));
-            for (name, path) in [("SOFTHSM2_CONF", self.conf(label)), ("STARTS", self.starts_file(label))] {
+            let mut config = TokenConfig::new(self.vendor(label).module(), *label, self.path("pin"));
+            for (name, path) in [self.environment(label), ("STARTS", self.starts_file(label))] {
                 config.environment.insert(name.to_owned(), path.display().to_string());
             }
             config
@@ -134,26 +133,26 @@ impl Pair {
 
     /// Takes a token away, as if it were unplugged: its objects are gone and its worker with them.
     pub(crate) fn remove(&self, label: &str) {
-        fs::rename(self.objects(label), self.path(&format!("{}.removed", slug(label)))).expect("it was there");
-        fs::create_dir(self.objects(label)).expect("fresh directory");
+        fs::rename(self.folder(label), self.path(&format!("{}.removed", slug(label)))).expect("it was there");
+        self.make_slots(label);
         self.signal(label, "KILL");
     }
 
     /// Plugs it in again.
     pub(crate) fn return_token(&self, label: &str) {
-        fs::remove_dir_all(self.objects(label)).expect("it was removed");
-        fs::rename(self.path(&format!("{}.removed", slug(label))), self.objects(label)).expect("it was removed");
+        fs::remove_dir_all(self.folder(label)).expect("it was removed");
+        fs::rename(self.path(&format!("{}.removed", slug(label))), self.folder(label)).expect("it was removed");
     }
 
     /// Runs the probe, which goes past the token layer.
     pub(crate) fn try_probe(&self, label: &str, command: &str, rest: &[&str]) -> Output {
         Command::new(example("token_probe"))
             .arg(command)
-            .arg(module())
+            .arg(self.vendor(label).module())
             .arg(label)
             .arg(self.path("pin"))
             .args(rest)
-            .env("SOFTHSM2_CONF", self.conf(label))
+            .envs([self.environment(label)])
             .output()
             .expect("the example token_probe is built with the tests")
     }
@@ -168,11 +167,24 @@ impl Pair {
         self.directory.path().join(name)
     }
 
-    pub(crate) fn conf(&self, label: &str) -> PathBuf {
-        self.path(&format!("{}.conf", slug(label)))
+    /// What tells the module of that token where its configuration is.
+    pub(crate) fn environment(&self, label: &str) -> (&'static str, PathBuf) {
+        self.vendor(label).environment(&self.folder(label))
     }
 
-    fn objects(&self, label: &str) -> PathBuf {
+    /// The implementation of that token.
+    pub(crate) fn vendor(&self, label: &str) -> &'static dyn TokenUnderTest {
+        let place = LABELS.iter().position(|known| *known == label);
+        self.vendors[place.expect("one of the two")]
+    }
+
+    /// Slots with nothing in them.
+    fn make_slots(&self, label: &str) {
+        fs::create_dir(self.folder(label)).expect("fresh directory");
+        self.vendor(label).configure(&self.folder(label));
+    }
+
+    fn folder(&self, label: &str) -> PathBuf {
         self.path(&slug(label))
     }
 
@@ -180,7 +192,7 @@ impl Pair {
         self.path(&format!("{}.starts", slug(label)))
     }
 
-    fn worker(&self) -> PathBuf {
+    pub(crate) fn worker(&self) -> PathBuf {
         self.path("worker")
     }
 }

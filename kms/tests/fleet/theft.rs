@@ -40,7 +40,7 @@ fn thief(pair: &Pair, command: &str, label: &str, with_pin: bool, rest: &[&str])
     if with_pin {
         process.arg(pair.path("pin"));
     }
-    let output = process.args(rest).env("SOFTHSM2_CONF", pair.conf(label)).output();
+    let output = process.args(rest).envs([pair.environment(label)]).output();
     let output = output.expect("the example token_thief is built with the tests");
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).expect("text")

@@ -9,11 +9,11 @@ use cryptoki::{
     types::Ulong,
 };
 
-use super::{label::KeyLabel, suite::Suite};
+use super::{
+    label::KeyLabel,
+    suite::{Suite, suite},
+};
 use crate::token::{Origin, TokenObjectId};
-
-/// Bytes of every key that is cloned: AES-256.
-pub(super) const CLONED_BYTES: usize = 32;
 
 /// Whether a key can leave its token wrapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,11 +50,15 @@ pub(super) fn template(
     template
 }
 
-/// What a clone is unwrapped with; its length follows from what was wrapped.
-pub(super) fn clone_template(suite: &dyn Suite, label: &KeyLabel, id: TokenObjectId) -> Vec<Attribute> {
-    let mut template = named(suite, label, id, Extraction::UnderTrusted);
-    // SoftHSM2 sets one attribute after the other, and none any more once this one is.
+/// What an EZ key is unwrapped with, be it a clone or one that comes from elsewhere; its length follows from what was wrapped.
+pub(super) fn unwrap_template(label: &KeyLabel, id: TokenObjectId, extraction: Extraction) -> Vec<Attribute> {
+    let mut template = named(suite(label.suite), label, id, extraction);
     template.retain(|attribute| attribute.attribute_type() != AttributeType::Modifiable);
+    if extraction == Extraction::Never {
+        // Without effect on what is not extractable; but the import key imposes it.
+        template.push(Attribute::WrapWithTrusted(true));
+    }
+    // Last: SoftHSM2 sets one attribute after the other, and none any more once this one is.
     template.push(Attribute::Modifiable(false));
     template
 }
@@ -77,23 +81,12 @@ pub(super) fn trial(suite: &dyn Suite, key_bits: u32) -> Vec<Attribute> {
     template
 }
 
-/// What an EZ key is unwrapped with that comes from elsewhere; its length follows from what was wrapped.
-pub(super) fn import_template(suite: &dyn Suite, label: &KeyLabel, id: TokenObjectId) -> Vec<Attribute> {
-    let mut template = named(suite, label, id, Extraction::Never);
-    template.retain(|attribute| attribute.attribute_type() != AttributeType::Modifiable);
-    // Not extractable, so without effect; but the import key imposes it.
-    template.push(Attribute::WrapWithTrusted(true));
-    // Last: SoftHSM2 takes the template one by one, and after this it takes no more.
-    template.push(Attribute::Modifiable(false));
-    template
-}
-
 /// What was read back of an EZ key object.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ReadBack {
     /// The first attribute that is not what it must be; `None` when all are right.
     pub(super) wrong: Option<AttributeType>,
-    /// Bytes of the key; 0 for one that was brought in and whose length the token does not tell.
+    /// Bytes of the key.
     pub(super) key_bytes: usize,
     /// Whether the token vouches that the key was made in it and was never outside.
     pub(super) origin: Origin,
@@ -103,7 +96,8 @@ pub(super) struct ReadBack {
 ///
 /// # Errors
 /// If the token cannot say.
-pub(super) fn read_back(session: &Session, handle: ObjectHandle, suite: &dyn Suite) -> Result<ReadBack, Error> {
+pub(super) fn read_back(session: &Session, handle: ObjectHandle, label: &KeyLabel) -> Result<ReadBack, Error> {
+    let suite = suite(label.suite);
     let mut expected = fixed(suite);
     let found = session.get_attributes(handle, &[AttributeType::Extractable, AttributeType::Local])?;
     let clonable = found.contains(&Attribute::Extractable(true));
@@ -143,21 +137,27 @@ pub(super) fn read_back(session: &Session, handle: ObjectHandle, suite: &dyn Sui
         Attribute::ValueLen(bytes) => usize::try_from(**bytes).ok(),
         _ => None,
     });
-    let sizes = suite.key_bits().iter().map(|&bits| bits as usize / 8);
-    let key_bytes = match key_bytes.unwrap_or_default() {
-        // SoftHSM2 does not record the length of a key that was unwrapped; where a suite has one size only, it is that.
-        // Of clones there is one size only.
-        0 if origin == Origin::Cloned => Some(CLONED_BYTES),
-        0 if origin == Origin::Imported && sizes.len() == 1 => sizes.clone().next(),
-        0 if origin == Origin::Imported => Some(0),
-        bytes => sizes.clone().find(|&size| size == bytes),
-    };
+    let key_bytes = size(label, key_bytes.unwrap_or_default());
     let wrong = wrong.map(Attribute::attribute_type);
     Ok(ReadBack {
         wrong: wrong.or(key_bytes.is_none().then_some(AttributeType::ValueLen)),
         key_bytes: key_bytes.unwrap_or_default(),
         origin,
     })
+}
+
+/// Bytes of a key whose `CKA_VALUE_LEN` is `told`, or 0 where the token does not know: then its label says it, or there is one
+/// size only. [`None`] if that cannot be.
+fn size(label: &KeyLabel, told: usize) -> Option<usize> {
+    let sizes = suite(label.suite).key_bits().iter().map(|&bits| bits as usize / 8);
+    let said = match (label.bits, sizes.len()) {
+        (Some(bits), _) => Some(bits as usize / 8),
+        (None, 1) => sizes.clone().next(),
+        (None, _) => None,
+    };
+    let bytes = if told == 0 { said? } else { told };
+    let agrees = label.bits.is_none() || said == Some(bytes);
+    sizes.clone().find(|&size| size == bytes && agrees)
 }
 
 /// What all EZ keys of a suite have in common.

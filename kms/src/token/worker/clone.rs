@@ -2,7 +2,8 @@
 //! they are wrapped under.
 
 use cryptoki::{
-    object::{Attribute, AttributeType, ObjectHandle},
+    mechanism::Mechanism,
+    object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
     session::Session,
 };
 use strongroom_proto::{Failure, Reason};
@@ -22,14 +23,29 @@ pub(super) fn own_key(session: &Session) -> Result<ClonePublicKey, Trouble> {
     public_of(session, handle).map_err(while_doing("to read its clone key"))
 }
 
+/// Wraps a throw-away key that goes under trusted keys only, as zone keys of several tokens do, for the token whose public half
+/// `destination` is: not every token can be told whom to trust.
+pub(super) fn try_export(session: &Session, destination: &ClonePublicKey) -> Result<(), Trouble> {
+    let wrapping = trusted(session, destination)?;
+    let trial = [
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::AES),
+        Attribute::ValueLen(32.into()),
+        Attribute::Token(false),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(true),
+        Attribute::WrapWithTrusted(true),
+    ];
+    let made = session.generate_key(&Mechanism::AesKeyGen, &trial);
+    let made = SessionObject::new(session, made.map_err(while_doing("to make a trial key"))?);
+    let wrapped = session.wrap_key(&clone_key::mechanism(), wrapping, made.handle());
+    wrapped.map(drop).map_err(while_doing("to wrap a trial clone"))
+}
+
 /// Wraps `key` for the token whose trusted public half `destination` is.
 pub(super) fn export(session: &Session, key: ObjectHandle, destination: &ClonePublicKey) -> Result<Vec<u8>, Trouble> {
-    let found = session
-        .find_objects(&destination.peer_attributes())
-        .map_err(while_doing("to find a clone key"))?;
-    let &[wrapping] = found.as_slice() else {
-        return Err(untrusted(destination, found.len()).into());
-    };
+    let wrapping = trusted(session, destination)?;
     session
         .wrap_key(&clone_key::mechanism(), wrapping, key)
         .map_err(|error| match &error {
@@ -60,20 +76,22 @@ pub(super) fn import<'s>(
     Ok(SessionObject::new(session, handle))
 }
 
-/// Says that a version cannot be cloned for its size.
-pub(super) fn wrong_size(version: &TokenKeyVersion, bits: usize) -> Trouble {
-    refused(format!(
-        "version {} of key {} has {bits} bits, and only keys of 256 bits are cloned; use a single token, or HSMs that replicate",
-        version.version, version.key
-    ))
-}
-
 /// Says that a version which another token is to have did not come out as it should.
 pub(super) fn unequal(version: &TokenKeyVersion, copy: &TokenKeyVersion) -> Trouble {
     refused(format!(
         "the clone of version {} of key {} has check value {} and not {}, so it was destroyed again",
         version.version, version.key, copy.kcv, version.kcv
     ))
+}
+
+fn trusted(session: &Session, destination: &ClonePublicKey) -> Result<ObjectHandle, Trouble> {
+    let found = session
+        .find_objects(&destination.peer_attributes())
+        .map_err(while_doing("to find a clone key"))?;
+    match found.as_slice() {
+        &[wrapping] => Ok(wrapping),
+        found => Err(untrusted(destination, found.len()).into()),
+    }
 }
 
 fn own_private(session: &Session) -> Result<ObjectHandle, Trouble> {
@@ -125,7 +143,7 @@ fn untrusted(destination: &ClonePublicKey, found: usize) -> Failure {
         Reason::TokenRefused,
         format!(
             "the token trusts {found} keys with the fingerprint {} where it must be one; its security officer installs it with: \
-             strongroom token link",
+             strongroom token link, which also says so if this token cannot be told whom to trust",
             destination.fingerprint()
         ),
     )

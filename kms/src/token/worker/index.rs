@@ -45,6 +45,7 @@ struct Entry {
     handle: ObjectHandle,
     id: TokenObjectId,
     suite: EdekSuite,
+    label_bits: Option<u32>,
     key_bytes: usize,
     origin: Origin,
     /// The value that the version had when it was first used.
@@ -57,8 +58,8 @@ struct Entry {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Place {
     Free,
-    /// An object of that label and `CKA_ID`.
-    Own(ObjectHandle),
+    /// An object of that version, suite and `CKA_ID`, and the size that its label says.
+    Own(ObjectHandle, Option<u32>),
     /// Another object of that name and version, or one that is not fit for use.
     Taken,
 }
@@ -104,12 +105,7 @@ impl Index {
 
     /// Looks for one version that another process on the same token may have made since the last search.
     pub(super) fn look_for(&mut self, session: &Session, name: &KeyName, version: KeyVersion) -> Result<(), Trouble> {
-        for suite in EdekSuite::ALL {
-            let label = KeyLabel {
-                suite,
-                name: name.clone(),
-                version,
-            };
+        for label in KeyLabel::variants(name, version) {
             let search = [
                 Attribute::Class(ObjectClass::SECRET_KEY),
                 Attribute::Token(true),
@@ -151,7 +147,9 @@ impl Index {
             .and_then(|versions| versions.get(&label.version))
         {
             None => Place::Free,
-            Some(Slot::Usable(entry)) if entry.id == id && entry.suite == label.suite => Place::Own(entry.handle),
+            Some(Slot::Usable(entry)) if entry.id == id && entry.suite == label.suite => {
+                Place::Own(entry.handle, entry.label_bits)
+            }
             Some(_) => Place::Taken,
         }
     }
@@ -201,6 +199,7 @@ impl Index {
             handle,
             id,
             suite: label.suite,
+            label_bits: label.bits,
             key_bytes,
             origin,
             kcv: None,
@@ -288,8 +287,7 @@ fn examine(
     id: TokenObjectId,
     before: &Index,
 ) -> Result<Slot, Trouble> {
-    let read = attributes::read_back(session, handle, suite(label.suite))
-        .map_err(while_doing("to read a key's attributes"))?;
+    let read = attributes::read_back(session, handle, label).map_err(while_doing("to read a key's attributes"))?;
     if let Some(wrong) = read.wrong {
         let why = format!("{label} (CKA_ID {id}) is not used: its attribute {wrong} is not what a zone key's must be");
         return Ok(Slot::Refused(why));
@@ -306,6 +304,7 @@ fn examine(
         handle,
         id,
         suite: label.suite,
+        label_bits: label.bits,
         key_bytes: read.key_bytes,
         origin: read.origin,
         kcv: known.and_then(|known| known.kcv),

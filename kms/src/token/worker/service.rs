@@ -19,9 +19,9 @@ use crate::{
     audit::{AuditHead, AuditKey, LogId},
     batch::{merge, split},
     token::{
-        NewVersion, SealedCall,
+        ClonePublicKey, NewVersion, SealedCall, WrappedClone,
         pb::{self, token_worker_server::TokenWorker},
-        wire::{item_to_wire, parse_clone, parse_id, parse_key_ref},
+        wire::{item_to_wire, malformed, parse_clone, parse_id, parse_key_ref},
     },
 };
 
@@ -104,10 +104,11 @@ impl TokenWorker for Service {
                 "the request says no version to import a key as",
             )
         })?;
+        let clonable = version.clonable;
         let (new, import_key) = (NewVersion::try_from(version)?, parse_id(&request.import_key)?);
         self.delivery.check_import(&new.key)?;
         let wrapped = request.wrapped;
-        let call = move |engine: &mut Engine| engine.run(|vault| vault.import(&new, import_key, &wrapped));
+        let call = move |engine: &mut Engine| engine.run(|vault| vault.import(&new, import_key, &wrapped, clonable));
         Ok(Response::new(self.queue.call(call).await?.into()))
     }
 
@@ -214,8 +215,19 @@ impl TokenWorker for Service {
         let request = request.into_inner();
         let (version, destination) = parse_clone(request.version, request.destination)?;
         let call = move |engine: &mut Engine| engine.run(|vault| vault.export_clone(&version, &destination));
-        let wrapped = self.queue.call(call).await?.into();
-        Ok(Response::new(pb::ExportCloneResponse { wrapped }))
+        let WrappedClone { wrapped, key_bits } = self.queue.call(call).await?;
+        Ok(Response::new(pb::ExportCloneResponse { wrapped, key_bits }))
+    }
+
+    async fn try_clone(&self, request: Request<pb::TryCloneRequest>) -> Result<Response<pb::TryCloneResponse>, Status> {
+        let destination = request
+            .into_inner()
+            .destination
+            .ok_or_else(|| malformed("no clone key"))?;
+        let destination = ClonePublicKey::from(destination);
+        let call = move |engine: &mut Engine| engine.run(|vault| vault.try_clone(&destination));
+        self.queue.call(call).await?;
+        Ok(Response::new(pb::TryCloneResponse {}))
     }
 
     async fn import_clone(
@@ -224,8 +236,11 @@ impl TokenWorker for Service {
     ) -> Result<Response<pb::TokenKeyVersion>, Status> {
         let request = request.into_inner();
         let (version, own) = parse_clone(request.version, request.own)?;
-        let wrapped = request.wrapped;
-        let call = move |engine: &mut Engine| engine.run(|vault| vault.import_clone(&version, &own, &wrapped));
+        let clone = WrappedClone {
+            wrapped: request.wrapped,
+            key_bits: request.key_bits,
+        };
+        let call = move |engine: &mut Engine| engine.run(|vault| vault.import_clone(&version, &own, &clone));
         let copy = self.queue.call(call).await?;
         Ok(Response::new(copy.into()))
     }

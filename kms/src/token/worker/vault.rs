@@ -26,7 +26,7 @@ use super::{
     transport::TransportKeys,
     trial::Abilities,
 };
-use crate::token::{ClonePublicKey, ImportKey, NewVersion, Origin, TokenKeyVersion, TokenObjectId};
+use crate::token::{ClonePublicKey, ImportKey, NewVersion, Origin, TokenKeyVersion, TokenObjectId, WrappedClone};
 
 /// One EDEK to unwrap.
 pub(super) struct UnwrapItem {
@@ -115,7 +115,7 @@ impl Vault {
         match self.place(&label, new.id)? {
             Place::Taken => Err(exists(&label).into()),
             // What an earlier attempt left. It stays whatever comes out here: its first maker may have been believed.
-            Place::Own(handle) => self.prove(handle, new.id, &label),
+            Place::Own(handle, bits) => self.prove(handle, new.id, &KeyLabel { bits, ..label }),
             Place::Free => {
                 let extraction = Extraction::of(clonable);
                 let template = attributes::template(suite(new.suite), &label, new.id, new.key_bits, extraction);
@@ -175,14 +175,15 @@ impl Vault {
         new: &NewVersion,
         import_key: TokenObjectId,
         wrapped: &[u8],
+        clonable: bool,
     ) -> Result<TokenKeyVersion, Trouble> {
         self.abilities.check_asked(new)?;
-        let label = KeyLabel::of(new);
+        let label = KeyLabel::of(new).unwrapped(new.key_bits);
         match self.place(&label, new.id)? {
             Place::Taken => Err(exists(&label).into()),
-            Place::Own(handle) => self.prove(handle, new.id, &label),
+            Place::Own(handle, bits) => self.prove(handle, new.id, &KeyLabel { bits, ..label }),
             Place::Free => {
-                let template = attributes::import_template(suite(new.suite), &label, new.id);
+                let template = attributes::unwrap_template(&label, new.id, Extraction::of(clonable));
                 let object = import::unwrap(&self.session, &self.abilities, import_key, wrapped, &template)?;
                 self.check_size(object.handle(), new)?;
                 let made = self.prove(object.handle(), new.id, &label)?;
@@ -211,17 +212,22 @@ impl Vault {
         clone::own_key(&self.session)
     }
 
+    /// Tries whether this token can send clones to the one whose clone key `destination` is.
+    pub(super) fn try_clone(&mut self, destination: &ClonePublicKey) -> Result<(), Trouble> {
+        clone::try_export(&self.session, destination)
+    }
+
     /// A version, wrapped for another token.
     pub(super) fn export_clone(
         &mut self,
         version: &TokenKeyVersion,
         destination: &ClonePublicKey,
-    ) -> Result<Vec<u8>, Trouble> {
+    ) -> Result<WrappedClone, Trouble> {
         let found = self.find(&version.key, version.version)?;
-        if found.key_bytes != attributes::CLONED_BYTES {
-            return Err(clone::wrong_size(version, found.key_bytes * 8));
-        }
-        clone::export(&self.session, found.handle, destination)
+        let wrapped = clone::export(&self.session, found.handle, destination)?.into();
+        // No suite has keys of more than 256 bits.
+        let key_bits = u32::try_from(found.key_bytes * 8).unwrap_or(u32::MAX);
+        Ok(WrappedClone { wrapped, key_bits })
     }
 
     /// Takes in a clone from another token, and answers only once it is proven to be the same key.
@@ -229,26 +235,33 @@ impl Vault {
         &mut self,
         version: &TokenKeyVersion,
         own: &ClonePublicKey,
-        wrapped: &[u8],
+        clone: &WrappedClone,
     ) -> Result<TokenKeyVersion, Trouble> {
         let label = KeyLabel {
             suite: version.suite,
             name: version.key.clone(),
             version: version.version,
+            bits: None,
         };
+        let label = label.unwrapped(clone.key_bits);
         match self.place(&label, version.token_id)? {
             Place::Taken => Err(exists(&label).into()),
-            Place::Own(handle) => self.prove(handle, version.token_id, &label),
+            Place::Own(handle, bits) => self.prove(handle, version.token_id, &KeyLabel { bits, ..label }),
             Place::Free => {
-                let template = attributes::clone_template(suite(label.suite), &label, version.token_id);
-                let object = clone::import(&self.session, wrapped, own, &template)?;
+                let template = attributes::unwrap_template(&label, version.token_id, Extraction::UnderTrusted);
+                let object = clone::import(&self.session, &clone.wrapped, own, &template)?;
                 let copy = self.prove(object.handle(), version.token_id, &label)?;
                 if copy.kcv != version.kcv {
                     return Err(clone::unequal(version, &copy));
                 }
                 let handle = object.keep();
-                self.index
-                    .add(label, version.token_id, handle, attributes::CLONED_BYTES, copy.origin);
+                self.index.add(
+                    label,
+                    version.token_id,
+                    handle,
+                    clone.key_bits as usize / 8,
+                    copy.origin,
+                );
                 Ok(copy)
             }
         }
@@ -285,9 +298,6 @@ impl Vault {
         count: usize,
     ) -> Result<Vec<bytes::Bytes>, Trouble> {
         let spot = self.spot(name, version, zone)?;
-        if spot.key_bytes == 0 {
-            return Err(unsized_key(&spot).into());
-        }
         let key = self.zone_key(&spot)?;
         let minted = canary::mint(&self.session, &spot, &key, count).map_err(faulty("to mint an EDEK"))?;
         Ok(minted.into_iter().map(bytes::Bytes::from).collect())
@@ -439,12 +449,13 @@ impl Vault {
     /// What the token holds in the place of a new version. A look for one label costs a fraction of a whole search where
     /// there are many keys, and a free place is the rule.
     fn place(&mut self, label: &KeyLabel, id: TokenObjectId) -> Result<Place, Trouble> {
-        let sought = [Attribute::Token(true), Attribute::Label(label.to_string().into_bytes())];
-        let found = self
-            .session
-            .find_objects(&sought)
-            .map_err(while_doing("to find a key by its label"))?;
-        if !found.is_empty() || !matches!(self.index.place(label, id), Place::Free) {
+        let mut found = false;
+        for label in KeyLabel::variants(&label.name, label.version).filter(|variant| variant.suite == label.suite) {
+            let sought = [Attribute::Token(true), Attribute::Label(label.to_string().into_bytes())];
+            let objects = self.session.find_objects(&sought);
+            found |= !objects.map_err(while_doing("to find a key by its label"))?.is_empty();
+        }
+        if found || !matches!(self.index.place(label, id), Place::Free) {
             self.search()?;
         }
         Ok(self.index.place(label, id))
@@ -457,8 +468,8 @@ impl Vault {
 
     /// Reads a new key's attributes back; answers its bytes and where it comes from.
     fn check_attributes(&self, handle: ObjectHandle, label: &KeyLabel) -> Result<(usize, Origin), Trouble> {
-        let read = attributes::read_back(&self.session, handle, suite(label.suite))
-            .map_err(while_doing("to read a key's attributes"))?;
+        let read =
+            attributes::read_back(&self.session, handle, label).map_err(while_doing("to read a key's attributes"))?;
         match read.wrong {
             None => Ok((read.key_bytes, read.origin)),
             Some(wrong) => Err(refused(format!(
@@ -537,18 +548,6 @@ pub(super) fn edek_invalid(spot: &Spot<'_>) -> Failure {
         Reason::EdekInvalid,
         format!(
             "the EDEK does not open under key {name} version {version} for zone {zone}: it is damaged or another's"
-        ),
-    )
-}
-
-/// How long a DEK has to be follows from the length of the EZ key.
-fn unsized_key(spot: &Spot<'_>) -> Failure {
-    let Spot { name, version, .. } = spot;
-    Failure::new(
-        Reason::KeyVersionUnusable,
-        format!(
-            "the token does not tell the length of version {version} of key {name}, which was brought into it: it opens EDEKs \
-             and mints none; make a new version with: strongroom key roll {name}"
         ),
     )
 }
