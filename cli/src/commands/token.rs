@@ -2,11 +2,14 @@
 
 use std::io;
 
-use strongroom_kms::token::{
-    IvSource, TokenKeyVersion,
-    init::{InitOptions, init_token},
-    trust::{self, Linked, TrustOptions},
-    worker::{self as token_worker, Inspection, SealedOptions, WorkerOptions},
+use strongroom_kms::{
+    fleet::Redundancy,
+    token::{
+        IvSource, TokenKeyVersion,
+        init::{InitOptions, init_token},
+        trust::{self, Linked, TrustOptions},
+        worker::{self as token_worker, Inspection, SealedOptions, WorkerOptions},
+    },
 };
 use strongroom_proto::{EdekSuite, Failure, Reason};
 
@@ -165,6 +168,13 @@ fn link(args: &TokenLinkArgs, output: Output) -> Result<(), Error> {
         path: args.config.clone(),
         source: Box::new(error),
     })?;
+    if config.redundancy.mode == Redundancy::ReplicatedByHsm {
+        return Err(Error::from(Failure::new(
+            Reason::InvalidArgument,
+            "these tokens replicate by themselves (redundancy.mode = \"replicated-by-hsm\"), so that there is nothing to link; set up \
+             their replication with the HSM's own tools",
+        )));
+    }
     let executable = std::env::current_exe().map_err(|source| Error::System {
         what: "this program",
         source,

@@ -20,6 +20,8 @@ pub enum Redundancy {
 pub struct RedundancyConfig {
     /// How a version comes to be in every token. Without effect on a single token, whose keys are not extractable.
     pub mode: Redundancy,
+    /// With `replicated-by-hsm`: how long tokens may take to show a new version that one of them made.
+    pub replication_wait_s: u64,
     /// Pause between two comparisons of the tokens.
     pub check_interval_s: u64,
     /// How long a call may have to wait for a token: one that would wait longer everywhere is refused at once.
@@ -34,6 +36,7 @@ impl Default for RedundancyConfig {
     fn default() -> Self {
         Self {
             mode: Redundancy::default(),
+            replication_wait_s: 30,
             check_interval_s: 60,
             queue_wait_ms_max: 2000,
             hedge_after_ms: 300,
@@ -43,6 +46,10 @@ impl Default for RedundancyConfig {
 }
 
 impl RedundancyConfig {
+    pub(super) const fn replication_wait(&self) -> Duration {
+        Duration::from_secs(self.replication_wait_s)
+    }
+
     pub(super) const fn check_interval(&self) -> Duration {
         Duration::from_secs(self.check_interval_s)
     }

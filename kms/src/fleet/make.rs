@@ -13,8 +13,7 @@ use super::{
 };
 use crate::token::{ImportKey, NewVersion, Origin, Token, TokenKeyVersion, TokenObjectId};
 
-/// How long tokens that replicate by themselves may take to show a new version.
-const REPLICATION_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause between two looks for a new version in a token that replicates by itself.
 const REPLICATION_POLL: Duration = Duration::from_millis(250);
 
 /// Where the key of a new version comes from.
@@ -177,22 +176,22 @@ impl Fleet {
         destination: &Member,
         original: &TokenKeyVersion,
     ) -> Result<TokenKeyVersion, Failure> {
-        let deadline = Instant::now() + REPLICATION_TIMEOUT;
+        let deadline = Instant::now() + self.settings().replication_wait();
         let is_it = |found: &TokenKeyVersion| found.key == original.key && found.version == original.version;
         loop {
             let held = destination.token.list_versions().await?;
             match held.into_iter().find(is_it) {
-                Some(copy) if copy.kcv == original.kcv => {
+                Some(copy) if (copy.kcv, copy.token_id) == (original.kcv, original.token_id) => {
                     try_version(&destination.token, Some(&source.token), original).await?;
                     return Ok(copy);
                 }
                 Some(copy) => return Err(self.unequal(source, destination, original, &copy)),
                 None if Instant::now() < deadline => sleep(REPLICATION_POLL).await,
                 None => {
-                    let (from, to, s) = (source.label(), destination.label(), REPLICATION_TIMEOUT.as_secs());
+                    let (from, to, s) = (source.label(), destination.label(), self.settings().replication_wait_s);
                     let text = format!(
                         "version {} of key {} was made in token {from:?} and has not reached {to:?} after {s} s; see to the HSM's own \
-                         replication, or set redundancy.mode = \"clone\"",
+                         replication and repeat the call, raise redundancy.replication_wait_s, or set redundancy.mode = \"clone\"",
                         original.version, original.key
                     );
                     return Err(Failure::new(Reason::TokenUnavailable, text));
@@ -209,12 +208,14 @@ impl Fleet {
         copy: &TokenKeyVersion,
     ) -> Failure {
         let what = format!(
-            "version {} of key {} has check value {} in token {:?} and {} in {:?}: they are not the same key",
+            "version {} of key {} has check value {} and CKA_ID {} in token {:?}, {} and {} in {:?}: they are not the same key",
             original.version,
             original.key,
             original.kcv,
+            original.token_id,
             source.label(),
             copy.kcv,
+            copy.token_id,
             destination.label()
         );
         self.raise(destination.label(), what.clone());

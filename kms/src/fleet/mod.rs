@@ -68,18 +68,18 @@ pub enum FleetError {
         /// How many there are.
         count: usize,
     },
-    /// Two tokens have one label.
+    /// Two tokens have one name, which is their label unless another is said.
     #[error(
-        "two tokens are labelled {label:?} in the configuration; people and commands tell them apart by their labels"
+        "two tokens are called {label:?} in the configuration; give those that have one label a name each: name = \"…\""
     )]
     SameLabel {
-        /// The label.
+        /// The name.
         label: String,
     },
     /// A token cannot be supervised.
     #[error("cannot supervise token {label:?}")]
     Token {
-        /// Its label.
+        /// Its name.
         label: String,
         /// Why not.
         #[source]
@@ -121,11 +121,11 @@ impl Fleet {
     ) -> Result<Self, FleetError> {
         check_labels(tokens)?;
         let starts = tokens.iter().map(|config| {
-            let directory = marks_directory(state_dir, &config.label);
+            let directory = marks_directory(state_dir, config.name());
             let start = Token::start(executable.clone(), config.clone(), directory);
             async move {
                 start.await.map_err(|source| FleetError::Token {
-                    label: config.label.clone(),
+                    label: config.name().to_owned(),
                     source,
                 })
             }
@@ -203,11 +203,13 @@ fn check_labels(tokens: &[TokenConfig]) -> Result<(), FleetError> {
     if tokens.len() > TOKENS_MAX {
         return Err(FleetError::TooMany { count: tokens.len() });
     }
-    let mut labels: Vec<_> = tokens.iter().map(|config| &config.label).collect();
+    let mut labels: Vec<_> = tokens.iter().map(TokenConfig::name).collect();
     labels.sort();
     match labels.windows(2).find(|pair| pair[0] == pair[1]) {
         None => Ok(()),
-        Some(pair) => Err(FleetError::SameLabel { label: pair[0].clone() }),
+        Some(pair) => Err(FleetError::SameLabel {
+            label: pair[0].to_owned(),
+        }),
     }
 }
 
@@ -313,7 +315,11 @@ impl Hsm for Fleet {
     async fn audit_keys(&self) -> Result<Vec<AuditKey>, Failure> {
         let mut keys = Vec::new();
         for member in self.members().iter().filter(|member| member.serves()) {
-            keys.push(member.token.audit_key().await?);
+            let key = member.token.audit_key().await?;
+            // Tokens that replicate have one between them.
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
         }
         if keys.is_empty() {
             return Err(self.none_serves());
@@ -371,5 +377,8 @@ mod tests {
         assert!(check_labels(&[config("a"), config("b")]).is_ok());
         let error = check_labels(&[config("a"), config("b"), config("a")]).expect_err("twice");
         assert!(error.to_string().contains("\"a\""), "{error}");
+        let mut named = config("a");
+        named.name = Some("b".to_owned());
+        assert!(check_labels(&[config("a"), named]).is_ok(), "of one label");
     }
 }

@@ -105,7 +105,7 @@ impl Token {
             seats.push(Seat { phase, in_flight });
         }
         let inner = Inner {
-            label: config.label,
+            label: config.name().to_owned(),
             seats,
             gather: Arc::new(Gather::new(config.workers.into())),
             state: board.subscribe(),
@@ -122,7 +122,7 @@ impl Token {
         Ok(token)
     }
 
-    /// Its label, by which people know it.
+    /// The name by which people know it: its label, unless the configuration says another.
     #[must_use]
     pub fn label(&self) -> &str {
         &self.inner.label

@@ -176,7 +176,7 @@ pub fn link(
 ) -> Result<Vec<Linked>, Failure> {
     let step = |command, token: &TokenConfig, pin_file: Option<&Path>, input: &str| {
         let mut process = command_for(executable, command, token, pin_file);
-        process.arg("--marks").arg(marks_directory(state_dir, &token.label));
+        process.arg("--marks").arg(marks_directory(state_dir, token.name()));
         if check_only {
             process.arg("--check");
         }
@@ -195,12 +195,12 @@ pub fn link(
         let input: String = others.iter().map(|&other| keys[other].to_line() + "\n").collect();
         let so_pin = so_pin_files
             .iter()
-            .find(|(label, _)| *label == token.label)
+            .find(|(label, _)| label == token.name())
             .map(|(_, path)| path);
         if so_pin.is_none() && !check_only {
             let text = format!(
                 "token {0:?} has to be told whom to trust by its security officer; name the file with that PIN: --so-pin-file {0:?}=FILE",
-                token.label
+                token.name()
             );
             return Err(Failure::new(Reason::InvalidArgument, text));
         }
@@ -218,10 +218,10 @@ pub fn link(
                 .iter()
                 .zip(&told)
                 .filter(move |(_, trust)| (**trust == Trust::Trusted) == wanted);
-            matching.map(|(&other, _)| tokens[other].label.clone()).collect()
+            matching.map(|(&other, _)| tokens[other].name().to_owned()).collect()
         };
         linked.push(Linked {
-            label: token.label.clone(),
+            label: token.name().to_owned(),
             key: keys[place].clone(),
             trusts: of(true),
             lacks: of(false),
@@ -287,7 +287,7 @@ fn step(mut process: Command, command: &str, token: &TokenConfig, input: &str) -
     let said = said.trim().trim_start_matches("strongroom: ");
     Err(Failure::new(
         Reason::TokenRefused,
-        format!("token {:?}: {said}", token.label),
+        format!("token {:?}: {said}", token.name()),
     ))
 }
 

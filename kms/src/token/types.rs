@@ -21,6 +21,10 @@ pub struct TokenConfig {
     pub module: PathBuf,
     /// The token's label, without padding.
     pub label: String,
+    /// What people and commands call it; its label if nothing is said. Needed where two tokens have one label, as HSMs that
+    /// replicate do.
+    #[serde(default)]
+    pub name: Option<String>,
     /// The file that holds the user PIN. Only its owner may read it.
     pub pin_file: PathBuf,
     /// Worker processes, 1 to 16. Each is logged in and has sessions of its own; a call goes to the least loaded.
@@ -55,11 +59,18 @@ impl TokenConfig {
         Self {
             module: module.into(),
             label: label.into(),
+            name: None,
             pin_file: pin_file.into(),
             workers: one(),
             environment: BTreeMap::new(),
             sealed: None,
         }
+    }
+
+    /// The name by which people know it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.label)
     }
 
     /// The same with relative paths taken from `base`.

@@ -10,6 +10,7 @@ mod linking;
 mod operator;
 mod pair;
 mod repair;
+mod replicated;
 mod sealed;
 #[path = "../support/sealed_user.rs"]
 #[allow(
