@@ -125,6 +125,9 @@ pub(crate) struct DevArgs {
     /// The PKCS#11 library [default: SoftHSM2 where distributions put it]
     #[arg(long, value_name = "FILE")]
     pub(crate) pkcs11_module: Option<PathBuf>,
+    /// Keep every key in that many tokens, 1 or 2, so that one may fail [default: 1, or what the directory has]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub(crate) tokens: Option<u8>,
 }
 
 #[derive(Debug, Args)]
@@ -250,6 +253,17 @@ pub(crate) struct TokenInspectArgs {
     /// The file with the user PIN; without it the token is not tried and its keys are not listed
     #[arg(long, value_name = "FILE")]
     pub(crate) pin_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) marks: MarksArgs,
+}
+
+/// Where it is noted that a token refused a PIN, which is then not tried again.
+#[derive(Debug, Args)]
+pub(crate) struct MarksArgs {
+    /// The data_dir of the key service that uses the token, so that no PIN is tried that it was refused; without it marks are kept
+    /// in ~/.local/state/strongroom
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
 }
 
 fn labelled_file(text: &str) -> Result<(String, PathBuf), String> {
@@ -272,6 +286,8 @@ pub(crate) struct TokenInitArgs {
     /// The file with the user PIN
     #[arg(long, value_name = "FILE")]
     pub(crate) pin_file: PathBuf,
+    #[command(flatten)]
+    pub(crate) marks: MarksArgs,
 }
 
 #[derive(Debug, Subcommand)]

@@ -323,7 +323,8 @@ fn token_exit(error: &InitError) -> Exit {
         InitError::Pin(PinError::ReadableByOthers { .. }) => Exit::Refused,
         InitError::Pin(PinError::NotAFile { .. } | PinError::Malformed { .. }) => Exit::Usage,
         InitError::Module(ModuleError::Missing { .. }) => Exit::NotFound,
-        InitError::Module(_) | InitError::NoFreeSlot | InitError::Refused { .. } => Exit::Failed,
+        InitError::Withheld { .. } => Exit::Refused,
+        InitError::Module(_) | InitError::NoFreeSlot | InitError::Refused { .. } | InitError::Mark(_) => Exit::Failed,
     }
 }
 

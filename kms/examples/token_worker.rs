@@ -1,14 +1,14 @@
 //! The processes that load a PKCS#11 library as a program of their own, for this crate's tests: a library can be
 //! initialised once per process only, and each test has tokens of its own.
 //!
-//! `token_worker token-worker|token-link-key|token-link-trust --module M --token-label L --pin-file F --marks D [--check]` or
-//! `token_worker token-init --module M --token-label L --so-pin-file S --pin-file F`, and the whole key service with
+//! `token_worker token-worker|token-inspect|token-link-key|token-link-trust --module M --token-label L --pin-file F --marks D [--check]` or
+//! `token_worker token-init --module M --token-label L --so-pin-file S --pin-file F --marks D`, and the whole key service with
 //! `token_worker kms --config F`, which ends when it is killed.
 
 use std::{
     collections::HashMap,
     error::Error,
-    io,
+    io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -16,7 +16,7 @@ use std::{
 use strongroom_kms::token::{
     init::{InitOptions, init_token},
     trust::{TrustOptions, run_make_key, run_trust},
-    worker::{SealedOptions, WorkerOptions, run},
+    worker::{SealedOptions, WorkerOptions, inspect, run},
 };
 
 fn main() -> ExitCode {
@@ -67,7 +67,7 @@ fn work(mut arguments: impl Iterator<Item = String>) -> Result<(), Box<dyn Error
             module,
             token_label,
             pin_file,
-            marks: take("--marks").ok().map(PathBuf::from),
+            marks: PathBuf::from(take("--marks")?),
             sealed,
         })?);
     }
@@ -77,8 +77,23 @@ fn work(mut arguments: impl Iterator<Item = String>) -> Result<(), Box<dyn Error
             label: token_label,
             so_pin_file: PathBuf::from(take("--so-pin-file")?),
             pin_file,
+            marks: PathBuf::from(take("--marks")?),
         })?;
         return Ok(());
+    }
+    if command == "token-inspect" {
+        let seen = inspect(
+            &WorkerOptions {
+                module,
+                token_label,
+                pin_file,
+                marks: PathBuf::from(take("--marks")?),
+                sealed: None,
+            },
+            true,
+        )?;
+        let versions = seen.versions.map_or(0, |versions| versions.len());
+        return Ok(writeln!(io::stdout(), "{versions}")?);
     }
     let options = TrustOptions {
         module,

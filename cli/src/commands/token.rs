@@ -1,12 +1,13 @@
 //! `strongroom token init|inspect|link` and the hidden `token-worker`: the only processes that load a PKCS#11 library.
 
-use std::io;
+use std::{env, io, path::PathBuf};
 
 use strongroom_kms::{
     fleet::Redundancy,
     token::{
         IvSource, TokenKeyVersion,
         init::{InitOptions, init_token},
+        marks_directory,
         trust::{self, Linked, TrustOptions},
         worker::{self as token_worker, Inspection, SealedOptions, WorkerOptions},
     },
@@ -15,7 +16,7 @@ use strongroom_proto::{EdekSuite, Failure, Reason};
 
 use crate::{
     cli::{
-        LocalTokenCommand, SealedArgs, TokenInitArgs, TokenInspectArgs, TokenLinkArgs, TokenLinkStepArgs,
+        LocalTokenCommand, MarksArgs, SealedArgs, TokenInitArgs, TokenInspectArgs, TokenLinkArgs, TokenLinkStepArgs,
         TokenWorkerArgs,
     },
     error::Error,
@@ -30,7 +31,7 @@ pub(super) fn worker(args: TokenWorkerArgs, level: &str) -> Result<(), Error> {
         module: args.module,
         token_label: args.token_label,
         pin_file: args.pin_file,
-        marks: Some(args.marks),
+        marks: args.marks,
         sealed: args.sealed.map(Into::into),
     };
     token_worker::run(options).map_err(|error| Error::Role {
@@ -61,6 +62,7 @@ pub(super) fn run(command: LocalTokenCommand, output: Output) -> Result<(), Erro
 
 fn init(args: TokenInitArgs, output: Output) -> Result<(), Error> {
     let options = InitOptions {
+        marks: marks(args.marks, &args.label)?,
         module: args.module,
         label: args.label,
         so_pin_file: args.so_pin_file,
@@ -76,14 +78,31 @@ fn init(args: TokenInitArgs, output: Output) -> Result<(), Error> {
 fn inspect(args: TokenInspectArgs, output: Output) -> Result<(), Error> {
     let log_in = args.pin_file.is_some();
     let options = WorkerOptions {
+        marks: marks(args.marks, &args.label)?,
         module: args.module,
         token_label: args.label,
         pin_file: args.pin_file.unwrap_or_default(),
-        marks: None,
         sealed: None,
     };
     let seen = token_worker::inspect(&options, log_in)?;
     output.result(&inspection_json(&seen), || inspection_text(&seen))
+}
+
+/// Where the marks of a token's refused PINs are.
+fn marks(args: MarksArgs, label: &str) -> Result<PathBuf, Error> {
+    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let own = || {
+        let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
+        state.map(|state| state.join("strongroom"))
+    };
+    let directory = args.data_dir.or_else(own).ok_or_else(|| {
+        Failure::new(
+            Reason::InvalidArgument,
+            "it must be noted somewhere if the token refuses a PIN, and neither HOME nor XDG_STATE_HOME says where; name a directory \
+             with --data-dir",
+        )
+    })?;
+    Ok(marks_directory(&directory, label))
 }
 
 fn inspection_json(seen: &Inspection) -> serde_json::Value {

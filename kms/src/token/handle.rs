@@ -92,7 +92,11 @@ impl Token {
             return Err(TokenStartError::ModuleMissing { path: config.module });
         }
         pin::check_file(&config.pin_file)?;
-        let gate = Arc::new(PinGate::new(PinMark::open(&state_dir, &config)?)?);
+        let gate = Arc::new(PinGate::new(PinMark::open(
+            &state_dir,
+            &config.label,
+            &config.pin_file,
+        )?)?);
         let board = Arc::new(Board::new(config.workers.into()));
         let (stop, stopped) = watch::channel(false);
         let (mut seats, mut supervisors) = (Vec::new(), Vec::new());

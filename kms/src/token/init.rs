@@ -10,9 +10,11 @@ use cryptoki::{
 };
 
 use super::{
-    ModuleError, PinError,
+    MarkError, ModuleError, PinError,
     module::{Module, ask, label_of},
     pin::Pin,
+    pin_mark::{Login, PinMark, officers_marks},
+    worker::refuses_pin,
 };
 
 /// Bytes of a token's label in PKCS#11 (`CK_TOKEN_INFO`).
@@ -29,6 +31,8 @@ pub struct InitOptions {
     pub so_pin_file: PathBuf,
     /// The file that holds the user PIN, the one that the key service logs in with.
     pub pin_file: PathBuf,
+    /// Where the marks of PINs that the token refused are kept: those of the key service that will use it, if there is one.
+    pub marks: PathBuf,
 }
 
 /// What was made.
@@ -76,6 +80,19 @@ pub enum InitError {
     /// Every slot holds an initialised token.
     #[error("every slot of the module holds an initialised token; free a slot, or add one on the HSM")]
     NoFreeSlot,
+    /// The token refused the security officer's PIN before, and it was not tried again.
+    #[error(
+        "the token has refused the security officer's PIN in {0}, or left it unanswered, and it is not tried again, lest the token \
+         lock; correct the file, or where it is right: touch {0}",
+        path.display()
+    )]
+    Withheld {
+        /// The PIN's file.
+        path: PathBuf,
+    },
+    /// The marks of refused PINs cannot be kept.
+    #[error(transparent)]
+    Mark(#[from] MarkError),
     /// The token refused a step.
     #[error("the token refused {step}")]
     Refused {
@@ -97,6 +114,7 @@ pub fn init_token(options: InitOptions) -> Result<InitReport, InitError> {
         label,
         so_pin_file,
         pin_file,
+        marks,
     } = options;
     check_label(&label)?;
     let so_pin = Pin::read(&so_pin_file)?;
@@ -107,7 +125,10 @@ pub fn init_token(options: InitOptions) -> Result<InitReport, InitError> {
     let info = module.token_info(slot)?;
     check_length(&info, &so_pin, &so_pin_file)?;
     check_length(&info, &pin, &pin_file)?;
-    initialise(module.pkcs11(), slot, &label, &so_pin, &pin)?;
+    let mark = PinMark::open(&officers_marks(&marks), &label, &so_pin_file)?;
+    let session =
+        as_officer(module.pkcs11(), slot, &label, &so_pin, &mark)?.ok_or(InitError::Withheld { path: so_pin_file })?;
+    session.init_pin(&pin.to_auth()).map_err(refused("the user PIN"))?;
     let info = module.token_info(slot)?;
     Ok(InitReport {
         label: label_of(&info).to_owned(),
@@ -171,15 +192,32 @@ fn takes(min: usize, max: usize) -> String {
     }
 }
 
-fn initialise(pkcs11: &Pkcs11, slot: Slot, label: &str, so_pin: &Pin, pin: &Pin) -> Result<(), InitError> {
-    pkcs11
-        .init_token(slot, &so_pin.to_auth(), label)
-        .map_err(refused("to be initialised"))?;
-    let session: Session = pkcs11.open_rw_session(slot).map_err(refused("a session"))?;
-    session
-        .login(UserType::So, Some(&so_pin.to_auth()))
-        .map_err(refused("the security officer's login"))?;
-    session.init_pin(&pin.to_auth()).map_err(refused("the user PIN"))
+/// Initialises the token and logs its security officer in, whose PIN an HSM may have been given before. [`None`] if the token
+/// has refused it already.
+fn as_officer(
+    pkcs11: &Pkcs11,
+    slot: Slot,
+    label: &str,
+    so_pin: &Pin,
+    mark: &PinMark,
+) -> Result<Option<Session>, InitError> {
+    let mut opened = None;
+    let login = || {
+        pkcs11
+            .init_token(slot, &so_pin.to_auth(), label)
+            .map_err(refused("to be initialised"))?;
+        let session = pkcs11.open_rw_session(slot).map_err(refused("a session"))?;
+        session
+            .login(UserType::So, Some(&so_pin.to_auth()))
+            .map_err(refused("the security officer's login"))?;
+        opened = Some(session);
+        Ok(())
+    };
+    let refuses = |error: &InitError| matches!(error, InitError::Refused { source: Error::Pkcs11(value, _), .. } if refuses_pin(*value));
+    match mark.guard(login, refuses)? {
+        Login::Answered(answer) => answer.map(|()| opened),
+        Login::Withheld => Ok(None),
+    }
 }
 
 fn refused(step: &'static str) -> impl Fn(Error) -> InitError {

@@ -28,8 +28,7 @@ pub use clone_key::{ClonePublicKey, Fingerprint as CloneFingerprint};
 pub use handle::Token;
 pub use module::ModuleError;
 pub use pin::PinError;
-pub use pin_mark::MarkError;
-pub(crate) use pin_mark::marks_directory;
+pub use pin_mark::{MarkError, marks_directory};
 pub use sealed::{SealedCall, SealedConfig, SealedOnly, SealedReply, Verified};
 pub(crate) use types::default_suite;
 pub use types::{

@@ -17,8 +17,6 @@ use std::{
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use super::TokenConfig;
-
 const FILE_NAME: &str = "pin-rejected";
 const LOGIN_FILE_NAME: &str = "login-under-way";
 const LOCK_FILE_NAME: &str = "login-lock";
@@ -57,8 +55,13 @@ pub(super) enum Login<E> {
 pub(super) struct Fingerprint(Option<String>);
 
 /// Where the marks of the token with that label are, below the directory of the key service's state.
-pub(crate) fn marks_directory(state_dir: &Path, label: &str) -> PathBuf {
+pub fn marks_directory(state_dir: &Path, label: &str) -> PathBuf {
     state_dir.join("tokens").join(directory_name(label))
+}
+
+/// Where the marks of its security officer's PIN are, which is another one and locks on its own.
+pub(super) fn officers_marks(marks: &Path) -> PathBuf {
+    marks.join("so")
 }
 
 /// A file name for a label, which may have any characters: what is harmless of it, and a digest that tells it from others.
@@ -74,11 +77,11 @@ impl PinMark {
     ///
     /// # Errors
     /// [`MarkError`] if it cannot be made.
-    pub(super) fn open(directory: &Path, config: &TokenConfig) -> Result<Self, MarkError> {
+    pub(super) fn open(directory: &Path, label: &str, pin_file: &Path) -> Result<Self, MarkError> {
         let mark = Self {
             directory: directory.to_owned(),
-            label: config.label.clone(),
-            pin_file: config.pin_file.clone(),
+            label: label.to_owned(),
+            pin_file: pin_file.to_owned(),
         };
         fs::create_dir_all(directory).map_err(|source| mark.error(source))?;
         Ok(mark)
@@ -254,19 +257,19 @@ mod tests {
     #[test]
     fn a_mark_holds_until_the_file_changes_and_says_nothing_of_its_content() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let config = TokenConfig::new("/m.so", "t", directory.path().join("pin"));
-        let mark = PinMark::open(&directory.path().join("state"), &config).expect("writable");
+        let pin_file = directory.path().join("pin");
+        let mark = PinMark::open(&directory.path().join("state"), "t", &pin_file).expect("writable");
         assert!(!mark.fingerprint().is_known());
         assert_eq!(mark.rejected().expect("readable"), None);
 
-        fs::write(&config.pin_file, "4711-secret").expect("writable");
+        fs::write(&pin_file, "4711-secret").expect("writable");
         let tried = mark.fingerprint();
         mark.record(&tried).expect("writable");
         assert_eq!(mark.rejected().expect("readable"), Some(mark.fingerprint()));
         let text = fs::read_to_string(mark.path()).expect("readable");
         assert!(!text.contains("4711"), "{text}");
 
-        fs::write(&config.pin_file, "0815-secrets").expect("writable");
+        fs::write(&pin_file, "0815-secrets").expect("writable");
         assert_ne!(mark.rejected().expect("readable"), Some(mark.fingerprint()));
         for unanswered in 0..3 {
             assert_eq!(mark.unanswered(&mark.fingerprint()).expect("readable"), unanswered);
@@ -286,19 +289,19 @@ mod tests {
     #[test]
     fn a_guarded_login_is_made_until_it_is_refused_or_never_answered() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let config = TokenConfig::new("/m.so", "t", directory.path().join("pin"));
-        let mark = PinMark::open(&directory.path().join("state"), &config).expect("writable");
+        let pin_file = directory.path().join("pin");
+        let mark = PinMark::open(&directory.path().join("state"), "t", &pin_file).expect("writable");
         let attempt = |answer: Result<(), &'static str>| {
             let login = mark
                 .guard(|| answer, |error| *error == "wrong")
                 .expect("marks are kept");
             matches!(login, Login::Answered(_))
         };
-        fs::write(&config.pin_file, "4711").expect("writable");
+        fs::write(&pin_file, "4711").expect("writable");
         assert!(attempt(Err("no session")) && attempt(Ok(())) && attempt(Err("wrong")));
         assert!(!attempt(Ok(())), "refused before");
 
-        fs::write(&config.pin_file, "0815-other").expect("writable");
+        fs::write(&pin_file, "0815-other").expect("writable");
         for _ in 0..UNANSWERED_MAX {
             mark.begin_login(&mark.fingerprint()).expect("writable");
         }

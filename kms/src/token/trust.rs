@@ -25,7 +25,7 @@ use super::{
     marks_directory,
     module::Module,
     pin::Pin,
-    pin_mark::{Login, PinMark},
+    pin_mark::{Login, PinMark, officers_marks},
     worker::refuses_pin,
 };
 
@@ -322,14 +322,12 @@ fn log_in(session: &Session, options: &TrustOptions, user: UserType) -> Result<(
             )
         })
     };
-    let config = TokenConfig::new(&options.module, &options.token_label, &options.pin_file);
-    // The officer's PIN is another one, and locks on its own.
     let marks = match user {
-        UserType::So => options.marks.join("so"),
+        UserType::So => officers_marks(&options.marks),
         _ => options.marks.clone(),
     };
     let unmarked = |error: MarkError| Failure::new(Reason::StoreFailed, error.to_string());
-    let mark = PinMark::open(&marks, &config).map_err(unmarked)?;
+    let mark = PinMark::open(&marks, label, &options.pin_file).map_err(unmarked)?;
     match mark.guard(login, |(refuses, _)| *refuses).map_err(unmarked)? {
         Login::Answered(Ok(())) => Ok(()),
         Login::Answered(Err((_, why))) => Err(rejected(why)),

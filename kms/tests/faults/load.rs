@@ -20,7 +20,11 @@ use tokio::task::JoinSet;
 use crate::fixture::{fresh, name, zone};
 
 const ZONE: ZoneId = zone(1);
-const KEYS: [(&str, EdekSuite); 2] = [("strict", EdekSuite::Kw), ("fast", EdekSuite::Gcm)];
+const KEYS: [(&str, EdekSuite); 3] = [
+    ("strict", EdekSuite::Kw),
+    ("fast", EdekSuite::Gcm),
+    ("lake", EdekSuite::Hadoop),
+];
 const V0: KeyVersion = KeyVersion(0);
 const V1: KeyVersion = KeyVersion(1);
 /// EDEKs whose DEK is known from before the fault, for each key.

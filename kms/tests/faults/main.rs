@@ -146,6 +146,15 @@ async fn wrong_answers() {
         Scenario::new("a decryption has a wrong bit", |shim| {
             shim.set(Function::Decrypt, Fault::FlipBit, sometimes(20));
         }),
+        Scenario::new("an encryption is not made", |shim| {
+            shim.set(Function::Encrypt, Fault::Nothing, sometimes(20));
+        }),
+        Scenario::new("a decryption is not made", |shim| {
+            shim.set(Function::Decrypt, Fault::Nothing, sometimes(20));
+        }),
+        Scenario::new("random bytes are not drawn", |shim| {
+            shim.set(Function::GenerateRandom, Fault::Nothing, When::Always);
+        }),
     ])
     .await;
 }

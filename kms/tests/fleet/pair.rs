@@ -70,6 +70,8 @@ impl Pair {
             .arg(self.path("pin"))
             .arg("--so-pin-file")
             .arg(self.path("so-pin"))
+            .arg("--marks")
+            .arg(self.path("init-marks"))
             .envs([self.environment(label)])
             .output()
             .expect("the example token_worker is built with the tests");

@@ -56,6 +56,8 @@ impl Replicas {
             .arg(replicas.path("pin"))
             .arg("--so-pin-file")
             .arg(replicas.path("so-pin"))
+            .arg("--marks")
+            .arg(replicas.path("init-marks"))
             .envs([SoftHsm2.environment(&replicas.path(NAMES[0]))])
             .output();
         let made = made.expect("the example token_worker is built with the tests");

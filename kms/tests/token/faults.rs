@@ -5,7 +5,10 @@ use strongroom_kms::token::{Token, TokenConfig, TokenState};
 use strongroom_pkcs11_shim::{Ckr, Fault, Function, Shim, When};
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyVersion, Reason};
 
-use crate::fixture::{Fixture, fresh, name, reaches, write_secret, zone};
+use crate::{
+    fixture::{Fixture, fresh, name, reaches, write_secret, zone},
+    import::wrap,
+};
 
 const V0: KeyVersion = KeyVersion(0);
 
@@ -103,6 +106,50 @@ async fn a_session_that_is_lost_again_and_again_ends_the_call() {
     let failure = unwrap_one(&token, &edek).await.expect_err("lost twice");
     assert_eq!(failure.reason, Reason::TokenUnavailable);
     unwrap_one(&token, &edek).await.expect("the next call finds a session");
+}
+
+/// Whoever imports must not be told that the key he sent is wrong when it is the token that fails.
+#[tokio::test]
+async fn an_import_while_the_token_fails_is_repeated_or_said_to_be_the_tokens_fault() {
+    let faulty = Faulty::new();
+    let token = faulty.start().await;
+    let import = token.import_key(false).await.expect("an import key");
+    let mut version = 0;
+    let mut bring = |fault, count: u64| {
+        let new = fresh("payroll", version);
+        version += 1;
+        let wrapped = wrap(&import, &[7; 32]);
+        if count > 0 {
+            faulty.fail(Function::UnwrapKey, fault, count);
+        } else {
+            faulty.shim.set(Function::UnwrapKey, fault, When::Always);
+        }
+        let (token, import) = (token.clone(), import.id);
+        async move { token.import(&new, import, wrapped).await }
+    };
+    for fault in [
+        Fault::CloseSessions,
+        Fault::Error(Ckr::SESSION_HANDLE_INVALID),
+        Fault::Error(Ckr::USER_NOT_LOGGED_IN),
+        Fault::Error(Ckr::DEVICE_ERROR),
+        Fault::Error(Ckr::GENERAL_ERROR),
+        Fault::Error(Ckr::FUNCTION_FAILED),
+        Fault::Error(Ckr::VENDOR_DEFINED),
+    ] {
+        bring(fault, 1)
+            .await
+            .unwrap_or_else(|failure| panic!("{fault:?}, once: {failure}"));
+        let failure = bring(fault, 0).await.expect_err("it never opens");
+        faulty.shim.clear_all();
+        token.list_versions().await.expect("it is itself again");
+        let fair = [Reason::TokenUnavailable, Reason::TokenRefused].contains(&failure.reason);
+        assert!(fair, "{fault:?}, always: {}: {failure}", failure.reason);
+    }
+    let failure = token
+        .import(&fresh("payroll", 99), import.id, vec![9; 384].into())
+        .await;
+    assert_eq!(failure.expect_err("not wrapped to it").reason, Reason::InvalidArgument);
+    token.stop().await;
 }
 
 #[tokio::test]

@@ -72,6 +72,8 @@ impl Fixture {
             .arg(self.path("pin"))
             .arg("--so-pin-file")
             .arg(self.path("so-pin"))
+            .arg("--marks")
+            .arg(self.path("init-marks"))
             .envs([self.environment()])
             .output()
             .expect("the example token_worker is built with the tests")

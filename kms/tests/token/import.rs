@@ -10,7 +10,7 @@ use crate::fixture::{Fixture, fresh, name, zone};
 
 const VECTORS: &str = include_str!("vectors/vectors.txt");
 
-fn wrap(to: &ImportKey, key: &[u8]) -> Bytes {
+pub(crate) fn wrap(to: &ImportKey, key: &[u8]) -> Bytes {
     let algorithm = match to.hash {
         OaepHash::Sha1 => &OAEP_SHA1_MGF1SHA1,
         OaepHash::Sha256 => &OAEP_SHA256_MGF1SHA256,

@@ -1,11 +1,13 @@
 //! A rejected PIN is tried once, whatever is restarted, until its file changes.
 
-use std::fs;
+use std::{fs, process::Command};
 
-use strongroom_kms::token::TokenState;
+use strongroom_kms::token::{TokenConfig, TokenState};
 use strongroom_proto::Reason;
 
-use crate::fixture::{Fixture, LABEL, PIN, reaches, write_secret};
+use strongroom_pkcs11_shim::{Ckr, Fault, Function, Shim, When};
+
+use crate::fixture::{Fixture, LABEL, PIN, program, reaches, write_secret};
 
 #[tokio::test]
 async fn a_wrong_pin_is_tried_once_and_the_corrected_one_at_once() {
@@ -87,4 +89,95 @@ async fn a_worker_that_crashes_leaves_no_core_dump() {
     let core = limits.lines().find(|line| line.starts_with("Max core file size"));
     let values: Vec<_> = core.expect("a limit").split_whitespace().collect();
     assert_eq!(values[4..6], ["0", "0"], "{limits}");
+}
+
+/// A command of its own process beside the service, with the service's marks: what it says on standard error, empty if it
+/// succeeded.
+fn beside(fixture: &Fixture, command: &str, shim: &Shim) -> String {
+    let output = Command::new(program())
+        .args([command, "--token-label", LABEL, "--module"])
+        .arg(shim.module())
+        .arg("--pin-file")
+        .arg(fixture.path("pin"))
+        .arg("--so-pin-file")
+        .arg(fixture.path("so-pin"))
+        .arg("--marks")
+        .arg(fixture.path("state"))
+        .envs([fixture.environment()])
+        .output()
+        .expect("the example token_worker is built with the tests");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.success(), said.is_empty(), "{output:?}");
+    said
+}
+
+#[tokio::test]
+async fn inspecting_tries_no_pin_that_the_service_found_wrong_and_the_other_way_round() {
+    let fixture = Fixture::new();
+    let shim = Shim::in_front_of(&fixture.config().module).expect("the module is written");
+    let config = TokenConfig {
+        module: shim.module(),
+        ..fixture.config()
+    };
+    write_secret(&fixture.path("pin"), "0000-wrong");
+    let token = fixture.try_start(config.clone()).await.expect("starts all the same");
+    assert_eq!(*token.subscribe().borrow(), TokenState::PinRejected);
+    token.stop().await;
+    for _ in 0..3 {
+        let said = beside(&fixture, "token-inspect", &shim);
+        assert!(said.contains("rejected the PIN"), "{said}");
+    }
+    assert_eq!(shim.logins(), 1, "the service's");
+
+    write_secret(&fixture.path("pin"), "1111-wrong-too");
+    let said = beside(&fixture, "token-inspect", &shim);
+    assert!(said.contains("rejected the PIN"), "{said}");
+    let token = fixture.try_start(config).await.expect("starts all the same");
+    assert_eq!(*token.subscribe().borrow(), TokenState::PinRejected);
+    assert_eq!(shim.logins(), 2, "the command's");
+
+    write_secret(&fixture.path("pin"), PIN);
+    reaches(&token, |state| *state == TokenState::Ready).await;
+    assert_eq!(
+        beside(&fixture, "token-inspect", &shim),
+        "",
+        "beside the running service"
+    );
+    token.stop().await;
+}
+
+#[test]
+fn initialising_tries_no_officers_pin_twice() {
+    let (fixture, other) = (Fixture::without_token(), Fixture::without_token());
+    let shim = Shim::in_front_of(&fixture.config().module).expect("the module is written");
+    shim.set(Function::Login, Fault::Error(Ckr::PIN_INCORRECT), When::Next(1));
+    let said = beside(&fixture, "token-init", &shim);
+    assert!(said.contains("security officer's login"), "{said}");
+
+    // Another empty device under the same label, with the same file.
+    let again = |said: &str| {
+        let output = Command::new(program())
+            .args(["token-init", "--token-label", LABEL, "--module"])
+            .arg(shim.module())
+            .arg("--pin-file")
+            .arg(fixture.path("pin"))
+            .arg("--so-pin-file")
+            .arg(fixture.path("so-pin"))
+            .arg("--marks")
+            .arg(fixture.path("state"))
+            .envs([other.environment()])
+            .output()
+            .expect("the example token_worker is built with the tests");
+        let found = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            found.contains(said) && output.status.success() == said.is_empty(),
+            "{output:?}"
+        );
+    };
+    again("not tried again");
+    assert_eq!(shim.logins(), 1);
+    fs::remove_file(fixture.path("so-pin")).expect("it was there");
+    write_secret(&fixture.path("so-pin"), crate::fixture::SO_PIN);
+    again("");
+    assert_eq!(shim.logins(), 2);
 }

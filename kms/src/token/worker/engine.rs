@@ -18,7 +18,7 @@ use super::{
     vault::{Memory, Vault},
 };
 use crate::token::{
-    ModuleError, PinError, TokenConfig, TokenProfile,
+    ModuleError, PinError, TokenProfile,
     module::Module,
     pin::Pin,
     pin_mark::{Login, PinMark},
@@ -226,15 +226,9 @@ fn log_in(session: &Session, options: &WorkerOptions) -> Result<(), OpenError> {
             Err(error) => Err(LoginError::Token(error)),
         }
     };
-    let login = match &options.marks {
-        Some(marks) => {
-            let config = TokenConfig::new(&options.module, &options.token_label, &options.pin_file);
-            let guarded = PinMark::open(marks, &config).and_then(|mark| mark.guard(login, LoginError::refuses_pin));
-            guarded.map_err(|error| OpenError::Other(chain(&error)))?
-        }
-        None => Login::Answered(login()),
-    };
-    match login {
+    let mark = PinMark::open(&options.marks, &options.token_label, &options.pin_file);
+    let guarded = mark.and_then(|mark| mark.guard(login, LoginError::refuses_pin));
+    match guarded.map_err(|error| OpenError::Other(chain(&error)))? {
         Login::Answered(Ok(())) => Ok(()),
         Login::Answered(Err(error)) if error.refuses_pin() => {
             tracing::error!(%error, token = options.token_label, "the token refused the PIN");

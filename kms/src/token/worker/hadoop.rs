@@ -79,9 +79,8 @@ impl Suite for Hadoop {
     }
 
     fn mint(&self, session: &Session, key: &ZoneKey, count: usize) -> Result<Vec<Vec<u8>>, Error> {
-        // Only the worker's own trials come here with a key of unknown length.
-        let dek_bytes = if key.key_bytes == 0 { BLOCK_BYTES } else { key.key_bytes };
-        let wrapped_bytes = IV_BYTES + dek_bytes;
+        // Whatever the bytes are, they open to a DEK, and always to the same: no EDEK of this suite is made wrongly.
+        let wrapped_bytes = IV_BYTES + key.key_bytes;
         let mut fresh = vec![0; count * wrapped_bytes];
         random(session, &mut fresh)?;
         Ok(fresh.chunks_exact(wrapped_bytes).map(<[u8]>::to_vec).collect())

@@ -20,7 +20,7 @@ use strongroom_proto::{Failure, Reason};
 use super::{
     label::PREFIX,
     object::{SessionObject, destroy},
-    remedy::{Trouble, while_doing},
+    remedy::{Refusal, Trouble, while_doing},
     trial::Abilities,
 };
 use crate::token::{ImportKey, OaepHash, TokenObjectId, clone_key::UnwrapTemplate};
@@ -59,25 +59,46 @@ pub(super) fn unwrap<'s>(
     let hash = hash(abilities)?;
     let found = find(session, Some(id)).map_err(while_doing("to find an import key"))?;
     let handle = *found.first().ok_or_else(no_import_key)?;
-    match session.unwrap_key(&oaep(hash), handle, wrapped, template) {
-        Ok(key) => Ok(SessionObject::new(session, key)),
-        Err(error) => match Trouble::new("to import a key", &error) {
-            // With a key that it holds: what it was given is not wrapped to it.
-            Trouble::Failed(_) | Trouble::Lost(_) => Err(not_wrapped(&error).into()),
-            trouble @ Trouble::Gone(_) => Err(trouble),
-        },
-    }
+    let doing = "to import a key";
+    let attempt = || session.unwrap_key(&oaep(hash), handle, wrapped, template);
+    let key = match attempt() {
+        Ok(key) => key,
+        Err(error) => {
+            if let Refusal::Trouble(_) = Refusal::of(&error) {
+                return Err(Trouble::new(doing, &error));
+            }
+            // As with EDEKs: what was sent is blamed only when it is refused again after the key has opened one of its own.
+            opens_its_own(session, handle, hash).map_err(while_doing("to open what it wrapped to its import key"))?;
+            attempt().map_err(|error| match Refusal::of(&error) {
+                Refusal::Trouble(_) => Trouble::new(doing, &error),
+                Refusal::Invalid | Refusal::Unclear => not_wrapped(&error).into(),
+            })?
+        }
+    };
+    Ok(SessionObject::new(session, key))
 }
 
-/// Sees that what the import key unwraps cannot be had readable, or be wrapped again under a key of anybody's making: a token
-/// may take the template that says so and ignore it.
-fn is_confined(session: &Session, private: ObjectHandle, hash: OaepHash) -> Result<bool, Error> {
+/// A throw-away key, wrapped to an import key.
+fn wrap_throw_away(session: &Session, private: ObjectHandle, hash: OaepHash) -> Result<Vec<u8>, Error> {
     let public = session.create_object(&public_template(session, private)?)?;
     let public = SessionObject::new(session, public);
     let mut template = throw_away(true, false);
     template.push(Attribute::ValueLen(32.into()));
     let key = SessionObject::new(session, session.generate_key(&Mechanism::AesKeyGen, &template)?);
-    let wrapped = session.wrap_key(&oaep(hash), public.handle(), key.handle())?;
+    session.wrap_key(&oaep(hash), public.handle(), key.handle())
+}
+
+fn opens_its_own(session: &Session, private: ObjectHandle, hash: OaepHash) -> Result<(), Error> {
+    let wrapped = wrap_throw_away(session, private, hash)?;
+    let key = session.unwrap_key(&oaep(hash), private, &wrapped, &throw_away(true, true))?;
+    drop(SessionObject::new(session, key));
+    Ok(())
+}
+
+/// Sees that what the import key unwraps cannot be had readable, or be wrapped again under a key of anybody's making: a token
+/// may take the template that says so and ignore it.
+fn is_confined(session: &Session, private: ObjectHandle, hash: OaepHash) -> Result<bool, Error> {
+    let wrapped = wrap_throw_away(session, private, hash)?;
     let unwraps = |sensitive, trusted_only| {
         let unwrapped = session.unwrap_key(&oaep(hash), private, &wrapped, &throw_away(sensitive, trusted_only));
         unwrapped.map(|key| drop(SessionObject::new(session, key)))

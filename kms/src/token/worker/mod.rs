@@ -63,9 +63,8 @@ pub struct WorkerOptions {
     pub token_label: String,
     /// `--pin-file`: the file that holds the user PIN.
     pub pin_file: PathBuf,
-    /// `--marks`: where the marks of a PIN that the token refused are kept, for all workers of the token together. Without
-    /// it a login is made unmarked.
-    pub marks: Option<PathBuf>,
+    /// `--marks`: where the marks of a PIN that the token refused are kept, for all who log in to the token.
+    pub marks: PathBuf,
     /// For sealed delivery; without it there is none.
     pub sealed: Option<SealedOptions>,
 }
