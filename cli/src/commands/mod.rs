@@ -132,6 +132,7 @@ fn dev_options(args: DevArgs) -> DevOptions {
         port_base: args.port_base,
         profile_out: args.profile_out,
         pkcs11_module: args.pkcs11_module,
+        tokens: args.tokens,
     }
 }
 

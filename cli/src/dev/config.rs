@@ -10,7 +10,7 @@ use super::{
     layout::{Layout, Role},
     pki,
     ports::Ports,
-    token,
+    token::{self, DevToken},
 };
 
 /// The policy that every data directory starts with: the sample, whose users are those of [`super::pki::USERS`].
@@ -18,14 +18,14 @@ const POLICY: &str = include_str!("../../../kms/policy/sample.cedar");
 
 /// Configurations follow from the data directory, so they are written at every start; the policy is the user's to edit
 /// and is written once.
-pub(super) fn write_all(layout: &Layout, ports: &Ports, module: &Path) -> Result<(), DevError> {
+pub(super) fn write_all(layout: &Layout, ports: &Ports, module: &Path, tokens: &[DevToken]) -> Result<(), DevError> {
     if files::read(&layout.policy())?.is_none() {
         files::write(&layout.policy(), POLICY, Audience::Owner)?;
     }
     for role in Role::ALL {
         make_private_dir(&layout.state(role))?;
         let text = match role {
-            Role::Kms => kms(layout, ports, module),
+            Role::Kms => kms(layout, ports, module, tokens),
             Role::Metadata => metadata(layout, ports),
             Role::Block(_) => block(layout, ports, role),
         };
@@ -34,13 +34,16 @@ pub(super) fn write_all(layout: &Layout, ports: &Ports, module: &Path) -> Result
     Ok(())
 }
 
-fn kms(layout: &Layout, ports: &Ports, module: &Path) -> String {
+fn kms(layout: &Layout, ports: &Ports, module: &Path, tokens: &[DevToken]) -> String {
+    let tokens: String = tokens
+        .iter()
+        .map(|&token| token::kms_table(layout, module, token))
+        .collect();
     format!(
-        "{head}policy = {policy}\ndata_dir = {data_dir}\n\n[[tokens]]\n{token}\n{tls}{sealed}",
+        "{head}policy = {policy}\ndata_dir = {data_dir}\n{tokens}{tls}{sealed}",
         head = head(ports, Role::Kms),
         policy = toml_string(&layout.policy()),
         data_dir = toml_string(&layout.state(Role::Kms)),
-        token = token::kms_table(layout, module),
         tls = tls_table(&layout.tls("kms")),
         sealed = sealed_table(&layout.tls(pki::TOKEN_WORKER)),
     )
@@ -106,8 +109,11 @@ mod tests {
             metadata: 7601,
             block: [7602, 7603, 7604],
         };
-        write_all(&layout, &ports, Path::new("/usr/lib/softhsm/libsofthsm2.so")).expect("writes");
+        let tokens = [DevToken::First, DevToken::Second];
+        write_all(&layout, &ports, Path::new("/usr/lib/softhsm/libsofthsm2.so"), &tokens).expect("writes");
         let kms = strongroom_kms::Config::load(&layout.config(Role::Kms)).expect("the key service reads it");
+        let labels: Vec<_> = kms.tokens.iter().map(|token| token.label.as_str()).collect();
+        assert_eq!(labels, tokens.map(DevToken::label));
         assert!(
             kms.tokens[0].sealed.is_some(),
             "sealed delivery reaches the token worker"
@@ -130,7 +136,7 @@ mod tests {
             block: [7602, 7603, 7604],
         };
         files::write(&layout.policy(), "// mine\n", Audience::Owner).expect("writes");
-        write_all(&layout, &ports, Path::new("/module.so")).expect("writes");
+        write_all(&layout, &ports, Path::new("/module.so"), &[DevToken::First]).expect("writes");
         assert_eq!(
             files::read(&layout.policy()).expect("reads").as_deref(),
             Some("// mine\n")

@@ -40,6 +40,12 @@ pub(crate) enum DevError {
     ModuleMissing { path: PathBuf },
     #[error("the token could not be initialised: {message}")]
     TokenInit { message: String },
+    #[error("the two tokens could not be linked: {message}")]
+    TokenLink { message: String },
+    #[error("{} has two tokens that hold the same keys; leave --tokens out, or name another directory with --data-dir", path.display())]
+    FewerTokens { path: PathBuf },
+    #[error("{} is missing, one of two tokens that hold the same keys; put it back, or start afresh in another directory with --data-dir", path.display())]
+    TokenMissing { path: PathBuf },
     #[error("certificates cannot be made")]
     Certificate(#[from] PkiError),
     #[error("{} is damaged; delete it and start again, new certificates are then made", path.display())]
@@ -89,10 +95,11 @@ impl DevError {
     pub(crate) const fn exit(&self) -> Exit {
         match self {
             Self::PortBase { .. } => Exit::Usage,
-            Self::ModuleMissing { .. } | Self::NoModule => Exit::NotFound,
+            Self::ModuleMissing { .. } | Self::NoModule | Self::TokenMissing { .. } => Exit::NotFound,
             Self::Locked { .. }
             | Self::PortTaken { .. }
             | Self::ForeignDirectory { .. }
+            | Self::FewerTokens { .. }
             | Self::ProfileInTheWay { .. } => Exit::Conflict,
             Self::NotReady { .. } => Exit::Unavailable,
             _ => Exit::Failed,

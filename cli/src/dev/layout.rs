@@ -12,6 +12,7 @@ use strongroom_proto::transport::TlsFiles;
 use super::{
     DevError,
     files::{self, Audience, make_private_dir},
+    token::DevToken,
 };
 
 /// The format of the data directory that this version writes and reads.
@@ -115,19 +116,29 @@ impl Layout {
         }
     }
 
-    /// The token's objects and PINs.
-    pub(super) fn token(&self) -> PathBuf {
-        self.root.join("token")
+    /// A token's objects and PINs.
+    pub(super) fn token(&self, token: DevToken) -> PathBuf {
+        self.root.join(format!("token{}", token.suffix()))
     }
 
-    /// What SOFTHSM2_CONF names.
-    pub(super) fn softhsm_config(&self) -> PathBuf {
-        self.root.join("softhsm2.conf")
+    /// What SOFTHSM2_CONF names for a token.
+    pub(super) fn softhsm_config(&self, token: DevToken) -> PathBuf {
+        self.root.join(format!("softhsm2{}.conf", token.suffix()))
     }
 
-    /// The token user's PIN.
-    pub(super) fn user_pin(&self) -> PathBuf {
-        self.root.join("token/user.pin")
+    /// The PIN of a token's user.
+    pub(super) fn user_pin(&self, token: DevToken) -> PathBuf {
+        self.token(token).join("user.pin")
+    }
+
+    /// The PIN of a token's security officer.
+    pub(super) fn so_pin(&self, token: DevToken) -> PathBuf {
+        self.token(token).join("so.pin")
+    }
+
+    /// There once two tokens have been linked.
+    pub(super) fn linked(&self) -> PathBuf {
+        self.root.join("tokens-linked")
     }
 
     /// The Cedar policy, which the user may edit.

@@ -38,6 +38,8 @@ pub(crate) struct DevOptions {
     pub(crate) profile_out: Option<PathBuf>,
     /// The PKCS#11 library; `None` looks in the usual places.
     pub(crate) pkcs11_module: Option<PathBuf>,
+    /// How many tokens hold the keys, 1 or 2; `None` keeps what the data directory has.
+    pub(crate) tokens: Option<u8>,
 }
 
 /// Makes what is missing, starts the roles, says how to connect, and keeps them running until SIGTERM or SIGINT.
@@ -66,6 +68,7 @@ pub(crate) async fn run(options: DevOptions, output: Output) -> Result<(), Error
 struct Prepared {
     layout: Layout,
     ports: Ports,
+    tokens: usize,
     profile: profile::Written,
     _lock: layout::Lock,
 }
@@ -75,12 +78,15 @@ async fn prepare(options: &DevOptions) -> Result<Prepared, DevError> {
     let (layout, lock) = Layout::open(options.data_dir.as_deref())?;
     let ports = Ports::settle(&layout, options.port_base)?;
     pki::ensure(&layout, SystemTime::now())?;
-    token::ensure(&layout, &module).await?;
-    config::write_all(&layout, &ports, &module)?;
+    let tokens = token::settle(&layout, options.tokens)?;
+    token::ensure(&layout, &module, tokens).await?;
+    config::write_all(&layout, &ports, &module, tokens)?;
+    token::link(&layout, tokens).await?;
     let profile = profile::write(&layout, &ports, options.profile_out.as_deref())?;
     Ok(Prepared {
         layout,
         ports,
+        tokens: tokens.len(),
         profile,
         _lock: lock,
     })
@@ -95,12 +101,17 @@ struct Ready<'a> {
     metadata: String,
     profile: String,
     profile_is_default: bool,
+    tokens: usize,
     block: &'a [u16],
 }
 
 fn announce(prepared: &Prepared, output: Output) -> Result<(), Error> {
     let Prepared {
-        layout, ports, profile, ..
+        layout,
+        ports,
+        tokens,
+        profile,
+        ..
     } = prepared;
     let ready = Ready {
         event: "ready",
@@ -109,6 +120,7 @@ fn announce(prepared: &Prepared, output: Output) -> Result<(), Error> {
         metadata: ports.metadata_remote(),
         profile: profile.path.display().to_string(),
         profile_is_default: profile.is_default,
+        tokens: *tokens,
         block: &ports.block,
     };
     output.result(&ready, || summary(&ready))
@@ -120,8 +132,12 @@ fn summary(ready: &Ready<'_>) -> String {
     } else {
         format!(" --profile {}", ready.profile)
     };
+    let tokens = match ready.tokens {
+        1 => String::new(),
+        tokens => format!(" with {tokens} tokens"),
+    };
     format!(
-        "Strongroom runs on this machine: key service {kms}, metadata service {metadata}, 3 block nodes.
+        "Strongroom runs on this machine: key service {kms}{tokens}, metadata service {metadata}, 3 block nodes.
   data     {data}
   logs     {data}/logs
   profile  {profile}

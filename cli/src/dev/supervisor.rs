@@ -22,7 +22,6 @@ use super::{
     DevError,
     files::{self, Audience},
     layout::{Layout, Role},
-    token::SOFTHSM_VARIABLE,
 };
 use crate::{error::chain, output::note};
 
@@ -161,9 +160,6 @@ impl Keeper {
             // Ctrl-C reaches the whole foreground group; only the supervisor decides in which order roles stop.
             .process_group(0)
             .kill_on_drop(true);
-        if self.role == Role::Kms {
-            command.env(SOFTHSM_VARIABLE, self.layout.softhsm_config());
-        }
         let failed = |source| DevError::Spawn {
             what: self.role.name(),
             source,

@@ -1,4 +1,4 @@
-//! The development token: SoftHSM2 in the data directory, with random PINs that only its owner can read.
+//! The development tokens: one or two of SoftHSM2 in the data directory, with random PINs that only its owner can read.
 
 use std::{
     fs, io,
@@ -6,18 +6,55 @@ use std::{
     process::Stdio,
 };
 
+use strongroom_kms::{Config, token::trust};
 use tokio::process::Command;
 
 use super::{
     DevError,
     files::{self, Audience, make_private_dir, sync_parent, toml_string},
-    layout::Layout,
+    layout::{Layout, Role},
 };
 
-/// The token's label.
-pub(super) const LABEL: &str = "strongroom-dev";
 /// The environment variable through which SoftHSM2 finds its configuration.
-pub(super) const SOFTHSM_VARIABLE: &str = "SOFTHSM2_CONF";
+const SOFTHSM_VARIABLE: &str = "SOFTHSM2_CONF";
+
+/// One of the tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DevToken {
+    /// The one that is always there.
+    First,
+    /// The one of `--tokens 2`, which holds the same keys.
+    Second,
+}
+
+impl DevToken {
+    /// Its label.
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::First => "strongroom-dev",
+            Self::Second => "strongroom-dev-b",
+        }
+    }
+
+    /// What its files' names have before their end.
+    pub(super) const fn suffix(self) -> &'static str {
+        match self {
+            Self::First => "",
+            Self::Second => "-b",
+        }
+    }
+}
+
+/// The tokens of this start: as many as are asked for, else as many as the data directory has.
+pub(super) fn settle(layout: &Layout, asked: Option<u8>) -> Result<&'static [DevToken], DevError> {
+    match (asked, layout.linked().exists()) {
+        (Some(1), true) => Err(DevError::FewerTokens {
+            path: layout.root().to_owned(),
+        }),
+        (Some(2..), _) | (_, true) => Ok(&[DevToken::First, DevToken::Second]),
+        _ => Ok(&[DevToken::First]),
+    }
+}
 
 /// Where distributions put SoftHSM2's library.
 const MODULES: [&str; 8] = [
@@ -43,17 +80,43 @@ pub(super) fn find_module(chosen: Option<&Path>) -> Result<PathBuf, DevError> {
         .ok_or(DevError::NoModule)
 }
 
-/// Makes the token if there is none, and writes SoftHSM2's configuration for it.
-pub(super) async fn ensure(layout: &Layout, module: &Path) -> Result<(), DevError> {
-    if !layout.token().exists() {
-        make(layout, module).await?;
+/// Makes the tokens that are not there, and writes SoftHSM2's configuration for each.
+pub(super) async fn ensure(layout: &Layout, module: &Path, tokens: &[DevToken]) -> Result<(), DevError> {
+    for &token in tokens {
+        let path = layout.token(token);
+        match (path.exists(), layout.linked().exists()) {
+            (true, _) => {}
+            // An empty one in its place would look like a token that lost its keys.
+            (false, true) => return Err(DevError::TokenMissing { path }),
+            (false, false) => make(layout, module, token).await?,
+        }
+        let config = softhsm_config(&path.join("objects"));
+        files::write(&layout.softhsm_config(token), &config, Audience::Owner)?;
     }
-    let config = softhsm_config(&layout.token().join("objects"));
-    files::write(&layout.softhsm_config(), &config, Audience::Owner)
+    Ok(())
+}
+
+/// Introduces two tokens to each other, once. The key service's configuration is written.
+pub(super) async fn link(layout: &Layout, tokens: &'static [DevToken]) -> Result<(), DevError> {
+    if tokens.len() == 1 || layout.linked().exists() {
+        return Ok(());
+    }
+    let failed = |message: String| DevError::TokenLink { message };
+    let executable = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
+    let config = Config::load(&layout.config(Role::Kms)).map_err(|error| failed(error.to_string()))?;
+    let pins: Vec<_> = tokens
+        .iter()
+        .map(|&token| (token.label().to_owned(), layout.so_pin(token)))
+        .collect();
+    let linked = move || trust::link(&executable, &config.tokens, &pins, &config.data_dir, false);
+    let linked = tokio::task::spawn_blocking(linked).await;
+    let linked = linked.map_err(|error| failed(error.to_string()))?;
+    linked.map_err(|failure| failed(failure.message))?;
+    files::write(&layout.linked(), "", Audience::Owner)
 }
 
 /// Makes the token under another name and renames it when it is whole, so that a crash leaves nothing half-made.
-async fn make(layout: &Layout, module: &Path) -> Result<(), DevError> {
+async fn make(layout: &Layout, module: &Path, token: DevToken) -> Result<(), DevError> {
     let new = layout.root().join("token.new");
     match fs::remove_dir_all(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -66,9 +129,11 @@ async fn make(layout: &Layout, module: &Path) -> Result<(), DevError> {
     files::write(&new.join("user.pin"), &random_pin(), Audience::Owner)?;
     let config = new.join("softhsm2.conf");
     files::write(&config, &softhsm_config(&new.join("objects")), Audience::Owner)?;
-    initialise(module, &new, &config).await?;
+    let state = layout.state(Role::Kms);
+    make_private_dir(&state)?;
+    initialise(module, &new, &config, &state, token).await?;
     fs::remove_file(&config).map_err(DevError::file("cannot remove", &config))?;
-    let token = layout.token();
+    let token = layout.token(token);
     fs::rename(&new, &token)
         .and_then(|()| sync_parent(&token))
         .map_err(DevError::file("cannot make", &token))
@@ -76,19 +141,27 @@ async fn make(layout: &Layout, module: &Path) -> Result<(), DevError> {
 
 /// Runs `strongroom token init` as a child: SoftHSM2 reads its configuration from the environment, and a vendor
 /// library has no business in this process.
-async fn initialise(module: &Path, directory: &Path, config: &Path) -> Result<(), DevError> {
+async fn initialise(
+    module: &Path,
+    directory: &Path,
+    config: &Path,
+    state: &Path,
+    token: DevToken,
+) -> Result<(), DevError> {
     let spawn_failed = |source| DevError::Spawn {
         what: "strongroom token init".to_owned(),
         source,
     };
     let executable = std::env::current_exe().map_err(spawn_failed)?;
     let output = Command::new(executable)
-        .args(["token", "init", "--label", LABEL, "--module"])
+        .args(["token", "init", "--label", token.label(), "--module"])
         .arg(module)
         .arg("--so-pin-file")
         .arg(directory.join("so.pin"))
         .arg("--pin-file")
         .arg(directory.join("user.pin"))
+        .arg("--data-dir")
+        .arg(state)
         .env(SOFTHSM_VARIABLE, config)
         .stdin(Stdio::null())
         .kill_on_drop(true)
@@ -123,11 +196,13 @@ fn random_pin() -> String {
     uuid::Uuid::new_v4().simple().to_string()
 }
 
-/// The part of the key service's configuration that names the token.
-pub(super) fn kms_table(layout: &Layout, module: &Path) -> String {
+/// The part of the key service's configuration that names a token.
+pub(super) fn kms_table(layout: &Layout, module: &Path, token: DevToken) -> String {
     format!(
-        "module = {}\nlabel = \"{LABEL}\"\npin_file = {}",
+        "\n[[tokens]]\nmodule = {}\nlabel = \"{}\"\npin_file = {}\nenvironment = {{ {SOFTHSM_VARIABLE} = {} }}\n",
         toml_string(module),
-        toml_string(&layout.user_pin())
+        token.label(),
+        toml_string(&layout.user_pin(token)),
+        toml_string(&layout.softhsm_config(token))
     )
 }

@@ -207,3 +207,95 @@ fn a_missing_token_library_is_named_with_the_way_out() {
         "{stderr}"
     );
 }
+
+/// Each takes its turn: what is taken away is the folder of a token's objects, as if the device were unplugged.
+#[test]
+fn of_two_tokens_either_may_go_and_come_back() {
+    let mut dev = Dev::builder().argument("--tokens").argument("2").start();
+    let zone = dev.zone("payroll");
+    let folder = dev.scratch("in");
+    let put = |dev: &Dev, name: &str| {
+        let file = folder.join(name);
+        fs::write(&file, name).expect("own directory");
+        let target = format!("{zone}/{name}");
+        dev.cli()
+            .run(["fs", "put", file.to_str().expect("UTF-8"), &target])
+            .ok();
+    };
+    let states = |dev: &Dev| -> Vec<String> {
+        let listed = dev.cli().as_user("keyadmin").run(["token", "list", "--json"]).json();
+        let tokens = listed["tokens"].as_array().expect("a list").iter();
+        tokens
+            .map(|token| token["state"].as_str().expect("a word").to_owned())
+            .collect()
+    };
+    put(&dev, "before");
+    assert_eq!(states(&dev), ["serving", "serving"]);
+    for gone in ["token", "token-b"] {
+        dev.cli()
+            .as_user("keyadmin")
+            .run(["key", "create", &format!("spare-{gone}")])
+            .ok();
+    }
+
+    for (gone, after) in [("token", ["away", "serving"]), ("token-b", ["serving", "away"])] {
+        // Once while it runs: the token's worker is lost with it.
+        let objects = dev.data(gone).join("objects");
+        let aside = dev.data(&format!("{gone}-aside"));
+        fs::rename(&objects, &aside).expect("taken away");
+        put(&dev, &format!("while-{gone}-is-gone"));
+        // And once from the start.
+        dev.stop();
+        dev.start_again();
+        assert_eq!(states(&dev), after, "without {gone}");
+        put(&dev, &format!("without-{gone}"));
+        // A zone's first EDEKs are minted when it is made.
+        let (another, key) = (format!("/zone-{gone}"), format!("spare-{gone}"));
+        let admin = dev.cli().as_user("fsadmin");
+        admin.run(["fs", "mkdir", &another]).ok();
+        admin.run(["zone", "create", &another, "--key", &key]).ok();
+        for file in ["before".to_owned(), format!("without-{gone}")] {
+            assert_eq!(dev.cli().run(["fs", "cat", &format!("{zone}/{file}")]).text(), file);
+        }
+        let refused = dev.cli().as_user("keyadmin").run(["key", "create", "late"]);
+        assert_ne!(refused.code, Some(0), "a key would be in one token only");
+        fs::rename(&aside, &objects).expect("put back");
+        until("both serve again", Duration::from_secs(30), || {
+            (states(&dev) == ["serving", "serving"]).then_some(())
+        });
+        let key = format!("after-{gone}");
+        dev.cli().as_user("keyadmin").run(["key", "create", &key]).ok();
+    }
+}
+
+#[test]
+fn a_second_token_comes_later_but_does_not_go_again_unsaid() {
+    let mut dev = Dev::start();
+    dev.zone("payroll");
+    dev.stop();
+    let start = |dev: &Dev, more: &[&str]| {
+        let output = Command::new(strongroom())
+            .args(["dev", "--data-dir"])
+            .arg(dev.data(""))
+            .args(more)
+            .env("HOME", dev.home())
+            .stdin(Stdio::null())
+            .output()
+            .expect("the executable is built");
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let (code, said) = start(&dev, &["--tokens", "3"]);
+    assert_eq!(code, Some(2), "{said}");
+    fs::write(dev.data("tokens-linked"), "").expect("own directory");
+    let (code, said) = start(&dev, &["--tokens", "1"]);
+    assert_eq!(code, Some(8), "{said}");
+    assert!(said.contains("leave --tokens out"), "{said}");
+    let (code, said) = start(&dev, &[]);
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("token-b is missing"), "{said}");
+    fs::remove_file(dev.data("tokens-linked")).expect("it was there");
+    dev.start_again();
+}
