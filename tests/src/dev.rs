@@ -120,6 +120,11 @@ impl Dev {
         DevBuilder::default()
     }
 
+    /// One more argument from the next start on.
+    pub fn add_argument(&mut self, argument: impl Into<OsString>) {
+        self.builder.arguments.push(argument.into());
+    }
+
     /// Starts the processes, which must not run, and waits until they are ready.
     pub fn start_again(&mut self) {
         if let Err(refused) = self.try_start() {

@@ -78,7 +78,11 @@ fn init(args: TokenInitArgs, output: Output) -> Result<(), Error> {
 fn inspect(args: TokenInspectArgs, output: Output) -> Result<(), Error> {
     let log_in = args.pin_file.is_some();
     let options = WorkerOptions {
-        marks: marks(args.marks, &args.label)?,
+        marks: if log_in {
+            marks(args.marks, &args.label)?
+        } else {
+            PathBuf::new()
+        },
         module: args.module,
         token_label: args.label,
         pin_file: args.pin_file.unwrap_or_default(),

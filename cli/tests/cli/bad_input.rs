@@ -211,6 +211,23 @@ fn role_configurations() {
 }
 
 #[test]
+fn there_is_nothing_to_link_where_hsms_replicate() {
+    let home = Home::new();
+    let sample = include_str!("../../../kms/kms.sample.toml");
+    let replicating = sample.replace("mode = \"clone\"", "mode = \"replicated-by-hsm\"");
+    assert_ne!(replicating, sample);
+    home.write("kms.toml", &replicating);
+    check(
+        &home,
+        &[(
+            &["token", "link", "--config", "{home}/kms.toml"],
+            2,
+            &["replicate by themselves", "nothing to link"],
+        )],
+    );
+}
+
+#[test]
 fn dev_says_why_it_does_not_start() {
     let home = Home::new();
     home.write("damaged/VERSION", "1\n");

@@ -41,6 +41,8 @@ fn linked() -> Pair {
         .map(|token| (token.receives_only, token.lacks.len()))
         .collect();
     assert_eq!(facts, [(true, 1), (false, 0)], "{linked:?}");
+    let checked = pair.link(true).expect("one can send to all others");
+    assert!(!checked[1].lacks.contains(&RECEIVER.to_owned()), "{checked:?}");
     pair
 }
 
