@@ -95,6 +95,8 @@ fn a_worker_started_by_hand_says_what_it_is_for() {
         .arg(module())
         .arg("--pin-file")
         .arg(fixture.path("pin"))
+        .arg("--marks")
+        .arg(fixture.path("state"))
         .stdin(std::process::Stdio::null())
         .output()
         .expect("the script runs");
