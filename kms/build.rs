@@ -19,6 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".strongroom.kms.worker.v1.CertificateSignature")
         .bytes(".strongroom.kms.worker.v1.UnwrapSealedRequest")
         .bytes(".strongroom.kms.worker.v1.UnwrapSealedResponse")
+        .bytes(".strongroom.kms.worker.v1.TransferRequest")
         .bytes(".strongroom.kms.worker.v1.AuditKey")
         .bytes(".strongroom.kms.worker.v1.SignAuditRequest")
         .bytes(".strongroom.kms.worker.v1.SignAuditResponse")

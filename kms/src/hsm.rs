@@ -11,7 +11,7 @@ use crate::{
     fleet::{Alarm, Resynced, TokenReport},
     token::{
         ImportKey, Kcv, NewVersion, SealedCall, SealedReply, Token, TokenKeyVersion, TokenObjectId, TokenState,
-        Verified, WireDek,
+        TransferCall, TransferReply, Verified, WireDek,
     },
 };
 
@@ -82,6 +82,9 @@ pub trait Hsm: Send + Sync + 'static {
 
     /// The DEKs of a signed request, sealed to who signed it; a token checks that by itself.
     fn unwrap_sealed(&self, call: SealedCall) -> impl Future<Output = Result<Verified<SealedReply>, Failure>> + Send;
+
+    /// EDEKs moved to another key or zone at a signed request; a token checks that by itself.
+    fn transfer(&self, call: TransferCall) -> impl Future<Output = Result<Verified<TransferReply>, Failure>> + Send;
 
     /// Has the head of an audit log signed by a token's audit key, which is made if there is none.
     fn sign_audit(&self, head: &AuditHead) -> impl Future<Output = Result<AuditSignature, Failure>> + Send;
@@ -181,6 +184,12 @@ impl Hsm for Token {
 
     async fn unwrap_sealed(&self, call: SealedCall) -> Result<Verified<SealedReply>, Failure> {
         let done = Self::unwrap_sealed(self, call).await?;
+        let by = self.label().to_owned();
+        Ok(Verified { done, by })
+    }
+
+    async fn transfer(&self, call: TransferCall) -> Result<Verified<TransferReply>, Failure> {
+        let done = Self::transfer(self, call).await?;
         let by = self.label().to_owned();
         Ok(Verified { done, by })
     }

@@ -30,7 +30,7 @@ use strongroom_kms::{
 use strongroom_proto::{
     Edek, Failure, Reason, RequestId, ZoneId,
     kms::v1::{self as pb, CreateKeyRequest},
-    sealed::SealedIn,
+    sealed::HeldIn,
 };
 use support::{Caller, Site, load};
 
@@ -100,8 +100,11 @@ async fn deliver(caller: &mut Caller, user: &SealedUser, edeks: &[Edek]) -> (Sig
     }
 }
 
-/// What the records of the last call say: key, count, where it was sealed, who verified it, how it ended.
-fn said(entries: &[Entry]) -> Vec<(&str, usize, Option<&str>, Option<&str>, Outcome)> {
+/// What a record says: key, count, where it was sealed, who verified it, how it ended.
+type Said<'a> = (&'a str, usize, Option<&'a str>, Option<&'a str>, Outcome);
+
+/// What the records of one call say.
+fn said(entries: &[Entry]) -> Vec<Said<'_>> {
     for entry in entries {
         let call = (entry.who.as_str(), entry.action.as_str());
         assert_eq!(call, ("user alice", "unwrap"), "{entry:?}");
@@ -177,7 +180,7 @@ async fn what_policy_demands_is_delivered_sealed_less_what_is_left_out_and_recor
         .into_iter()
         .map(|result| result.map(|(place, _)| place).map_err(|failure| failure.reason))
         .collect();
-    let (inside, worker) = (Ok(SealedIn::Token), Ok(SealedIn::Worker));
+    let (inside, worker) = (Ok(HeldIn::Token), Ok(HeldIn::Worker));
     assert_eq!(opened, [inside, Err(denied), worker, Err(denied), worker, inside]);
 
     let by = Some(LABEL);

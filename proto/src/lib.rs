@@ -13,6 +13,8 @@ mod path;
 pub mod proof;
 mod reason;
 pub mod sealed;
+mod signed;
+pub mod transfer;
 pub mod transport;
 mod wire;
 

@@ -15,9 +15,10 @@ use proptest::prelude::*;
 use strongroom_proto::{
     Edek, EdekSuite, Failure, KeyVersion, Reason, ZoneId,
     sealed::{
-        OaepHash, REQUEST_DOMAIN, RecipientKey, RequestDigest, SealedAnswer, SealedDek, SealedIn, SealedRequest,
+        HeldIn, OaepHash, REQUEST_DOMAIN, RecipientKey, RequestDigest, SealedAnswer, SealedDek, SealedRequest,
         TransportKey,
     },
+    transfer::{Place, TransferRequest},
     transport::CertificateSignature,
 };
 
@@ -75,18 +76,90 @@ fn answer() -> SealedAnswer {
     SealedAnswer {
         request: RequestDigest::of(b"request"),
         transport_keys: vec![TransportKey {
-            made_in: SealedIn::Token,
+            made_in: HeldIn::Token,
             hash: OaepHash::Sha1,
             sealed: Bytes::from_static(&[2; 256]),
         }],
         results: vec![
             Ok(SealedDek {
-                sealed_in: SealedIn::Token,
+                sealed_in: HeldIn::Token,
                 wrapped: Bytes::from_static(&[3; 40]),
             }),
             Err(Failure::new(Reason::EdekInvalid, "it does not open")),
         ],
     }
+}
+
+fn transfer() -> TransferRequest {
+    let place = |key: &str, zone: u8| Place {
+        key: key.parse().expect("a key name"),
+        zone: ZoneId::from_bytes([zone; 16]),
+    };
+    TransferRequest {
+        nonce: [1; 16],
+        issued_ms: 1_000_000,
+        expires_ms: 1_060_000,
+        signer: "spiffe://strongroom/user/alice".parse().expect("an identity"),
+        from: place("payroll", 1),
+        to: place("archive", 2),
+        edeks: vec![
+            (KeyVersion(3), Bytes::from_static(&[9; 40])),
+            (KeyVersion(4), Bytes::from_static(&[8; 68])),
+        ],
+    }
+}
+
+#[test]
+fn a_transfer_reads_back_every_bit_of_it_means_something_and_its_bytes_are_the_documented_ones() {
+    let encoded = transfer().encode().expect("a sound request");
+    assert_eq!(TransferRequest::decode(&encoded).expect("reads"), transfer());
+    differs_at_every_bit(&encoded, |bytes| TransferRequest::decode(bytes).ok());
+    let mut documented = vec![1];
+    documented.extend([1; 16]);
+    documented.extend(1_000_000_u64.to_be_bytes());
+    documented.extend(1_060_000_u64.to_be_bytes());
+    documented.extend(b"\0\x1espiffe://strongroom/user/alice\0\x07payroll");
+    documented.extend([1; 16]);
+    documented.extend(b"\0\x07archive");
+    documented.extend([2; 16]);
+    documented.extend([0, 2, 0, 0, 0, 3, 0, 40]);
+    documented.extend([9; 40]);
+    documented.extend([0, 0, 0, 4, 0, 68]);
+    documented.extend([8; 68]);
+    assert_eq!(encoded, documented);
+}
+
+#[test]
+fn what_no_transfer_may_be_is_neither_written_nor_read() {
+    let changed = |change: &dyn Fn(&mut TransferRequest)| {
+        let mut request = transfer();
+        change(&mut request);
+        request
+    };
+    for bad in [
+        changed(&|r| r.expires_ms = r.issued_ms + 60_001),
+        changed(&|r| r.expires_ms = r.issued_ms),
+        changed(&|r| r.edeks.clear()),
+        changed(&|r| r.edeks = vec![r.edeks[0].clone(); 201]),
+        changed(&|r| r.to = r.from.clone()),
+    ] {
+        assert_eq!(bad.encode().expect_err("out of bounds").reason, Reason::InvalidArgument);
+    }
+    for length in [0, 129] {
+        let request = changed(&|r| r.edeks[0].1 = vec![7; length].into());
+        let encoded = request.encode().expect("is written");
+        assert!(TransferRequest::decode(&encoded).is_err(), "an EDEK of {length} bytes");
+    }
+    // One place for both: an encoding that was changed afterwards.
+    let two = changed(&|r| r.to.key = "payroll".parse().expect("a key name"));
+    let encoded = two.encode().expect("another zone").to_vec();
+    let at = encoded
+        .windows(16)
+        .position(|window| window == [2; 16])
+        .expect("the other zone");
+    let mut same = encoded.clone();
+    same[at..at + 16].copy_from_slice(&[1; 16]);
+    assert!(TransferRequest::decode(&encoded).is_ok() && TransferRequest::decode(&same).is_err());
 }
 
 #[test]
@@ -215,6 +288,7 @@ proptest! {
     fn no_bytes_make_the_readers_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         _ = SealedRequest::decode(&bytes);
         _ = SealedAnswer::decode(&bytes);
+        _ = TransferRequest::decode(&bytes);
         _ = RecipientKey::from_der(&bytes);
     }
 }

@@ -1,4 +1,4 @@
-//! `Mint`: EDEKs are made and wrapped again. Nothing in an answer opens a file.
+//! `Mint`: EDEKs are made, wrapped again and moved. Nothing in an answer opens a file.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -6,13 +6,13 @@ use bytes::Bytes;
 use strongroom_proto::{
     Edek, Failure, KeyName, KeyVersion, Reason, ZoneId,
     kms::v1::{
-        ItemFailure, MintRequest, MintResponse, RewrapRequest, RewrapResponse, RewrapResult, WrappedDek,
-        mint_server::Mint, rewrap_result,
+        ItemFailure, MintRequest, MintResponse, RewrapRequest, RewrapResponse, RewrapResult, TransferRequest,
+        TransferResponse, WrappedDek, mint_server::Mint, rewrap_result,
     },
 };
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{Desk, caller, edek_count, to_its_end};
+use super::{Desk, caller, edek_count, to_its_end, transfer::Asked};
 use crate::{
     audit::{Caller, Entry},
     hsm::Hsm,
@@ -51,6 +51,14 @@ impl<H: Hsm> Mint for MintFace<H> {
             key_version: rewrapped.version.0,
             results: rewrapped.results.into_iter().map(to_wire).collect(),
         }))
+    }
+
+    async fn transfer(&self, request: Request<TransferRequest>) -> Result<Response<TransferResponse>, Status> {
+        let caller = caller(&request)?;
+        let asked = Asked::try_from(request.into_inner())?;
+        let desk = Arc::clone(&self.0);
+        let done = to_its_end(&self.0, async move { desk.transfer(&caller, asked).await }).await?;
+        Ok(Response::new(done.into()))
     }
 }
 
@@ -133,7 +141,7 @@ fn wrapped(wire: WrappedDek) -> Result<(KeyVersion, Bytes), Failure> {
     }
 }
 
-fn to_wire(result: Result<Bytes, Failure>) -> RewrapResult {
+pub(super) fn to_wire(result: Result<Bytes, Failure>) -> RewrapResult {
     let result = match result {
         Ok(wrapped) => rewrap_result::Result::Wrapped(wrapped),
         Err(failure) => rewrap_result::Result::Failure(ItemFailure {

@@ -10,6 +10,7 @@ mod health;
 mod mint;
 mod sealed;
 mod tokens;
+mod transfer;
 mod unwrap;
 
 use std::{sync::Arc, time::Instant};
@@ -34,7 +35,7 @@ use crate::{
     hsm::Hsm,
     keys::{CheckedProof, Keys, ProofChecker},
     ops::Metrics,
-    policy::{Action, Context, Decision, KeyFacts, Policy},
+    policy::{Action, Context, Decision, KeyFacts, Policy, Principal},
 };
 
 /// Calls under way at once; more are refused with [`Reason::Overloaded`].
@@ -106,11 +107,22 @@ impl<H: Hsm> Desk<H> {
         facts: &KeyFacts,
         context: &Context<'_>,
     ) -> (Decision, Result<(), Failure>) {
-        let decision = self.policy.decide(&caller.principal(), action, facts, context);
+        self.decide_about(&caller.principal(), action, facts, context)
+    }
+
+    /// As [`Self::decide_on`], for somebody who need not be the caller.
+    fn decide_about(
+        &self,
+        principal: &Principal<'_>,
+        action: Action,
+        facts: &KeyFacts,
+        context: &Context<'_>,
+    ) -> (Decision, Result<(), Failure>) {
+        let decision = self.policy.decide(principal, action, facts, context);
         let verdict = if decision.allowed {
             Ok(())
         } else {
-            let sentence = decision.refusal(&caller.identity, action, &facts.name);
+            let sentence = decision.refusal(principal.identity, action, &facts.name);
             Err(Failure::new(Reason::PermissionDenied, sentence))
         };
         (decision, verdict)

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use strongroom_proto::{
     Edek, Failure, Reason,
     kms::v1::{ItemFailure, SealedRefusal, UnwrapSealedRequest, UnwrapSealedResponse},
-    sealed::{SealedAnswer, SealedIn, SealedRequest},
+    sealed::{HeldIn, SealedAnswer, SealedRequest},
 };
 
 use super::{
@@ -35,7 +35,7 @@ pub(super) struct Delivered {
 }
 
 /// Where each DEK was sealed, or why there is none.
-type Results = Vec<Result<SealedIn, Failure>>;
+type Results = Vec<Result<HeldIn, Failure>>;
 
 impl Asked {
     /// Reads a call by `caller`.
@@ -129,7 +129,7 @@ fn entries(
     checks: &[Result<(), Failure>],
     outcome: Result<&Results, &Failure>,
 ) -> Vec<Entry> {
-    let mut groups: BTreeMap<_, (Option<SealedIn>, Option<&Failure>, usize)> = BTreeMap::new();
+    let mut groups: BTreeMap<_, (Option<HeldIn>, Option<&Failure>, usize)> = BTreeMap::new();
     for (at, edek) in edeks.iter().enumerate() {
         let result = match (&checks[at], outcome) {
             (Err(failure), _) | (_, Err(failure)) => Err(failure),
@@ -137,7 +137,7 @@ fn entries(
         };
         let (sealed_in, failure) = (result.ok().copied(), result.err());
         let words = (
-            sealed_in.map(SealedIn::as_str),
+            sealed_in.map(HeldIn::as_str),
             failure.map(|failure| failure.reason.as_str()),
         );
         let group = groups

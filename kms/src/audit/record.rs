@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
-use strongroom_proto::{Failure, KeyName, KeyVersion, ZoneId, sealed::SealedIn, transport::PeerIdentity};
+use strongroom_proto::{Failure, KeyName, KeyVersion, ZoneId, sealed::HeldIn, transport::PeerIdentity};
 
 use super::receipt::Receipt;
 use super::{
@@ -131,6 +131,12 @@ pub struct Entry {
     /// `token` or `worker`: where DEKs were sealed, if they were delivered sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealed: Option<String>,
+    /// `token` or `worker`: where DEKs were while they were moved, of a transfer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<String>,
+    /// `user alice`: who signed what the caller presented, of a transfer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed_by: Option<String>,
     /// Label of the token whose worker verified the user's signature, of a call that is signed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified_by: Option<String>,
@@ -180,6 +186,8 @@ impl Entry {
             zone: None,
             count: None,
             sealed: None,
+            moved: None,
+            signed_by: None,
             verified_by: None,
             outcome: Outcome::Allowed,
             reason: None,
@@ -229,8 +237,22 @@ impl Entry {
 
     /// With where DEKs were sealed.
     #[must_use]
-    pub fn sealed(mut self, sealed_in: Option<SealedIn>) -> Self {
+    pub fn sealed(mut self, sealed_in: Option<HeldIn>) -> Self {
         self.sealed = sealed_in.map(|place| place.as_str().to_owned());
+        self
+    }
+
+    /// With where DEKs were while they were moved.
+    #[must_use]
+    pub fn moved(mut self, held_in: Option<HeldIn>) -> Self {
+        self.moved = held_in.map(|place| place.as_str().to_owned());
+        self
+    }
+
+    /// With who signed what the caller presented.
+    #[must_use]
+    pub fn signed_by(mut self, signer: &PeerIdentity) -> Self {
+        self.signed_by = Some(signer.short());
         self
     }
 

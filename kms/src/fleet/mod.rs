@@ -26,7 +26,9 @@ use std::{
 
 use bytes::Bytes;
 use prometheus_client::registry::Registry;
-use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, ZoneId, sealed::SealedRequest};
+use strongroom_proto::{
+    Edek, EdekSuite, Failure, KeyName, KeyVersion, ZoneId, sealed::SealedRequest, transfer::TransferRequest,
+};
 use tokio::{
     sync::{Mutex, Notify, watch},
     task::JoinHandle,
@@ -49,7 +51,7 @@ use crate::{
     hsm::Hsm,
     token::{
         ImportKey, Kcv, NewVersion, SealedCall, SealedReply, Token, TokenConfig, TokenKeyVersion, TokenObjectId,
-        TokenStartError, TokenState, Verified, WireDek, marks_directory,
+        TokenStartError, TokenState, TransferCall, TransferReply, Verified, WireDek, marks_directory,
     },
 };
 
@@ -335,6 +337,20 @@ impl Hsm for Fleet {
             .run(&ask, |token| {
                 let call = call.clone();
                 async move { token.unwrap_sealed(call).await }
+            })
+            .await?;
+        let by = self.members()[place].label().to_owned();
+        Ok(Verified { done, by })
+    }
+
+    async fn transfer(&self, call: TransferCall) -> Result<Verified<TransferReply>, Failure> {
+        let request = TransferRequest::decode(&call.signed.request)?;
+        let from = request.edeks.iter().map(|(version, _)| (&request.from.key, *version));
+        let ask = Ask::new(request.edeks.len(), from.chain([(&request.to.key, call.to)]));
+        let (done, place) = self
+            .run(&ask, |token| {
+                let call = call.clone();
+                async move { token.transfer(call).await }
             })
             .await?;
         let by = self.members()[place].label().to_owned();

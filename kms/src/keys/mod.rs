@@ -24,6 +24,7 @@ mod records;
 mod registry;
 mod rotation;
 mod tokens;
+mod transfer;
 mod update;
 mod uses;
 mod version;
@@ -52,6 +53,7 @@ pub(crate) use self::{
     list::KeyPage,
     manage::NewKey,
     rotation::period,
+    transfer::Transferred,
     update::{Change, MovedAlias},
     uses::{ROLL_AFTER_DEFAULT, USES_MAX},
 };

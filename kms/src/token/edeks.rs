@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::{
-    SealedCall, SealedReply, Token, WireDek,
+    Token, WireDek,
     gather::{Carried, Carrier, Lost, Opened, Passenger},
     handle::{Attempt, lost_worker},
     pb,
@@ -193,22 +193,6 @@ impl Token {
                 let results: Opened = response.results.into_iter().map(item_from_wire).collect();
                 Ok(check_length(results.len(), count).map(|()| results))
             }
-        }
-    }
-
-    /// The DEKs of a request that its user signed, sealed to him. Not repeated by itself when the worker is lost: another
-    /// takes only what is signed after its start.
-    ///
-    /// # Errors
-    /// `permission-denied` and `signed-too-early` of the request; otherwise as [`Token::unwrap`].
-    pub async fn unwrap_sealed(&self, call: SealedCall) -> Result<SealedReply, Failure> {
-        let request = pb::UnwrapSealedRequest::from(call);
-        let seat = self.seat(None);
-        let link = self.link(seat).await?;
-        let mut client = link.client();
-        match self.attempt(seat, &link, client.unwrap_sealed(request)).await {
-            Attempt::Answered(outcome) => outcome?.try_into(),
-            Attempt::Broken(failure) => Err(failure),
         }
     }
 }

@@ -18,6 +18,7 @@ mod pin;
 mod pin_gate;
 mod pin_mark;
 mod sealed;
+mod signed;
 mod supervisor;
 pub mod trust;
 mod types;
@@ -30,6 +31,7 @@ pub use module::ModuleError;
 pub use pin::PinError;
 pub use pin_mark::{MarkError, marks_directory};
 pub use sealed::{SealedCall, SealedConfig, SealedOnly, SealedReply, Verified};
+pub use signed::{TransferCall, TransferReply};
 pub(crate) use types::default_suite;
 pub use types::{
     ImportKey, IvSource, Kcv, NewVersion, OaepHash, Origin, TokenConfig, TokenKeyVersion, TokenObjectId, TokenProfile,

@@ -195,7 +195,7 @@ impl From<CertificateSignature> for pb::CertificateSignature {
     }
 }
 
-fn signature(wire: Option<pb::CertificateSignature>) -> Result<CertificateSignature, Failure> {
+pub(super) fn signature(wire: Option<pb::CertificateSignature>) -> Result<CertificateSignature, Failure> {
     let wire = wire.ok_or_else(|| malformed("no signature"))?;
     Ok(CertificateSignature {
         chain: wire.chain,

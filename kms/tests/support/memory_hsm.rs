@@ -12,7 +12,7 @@ use strongroom_kms::{
     hsm::Hsm,
     token::{
         ImportKey, Kcv, NewVersion, OaepHash, Origin, SealedCall, SealedReply, TokenKeyVersion, TokenObjectId,
-        TokenState, Verified, WireDek,
+        TokenState, TransferCall, TransferReply, Verified, WireDek,
     },
 };
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId, ZoneId};
@@ -355,6 +355,10 @@ impl Hsm for MemoryHsm {
 
     async fn unwrap_sealed(&self, _: SealedCall) -> Result<Verified<SealedReply>, Failure> {
         Err(Failure::new(Reason::TokenRefused, "the stand-in seals nothing"))
+    }
+
+    async fn transfer(&self, _: TransferCall) -> Result<Verified<TransferReply>, Failure> {
+        Err(Failure::new(Reason::TokenRefused, "the stand-in verifies nothing"))
     }
 
     async fn sign_audit(&self, head: &AuditHead) -> Result<AuditSignature, Failure> {

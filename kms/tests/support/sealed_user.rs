@@ -11,7 +11,7 @@ use bytes::Bytes;
 use strongroom_proto::{
     Edek, Failure, RequestId,
     sealed::{
-        ANSWER_DOMAIN, OaepHash, REQUEST_DOMAIN, RecipientKey, RequestDigest, SealedAnswer, SealedIn, SealedRequest,
+        ANSWER_DOMAIN, HeldIn, OaepHash, REQUEST_DOMAIN, RecipientKey, RequestDigest, SealedAnswer, SealedRequest,
     },
     transport::{CertificateSignature, PeerIdentity, TlsIdentity},
 };
@@ -70,7 +70,7 @@ impl SealedUser {
         asked: &Signed,
         answer: &[u8],
         signature: &CertificateSignature,
-    ) -> Vec<Result<(SealedIn, Vec<u8>), Failure>> {
+    ) -> Vec<Result<(HeldIn, Vec<u8>), Failure>> {
         let trust = self.tls.trust().expect("a CA");
         let signer = trust.verify(ANSWER_DOMAIN, answer, signature, SystemTime::now());
         assert_eq!(signer, Ok(PeerIdentity::TokenWorker));

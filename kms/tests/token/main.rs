@@ -12,6 +12,7 @@ mod sealed_suites;
 mod start;
 mod suites;
 mod supervision;
+mod transfer;
 mod vendor;
 
 #[path = "../support/pki.rs"]

@@ -7,7 +7,7 @@ use strongroom_kms::token::{SealedCall, SealedConfig, SealedOnly, SealedReply, T
 use strongroom_pki::Validity;
 use strongroom_proto::{
     Edek, EdekSuite, Failure, KeyVersion, Reason,
-    sealed::{ANSWER_DOMAIN, SealedIn, SealedRequest},
+    sealed::{ANSWER_DOMAIN, HeldIn, SealedRequest},
 };
 
 use crate::{
@@ -136,7 +136,7 @@ async fn a_sealed_batch_has_the_same_deks_and_each_item_its_own_result() {
     let plain = in_the_clear(&scene.token, &edeks).await;
     for (at, (sealed, plain)) in opened.into_iter().zip(plain).enumerate() {
         match (sealed, plain) {
-            (Ok((place, dek)), Ok(plain)) => assert_eq!((place, dek.as_slice()), (SealedIn::Token, plain.as_ref())),
+            (Ok((place, dek)), Ok(plain)) => assert_eq!((place, dek.as_slice()), (HeldIn::Token, plain.as_ref())),
             (Err(failure), Err(reason)) => assert_eq!(failure.reason, reason, "item {at}"),
             (Err(failure), Ok(_)) => assert_eq!((at, failure.reason), (11, Reason::PermissionDenied)),
             (Ok(_), Err(reason)) => panic!("item {at} must be refused with {reason}"),

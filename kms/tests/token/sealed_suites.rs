@@ -3,7 +3,7 @@
 use strongroom_kms::token::NewVersion;
 use strongroom_proto::{
     Edek, EdekSuite, KeyVersion, Reason,
-    sealed::{SealedAnswer, SealedIn},
+    sealed::{HeldIn, SealedAnswer},
 };
 
 use crate::{
@@ -55,14 +55,14 @@ async fn what_the_token_cannot_seal_is_sealed_in_the_worker_and_every_item_says_
         .iter()
         .map(|key| key.made_in)
         .collect();
-    assert_eq!(made_in, [SealedIn::Token, SealedIn::Worker], "one key for each place");
+    assert_eq!(made_in, [HeldIn::Token, HeldIn::Worker], "one key for each place");
     let plain = in_the_clear(&scene.token, &edeks).await;
     let opened = scene.alice.open(&signed, &reply.answer, &reply.signature);
     for ((edek, sealed), plain) in edeks.iter().zip(opened).zip(plain) {
         let (place, dek) = sealed.expect("opens");
         let expected = match edek.suite {
-            EdekSuite::Kw => SealedIn::Token,
-            EdekSuite::Gcm | EdekSuite::Hadoop => SealedIn::Worker,
+            EdekSuite::Kw => HeldIn::Token,
+            EdekSuite::Gcm | EdekSuite::Hadoop => HeldIn::Worker,
         };
         assert_eq!(
             (place, dek.as_slice()),

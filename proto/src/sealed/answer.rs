@@ -1,10 +1,12 @@
+use std::str::FromStr;
+
 use bytes::Bytes;
 
-use super::{
-    RequestDigest, SEALED_EDEKS_MAX,
-    codec::{Reader, Writer, malformed},
+use super::{RequestDigest, SEALED_EDEKS_MAX};
+use crate::{
+    Failure, ParseError, Reason,
+    signed::{Reader, Writer, malformed},
 };
-use crate::{Failure, Reason};
 
 const FORMAT: u8 = 1;
 const ITEM_DEK: u8 = 0;
@@ -12,16 +14,26 @@ const ITEM_FAILURE: u8 = 1;
 /// Bytes of a failure's message that the answer carries.
 const MESSAGE_BYTES_MAX: usize = 1024;
 
-/// Where a DEK was when it was sealed.
+/// Where a DEK was while it was sealed, or moved to another key or zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SealedIn {
-    /// In the token, which it left only sealed.
+pub enum HeldIn {
+    /// In the token, which it left only wrapped.
     Token,
     /// In the memory of the token worker: its suite, or the token, has no other way.
     Worker,
 }
 
-impl SealedIn {
+impl FromStr for HeldIn {
+    type Err = ParseError;
+
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        let places = [Self::Token, Self::Worker];
+        let known = places.into_iter().find(|place| place.as_str() == s);
+        known.ok_or_else(|| ParseError::new("place of a DEK", s, "\"token\" or \"worker\""))
+    }
+}
+
+impl HeldIn {
     /// The word for it in records and messages.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -78,7 +90,7 @@ impl OaepHash {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransportKey {
     /// Where it was made. It wraps what was sealed there.
-    pub made_in: SealedIn,
+    pub made_in: HeldIn,
     /// How it is sealed.
     pub hash: OaepHash,
     /// The RSA-OAEP ciphertext of its 32 bytes.
@@ -89,7 +101,7 @@ pub struct TransportKey {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedDek {
     /// Names the transport key.
-    pub sealed_in: SealedIn,
+    pub sealed_in: HeldIn,
     /// AES key wrap (RFC 3394) of the DEK: 8 bytes more than it.
     pub wrapped: Bytes,
 }
@@ -168,7 +180,7 @@ impl SealedAnswer {
 
 fn read_key(reader: &mut Reader<'_>) -> Result<TransportKey, Failure> {
     Ok(TransportKey {
-        made_in: SealedIn::of(reader.byte()?)?,
+        made_in: HeldIn::of(reader.byte()?)?,
         hash: OaepHash::of(reader.byte()?)?,
         sealed: Bytes::copy_from_slice(reader.field()?),
     })
@@ -177,7 +189,7 @@ fn read_key(reader: &mut Reader<'_>) -> Result<TransportKey, Failure> {
 fn read_result(reader: &mut Reader<'_>) -> Result<Result<SealedDek, Failure>, Failure> {
     match reader.byte()? {
         ITEM_DEK => Ok(Ok(SealedDek {
-            sealed_in: SealedIn::of(reader.byte()?)?,
+            sealed_in: HeldIn::of(reader.byte()?)?,
             wrapped: Bytes::copy_from_slice(reader.field()?),
         })),
         ITEM_FAILURE => {

@@ -7,15 +7,14 @@
 //! signed: nobody re-encodes them.
 
 mod answer;
-mod codec;
 mod recipient;
 mod request;
 
-pub use answer::{OaepHash, SealedAnswer, SealedDek, SealedIn, TransportKey};
+pub use answer::{HeldIn, OaepHash, SealedAnswer, SealedDek, TransportKey};
 pub use recipient::RecipientKey;
 pub use request::{Nonce, RequestDigest, SealedRequest};
 
-use crate::{Failure, kms::v1 as pb, transport::CertificateSignature};
+use crate::{Failure, kms::v1 as pb, signed::malformed, transport::CertificateSignature};
 
 /// EDEKs in one sealed request: what the token worker does in one go, as a signed batch cannot be cut.
 pub const SEALED_EDEKS_MAX: usize = 200;
@@ -42,7 +41,7 @@ impl TryFrom<pb::CertificateSignature> for CertificateSignature {
     fn try_from(wire: pb::CertificateSignature) -> Result<Self, Failure> {
         Ok(Self {
             chain: wire.chain,
-            scheme: u16::try_from(wire.scheme).map_err(|_| codec::malformed("the signature's scheme"))?,
+            scheme: u16::try_from(wire.scheme).map_err(|_| malformed("the signature's scheme"))?,
             signature: wire.signature,
         })
     }

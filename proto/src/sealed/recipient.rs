@@ -1,7 +1,6 @@
 use x509_parser::{prelude::FromDer as _, public_key::PublicKey, x509::SubjectPublicKeyInfo};
 
-use super::codec::malformed;
-use crate::Failure;
+use crate::{Failure, signed::malformed};
 
 /// Bits of a recipient's RSA modulus.
 const MODULUS_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;

@@ -1,11 +1,12 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 
-use super::{
-    RecipientKey, SEALED_EDEKS_MAX, SEALED_LIFETIME_MS_MAX,
-    codec::{Reader, Writer, malformed},
+use super::{RecipientKey, SEALED_EDEKS_MAX, SEALED_LIFETIME_MS_MAX};
+use crate::{
+    Edek, Failure, KeyVersion, Reason, ZoneId,
+    signed::{Reader, Writer, malformed, wrapped},
+    transport::PeerIdentity,
 };
-use crate::{Edek, Failure, KeyVersion, Reason, ZoneId, transport::PeerIdentity};
 
 const FORMAT: u8 = 1;
 
@@ -115,7 +116,7 @@ fn read_edek(reader: &mut Reader<'_>) -> Result<Edek, Failure> {
         version: KeyVersion(reader.number()?),
         zone: ZoneId::from_bytes(reader.array()?),
         suite: reader.text()?.parse()?,
-        wrapped: Bytes::copy_from_slice(reader.field()?),
+        wrapped: wrapped(reader)?,
     })
 }
 

@@ -1,5 +1,9 @@
-//! Client of the key service for the metadata service: mints EDEKs and wraps them again. Nothing that it is
-//! answered opens a file.
+//! Client of the key service for the metadata service: mints EDEKs, wraps them again, and presents what users signed to have
+//! them moved. Nothing that it is answered opens a file.
+
+mod transfer;
+
+pub use transfer::Transferred;
 
 use std::time::Duration;
 

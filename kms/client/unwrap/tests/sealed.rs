@@ -20,7 +20,7 @@ use strongroom_proto::{
         unwrap_result,
         unwrap_server::{Unwrap, UnwrapServer},
     },
-    sealed::{ANSWER_DOMAIN, OaepHash, RequestDigest, SealedAnswer, SealedDek, SealedIn, SealedRequest, TransportKey},
+    sealed::{ANSWER_DOMAIN, HeldIn, OaepHash, RequestDigest, SealedAnswer, SealedDek, SealedRequest, TransportKey},
     transport::{self, TlsIdentity},
 };
 use tokio::task::JoinSet;
@@ -122,14 +122,14 @@ impl Face {
             let mut wrapped = vec![0; 40];
             let wrapped = kek.wrap(&dek(edek.version.0), &mut wrapped).expect("wraps");
             Ok(SealedDek {
-                sealed_in: SealedIn::Worker,
+                sealed_in: HeldIn::Worker,
                 wrapped: Bytes::copy_from_slice(wrapped),
             })
         };
         let answer = SealedAnswer {
             request: RequestDigest::of(encoded),
             transport_keys: vec![TransportKey {
-                made_in: SealedIn::Worker,
+                made_in: HeldIn::Worker,
                 hash: OaepHash::Sha256,
                 sealed: Bytes::copy_from_slice(sealed.expect("seals")),
             }],

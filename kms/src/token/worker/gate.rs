@@ -1,4 +1,4 @@
-//! Who is given sealed DEKs: the worker's own check of a signed request, against a CA that the key service cannot change
+//! Whose signed requests are answered, for sealed DEKs or for EDEKs that are moved: the worker's own check of one, against a CA that the key service cannot change
 //! while the worker runs.
 
 use std::{
@@ -13,6 +13,7 @@ use bytes::Bytes;
 use strongroom_proto::{
     Failure, KeyName, Reason,
     sealed::{ANSWER_DOMAIN, REQUEST_DOMAIN, RequestDigest, SealedRequest},
+    transfer::{TRANSFER_DOMAIN, TransferRequest},
     transport::{CertificateSignature, PeerIdentity, TlsError, TlsFiles, TlsIdentity, Trust},
 };
 
@@ -23,6 +24,51 @@ use crate::token::{SealedOnly, SealedReply};
 const AHEAD_MS_MAX: u64 = 2_000;
 /// Requests that are remembered at once, each until it expires.
 const REMEMBERED_MAX: usize = 1 << 18;
+
+/// What a user can sign.
+pub(super) trait Signed: Sized {
+    /// What his signature is for.
+    const DOMAIN: &'static str;
+
+    fn decode(encoded: &[u8]) -> Result<Self, Failure>;
+
+    fn signer(&self) -> &PeerIdentity;
+
+    /// When it was signed, and when it ends.
+    fn times_ms(&self) -> (u64, u64);
+}
+
+impl Signed for SealedRequest {
+    const DOMAIN: &'static str = REQUEST_DOMAIN;
+
+    fn decode(encoded: &[u8]) -> Result<Self, Failure> {
+        Self::decode(encoded)
+    }
+
+    fn signer(&self) -> &PeerIdentity {
+        &self.signer
+    }
+
+    fn times_ms(&self) -> (u64, u64) {
+        (self.issued_ms, self.expires_ms)
+    }
+}
+
+impl Signed for TransferRequest {
+    const DOMAIN: &'static str = TRANSFER_DOMAIN;
+
+    fn decode(encoded: &[u8]) -> Result<Self, Failure> {
+        Self::decode(encoded)
+    }
+
+    fn signer(&self) -> &PeerIdentity {
+        &self.signer
+    }
+
+    fn times_ms(&self) -> (u64, u64) {
+        (self.issued_ms, self.expires_ms)
+    }
+}
 
 /// What the worker needs for sealed delivery.
 #[derive(Debug, Clone)]
@@ -48,7 +94,8 @@ impl Delivery {
     /// A certificate that cannot be used costs sealed delivery and nothing else: what is sealed only stays so.
     pub(super) fn open(options: Option<&SealedOptions>, now: SystemTime) -> Self {
         let Some(options) = options else {
-            let text = "sealed delivery is not set up; add a table [sealed] to the key service's configuration";
+            let text =
+                "sealed delivery and transfers are not set up; add a table [sealed] to the key service's configuration";
             return Self {
                 only: Vec::new(),
                 gate: Err(Failure::new(Reason::TokenRefused, text)),
@@ -80,6 +127,21 @@ impl Delivery {
             return Err(Failure::new(
                 Reason::SealedRequired,
                 format!("DEKs of key {key} are handed out by sealed delivery only"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses to move DEKs of a key that may go out sealed only to one whose DEKs may go out otherwise.
+    pub(super) fn check_transfer(&self, from: &KeyName, to: &KeyName) -> Result<(), Failure> {
+        let covers = |key| self.only.iter().any(|only| only.covers(key));
+        if covers(from) && !covers(to) {
+            return Err(Failure::new(
+                Reason::SealedRequired,
+                format!(
+                    "DEKs of key {from} are handed out by sealed delivery only, and those of key {to} are not, so none is \
+                     moved there"
+                ),
             ));
         }
         Ok(())
@@ -155,17 +217,18 @@ impl Gate {
     /// # Errors
     /// `permission-denied` if it is nobody's, another's or was taken before; `signed-too-early` if it is out of date;
     /// `overloaded` if too many are remembered.
-    pub(super) fn admit(
+    pub(super) fn admit<R: Signed>(
         &self,
         encoded: &[u8],
         signature: &CertificateSignature,
         now: SystemTime,
-    ) -> Result<SealedRequest, Failure> {
-        let signer = self.trust.verify(REQUEST_DOMAIN, encoded, signature, now)?;
-        let request = SealedRequest::decode(encoded)?;
-        check_signer(&signer, &request)?;
-        self.check_time(&request, ms(now))?;
-        self.take(RequestDigest::of(encoded), request.expires_ms, ms(now))?;
+    ) -> Result<R, Failure> {
+        let signer = self.trust.verify(R::DOMAIN, encoded, signature, now)?;
+        let request = R::decode(encoded)?;
+        check_signer(&signer, request.signer())?;
+        let (issued_ms, expires_ms) = request.times_ms();
+        self.check_time(issued_ms, expires_ms, ms(now))?;
+        self.take(RequestDigest::of(encoded), expires_ms, ms(now))?;
         Ok(request)
     }
 
@@ -175,23 +238,23 @@ impl Gate {
         Ok(SealedReply { answer, signature })
     }
 
-    fn check_time(&self, request: &SealedRequest, now_ms: u64) -> Result<(), Failure> {
+    fn check_time(&self, issued_ms: u64, expires_ms: u64, now_ms: u64) -> Result<(), Failure> {
         let early = |why: &str| {
             Err(Failure::new(
                 Reason::SignedTooEarly,
-                format!("the sealed request {why}; sign another"),
+                format!("the signed request {why}; sign another"),
             ))
         };
-        if request.issued_ms > now_ms.saturating_add(AHEAD_MS_MAX) {
-            let ahead = request.issued_ms - now_ms;
+        if issued_ms > now_ms.saturating_add(AHEAD_MS_MAX) {
+            let ahead = issued_ms - now_ms;
             return Err(refused(&format!(
                 "it is dated {ahead} ms ahead of the token worker's clock; set this machine's clock right"
             )));
         }
-        if request.issued_ms <= self.started_ms.saturating_add(AHEAD_MS_MAX) {
+        if issued_ms <= self.started_ms.saturating_add(AHEAD_MS_MAX) {
             return early("was signed before the token worker took requests");
         }
-        if request.expires_ms < now_ms {
+        if expires_ms < now_ms {
             return early("has expired");
         }
         Ok(())
@@ -204,7 +267,7 @@ impl Gate {
         if taken.known.len() >= REMEMBERED_MAX {
             return Err(Failure::new(
                 Reason::Overloaded,
-                format!("the token worker remembers {REMEMBERED_MAX} sealed requests already; try again after a pause"),
+                format!("the token worker remembers {REMEMBERED_MAX} signed requests already; try again after a pause"),
             ));
         }
         if !taken.known.insert(digest) {
@@ -232,9 +295,9 @@ impl fmt::Debug for Gate {
     }
 }
 
-fn check_signer(signer: &PeerIdentity, request: &SealedRequest) -> Result<(), Failure> {
-    if *signer != request.signer {
-        let (signer, named) = (signer.short(), request.signer.short());
+fn check_signer(signer: &PeerIdentity, named: &PeerIdentity) -> Result<(), Failure> {
+    if signer != named {
+        let (signer, named) = (signer.short(), named.short());
         return Err(refused(&format!("{signer} signed it, and it names {named}")));
     }
     match signer {
@@ -247,7 +310,7 @@ fn check_signer(signer: &PeerIdentity, request: &SealedRequest) -> Result<(), Fa
 fn refused(why: &str) -> Failure {
     Failure::new(
         Reason::PermissionDenied,
-        format!("the sealed request is refused: {why}"),
+        format!("the signed request is refused: {why}"),
     )
 }
 

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use super::{
     dek::{CHECK_BYTES, Dek},
     derived::DerivedKeys,
-    suite::{OpenError, Spot, Suite, ZoneKey, cmac_check_value, context, random, same_key},
+    suite::{OpenError, Spot, Suite, ZoneKey, cmac_check_value, context, holding, random, same_key},
 };
 use crate::token::Kcv;
 
@@ -70,6 +70,10 @@ impl Suite for Gcm {
         wrapped_bytes == WRAPPED_BYTES
     }
 
+    fn has_dek_length(&self, bytes: usize) -> bool {
+        bytes == DEK_BYTES
+    }
+
     fn check_value(
         &self,
         session: &Session,
@@ -119,14 +123,15 @@ impl Suite for Gcm {
 
     fn rewrap(&self, session: &Session, from: &ZoneKey, to: &ZoneKey, wrapped: &[u8]) -> Result<Vec<u8>, OpenError> {
         let dek = self.open(session, from, wrapped)?;
+        self.wrap(session, to, &dek)
+    }
+
+    fn wrap(&self, session: &Session, to: &ZoneKey, dek: &Dek) -> Result<Vec<u8>, OpenError> {
         let mut iv = [0; IV_BYTES];
         session.generate_random_slice(&mut iv)?;
-        let again = seal(session, to, iv, &dek)?;
-        match self.open(session, to, &again) {
-            Ok(opened) if opened.equals(&dek) => Ok(again),
-            Err(OpenError::Token(error)) => Err(OpenError::Token(error)),
-            _ => Err(OpenError::Wrong("an EDEK that was wrapped again does not hold its DEK")),
-        }
+        let again = seal(session, to, iv, dek)?;
+        let opened = self.open(session, to, &again);
+        holding(again, opened, dek)
     }
 }
 

@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 use super::{
     dek::Dek,
     derived::DerivedKeys,
-    suite::{OpenError, Spot, Suite, ZoneKey, cmac_check_value, random, same_key},
+    suite::{OpenError, Spot, Suite, ZoneKey, cmac_check_value, holding, random, same_key},
 };
 use crate::token::Kcv;
 
@@ -61,7 +61,11 @@ impl Suite for Hadoop {
 
     fn has_length(&self, wrapped_bytes: usize) -> bool {
         // A DEK is as long as the EZ key that minted it; versions of one key may differ in that.
-        [16, 24, 32].contains(&wrapped_bytes.saturating_sub(IV_BYTES))
+        self.has_dek_length(wrapped_bytes.saturating_sub(IV_BYTES))
+    }
+
+    fn has_dek_length(&self, bytes: usize) -> bool {
+        [16, 24, 32].contains(&bytes)
     }
 
     fn check_value(
@@ -105,16 +109,23 @@ impl Suite for Hadoop {
     fn rewrap(&self, session: &Session, from: &ZoneKey, to: &ZoneKey, wrapped: &[u8]) -> Result<Vec<u8>, OpenError> {
         let dek = self.open(session, from, wrapped)?;
         let iv: &[u8; IV_BYTES] = wrapped.first_chunk().ok_or(OpenError::Unsound)?;
-        let sealed = ctr(iv, dek.bytes(), |mechanism, part| {
-            session.encrypt(mechanism, to.handle, part)
-        })?;
-        let again = [iv.as_slice(), &sealed].concat();
-        match self.open(session, to, &again) {
-            Ok(opened) if opened.equals(&dek) => Ok(again),
-            Err(OpenError::Token(error)) => Err(OpenError::Token(error)),
-            _ => Err(OpenError::Wrong("an EDEK that was wrapped again does not hold its DEK")),
-        }
+        seal(session, to, iv, &dek)
     }
+
+    fn wrap(&self, session: &Session, to: &ZoneKey, dek: &Dek) -> Result<Vec<u8>, OpenError> {
+        let mut iv = [0; IV_BYTES];
+        random(session, &mut iv)?;
+        seal(session, to, &iv, dek)
+    }
+}
+
+fn seal(session: &Session, to: &ZoneKey, iv: &[u8; IV_BYTES], dek: &Dek) -> Result<Vec<u8>, OpenError> {
+    let sealed = ctr(iv, dek.bytes(), |mechanism, part| {
+        session.encrypt(mechanism, to.handle, part)
+    })?;
+    let again = [iv.as_slice(), &sealed].concat();
+    let opened = Hadoop.open(session, to, &again);
+    holding(again, opened, dek)
 }
 
 fn decrypt(session: &Session, key: ObjectHandle, iv: &[u8; IV_BYTES], sealed: &[u8]) -> Result<Dek, Error> {

@@ -16,13 +16,13 @@ use cryptoki::{
     types::Ulong,
 };
 use strongroom_proto::{KeyName, KeyVersion, ZoneId};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{
     dek::{CHECK_BYTES, Dek},
     derived::DerivedKeys,
     object::SessionObject,
-    suite::{OpenError, Spot, Suite, ZoneKey, check_context, context},
+    suite::{OpenError, Spot, Suite, ZoneKey, check_context, context, holding},
 };
 use crate::token::Kcv;
 
@@ -77,6 +77,10 @@ impl Suite for Kw {
         wrapped_bytes == EDEK_BYTES
     }
 
+    fn has_dek_length(&self, bytes: usize) -> bool {
+        bytes == KEY_BYTES
+    }
+
     /// By way of a check key that is derived from the EZ key, which itself can do nothing but derive.
     fn check_value(
         &self,
@@ -120,6 +124,14 @@ impl Suite for Kw {
         let context = Context::wrapping(spot.name, spot.version, spot.zone);
         let key = derive_wrapping_key(session, spot.base, &context)?;
         self.open(session, &ready(key.handle()), wrapped)
+    }
+
+    fn wrap(&self, session: &Session, to: &ZoneKey, dek: &Dek) -> Result<Vec<u8>, OpenError> {
+        let object = bring_in(session, dek)?;
+        let again = wrap(session, to.handle, object.handle())?;
+        let again = [again.as_slice(), &check_inside(session, &object)?].concat();
+        let opened = self.open(session, to, &again);
+        holding(again, opened, dek)
     }
 
     /// The DEK stays in the token. AES key wrap has no random part, so that wrapping twice must give the same bytes.
@@ -195,6 +207,17 @@ pub(super) fn wrap(session: &Session, wrapping: ObjectHandle, dek: ObjectHandle)
     } else {
         Err(Error::InvalidValue)
     }
+}
+
+/// A DEK that came from another suite as a SENSITIVE object of the session. The binding's own copy is out of reach.
+fn bring_in<'s>(session: &'s Session, dek: &Dek) -> Result<SessionObject<'s>, Error> {
+    let mut template = dek_template(true);
+    template.push(Attribute::Value(dek.bytes().to_vec()));
+    let made = session.create_object(&template);
+    if let Some(Attribute::Value(value)) = template.last_mut() {
+        value.zeroize();
+    }
+    Ok(SessionObject::new(session, made?))
 }
 
 /// Splits an EDEK.

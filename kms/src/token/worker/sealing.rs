@@ -6,7 +6,7 @@ use bytes::Bytes;
 use cryptoki::session::Session;
 use strongroom_proto::{
     Edek, Failure, Reason,
-    sealed::{RecipientKey, SealedDek, SealedIn, SealedRequest, TransportKey},
+    sealed::{HeldIn, RecipientKey, SealedDek, SealedRequest, TransportKey},
 };
 
 use super::{
@@ -63,9 +63,9 @@ impl Vault {
             Some((transport, key)) => {
                 let wrapped = self.seal_in_token(edek, &kw::ready(transport), proven)?;
                 note(used, key);
-                (SealedIn::Token, wrapped)
+                (HeldIn::Token, wrapped)
             }
-            None => (SealedIn::Worker, self.seal_in_worker(edek, recipient, used, proven)?),
+            None => (HeldIn::Worker, self.seal_in_worker(edek, recipient, used, proven)?),
         };
         Ok(SealedDek { sealed_in, wrapped })
     }

@@ -5,7 +5,8 @@ use std::time::SystemTime;
 use strongroom_proto::{
     Failure, KeyName, KeyVersion, Reason,
     limits::EDEKS_PER_CALL_MAX,
-    sealed::{RequestDigest, SealedAnswer},
+    sealed::{RequestDigest, SealedAnswer, SealedRequest},
+    transfer::TransferRequest,
 };
 use tonic::{Request, Response, Status};
 
@@ -19,7 +20,7 @@ use crate::{
     audit::{AuditHead, AuditKey, LogId},
     batch::{merge, split},
     token::{
-        ClonePublicKey, NewVersion, SealedCall, WrappedClone,
+        ClonePublicKey, NewVersion, SealedCall, TransferCall, WrappedClone,
         pb::{self, token_worker_server::TokenWorker},
         wire::{item_to_wire, malformed, parse_clone, parse_id, parse_key_ref},
     },
@@ -167,7 +168,7 @@ impl TokenWorker for Service {
     ) -> Result<Response<pb::UnwrapSealedResponse>, Status> {
         let call = SealedCall::try_from(request.into_inner())?;
         let gate = self.delivery.gate()?;
-        let admitted = gate.admit(&call.request, &call.signature, SystemTime::now())?;
+        let admitted: SealedRequest = gate.admit(&call.request, &call.signature, SystemTime::now())?;
         let left_out = call.left_out;
         let job = move |engine: &mut Engine| engine.run(|vault| vault.unwrap_sealed(&admitted, &left_out));
         let sealed = self.queue.call(job).await?;
@@ -177,6 +178,16 @@ impl TokenWorker for Service {
             results: sealed.results,
         };
         Ok(Response::new(gate.sign(answer.encode()?)?.into()))
+    }
+
+    async fn transfer(&self, request: Request<pb::TransferRequest>) -> Result<Response<pb::TransferResponse>, Status> {
+        let call = TransferCall::try_from(request.into_inner())?;
+        let gate = self.delivery.gate()?;
+        let (signed, to, left_out) = (call.signed, call.to, call.left_out);
+        let admitted: TransferRequest = gate.admit(&signed.request, &signed.signature, SystemTime::now())?;
+        self.delivery.check_transfer(&admitted.from.key, &admitted.to.key)?;
+        let job = move |engine: &mut Engine| engine.run(|vault| vault.transfer(&admitted, to, &left_out));
+        Ok(Response::new(self.queue.call(job).await?.into()))
     }
 
     async fn get_audit_key(&self, _: Request<pb::GetAuditKeyRequest>) -> Result<Response<pb::AuditKey>, Status> {

@@ -45,6 +45,9 @@ pub(super) trait Suite: Sync {
     /// Whether an EDEK can have that many bytes.
     fn has_length(&self, wrapped_bytes: usize) -> bool;
 
+    /// Whether a DEK can have that many bytes.
+    fn has_dek_length(&self, bytes: usize) -> bool;
+
     /// The key check value of an EZ key.
     fn check_value(
         &self,
@@ -66,7 +69,10 @@ pub(super) trait Suite: Sync {
     /// The same by way of a key that owes nothing to what is cached: the proof that what was minted opens.
     fn open_afresh(&self, session: &Session, spot: &Spot<'_>, wrapped: &[u8]) -> Result<Dek, OpenError>;
 
-    /// The EDEK of the same DEK under another version, seen to hold it.
+    /// An EDEK of a DEK that the worker has in its memory, seen to hold it: for one that comes from another suite.
+    fn wrap(&self, session: &Session, to: &ZoneKey, dek: &Dek) -> Result<Vec<u8>, OpenError>;
+
+    /// The EDEK of the same DEK under another key, version or zone, seen to hold it.
     fn rewrap(&self, session: &Session, from: &ZoneKey, to: &ZoneKey, wrapped: &[u8]) -> Result<Vec<u8>, OpenError>;
 }
 
@@ -76,6 +82,15 @@ pub(super) fn suite(suite: EdekSuite) -> &'static dyn Suite {
         EdekSuite::Kw => &Kw,
         EdekSuite::Gcm => &Gcm,
         EdekSuite::Hadoop => &Hadoop,
+    }
+}
+
+/// Sees that an EDEK that was just made of `dek` holds it.
+pub(super) fn holding(wrapped: Vec<u8>, opened: Result<Dek, OpenError>, dek: &Dek) -> Result<Vec<u8>, OpenError> {
+    match opened {
+        Ok(opened) if opened.equals(dek) => Ok(wrapped),
+        Err(OpenError::Token(error)) => Err(OpenError::Token(error)),
+        _ => Err(OpenError::Wrong("an EDEK that was wrapped again does not hold its DEK")),
     }
 }
 

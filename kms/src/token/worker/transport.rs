@@ -23,7 +23,7 @@ use cryptoki::{
 };
 use strongroom_proto::{
     Failure, Reason,
-    sealed::{OaepHash, RecipientKey, SealedIn, TransportKey},
+    sealed::{HeldIn, OaepHash, RecipientKey, TransportKey},
 };
 use zeroize::Zeroizing;
 
@@ -139,7 +139,7 @@ fn make_in_token(
         match session.wrap_key(&oaep(hash), public.handle(), key.handle()) {
             Ok(sealed) => {
                 let made = TransportKey {
-                    made_in: SealedIn::Token,
+                    made_in: HeldIn::Token,
                     hash,
                     sealed: sealed.into(),
                 };
@@ -164,7 +164,7 @@ fn make_in_worker(recipient: &RecipientKey) -> Result<(WorkerKey, TransportKey),
         .encrypt(&OAEP_SHA256_MGF1SHA256, &bytes[..], &mut sealed, None)
         .map_err(|_| broken("seal a transport key"))?;
     let key = TransportKey {
-        made_in: SealedIn::Worker,
+        made_in: HeldIn::Worker,
         hash: OaepHash::Sha256,
         sealed: Bytes::copy_from_slice(sealed),
     };

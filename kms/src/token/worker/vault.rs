@@ -497,7 +497,7 @@ pub(super) struct Proven(HashSet<(TokenObjectId, ZoneId)>);
 
 /// What an operation on EDEKs means that did not succeed, the EDEK not being to blame. A wrong answer costs the worker:
 /// what the module or the session has come to is not known.
-fn faulty(doing: &'static str) -> impl Fn(OpenError) -> Trouble {
+pub(super) fn faulty(doing: &'static str) -> impl Fn(OpenError) -> Trouble {
     move |error| match error {
         OpenError::Token(error) | OpenError::Refused(error) => Trouble::new(doing, &error),
         OpenError::Wrong(what) => {
