@@ -185,13 +185,30 @@ async fn hadoop_notices_no_flipped_bit_and_binds_no_zone() {
     let opened = open(&token, &twice).await;
     assert_eq!(opened[0], opened[1], "the zone is not bound");
     let dek = opened[0].clone().expect("opens");
-    // Behind the IV, a bit of the EDEK is a bit of the DEK.
-    for bit in [0, 7, 100, 255] {
-        let flipped = Bytes::from(flip(wrapped, 128 + bit));
-        let changed = open(&token, &[edek("hdfs", V0, zone(1), suite, &flipped)])
-            .await
-            .remove(0);
-        assert_eq!(changed.expect("opens").as_ref(), flip(&dek, bit), "bit {bit}");
+    // None of its bits is detected. Behind the IV, a bit of the EDEK is that bit of the DEK; one of the IV changes all of it.
+    let flipped: Vec<_> = (0..48 * 8)
+        .map(|bit| edek("hdfs", V0, zone(1), suite, &flip(wrapped, bit).into()))
+        .collect();
+    for (bit, changed) in open(&token, &flipped).await.into_iter().enumerate() {
+        let changed = changed.expect("opens");
+        match bit.checked_sub(128) {
+            Some(bit) => assert_eq!(changed.as_ref(), flip(&dek, bit), "bit {bit}"),
+            None => {
+                let differing: u32 = dek.iter().zip(&changed).map(|(a, b)| (a ^ b).count_ones()).sum();
+                // Of 256 random bits fewer than 64 differ once in 10^15 times.
+                assert!(differing >= 64, "bit {bit} of the IV changes {differing} bits");
+            }
+        }
+    }
+    // Name and version are not in it; it opens to what another key makes of it.
+    make(&token, "hdfs", V1, suite, 256).await;
+    make(&token, "other", V0, suite, 256).await;
+    let elsewhere = [
+        edek("hdfs", V1, zone(1), suite, wrapped),
+        edek("other", V0, zone(1), suite, wrapped),
+    ];
+    for other in open(&token, &elsewhere).await {
+        assert_ne!(other.expect("opens"), dek);
     }
     let short = edek("hdfs", V0, zone(1), suite, &wrapped.slice(..47));
     assert_eq!(
