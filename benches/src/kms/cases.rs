@@ -26,7 +26,7 @@ const RAW_MS: u64 = 700;
 const RAW: &str = "raw-pkcs11";
 
 /// What can be asked for by name.
-const CASES: [&str; 5] = ["kw", "gcm", "audit", "tokens", "keys"];
+const CASES: [&str; 6] = ["kw", "gcm", "audit", "tokens", "keys", "sealed"];
 
 pub(crate) fn are_cases(names: &[&str]) -> bool {
     names.iter().all(|name| CASES.contains(name))
@@ -42,6 +42,7 @@ pub(crate) fn run(names: &[&str]) -> Vec<Figure> {
                 "audit" => Box::pin(audit_in_memory()).await,
                 "tokens" => Box::pin(two_tokens()).await,
                 "keys" => Box::pin(many_keys()).await,
+                "sealed" => Box::pin(super::sealed::delivery()).await,
                 suite => Box::pin(one_token(suite)).await,
             });
         }

@@ -7,6 +7,7 @@ mod latency;
 mod load;
 mod parts;
 mod raw;
+mod sealed;
 mod site;
 
 pub(crate) use cases::{are_cases, run};

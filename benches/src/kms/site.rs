@@ -231,6 +231,12 @@ fn configuration(site: &Site, data_dir: &Path, address: SocketAddr, tls: &TlsFil
         tls.certificate.display(),
         tls.key.display(),
     );
+    let worker = site.issue("token-worker", "service/token-worker");
+    text.push_str(&format!(
+        "[sealed]\ncertificate = '{}'\nkey = '{}'\n",
+        worker.certificate.display(),
+        worker.key.display()
+    ));
     for label in &site.tokens {
         let pin_file = site.path("pin");
         text.push_str(&format!(
