@@ -1,4 +1,7 @@
-//! Encryption and decryption of file bytes in data suite `gcm`: pure, without I/O, clock or randomness.
+//! Encryption and decryption of file bytes: pure, without I/O, clock or randomness.
+//!
+//! There are two ways. [`Ctr`] is AES-CTR as HDFS does it: it hides bytes at any position, and no more. Data suite `gcm`
+//! is for files that nobody may change unnoticed, and what the rest of this crate is for.
 //!
 //! A file is a list of extents; each is encrypted under its own [`ExtentKey`] in frames that are sealed
 //! one by one, so that any frame can be read alone and none can be changed, moved, dropped or repeated
@@ -8,11 +11,14 @@
 //!
 //! The caller draws the salts: an extent's key is only as unique as its salt.
 
+mod ctr;
 mod extent;
 mod geometry;
+mod kernel;
 mod key;
 mod manifest;
 
+pub use ctr::{BACKEND_VARIABLE, Backend, BackendError, Ctr, CtrError, CtrKey, CtrKeyLengthError};
 pub use extent::{ExtentKey, OpenError, SealError};
 pub use geometry::{
     BLOCK_BYTES_MAX, EXTENT_FRAMES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MIN, FrameRun, Geometry, GeometryError, Runs,

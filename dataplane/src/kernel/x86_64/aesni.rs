@@ -1,0 +1,103 @@
+//! AES-NI: one block to a vector, eight in flight.
+
+use std::arch::x86_64::{
+    __m128i, _mm_add_epi64, _mm_aesenc_si128, _mm_aesenclast_si128, _mm_and_si128, _mm_loadu_si128, _mm_set_epi8,
+    _mm_set_epi64x, _mm_shuffle_epi8, _mm_storeu_si128, _mm_xor_si128,
+};
+
+use super::{
+    aesni,
+    algorithm::counter_mode,
+    schedule::RoundKeys,
+    table::{GROUP_BLOCKS_MAX, RUN_BLOCKS, Table, beyond},
+};
+use crate::kernel::text::{Text, Vectors};
+
+type Vector = __m128i;
+const BLOCKS: usize = 1;
+
+counter_mode!("aes,ssse3");
+
+#[inline]
+#[target_feature(enable = "sse2")]
+pub(super) fn load(bytes: &[u8; 16]) -> Vector {
+    // SAFETY: the array has the 16 bytes that are read, and the instruction asks for no alignment.
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "sse2")]
+pub(super) fn store(bytes: &mut [u8; 16], vector: Vector) {
+    // SAFETY: the array has the 16 bytes that are written, and the instruction asks for no alignment.
+    unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), vector) }
+}
+
+#[inline]
+#[target_feature(enable = "sse2")]
+fn load_part(bytes: &[u8]) -> Vector {
+    let mut padded = [0; 16];
+    padded[..bytes.len()].copy_from_slice(bytes);
+    load(&padded)
+}
+
+#[inline]
+#[target_feature(enable = "sse2")]
+fn store_part(bytes: &mut [u8], vector: Vector) {
+    let mut padded = [0; 16];
+    store(&mut padded, vector);
+    bytes.copy_from_slice(&padded[..bytes.len()]);
+}
+
+#[inline]
+#[target_feature(enable = "sse2")]
+pub(super) fn xor(a: Vector, b: Vector) -> Vector {
+    _mm_xor_si128(a, b)
+}
+
+#[inline]
+#[target_feature(enable = "sse2")]
+fn and(a: Vector, b: Vector) -> Vector {
+    _mm_and_si128(a, b)
+}
+
+#[inline]
+#[target_feature(enable = "aes")]
+pub(super) fn encrypt(state: Vector, key: Vector) -> Vector {
+    _mm_aesenc_si128(state, key)
+}
+
+#[inline]
+#[target_feature(enable = "aes")]
+fn encrypt_last(state: Vector, key: Vector) -> Vector {
+    _mm_aesenclast_si128(state, key)
+}
+
+/// The same block in each place.
+#[inline]
+#[target_feature(enable = "sse2")]
+fn spread(block: __m128i) -> Vector {
+    block
+}
+
+/// Consecutive counters, as little-endian numbers.
+#[inline]
+#[target_feature(enable = "sse2")]
+fn counters(first: u128) -> Vector {
+    _mm_set_epi64x((first >> 64) as i64, first as i64)
+}
+
+/// Counters plus `count`, without carry into the high half.
+#[inline]
+#[target_feature(enable = "sse2")]
+fn advance(counters: Vector, count: u64) -> Vector {
+    _mm_add_epi64(counters, _mm_set_epi64x(0, count as i64))
+}
+
+#[inline]
+#[target_feature(enable = "ssse3")]
+fn big_endian(counters: Vector) -> Vector {
+    _mm_shuffle_epi8(
+        counters,
+        _mm_set_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+    )
+}

@@ -1,0 +1,171 @@
+//! Counter mode written once for vectors of any width. Each kernel's file defines `Vector`, `BLOCKS` (AES blocks in one)
+//! and the operations on it, and takes the rest from here.
+
+/// Defines `plain`, `cached` and `fill` from the operations in scope. `$features` are what those need.
+macro_rules! counter_mode {
+    ($features:literal) => {
+        /// Bytes of a vector.
+        const WIDTH: usize = 16 * BLOCKS;
+
+        /// Transforms a text whose first block has `counter`. The low 64 bits of the counter must not overflow in it.
+        #[target_feature(enable = $features)]
+        pub(super) fn plain<const KEYS: usize>(keys: &RoundKeys<KEYS>, counter: u128, mut text: Text<'_>) {
+            let keys = keys.0.map(|key| spread(aesni::load(&key)));
+            let mut next = counters(counter);
+            while let Some(group) = text.take_vectors::<8, WIDTH>() {
+                finish::<8, 1, KEYS>(&keys, plain_states(&keys, &mut next), group);
+            }
+            if let Some(group) = text.take_vectors::<4, WIDTH>() {
+                finish::<4, 1, KEYS>(&keys, plain_states(&keys, &mut next), group);
+            }
+            if let Some(group) = text.take_vectors::<2, WIDTH>() {
+                finish::<2, 1, KEYS>(&keys, plain_states(&keys, &mut next), group);
+            }
+            if let Some(group) = text.take_vectors::<1, WIDTH>() {
+                finish::<1, 1, KEYS>(&keys, plain_states(&keys, &mut next), group);
+            }
+            if text.len() > 0 {
+                finish_part::<1, KEYS>(&keys, plain_states(&keys, &mut next), text);
+            }
+        }
+
+        /// As `plain`, with `table` filled for this counter. Only its low 40 bits may change within the text.
+        #[target_feature(enable = $features)]
+        pub(super) fn cached<const KEYS: usize>(
+            round_keys: &RoundKeys<KEYS>,
+            table: &Table,
+            counter: u128,
+            mut text: Text<'_>,
+        ) {
+            let keys = round_keys.0.map(|key| spread(aesni::load(&key)));
+            let mut run = Run {
+                counter,
+                base: base(round_keys, counter),
+            };
+            while let Some(group) = text.take_vectors::<8, WIDTH>() {
+                finish::<8, 3, KEYS>(&keys, cached_states(round_keys, table, &mut run), group);
+            }
+            if let Some(group) = text.take_vectors::<4, WIDTH>() {
+                finish::<4, 3, KEYS>(&keys, cached_states(round_keys, table, &mut run), group);
+            }
+            if let Some(group) = text.take_vectors::<2, WIDTH>() {
+                finish::<2, 3, KEYS>(&keys, cached_states(round_keys, table, &mut run), group);
+            }
+            if let Some(group) = text.take_vectors::<1, WIDTH>() {
+                finish::<1, 3, KEYS>(&keys, cached_states(round_keys, table, &mut run), group);
+            }
+            if text.len() > 0 {
+                finish_part::<3, KEYS>(&keys, cached_states(round_keys, table, &mut run), text);
+            }
+        }
+
+        /// Fills `table` for all counters that differ from `counter` in the low 40 bits only.
+        #[target_feature(enable = $features)]
+        pub(super) fn fill<const KEYS: usize>(keys: &RoundKeys<KEYS>, counter: u128, table: &mut Table) {
+            let first = [0, 1, 2].map(|round| spread(aesni::load(&keys.0[round])));
+            let zero = base(keys, counter);
+            let mut next = counters(counter & !0xff);
+            for row in (0..RUN_BLOCKS).step_by(BLOCKS) {
+                let start = xor(big_endian(next), first[0]);
+                let state = encrypt(encrypt(start, first[1]), first[2]);
+                store(table.rows_mut(row), xor(state, zero));
+                next = advance(next, BLOCKS as u64);
+            }
+            table.close();
+        }
+
+        /// Where in a run of 256 counters a text is.
+        struct Run {
+            counter: u128,
+            /// The state after two rounds of the run's first counter, in each block.
+            base: Vector,
+        }
+
+        /// The state after two rounds of the first counter of the run that `counter` is in.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn base<const KEYS: usize>(keys: &RoundKeys<KEYS>, counter: u128) -> Vector {
+            let block = aesni::load(&(counter & !0xff).to_be_bytes());
+            let start = aesni::xor(block, aesni::load(&keys.0[0]));
+            let once = aesni::encrypt(start, aesni::load(&keys.0[1]));
+            spread(aesni::encrypt(once, aesni::load(&keys.0[2])))
+        }
+
+        /// States before round 1 of the next blocks.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn plain_states<const N: usize, const KEYS: usize>(keys: &[Vector; KEYS], next: &mut Vector) -> [Vector; N] {
+            let states = std::array::from_fn(|i| xor(big_endian(advance(*next, (BLOCKS * i) as u64)), keys[0]));
+            *next = advance(*next, (BLOCKS * N) as u64);
+            states
+        }
+
+        /// States before round 3 of the next blocks.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn cached_states<const N: usize, const KEYS: usize>(
+            keys: &RoundKeys<KEYS>,
+            table: &Table,
+            run: &mut Run,
+        ) -> [Vector; N] {
+            let row = usize::from(run.counter as u8);
+            let mut states = std::array::from_fn(|i| xor(load(table.rows(row + BLOCKS * i)), run.base));
+            run.counter = run.counter.wrapping_add((BLOCKS * N) as u128);
+            if row + BLOCKS * N >= RUN_BLOCKS {
+                let following = base(keys, run.counter);
+                let change = xor(run.base, following);
+                for (i, state) in states.iter_mut().enumerate() {
+                    let mask = beyond(row + BLOCKS * i + GROUP_BLOCKS_MAX - RUN_BLOCKS);
+                    *state = xor(*state, and(change, load(mask)));
+                }
+                run.base = following;
+            }
+            states
+        }
+
+        /// The rounds from `FROM` on, and the text.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn finish<const N: usize, const FROM: usize, const KEYS: usize>(
+            keys: &[Vector; KEYS],
+            states: [Vector; N],
+            mut text: Vectors<'_, N, WIDTH>,
+        ) {
+            let states = rounds::<N, FROM, KEYS>(keys, states);
+            for (i, state) in states.into_iter().enumerate() {
+                let last = xor(load(&text.input()[i]), keys[KEYS - 1]);
+                store(&mut text.output()[i], encrypt_last(state, last));
+            }
+        }
+
+        /// As `finish`, for less than a vector.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn finish_part<const FROM: usize, const KEYS: usize>(
+            keys: &[Vector; KEYS],
+            states: [Vector; 1],
+            mut text: Text<'_>,
+        ) {
+            let [state] = rounds::<1, FROM, KEYS>(keys, states);
+            let last = xor(load_part(text.input()), keys[KEYS - 1]);
+            store_part(text.output(), encrypt_last(state, last));
+        }
+
+        /// All rounds from `FROM` on but the last.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn rounds<const N: usize, const FROM: usize, const KEYS: usize>(
+            keys: &[Vector; KEYS],
+            mut states: [Vector; N],
+        ) -> [Vector; N] {
+            for key in &keys[FROM..KEYS - 1] {
+                for state in &mut states {
+                    *state = encrypt(*state, *key);
+                }
+            }
+            states
+        }
+    };
+}
+
+pub(super) use counter_mode;

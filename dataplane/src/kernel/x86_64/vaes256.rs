@@ -1,0 +1,107 @@
+//! VAES on AVX2: two blocks to a vector, eight vectors in flight.
+
+use std::arch::x86_64::{
+    __m128i, __m256i, _mm256_add_epi64, _mm256_aesenc_epi128, _mm256_aesenclast_epi128, _mm256_and_si256,
+    _mm256_broadcastsi128_si256, _mm256_loadu_si256, _mm256_set_epi8, _mm256_set_epi64x, _mm256_shuffle_epi8,
+    _mm256_storeu_si256, _mm256_xor_si256,
+};
+
+use super::{
+    aesni,
+    algorithm::counter_mode,
+    schedule::RoundKeys,
+    table::{GROUP_BLOCKS_MAX, RUN_BLOCKS, Table, beyond},
+};
+use crate::kernel::text::{Text, Vectors};
+
+type Vector = __m256i;
+const BLOCKS: usize = 2;
+
+counter_mode!("aes,avx2,vaes");
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load(bytes: &[u8; 32]) -> Vector {
+    // SAFETY: the array has the 32 bytes that are read, and the instruction asks for no alignment.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store(bytes: &mut [u8; 32], vector: Vector) {
+    // SAFETY: the array has the 32 bytes that are written, and the instruction asks for no alignment.
+    unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), vector) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_part(bytes: &[u8]) -> Vector {
+    let mut padded = [0; 32];
+    padded[..bytes.len()].copy_from_slice(bytes);
+    load(&padded)
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store_part(bytes: &mut [u8], vector: Vector) {
+    let mut padded = [0; 32];
+    store(&mut padded, vector);
+    bytes.copy_from_slice(&padded[..bytes.len()]);
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn xor(a: Vector, b: Vector) -> Vector {
+    _mm256_xor_si256(a, b)
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn and(a: Vector, b: Vector) -> Vector {
+    _mm256_and_si256(a, b)
+}
+
+#[inline]
+#[target_feature(enable = "avx2,vaes")]
+fn encrypt(state: Vector, key: Vector) -> Vector {
+    _mm256_aesenc_epi128(state, key)
+}
+
+#[inline]
+#[target_feature(enable = "avx2,vaes")]
+fn encrypt_last(state: Vector, key: Vector) -> Vector {
+    _mm256_aesenclast_epi128(state, key)
+}
+
+/// The same block in each place.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn spread(block: __m128i) -> Vector {
+    _mm256_broadcastsi128_si256(block)
+}
+
+/// Consecutive counters, as little-endian numbers.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn counters(first: u128) -> Vector {
+    let (high, low) = ((first >> 64) as i64, first as i64);
+    _mm256_add_epi64(_mm256_set_epi64x(high, low, high, low), _mm256_set_epi64x(0, 1, 0, 0))
+}
+
+/// Counters plus `count`, without carry into the high half.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn advance(counters: Vector, count: u64) -> Vector {
+    let count = count as i64;
+    _mm256_add_epi64(counters, _mm256_set_epi64x(0, count, 0, count))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn big_endian(counters: Vector) -> Vector {
+    let reversed = _mm256_set_epi8(
+        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, //
+        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
+    );
+    _mm256_shuffle_epi8(counters, reversed)
+}

@@ -1,0 +1,111 @@
+//! VAES on AVX-512: four blocks to a vector, eight vectors in flight, masks for what is less than a vector.
+
+use std::arch::x86_64::{
+    __m128i, __m512i, __mmask64, _mm_set_epi8, _mm512_add_epi64, _mm512_aesenc_epi128, _mm512_aesenclast_epi128,
+    _mm512_and_si512, _mm512_broadcast_i32x4, _mm512_loadu_si512, _mm512_mask_storeu_epi8, _mm512_maskz_loadu_epi8,
+    _mm512_set_epi64, _mm512_shuffle_epi8, _mm512_storeu_si512, _mm512_xor_si512,
+};
+
+use super::{
+    aesni,
+    algorithm::counter_mode,
+    schedule::RoundKeys,
+    table::{GROUP_BLOCKS_MAX, RUN_BLOCKS, Table, beyond},
+};
+use crate::kernel::text::{Text, Vectors};
+
+type Vector = __m512i;
+const BLOCKS: usize = 4;
+
+counter_mode!("aes,avx512f,avx512bw,vaes");
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(bytes: &[u8; 64]) -> Vector {
+    // SAFETY: the array has the 64 bytes that are read, and the instruction asks for no alignment.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(bytes: &mut [u8; 64], vector: Vector) {
+    // SAFETY: the array has the 64 bytes that are written, and the instruction asks for no alignment.
+    unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), vector) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn load_part(bytes: &[u8]) -> Vector {
+    // SAFETY: only bytes whose bit is set are read, which are those of the slice; the others do not fault.
+    unsafe { _mm512_maskz_loadu_epi8(mask(bytes.len()), bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn store_part(bytes: &mut [u8], vector: Vector) {
+    let mask = mask(bytes.len());
+    // SAFETY: only bytes whose bit is set are written, which are those of the slice; the others do not fault.
+    unsafe { _mm512_mask_storeu_epi8(bytes.as_mut_ptr().cast(), mask, vector) }
+}
+
+/// A bit for each of the first `count` bytes of a vector; not for a whole one.
+#[inline]
+fn mask(count: usize) -> __mmask64 {
+    assert!(count < WIDTH, "a whole vector needs no mask");
+    (1 << count) - 1
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn xor(a: Vector, b: Vector) -> Vector {
+    _mm512_xor_si512(a, b)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn and(a: Vector, b: Vector) -> Vector {
+    _mm512_and_si512(a, b)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,vaes")]
+fn encrypt(state: Vector, key: Vector) -> Vector {
+    _mm512_aesenc_epi128(state, key)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,vaes")]
+fn encrypt_last(state: Vector, key: Vector) -> Vector {
+    _mm512_aesenclast_epi128(state, key)
+}
+
+/// The same block in each place.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn spread(block: __m128i) -> Vector {
+    _mm512_broadcast_i32x4(block)
+}
+
+/// Consecutive counters, as little-endian numbers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn counters(first: u128) -> Vector {
+    let (high, low) = ((first >> 64) as i64, first as i64);
+    let first = _mm512_set_epi64(high, low, high, low, high, low, high, low);
+    _mm512_add_epi64(first, _mm512_set_epi64(0, 3, 0, 2, 0, 1, 0, 0))
+}
+
+/// Counters plus `count`, without carry into the high half.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn advance(counters: Vector, count: u64) -> Vector {
+    let count = count as i64;
+    _mm512_add_epi64(counters, _mm512_set_epi64(0, count, 0, count, 0, count, 0, count))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn big_endian(counters: Vector) -> Vector {
+    let reversed = _mm_set_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    _mm512_shuffle_epi8(counters, spread(reversed))
+}

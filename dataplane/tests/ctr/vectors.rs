@@ -1,0 +1,49 @@
+//! NIST's vectors.
+
+use strongroom_dataplane::{Ctr, CtrKey};
+
+use crate::naive::backends;
+
+/// SP 800-38A, F.5: the plaintext and the initial counter of all its CTR examples.
+const PLAIN: &str = "6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51\
+                     30c81c46a35ce411e5fbc1191a0a52eff69f2445df4f9b17ad2b417be66c3710";
+const COUNTER: &str = "f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff";
+
+/// SP 800-38A, F.5.1 and F.5.5: key and ciphertext.
+const EXAMPLES: [(&str, &str); 2] = [
+    (
+        "2b7e151628aed2a6abf7158809cf4f3c",
+        "874d6191b620e3261bef6864990db6ce9806f66b7970fdff8617187bb9fffdff\
+         5ae4df3edbd5d35e5b4f09020db03eab1e031dda2fbe03d1792170a0f3009cee",
+    ),
+    (
+        "603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4",
+        "601ec313775789a5b7a7f504bbf3d228f443e3ca4d62b59aca84e990cacaf5c5\
+         2b0930daa23de94ce87017ba2d84988ddfc9c58db67aada613c2dd08457941a6",
+    ),
+];
+
+#[test]
+fn sp_800_38a() {
+    let (plain, counter) = (bytes(PLAIN), bytes(COUNTER));
+    let iv = counter.as_slice().try_into().expect("16 bytes");
+    for (key, cipher) in EXAMPLES {
+        let key = bytes(key);
+        let key = CtrKey::try_from(key.as_slice()).expect("16 or 32 bytes");
+        for backend in backends() {
+            let mut text = plain.clone();
+            Ctr::with_backend(key, iv, backend)
+                .apply(0, &mut text)
+                .expect("a small position");
+            assert_eq!(hex::encode(&text), cipher, "{backend}");
+            Ctr::with_backend(key, iv, backend)
+                .apply(0, &mut text)
+                .expect("a small position");
+            assert_eq!(text, plain, "{backend}");
+        }
+    }
+}
+
+fn bytes(text: &str) -> Vec<u8> {
+    hex::decode(text).expect("hexadecimal")
+}
