@@ -47,7 +47,7 @@ pub enum CtrError {
 /// The keystream of one key and initial counter (IV): expanded once, of fixed size, wiped when dropped. It may be used by
 /// many threads at once.
 ///
-/// After the first 16 KiB, where the backend knows how, it keeps a table of 4.5 KiB that saves two of the rounds of each
+/// After the first 16 KiB, where the backend knows how, it keeps a table of 5 KiB that saves two of the rounds of each
 /// block (`docs/adr/0021-counter-mode-caching.md`).
 pub struct Ctr {
     engine: Engine,

@@ -6,7 +6,7 @@ use strongroom_dataplane::{Ctr, CtrKey};
 use crate::naive::{backends, ctr, keys, keystream, pattern, xor};
 
 /// Four times what the widest kernel takes at once.
-const LENGTH_MAX: usize = 4 * 8 * 64;
+const LENGTH_MAX: usize = 4 * 16 * 64;
 /// Ends in a run of 256 counters, so that groups straddle it.
 const IV: u128 = 0x0123_4567_89ab_cdef_0011_2233_4455_66f0;
 

@@ -1,5 +1,5 @@
-//! Counter mode written once for vectors of any width. Each kernel's file defines `Vector`, `BLOCKS` (AES blocks in one)
-//! and the operations on it, and takes the rest from here.
+//! Counter mode written once for vectors of any width. Each kernel's file defines `Vector`, `BLOCKS` (AES blocks in one),
+//! `WIDE` (vectors in flight, 8 or more) and the operations on them, and takes the rest from here.
 
 /// Defines `plain`, `cached` and `fill` from the operations in scope. `$features` are what those need.
 macro_rules! counter_mode {
@@ -10,59 +10,63 @@ macro_rules! counter_mode {
         /// Transforms a text whose first block has `counter`. The low 64 bits of the counter must not overflow in it.
         #[target_feature(enable = $features)]
         pub(super) fn plain<const KEYS: usize>(keys: &RoundKeys<KEYS>, counter: u128, mut text: Text<'_>) {
-            let keys = keys.0.map(|key| spread(aesni::load(&key)));
             let mut next = counters(counter);
-            while let Some(group) = text.take_vectors::<8, WIDTH>() {
-                finish::<8, 1, KEYS>(&keys, plain_states(&keys, &mut next), group);
+            while let Some(group) = text.take_vectors::<WIDE, WIDTH>() {
+                finish::<WIDE, 1, KEYS>(keys, plain_states(keys, &mut next), group);
+            }
+            if let Some(group) = text.take_vectors::<8, WIDTH>() {
+                finish::<8, 1, KEYS>(keys, plain_states(keys, &mut next), group);
             }
             if let Some(group) = text.take_vectors::<4, WIDTH>() {
-                finish::<4, 1, KEYS>(&keys, plain_states(&keys, &mut next), group);
+                finish::<4, 1, KEYS>(keys, plain_states(keys, &mut next), group);
             }
             if let Some(group) = text.take_vectors::<2, WIDTH>() {
-                finish::<2, 1, KEYS>(&keys, plain_states(&keys, &mut next), group);
+                finish::<2, 1, KEYS>(keys, plain_states(keys, &mut next), group);
             }
             if let Some(group) = text.take_vectors::<1, WIDTH>() {
-                finish::<1, 1, KEYS>(&keys, plain_states(&keys, &mut next), group);
+                finish::<1, 1, KEYS>(keys, plain_states(keys, &mut next), group);
             }
             if text.len() > 0 {
-                finish_part::<1, KEYS>(&keys, plain_states(&keys, &mut next), text);
+                finish_part::<1, KEYS>(keys, plain_states(keys, &mut next), text);
             }
         }
 
         /// As `plain`, with `table` filled for this counter. Only its low 40 bits may change within the text.
         #[target_feature(enable = $features)]
         pub(super) fn cached<const KEYS: usize>(
-            round_keys: &RoundKeys<KEYS>,
+            keys: &RoundKeys<KEYS>,
             table: &Table,
             counter: u128,
             mut text: Text<'_>,
         ) {
-            let keys = round_keys.0.map(|key| spread(aesni::load(&key)));
             let mut run = Run {
                 counter,
-                base: base(round_keys, counter),
+                base: base(keys, counter),
             };
-            while let Some(group) = text.take_vectors::<8, WIDTH>() {
-                finish::<8, 3, KEYS>(&keys, cached_states(round_keys, table, &mut run), group);
+            while let Some(group) = text.take_vectors::<WIDE, WIDTH>() {
+                finish::<WIDE, 3, KEYS>(keys, cached_states(keys, table, &mut run), group);
+            }
+            if let Some(group) = text.take_vectors::<8, WIDTH>() {
+                finish::<8, 3, KEYS>(keys, cached_states(keys, table, &mut run), group);
             }
             if let Some(group) = text.take_vectors::<4, WIDTH>() {
-                finish::<4, 3, KEYS>(&keys, cached_states(round_keys, table, &mut run), group);
+                finish::<4, 3, KEYS>(keys, cached_states(keys, table, &mut run), group);
             }
             if let Some(group) = text.take_vectors::<2, WIDTH>() {
-                finish::<2, 3, KEYS>(&keys, cached_states(round_keys, table, &mut run), group);
+                finish::<2, 3, KEYS>(keys, cached_states(keys, table, &mut run), group);
             }
             if let Some(group) = text.take_vectors::<1, WIDTH>() {
-                finish::<1, 3, KEYS>(&keys, cached_states(round_keys, table, &mut run), group);
+                finish::<1, 3, KEYS>(keys, cached_states(keys, table, &mut run), group);
             }
             if text.len() > 0 {
-                finish_part::<3, KEYS>(&keys, cached_states(round_keys, table, &mut run), text);
+                finish_part::<3, KEYS>(keys, cached_states(keys, table, &mut run), text);
             }
         }
 
         /// Fills `table` for all counters that differ from `counter` in the low 40 bits only.
         #[target_feature(enable = $features)]
         pub(super) fn fill<const KEYS: usize>(keys: &RoundKeys<KEYS>, counter: u128, table: &mut Table) {
-            let first = [0, 1, 2].map(|round| spread(aesni::load(&keys.0[round])));
+            let first = [key(keys, 0), key(keys, 1), key(keys, 2)];
             let zero = base(keys, counter);
             let mut next = counters(counter & !0xff);
             for row in (0..RUN_BLOCKS).step_by(BLOCKS) {
@@ -91,11 +95,22 @@ macro_rules! counter_mode {
             spread(aesni::encrypt(once, aesni::load(&keys.0[2])))
         }
 
+        /// The key of one round in each block of a vector: a load that spreads costs no more than one that does not.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn key<const KEYS: usize>(keys: &RoundKeys<KEYS>, round: usize) -> Vector {
+            spread(aesni::load(&keys.0[round]))
+        }
+
         /// States before round 1 of the next blocks.
         #[inline]
         #[target_feature(enable = $features)]
-        fn plain_states<const N: usize, const KEYS: usize>(keys: &[Vector; KEYS], next: &mut Vector) -> [Vector; N] {
-            let states = std::array::from_fn(|i| xor(big_endian(advance(*next, (BLOCKS * i) as u64)), keys[0]));
+        fn plain_states<const N: usize, const KEYS: usize>(keys: &RoundKeys<KEYS>, next: &mut Vector) -> [Vector; N] {
+            let first = key(keys, 0);
+            let mut states = [*next; N];
+            for (i, state) in states.iter_mut().enumerate() {
+                *state = xor(big_endian(advance(*next, (BLOCKS * i) as u64)), first);
+            }
             *next = advance(*next, (BLOCKS * N) as u64);
             states
         }
@@ -109,7 +124,10 @@ macro_rules! counter_mode {
             run: &mut Run,
         ) -> [Vector; N] {
             let row = usize::from(run.counter as u8);
-            let mut states = std::array::from_fn(|i| xor(load(table.rows(row + BLOCKS * i)), run.base));
+            let mut states = [run.base; N];
+            for (i, state) in states.iter_mut().enumerate() {
+                *state = xor(*state, load(table.rows(row + BLOCKS * i)));
+            }
             run.counter = run.counter.wrapping_add((BLOCKS * N) as u128);
             if row + BLOCKS * N >= RUN_BLOCKS {
                 let following = base(keys, run.counter);
@@ -127,14 +145,15 @@ macro_rules! counter_mode {
         #[inline]
         #[target_feature(enable = $features)]
         fn finish<const N: usize, const FROM: usize, const KEYS: usize>(
-            keys: &[Vector; KEYS],
+            keys: &RoundKeys<KEYS>,
             states: [Vector; N],
             mut text: Vectors<'_, N, WIDTH>,
         ) {
             let states = rounds::<N, FROM, KEYS>(keys, states);
+            let last = key(keys, KEYS - 1);
             for (i, state) in states.into_iter().enumerate() {
-                let last = xor(load(&text.input()[i]), keys[KEYS - 1]);
-                store(&mut text.output()[i], encrypt_last(state, last));
+                let data = xor(load(&text.input()[i]), last);
+                store(&mut text.output()[i], encrypt_last(state, data));
             }
         }
 
@@ -142,12 +161,12 @@ macro_rules! counter_mode {
         #[inline]
         #[target_feature(enable = $features)]
         fn finish_part<const FROM: usize, const KEYS: usize>(
-            keys: &[Vector; KEYS],
+            keys: &RoundKeys<KEYS>,
             states: [Vector; 1],
             mut text: Text<'_>,
         ) {
             let [state] = rounds::<1, FROM, KEYS>(keys, states);
-            let last = xor(load_part(text.input()), keys[KEYS - 1]);
+            let last = xor(load_part(text.input()), key(keys, KEYS - 1));
             store_part(text.output(), encrypt_last(state, last));
         }
 
@@ -155,12 +174,13 @@ macro_rules! counter_mode {
         #[inline]
         #[target_feature(enable = $features)]
         fn rounds<const N: usize, const FROM: usize, const KEYS: usize>(
-            keys: &[Vector; KEYS],
+            keys: &RoundKeys<KEYS>,
             mut states: [Vector; N],
         ) -> [Vector; N] {
-            for key in &keys[FROM..KEYS - 1] {
+            for round in FROM..KEYS - 1 {
+                let key = key(keys, round);
                 for state in &mut states {
-                    *state = encrypt(*state, *key);
+                    *state = encrypt(*state, key);
                 }
             }
             states

@@ -8,11 +8,11 @@
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// Blocks of the widest group of any kernel.
-pub(super) const GROUP_BLOCKS_MAX: usize = 32;
+pub(super) const GROUP_BLOCKS_MAX: usize = 64;
 /// Values of the last byte.
 pub(super) const RUN_BLOCKS: usize = 256;
 
-/// One row for each last byte, and the first ones once more, so that a group starting anywhere lies in one piece. Key
+/// One row for each last byte, and the first rows once more, so that a group starting anywhere lies in one piece. Key
 /// material; wiped when dropped.
 #[repr(align(64))]
 #[derive(Zeroize, ZeroizeOnDrop)]
