@@ -18,7 +18,7 @@ mod kernel;
 mod key;
 mod manifest;
 
-pub use ctr::{BACKEND_VARIABLE, Backend, BackendError, Ctr, CtrError, CtrKey, CtrKeyLengthError};
+pub use ctr::{BACKEND_VARIABLE, Backend, BackendError, Ctr, CtrError, CtrKey, CtrKeyLengthError, Direction};
 pub use extent::{ExtentKey, OpenError, SealError};
 pub use geometry::{
     BLOCK_BYTES_MAX, EXTENT_FRAMES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MIN, FrameRun, Geometry, GeometryError, Runs,

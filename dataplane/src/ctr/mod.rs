@@ -9,6 +9,7 @@
 
 mod backend;
 mod key;
+mod summed;
 
 use std::fmt;
 
@@ -18,6 +19,7 @@ pub use self::{
     backend::{BACKEND_VARIABLE, Backend, BackendError},
     key::{CtrKey, CtrKeyLengthError},
 };
+pub use crate::kernel::Direction;
 use crate::kernel::{Engine, Text};
 
 /// Bytes of an AES block.
@@ -41,6 +43,14 @@ pub enum CtrError {
         from: usize,
         /// Bytes of the destination.
         to: usize,
+    },
+    /// There is not one checksum for each chunk.
+    #[error("{sums} checksums were given for {chunks} chunks")]
+    Sums {
+        /// Checksums to fill.
+        sums: usize,
+        /// Chunks that the bytes have.
+        chunks: usize,
     },
 }
 
@@ -91,12 +101,7 @@ impl Ctr {
     /// # Errors
     /// [`CtrError`], before anything is written.
     pub fn apply_to(&self, position: u64, from: &[u8], to: &mut [u8]) -> Result<(), CtrError> {
-        if from.len() != to.len() {
-            return Err(CtrError::Length {
-                from: from.len(),
-                to: to.len(),
-            });
-        }
+        check_lengths(from, to)?;
         check_end(position, from.len())?;
         self.transform(position, Text::across(from, to));
         Ok(())
@@ -137,5 +142,14 @@ fn check_end(position: u64, bytes: usize) -> Result<(), CtrError> {
     match position.checked_add(bytes as u64) {
         Some(_) => Ok(()),
         None => Err(CtrError::Position { position, bytes }),
+    }
+}
+
+fn check_lengths(from: &[u8], to: &[u8]) -> Result<(), CtrError> {
+    let (from, to) = (from.len(), to.len());
+    if from == to {
+        Ok(())
+    } else {
+        Err(CtrError::Length { from, to })
     }
 }

@@ -25,6 +25,7 @@ use x86_64 as native;
 use portable as native;
 
 pub(crate) use native::{Engine, detect};
+pub use text::Direction;
 pub(crate) use text::Text;
 
 /// The sets of instructions that there are kernels for, from slow to fast.

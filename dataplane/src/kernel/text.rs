@@ -43,6 +43,12 @@ impl<'t> Text<'t> {
         self.len
     }
 
+    /// The same text, lent.
+    #[inline]
+    pub(crate) fn again(&mut self) -> Text<'_> {
+        Text { ..*self }
+    }
+
     /// Cuts off the first `count` bytes.
     #[inline]
     pub(crate) fn take(&mut self, count: usize) -> Self {
@@ -94,6 +100,15 @@ impl<'t> Text<'t> {
         // SAFETY: `to` and `len` come from a slice borrowed exclusively for 't; what `input` lends ended with this borrow.
         unsafe { slice::from_raw_parts_mut(self.to, self.len) }
     }
+}
+
+/// Which side of a text is ciphertext.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// What is written is.
+    Encrypt,
+    /// What is read is.
+    Decrypt,
 }
 
 /// `N` vectors of `W` bytes of a text.

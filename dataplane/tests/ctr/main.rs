@@ -8,4 +8,5 @@ mod bounds;
 mod crosschecks;
 mod naive;
 mod pages;
+mod sums;
 mod vectors;

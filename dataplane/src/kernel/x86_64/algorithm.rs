@@ -5,7 +5,7 @@
 macro_rules! counter_mode {
     ($features:literal) => {
         /// Bytes of a vector.
-        const WIDTH: usize = 16 * BLOCKS;
+        pub(super) const WIDTH: usize = 16 * BLOCKS;
 
         /// Transforms a text whose first block has `counter`. The low 64 bits of the counter must not overflow in it.
         #[target_feature(enable = $features)]
@@ -33,33 +33,32 @@ macro_rules! counter_mode {
 
         /// As `plain`, with `table` filled for this counter. Only its low 40 bits may change within the text.
         #[target_feature(enable = $features)]
-        pub(super) fn cached<const KEYS: usize>(
-            keys: &RoundKeys<KEYS>,
-            table: &Table,
-            counter: u128,
-            mut text: Text<'_>,
-        ) {
-            let mut run = Run {
-                counter,
-                base: base(keys, counter),
-            };
+        pub(super) fn cached<const KEYS: usize>(keys: &RoundKeys<KEYS>, table: &Table, counter: u128, text: Text<'_>) {
+            let mut run = Run::at(keys, counter);
+            cached_from(keys, table, &mut run, text);
+        }
+
+        /// As `cached`, from where `run` is.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn cached_from<const KEYS: usize>(keys: &RoundKeys<KEYS>, table: &Table, run: &mut Run, mut text: Text<'_>) {
             while let Some(group) = text.take_vectors::<WIDE, WIDTH>() {
-                finish::<WIDE, 3, KEYS>(keys, cached_states(keys, table, &mut run), group);
+                finish::<WIDE, 3, KEYS>(keys, cached_states(keys, table, run), group);
             }
             if let Some(group) = text.take_vectors::<8, WIDTH>() {
-                finish::<8, 3, KEYS>(keys, cached_states(keys, table, &mut run), group);
+                finish::<8, 3, KEYS>(keys, cached_states(keys, table, run), group);
             }
             if let Some(group) = text.take_vectors::<4, WIDTH>() {
-                finish::<4, 3, KEYS>(keys, cached_states(keys, table, &mut run), group);
+                finish::<4, 3, KEYS>(keys, cached_states(keys, table, run), group);
             }
             if let Some(group) = text.take_vectors::<2, WIDTH>() {
-                finish::<2, 3, KEYS>(keys, cached_states(keys, table, &mut run), group);
+                finish::<2, 3, KEYS>(keys, cached_states(keys, table, run), group);
             }
             if let Some(group) = text.take_vectors::<1, WIDTH>() {
-                finish::<1, 3, KEYS>(keys, cached_states(keys, table, &mut run), group);
+                finish::<1, 3, KEYS>(keys, cached_states(keys, table, run), group);
             }
             if text.len() > 0 {
-                finish_part::<3, KEYS>(keys, cached_states(keys, table, &mut run), text);
+                finish_part::<3, KEYS>(keys, cached_states(keys, table, run), text);
             }
         }
 
@@ -83,6 +82,15 @@ macro_rules! counter_mode {
             counter: u128,
             /// The state after two rounds of the run's first counter, in each block.
             base: Vector,
+        }
+
+        impl Run {
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn at<const KEYS: usize>(keys: &RoundKeys<KEYS>, counter: u128) -> Self {
+                let base = base(keys, counter);
+                Self { counter, base }
+            }
         }
 
         /// The state after two rounds of the first counter of the run that `counter` is in.

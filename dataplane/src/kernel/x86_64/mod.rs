@@ -3,6 +3,7 @@
 
 mod aesni;
 mod algorithm;
+mod crc;
 mod schedule;
 mod table;
 mod vaes256;
@@ -16,7 +17,7 @@ use std::sync::{
 use schedule::{KEYS_128, KEYS_256, RoundKeys, expand_128, expand_256};
 use table::Table;
 
-use super::{Text, Tier, portable};
+use super::{Direction, Text, Tier, portable};
 use crate::CtrKey;
 
 /// Bits of the counter that may change under one table: bytes 11 to 15.
@@ -31,7 +32,9 @@ const CACHED_BYTES_MIN: usize = 128;
 pub(crate) fn detect() -> Tier {
     let aesni = is_x86_feature_detected!("aes") && is_x86_feature_detected!("ssse3");
     let vaes256 = aesni && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("vaes");
-    let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+    // No processor has VAES on AVX-512 without these two, but the checksum beside it rests on them.
+    let folding = is_x86_feature_detected!("vpclmulqdq") && is_x86_feature_detected!("sse4.2");
+    let avx512 = folding && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
     match (aesni, vaes256, avx512) {
         (true, true, true) => Tier::Vaes512,
         (true, true, false) => Tier::Vaes256,
@@ -76,6 +79,29 @@ impl Engine {
             Self::Aes256(stream) => stream.apply(block, text),
         }
     }
+
+    /// As [`Self::apply`], with the CRC-32C of the ciphertext of each `chunk_bytes`, each going on from what `sums` holds.
+    /// If that cannot be done in one pass, nothing is, and the answer is false.
+    #[inline]
+    pub(crate) fn apply_summed(
+        &self,
+        block: u64,
+        text: Text<'_>,
+        by: Direction,
+        chunk_bytes: usize,
+        sums: &mut [u32],
+    ) -> bool {
+        match self {
+            Self::Portable(engine) => engine.apply_summed(block, text, by, chunk_bytes, sums),
+            Self::Aes128(stream) => stream.apply_summed(block, text, by, chunk_bytes, sums),
+            Self::Aes256(stream) => stream.apply_summed(block, text, by, chunk_bytes, sums),
+        }
+    }
+}
+
+/// Blocks from `counter` to the end of its epoch.
+const fn epoch_rest(counter: u128) -> u64 {
+    (1 << EPOCH_BITS) - (counter as u64 & ((1 << EPOCH_BITS) - 1))
 }
 
 /// Round keys of one key, the first counter, and tables once they are worth it.
@@ -106,7 +132,7 @@ impl<const KEYS: usize> Keystream<KEYS> {
     fn apply(&self, block: u64, mut text: Text<'_>) {
         let mut counter = self.iv.wrapping_add(block.into());
         while text.len() > 0 {
-            let blocks = (1 << EPOCH_BITS) - (counter as u64 & ((1 << EPOCH_BITS) - 1));
+            let blocks = epoch_rest(counter);
             let bytes = usize::try_from(16 * blocks).map_or(text.len(), |room| room.min(text.len()));
             self.apply_within_epoch(counter, text.take(bytes));
             counter = counter.wrapping_add(blocks.into());
@@ -135,6 +161,21 @@ impl<const KEYS: usize> Keystream<KEYS> {
         let cold = self.cold_bytes.load(Ordering::Relaxed).saturating_add(bytes as u64);
         self.cold_bytes.store(cold, Ordering::Relaxed);
         (cold >= WARM_BYTES).then(|| place.get_or_init(|| self.fill(counter)).as_ref())
+    }
+
+    fn apply_summed(&self, block: u64, text: Text<'_>, by: Direction, chunk_bytes: usize, sums: &mut [u32]) -> bool {
+        let counter = self.iv.wrapping_add(block.into());
+        let within_epoch = text.len().div_ceil(16) as u64 <= epoch_rest(counter);
+        let in_vectors = sums.len() == 1 || chunk_bytes.is_multiple_of(vaes512::WIDTH);
+        if self.tier != Tier::Vaes512 || !within_epoch || !in_vectors {
+            return false;
+        }
+        let Some(table) = self.table(counter, text.len()) else {
+            return false;
+        };
+        // SAFETY: the tier came from a backend, which is the proof of its instructions.
+        unsafe { vaes512::summed(&self.keys, table, counter, text, by, chunk_bytes, sums) };
+        true
     }
 
     fn plain(&self, counter: u128, text: Text<'_>) {

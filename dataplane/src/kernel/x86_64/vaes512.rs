@@ -12,16 +12,92 @@ use std::arch::{
 use super::{
     aesni,
     algorithm::counter_mode,
+    crc::{LANES, Sum, extend},
     schedule::RoundKeys,
     table::{GROUP_BLOCKS_MAX, RUN_BLOCKS, Table, beyond},
 };
-use crate::kernel::text::{Text, Vectors};
+use crate::kernel::text::{Direction, Text, Vectors};
 
 type Vector = __m512i;
 const BLOCKS: usize = 4;
 const WIDE: usize = 16;
+/// Vectors in flight beside a checksum: 512 bytes, HDFS' chunk.
+const SUMMED: usize = 8;
 
 counter_mode!("aes,avx512f,avx512bw,vaes");
+
+/// As `cached`, with the CRC-32C of the ciphertext of each `chunk_bytes` of the text, whole vectors unless
+/// there is only one. Each of `sums` goes on from what it holds. One pass: what was just encrypted is folded while the next rounds are under way.
+#[target_feature(enable = "aes,avx512f,avx512bw,vaes,vpclmulqdq,sse4.2")]
+pub(super) fn summed<const KEYS: usize>(
+    keys: &RoundKeys<KEYS>,
+    table: &Table,
+    counter: u128,
+    mut text: Text<'_>,
+    direction: Direction,
+    chunk_bytes: usize,
+    sums: &mut [u32],
+) {
+    let mut run = Run::at(keys, counter);
+    for sum in sums {
+        let chunk = text.take(chunk_bytes.min(text.len()));
+        *sum = match direction {
+            Direction::Encrypt => summed_chunk::<KEYS, true>(keys, table, &mut run, chunk, *sum),
+            Direction::Decrypt => summed_chunk::<KEYS, false>(keys, table, &mut run, chunk, *sum),
+        };
+    }
+}
+
+#[inline]
+#[target_feature(enable = "aes,avx512f,avx512bw,vaes,vpclmulqdq,sse4.2")]
+fn summed_chunk<const KEYS: usize, const ENCRYPT: bool>(
+    keys: &RoundKeys<KEYS>,
+    table: &Table,
+    run: &mut Run,
+    mut text: Text<'_>,
+    crc: u32,
+) -> u32 {
+    let mut state = !crc;
+    if let Some(mut group) = text.take_vectors::<SUMMED, WIDTH>() {
+        let mut sum = Sum::after(crc);
+        loop {
+            if !ENCRYPT {
+                fold(&mut sum, group.input());
+            }
+            let states = rounds::<SUMMED, 3, KEYS>(keys, cached_states(keys, table, run));
+            let last = key(keys, KEYS - 1);
+            for (i, state) in states.into_iter().enumerate() {
+                let data = xor(load(&group.input()[i]), last);
+                store(&mut group.output()[i], encrypt_last(state, data));
+            }
+            if ENCRYPT {
+                fold(&mut sum, group.output());
+            }
+            match text.take_vectors() {
+                Some(next) => group = next,
+                None => break,
+            }
+        }
+        state = sum.state();
+    }
+    if !ENCRYPT {
+        state = extend(state, text.input());
+    }
+    cached_from(keys, table, run, text.again());
+    if ENCRYPT {
+        state = extend(state, text.output());
+    }
+    !state
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,vpclmulqdq")]
+fn fold(sum: &mut Sum, group: &[[u8; WIDTH]; SUMMED]) {
+    let (lanes, _) = group.as_chunks::<LANES>();
+    for [first, second, third, fourth] in lanes {
+        sum.fold([load(first), load(second), load(third), load(fourth)]);
+    }
+}
 
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -32,7 +108,7 @@ fn load(bytes: &[u8; 64]) -> Vector {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn store(bytes: &mut [u8; 64], vector: Vector) {
+pub(super) fn store(bytes: &mut [u8; 64], vector: Vector) {
     // SAFETY: the array has the 64 bytes that are written, and the instruction asks for no alignment.
     unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), vector) }
 }
