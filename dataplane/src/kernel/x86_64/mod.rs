@@ -8,6 +8,7 @@ mod schedule;
 mod table;
 mod vaes256;
 mod vaes512;
+mod wipe;
 
 use std::sync::{
     OnceLock,

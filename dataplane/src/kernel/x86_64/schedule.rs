@@ -8,9 +8,10 @@ use std::arch::x86_64::{
     _mm_xor_si128,
 };
 
-use zeroize::{Zeroize, ZeroizeOnDrop};
-
-use super::aesni::{load, store};
+use super::{
+    aesni::{load, store},
+    wipe::wipe,
+};
 
 /// Round keys of AES-128.
 pub(super) const KEYS_128: usize = 11;
@@ -18,9 +19,13 @@ pub(super) const KEYS_128: usize = 11;
 pub(super) const KEYS_256: usize = 15;
 
 /// The round keys of one key, in order; wiped when dropped.
-#[repr(align(64))]
-#[derive(Zeroize, ZeroizeOnDrop)]
 pub(super) struct RoundKeys<const KEYS: usize>(pub(super) [[u8; 16]; KEYS]);
+
+impl<const KEYS: usize> Drop for RoundKeys<KEYS> {
+    fn drop(&mut self) {
+        wipe(self.0.as_flattened_mut());
+    }
+}
 
 impl<const KEYS: usize> RoundKeys<KEYS> {
     pub(super) const fn blank() -> Self {

@@ -5,7 +5,7 @@
 //! difference to `x = 0`, so that `A` is the state at `x = 0`. `D` depends on the key and on bytes 0, 5 and 10 of the
 //! counter, which share that one column with `x`, and on no other.
 
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use super::wipe::wipe;
 
 /// Blocks of the widest group of any kernel.
 pub(super) const GROUP_BLOCKS_MAX: usize = 64;
@@ -15,8 +15,13 @@ pub(super) const RUN_BLOCKS: usize = 256;
 /// One row for each last byte, and the first rows once more, so that a group starting anywhere lies in one piece. Key
 /// material; wiped when dropped.
 #[repr(align(64))]
-#[derive(Zeroize, ZeroizeOnDrop)]
 pub(super) struct Table([[u8; 16]; RUN_BLOCKS + GROUP_BLOCKS_MAX]);
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        wipe(self.0.as_flattened_mut());
+    }
+}
 
 impl Table {
     pub(super) const fn blank() -> Self {

@@ -12,7 +12,7 @@ use std::arch::{
 use super::{
     aesni,
     algorithm::counter_mode,
-    crc::{LANES, Sum, extend},
+    crc::{GROUP, Sum, extend},
     schedule::RoundKeys,
     table::{GROUP_BLOCKS_MAX, RUN_BLOCKS, Table, beyond},
 };
@@ -21,8 +21,8 @@ use crate::kernel::text::{Direction, Text, Vectors};
 type Vector = __m512i;
 const BLOCKS: usize = 4;
 const WIDE: usize = 16;
-/// Vectors in flight beside a checksum: 512 bytes, HDFS' chunk.
-const SUMMED: usize = 8;
+/// Vectors in flight beside a checksum.
+const SUMMED: usize = GROUP;
 
 counter_mode!("aes,avx512f,avx512bw,vaes");
 
@@ -58,25 +58,10 @@ fn summed_chunk<const KEYS: usize, const ENCRYPT: bool>(
     crc: u32,
 ) -> u32 {
     let mut state = !crc;
-    if let Some(mut group) = text.take_vectors::<SUMMED, WIDTH>() {
-        let mut sum = Sum::after(crc);
-        loop {
-            if !ENCRYPT {
-                fold(&mut sum, group.input());
-            }
-            let states = rounds::<SUMMED, 3, KEYS>(keys, cached_states(keys, table, run));
-            let last = key(keys, KEYS - 1);
-            for (i, state) in states.into_iter().enumerate() {
-                let data = xor(load(&group.input()[i]), last);
-                store(&mut group.output()[i], encrypt_last(state, data));
-            }
-            if ENCRYPT {
-                fold(&mut sum, group.output());
-            }
-            match text.take_vectors() {
-                Some(next) => group = next,
-                None => break,
-            }
+    if let Some(group) = text.take_vectors() {
+        let mut sum = Sum::start(crc, ciphertext::<KEYS, ENCRYPT>(keys, table, run, group));
+        while let Some(group) = text.take_vectors() {
+            sum.fold(ciphertext::<KEYS, ENCRYPT>(keys, table, run, group));
         }
         state = sum.state();
     }
@@ -90,13 +75,24 @@ fn summed_chunk<const KEYS: usize, const ENCRYPT: bool>(
     !state
 }
 
+/// Transforms a group, and gives back what of it is ciphertext.
 #[inline]
-#[target_feature(enable = "avx512f,vpclmulqdq")]
-fn fold(sum: &mut Sum, group: &[[u8; WIDTH]; SUMMED]) {
-    let (lanes, _) = group.as_chunks::<LANES>();
-    for [first, second, third, fourth] in lanes {
-        sum.fold([load(first), load(second), load(third), load(fourth)]);
+#[target_feature(enable = "aes,avx512f,avx512bw,vaes")]
+fn ciphertext<const KEYS: usize, const ENCRYPT: bool>(
+    keys: &RoundKeys<KEYS>,
+    table: &Table,
+    run: &mut Run,
+    mut group: Vectors<'_, SUMMED, WIDTH>,
+) -> [Vector; SUMMED] {
+    let mut states = rounds::<SUMMED, 3, KEYS>(keys, cached_states(keys, table, run));
+    let last = key(keys, KEYS - 1);
+    for (i, state) in states.iter_mut().enumerate() {
+        let data = load(&group.input()[i]);
+        let done = encrypt_last(*state, xor(data, last));
+        store(&mut group.output()[i], done);
+        *state = if ENCRYPT { done } else { data };
     }
+    states
 }
 
 #[inline]
@@ -108,7 +104,7 @@ fn load(bytes: &[u8; 64]) -> Vector {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn store(bytes: &mut [u8; 64], vector: Vector) {
+fn store(bytes: &mut [u8; 64], vector: Vector) {
     // SAFETY: the array has the 64 bytes that are written, and the instruction asks for no alignment.
     unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), vector) }
 }
