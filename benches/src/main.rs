@@ -1,7 +1,7 @@
 //! Benchmarks: `ci/bench AREA [CASE…] [--json]`. Ours and what it is held against run interleaved in one run, and every result is
-//! checked before it is timed. Ratios above 1 mean that ours is better.
+//! checked before it is timed. Ratios above 1 mean that ours is better. The data plane's peers are second crypto stacks, so its
+//! benchmark is a program of its own: `benches/compare`.
 
-mod dataplane;
 mod kms;
 mod report;
 
@@ -22,7 +22,6 @@ fn main() -> ExitCode {
         .filter(|argument| *argument != "--json")
         .collect();
     let figures: Vec<Figure> = match areas[..] {
-        ["dataplane"] => dataplane::run(),
         ["kms", ref cases @ ..] if kms::are_cases(cases) => kms::run(cases),
         _ => {
             report::usage();

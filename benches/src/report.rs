@@ -1,16 +1,9 @@
-//! Interleaved measurement, and its output as a table or as JSON lines.
+//! Figures as a table or as JSON lines.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
     reason = "output is what this program is for"
 )]
-
-use std::time::{Duration, Instant};
-
-/// Runs of each side; the median counts.
-const ROUNDS: usize = 31;
-/// Least time of one run, so that the clock's grain does not show.
-const RUN_MIN: Duration = Duration::from_millis(4);
 
 /// One measured figure.
 #[derive(serde::Serialize)]
@@ -22,45 +15,6 @@ pub(crate) struct Figure {
     pub(crate) unit: &'static str,
     pub(crate) against: &'static str,
     pub(crate) ratio: f64,
-}
-
-/// Times `ours` and `theirs` in turn, each handling `bytes` bytes a call.
-pub(crate) fn throughput(
-    bench: String,
-    against: &'static str,
-    bytes: usize,
-    mut ours: impl FnMut(),
-    mut theirs: impl FnMut(),
-) -> Figure {
-    let calls = calls_per_run(&mut ours);
-    let (mut our_times, mut their_times) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        our_times.push(time(calls, &mut ours));
-        their_times.push(time(calls, &mut theirs));
-    }
-    let (our, their) = (median(our_times), median(their_times));
-    Figure {
-        bench,
-        implementation: "strongroom",
-        value: (bytes * calls) as f64 / our / 1e9,
-        unit: "GB/s",
-        against,
-        ratio: their / our,
-    }
-}
-
-fn calls_per_run(work: &mut impl FnMut()) -> usize {
-    let mut calls = 1;
-    while time(calls, work) < RUN_MIN.as_secs_f64() {
-        calls *= 2;
-    }
-    calls
-}
-
-fn time(calls: usize, work: &mut impl FnMut()) -> f64 {
-    let start = Instant::now();
-    (0..calls).for_each(|_| work());
-    start.elapsed().as_secs_f64()
 }
 
 pub(crate) fn median(mut times: Vec<f64>) -> f64 {
@@ -97,6 +51,6 @@ pub(crate) fn complain(text: &str) {
 
 pub(crate) fn usage() {
     eprintln!(
-        "usage: ci/bench dataplane [--json]\n       ci/bench kms [CASE…] [--json]\ncases, all of them unless named: kw gcm audit tokens keys"
+        "usage: ci/bench kms [CASE…] [--json]\ncases, all of them unless named: kw gcm audit tokens keys"
     );
 }

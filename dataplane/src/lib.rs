@@ -17,8 +17,12 @@ mod geometry;
 mod kernel;
 mod key;
 mod manifest;
+mod pool;
+mod spill;
 
-pub use ctr::{BACKEND_VARIABLE, Backend, BackendError, Ctr, CtrError, CtrKey, CtrKeyLengthError, Direction};
+pub use ctr::{
+    BACKEND_VARIABLE, Backend, BackendError, Ctr, CtrError, CtrKey, CtrKeyLengthError, CtrStream, Direction,
+};
 pub use extent::{ExtentKey, OpenError, SealError};
 pub use geometry::{
     BLOCK_BYTES_MAX, EXTENT_FRAMES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MIN, FrameRun, Geometry, GeometryError, Runs,
@@ -26,3 +30,5 @@ pub use geometry::{
 };
 pub use key::DataKey;
 pub use manifest::{Manifest, ManifestError, ManifestExtent, ManifestKey};
+pub use pool::{BufferPool, PooledBuffer};
+pub use spill::{Spill, SpillRangeError};

@@ -9,6 +9,8 @@
 
 mod backend;
 mod key;
+mod parallel;
+mod stream;
 mod summed;
 
 use std::fmt;
@@ -18,6 +20,7 @@ use zeroize::Zeroize;
 pub use self::{
     backend::{BACKEND_VARIABLE, Backend, BackendError},
     key::{CtrKey, CtrKeyLengthError},
+    stream::CtrStream,
 };
 pub use crate::kernel::Direction;
 use crate::kernel::{Engine, Text};

@@ -13,6 +13,9 @@ pub(crate) struct Text<'t> {
     life: PhantomData<&'t mut [u8]>,
 }
 
+// SAFETY: it is what it was made from, a `&mut [u8]` alone or with a `&[u8]`, and both may go to another thread.
+unsafe impl Send for Text<'_> {}
+
 impl<'t> Text<'t> {
     #[inline]
     pub(crate) fn in_place(bytes: &'t mut [u8]) -> Self {

@@ -1,0 +1,80 @@
+//! AES-CTR, in place and (`copy`) from one buffer to another.
+
+use std::hint::black_box;
+
+use super::{Case, KEY_128, KEY_256, pattern};
+use crate::{
+    limit,
+    measure::Contestant,
+    peers::{CtrCipher, ctr_ciphers},
+};
+
+const SIZES: [(usize, &str); 6] = [
+    (64, "64B"),
+    (512, "512B"),
+    (4 << 10, "4KiB"),
+    (64 << 10, "64KiB"),
+    (1 << 20, "1MiB"),
+    (64 << 20, "64MiB"),
+];
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (key, algorithm) in [(KEY_256, "ctr/aes256"), (KEY_128, "ctr/aes128")] {
+        for (bytes, size) in SIZES {
+            cases.push(Case::new(format!("{algorithm}/{size}"), bytes, move || {
+                contestants(key, bytes, false)
+            }));
+            cases.push(Case::new(format!("{algorithm}/{size}/copy"), bytes, move || {
+                contestants(key, bytes, true)
+            }));
+        }
+    }
+    cases
+}
+
+fn contestants(key: &'static [u8], bytes: usize, across: bool) -> Vec<Contestant> {
+    let mut ciphers = ctr_ciphers(key);
+    verify(&mut ciphers, bytes);
+    let mut contestants: Vec<Contestant> = ciphers
+        .into_iter()
+        .map(|cipher| contestant(cipher, bytes, across))
+        .collect();
+    contestants.push(limit::aes_contestant(key.len(), bytes));
+    contestants.push(limit::memory_contestant(bytes, across));
+    contestants
+}
+
+fn contestant(mut cipher: Box<dyn CtrCipher>, bytes: usize, across: bool) -> Contestant {
+    let (name, is_ours) = (cipher.name(), cipher.is_ours());
+    let from = vec![0x5a; if across { bytes } else { 0 }];
+    let mut to = vec![0x5a; bytes];
+    let run = move |count| {
+        if across {
+            cipher.across_times(black_box(&from), &mut to, count);
+        } else {
+            cipher.in_place_times(black_box(&mut to), count);
+        }
+    };
+    if is_ours {
+        Contestant::own(name, run)
+    } else {
+        Contestant::other(name, run)
+    }
+}
+
+/// # Panics
+/// If two implementations disagree.
+fn verify(ciphers: &mut [Box<dyn CtrCipher>], bytes: usize) {
+    let plain = pattern(bytes);
+    let mut expected = plain.clone();
+    ciphers.last_mut().expect("there are peers").in_place(&mut expected);
+    for cipher in ciphers {
+        let mut own = plain.clone();
+        cipher.in_place(&mut own);
+        assert!(own == expected, "{} is wrong at {bytes} bytes in place", cipher.name());
+        own.fill(0);
+        cipher.across(&plain, &mut own);
+        assert!(own == expected, "{} is wrong at {bytes} bytes", cipher.name());
+    }
+}

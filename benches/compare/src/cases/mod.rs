@@ -1,0 +1,74 @@
+//! What is compared.
+
+mod ctr;
+mod gcm;
+mod setup;
+mod sums;
+
+use crate::{
+    measure::{Contestant, Effort, Times, interleaved},
+    report::Figure,
+};
+
+const KEY_128: &[u8] = b"a key of sixteen";
+const KEY_256: &[u8] = b"a key of thirty-two bytes, AES-2";
+
+/// One task at one size.
+pub(crate) struct Case {
+    /// `area/what/size`, and what follows from it.
+    pub(crate) name: String,
+    /// Bytes that one repetition handles; 0 if it is only timed.
+    bytes: usize,
+    /// Checks that all contestants do the same, and readies them.
+    contestants: Box<dyn Fn() -> Vec<Contestant>>,
+}
+
+pub(crate) fn all() -> Vec<Case> {
+    [ctr::cases(), sums::cases(), setup::cases(), gcm::cases()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+impl Case {
+    fn new(name: String, bytes: usize, contestants: impl Fn() -> Vec<Contestant> + 'static) -> Self {
+        Self {
+            name,
+            bytes,
+            contestants: Box::new(contestants),
+        }
+    }
+
+    /// Each of ours against each other.
+    pub(crate) fn figures(&self, effort: Effort) -> Vec<Figure> {
+        let mut contestants = (self.contestants)();
+        let times = interleaved(&mut contestants, effort);
+        let all = || contestants.iter().zip(&times);
+        let others = || all().filter(|(other, _)| !other.is_ours);
+        all()
+            .filter(|(own, _)| own.is_ours)
+            .flat_map(|own| others().map(move |other| self.figure(own, other)))
+            .collect()
+    }
+
+    fn figure(&self, (own, own_times): (&Contestant, &Times), (other, other_times): (&Contestant, &Times)) -> Figure {
+        let seconds = own_times.median();
+        let (value, unit) = match self.bytes {
+            0 => (1e9 * seconds, "ns"),
+            bytes => (bytes as f64 / seconds / 1e9, "GB/s"),
+        };
+        Figure {
+            bench: format!("{}/{}", self.name, own.name),
+            implementation: "strongroom",
+            value,
+            unit,
+            against: other.name,
+            ratio: own_times.faster_than(other_times),
+        }
+    }
+}
+
+/// Bytes that differ from their neighbours.
+fn pattern(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|p| (p * 31 + p / 256) as u8).collect()
+}
