@@ -11,7 +11,7 @@ use crate::kernel::{Direction, Text};
 /// Bytes that go through both passes before the next do.
 const PIECE: usize = 8 << 10;
 /// Shorter texts are not worth folding.
-const FUSED_BYTES_MIN: usize = 512;
+const FUSED_BYTES_MIN: usize = 1 << 10;
 
 impl Ctr {
     /// As [`Ctr::apply`], and the CRC-32C of the ciphertext, going on from `crc`: that of the ciphertext before it, 0 if there

@@ -1,6 +1,7 @@
-//! NIST's vectors.
+//! NIST's vectors, and those of `docs/formats/data-ctr.md`.
 
-use strongroom_dataplane::{Ctr, CtrKey};
+use aws_lc_rs::digest::{SHA256, digest};
+use strongroom_dataplane::{Ctr, CtrKey, Direction};
 
 use crate::naive::backends;
 
@@ -40,6 +41,32 @@ fn sp_800_38a() {
                 .apply(0, &mut text)
                 .expect("a small position");
             assert_eq!(text, plain, "{backend}");
+        }
+    }
+}
+
+#[test]
+fn vectors_of_the_format() {
+    let document = include_str!("../../../docs/formats/data-ctr.md");
+    let (_, rest) = document.split_once("```vectors-ctr\n").expect("the document has them");
+    let (rows, _) = rest.split_once("```").expect("the block ends");
+    assert_eq!(rows.lines().count(), 16);
+    for row in rows.lines() {
+        let columns: Vec<&str> = row.split_whitespace().collect();
+        let number = |column: usize| columns[column].parse::<u64>().expect("a number");
+        let key: Vec<u8> = (0..(number(0) / 8) as u8).collect();
+        let key = CtrKey::try_from(key.as_slice()).expect("16 or 32 bytes");
+        let iv = bytes(columns[1]).try_into().expect("16 bytes");
+        let start = number(2);
+        let plain: Vec<u8> = (start..start + number(3)).map(|p| (7 * p + p / 256) as u8).collect();
+        for backend in backends() {
+            let mut text = plain.clone();
+            let ctr = Ctr::with_backend(key, &iv, backend);
+            let crc = ctr
+                .apply_summed(start, &mut text, Direction::Encrypt, 0)
+                .expect("a small position");
+            assert_eq!(format!("{crc:08x}"), columns[4], "{backend} {row}");
+            assert_eq!(hex::encode(digest(&SHA256, &text)), columns[5], "{backend} {row}");
         }
     }
 }

@@ -26,8 +26,8 @@ const EPOCH_BITS: u32 = 40;
 /// Bytes after which the table has paid for itself. Filling it takes as long as encrypting about 1 KiB, and it saves a
 /// seventh of the rounds (AES-256); a stream that ends early should not have paid.
 const WARM_BYTES: u64 = 16 << 10;
-/// Shorter pieces are as fast without the table.
-const CACHED_BYTES_MIN: usize = 128;
+/// Shorter pieces are as fast without the table, as what leads into its use takes as long as the rounds that it saves.
+const CACHED_BYTES_MIN: usize = 1 << 10;
 
 /// The fastest tier of this processor under this operating system. The standard library asks once and remembers.
 pub(crate) fn detect() -> Tier {
