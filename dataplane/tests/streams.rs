@@ -94,6 +94,27 @@ fn several_cores_give_the_same_bytes() {
 }
 
 #[test]
+fn large_copies_are_written_whole_wherever_they_start() {
+    const BYTES: usize = (17 << 20) + 100;
+    let (stream, mut to) = (keystream(BYTES), vec![7; BYTES + 128]);
+    let from = vec![0; BYTES];
+    for backend in Backend::all() {
+        let start = to.as_ptr().align_offset(64);
+        for start in [start, start + 1, start + 16, start + 32] {
+            to.fill(7);
+            ctr(backend)
+                .apply_to(0, &from, &mut to[start..start + BYTES])
+                .expect("a small position");
+            assert!(to[start..start + BYTES] == stream, "{backend} from {start}");
+            assert!(
+                to[..start].iter().chain(&to[start + BYTES..]).all(|byte| *byte == 7),
+                "written outside"
+            );
+        }
+    }
+}
+
+#[test]
 fn what_is_spilled_can_be_read_in_any_pieces_and_nothing_else_can() {
     let (seed, mut random) = seeded();
     let mut spill = Spill::begin(|bytes| random.fill(bytes.as_mut_slice()));

@@ -1,7 +1,7 @@
 //! The bytes that a kernel transforms: read in one place and written in the same or another, so that one kernel serves
 //! both.
 
-use std::{marker::PhantomData, slice};
+use std::{marker::PhantomData, ptr, slice};
 
 use aes::cipher::inout::InOutBuf;
 
@@ -44,6 +44,12 @@ impl<'t> Text<'t> {
     #[inline]
     pub(crate) const fn len(&self) -> usize {
         self.len
+    }
+
+    /// Whether what is written goes elsewhere than where it was read.
+    #[inline]
+    pub(crate) fn is_copy(&self) -> bool {
+        !ptr::eq(self.from, self.to)
     }
 
     /// The same text, lent.

@@ -4,7 +4,7 @@ use std::arch::{
     asm,
     x86_64::{
         __m128i, _mm_add_epi64, _mm_aesenclast_si128, _mm_and_si128, _mm_loadu_si128, _mm_set_epi8, _mm_set_epi64x,
-        _mm_shuffle_epi8, _mm_storeu_si128, _mm_xor_si128,
+        _mm_sfence, _mm_shuffle_epi8, _mm_storeu_si128, _mm_stream_si128, _mm_xor_si128,
     },
 };
 
@@ -34,6 +34,25 @@ pub(super) fn load(bytes: &[u8; 16]) -> Vector {
 pub(super) fn store(bytes: &mut [u8; 16], vector: Vector) {
     // SAFETY: the array has the 16 bytes that are written, and the instruction asks for no alignment.
     unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), vector) }
+}
+
+/// As `store`, around the cache if the place is aligned as that asks for; `finish_stores` follows the last.
+#[inline]
+#[target_feature(enable = "sse2")]
+fn store_around(bytes: &mut [u8; 16], vector: Vector) {
+    let place = bytes.as_mut_ptr().cast::<Vector>();
+    if place.is_aligned() {
+        // SAFETY: the array has the 16 bytes that are written, and they are aligned.
+        unsafe { _mm_stream_si128(place, vector) }
+    } else {
+        store(bytes, vector);
+    }
+}
+
+/// Stores around the cache are not in order with others until this.
+pub(super) fn finish_stores() {
+    // SAFETY: the instruction is part of x86-64.
+    unsafe { _mm_sfence() }
 }
 
 #[inline]

@@ -12,50 +12,67 @@ macro_rules! counter_mode {
         pub(super) fn plain<const KEYS: usize>(keys: &RoundKeys<KEYS>, counter: u128, mut text: Text<'_>) {
             let mut next = counters(counter);
             while let Some(group) = text.take_vectors::<WIDE, WIDTH>() {
-                finish::<WIDE, 1, KEYS>(keys, plain_states(keys, &mut next), group);
+                finish::<WIDE, 1, KEYS, false>(keys, plain_states(keys, &mut next), group);
             }
             if let Some(group) = text.take_vectors::<8, WIDTH>() {
-                finish::<8, 1, KEYS>(keys, plain_states(keys, &mut next), group);
+                finish::<8, 1, KEYS, false>(keys, plain_states(keys, &mut next), group);
             }
             if let Some(group) = text.take_vectors::<4, WIDTH>() {
-                finish::<4, 1, KEYS>(keys, plain_states(keys, &mut next), group);
+                finish::<4, 1, KEYS, false>(keys, plain_states(keys, &mut next), group);
             }
             if let Some(group) = text.take_vectors::<2, WIDTH>() {
-                finish::<2, 1, KEYS>(keys, plain_states(keys, &mut next), group);
+                finish::<2, 1, KEYS, false>(keys, plain_states(keys, &mut next), group);
             }
             if let Some(group) = text.take_vectors::<1, WIDTH>() {
-                finish::<1, 1, KEYS>(keys, plain_states(keys, &mut next), group);
+                finish::<1, 1, KEYS, false>(keys, plain_states(keys, &mut next), group);
             }
             if text.len() > 0 {
                 finish_part::<1, KEYS>(keys, plain_states(keys, &mut next), text);
             }
         }
 
-        /// As `plain`, with `table` filled for this counter. Only its low 40 bits may change within the text.
+        /// As `plain`, with `table` filled for this counter. Only its low 40 bits may change within the text. `around`: what is
+        /// written goes to memory around the cache, which pays for copies that no cache can hold.
         #[target_feature(enable = $features)]
-        pub(super) fn cached<const KEYS: usize>(keys: &RoundKeys<KEYS>, table: &Table, counter: u128, text: Text<'_>) {
+        pub(super) fn cached<const KEYS: usize>(
+            keys: &RoundKeys<KEYS>,
+            table: &Table,
+            counter: u128,
+            text: Text<'_>,
+            around: bool,
+        ) {
             let mut run = Run::at(keys, counter);
-            cached_from(keys, table, &mut run, text);
+            if around {
+                cached_from::<KEYS, true>(keys, table, &mut run, text);
+                aesni::finish_stores();
+            } else {
+                cached_from::<KEYS, false>(keys, table, &mut run, text);
+            }
         }
 
         /// As `cached`, from where `run` is.
         #[inline]
         #[target_feature(enable = $features)]
-        fn cached_from<const KEYS: usize>(keys: &RoundKeys<KEYS>, table: &Table, run: &mut Run, mut text: Text<'_>) {
+        fn cached_from<const KEYS: usize, const AROUND: bool>(
+            keys: &RoundKeys<KEYS>,
+            table: &Table,
+            run: &mut Run,
+            mut text: Text<'_>,
+        ) {
             while let Some(group) = text.take_vectors::<WIDE, WIDTH>() {
-                finish::<WIDE, 3, KEYS>(keys, cached_states(keys, table, run), group);
+                finish::<WIDE, 3, KEYS, AROUND>(keys, cached_states(keys, table, run), group);
             }
             if let Some(group) = text.take_vectors::<8, WIDTH>() {
-                finish::<8, 3, KEYS>(keys, cached_states(keys, table, run), group);
+                finish::<8, 3, KEYS, false>(keys, cached_states(keys, table, run), group);
             }
             if let Some(group) = text.take_vectors::<4, WIDTH>() {
-                finish::<4, 3, KEYS>(keys, cached_states(keys, table, run), group);
+                finish::<4, 3, KEYS, false>(keys, cached_states(keys, table, run), group);
             }
             if let Some(group) = text.take_vectors::<2, WIDTH>() {
-                finish::<2, 3, KEYS>(keys, cached_states(keys, table, run), group);
+                finish::<2, 3, KEYS, false>(keys, cached_states(keys, table, run), group);
             }
             if let Some(group) = text.take_vectors::<1, WIDTH>() {
-                finish::<1, 3, KEYS>(keys, cached_states(keys, table, run), group);
+                finish::<1, 3, KEYS, false>(keys, cached_states(keys, table, run), group);
             }
             if text.len() > 0 {
                 finish_part::<3, KEYS>(keys, cached_states(keys, table, run), text);
@@ -152,7 +169,7 @@ macro_rules! counter_mode {
         /// The rounds from `FROM` on, and the text.
         #[inline]
         #[target_feature(enable = $features)]
-        fn finish<const N: usize, const FROM: usize, const KEYS: usize>(
+        fn finish<const N: usize, const FROM: usize, const KEYS: usize, const AROUND: bool>(
             keys: &RoundKeys<KEYS>,
             states: [Vector; N],
             mut text: Vectors<'_, N, WIDTH>,
@@ -161,7 +178,12 @@ macro_rules! counter_mode {
             let last = key(keys, KEYS - 1);
             for (i, state) in states.into_iter().enumerate() {
                 let data = xor(load(&text.input()[i]), last);
-                store(&mut text.output()[i], encrypt_last(state, data));
+                let done = encrypt_last(state, data);
+                if AROUND {
+                    store_around(&mut text.output()[i], done);
+                } else {
+                    store(&mut text.output()[i], done);
+                }
             }
         }
 

@@ -29,6 +29,12 @@ const WARM_BYTES: u64 = 16 << 10;
 /// Shorter pieces are as fast without the table, as what leads into its use takes as long as the rounds that it saves.
 const CACHED_BYTES_MIN: usize = 1 << 10;
 
+/// Copies of this many bytes do not fit a core's share of any cache: reading what is overwritten would be in vain.
+const AROUND_BYTES_MIN: usize = 16 << 20;
+
+/// Of the widest vector.
+const ALIGNMENT: usize = 64;
+
 /// The fastest tier of this processor under this operating system. The standard library asks once and remembers.
 pub(crate) fn detect() -> Tier {
     let aesni = is_x86_feature_detected!("aes") && is_x86_feature_detected!("ssse3");
@@ -143,7 +149,8 @@ impl<const KEYS: usize> Keystream<KEYS> {
     #[inline]
     fn apply_within_epoch(&self, counter: u128, text: Text<'_>) {
         match self.table(counter, text.len()) {
-            Some(table) => self.cached(table, counter, text),
+            Some(table) if text.is_copy() && text.len() >= AROUND_BYTES_MIN => self.cached_around(table, counter, text),
+            Some(table) => self.cached(table, counter, text, false),
             None => self.plain(counter, text),
         }
     }
@@ -190,14 +197,24 @@ impl<const KEYS: usize> Keystream<KEYS> {
         }
     }
 
-    fn cached(&self, table: &Table, counter: u128, text: Text<'_>) {
+    /// A large copy: from where what is written is aligned, if that is at a block, it goes around the cache.
+    fn cached_around(&self, table: &Table, counter: u128, mut text: Text<'_>) {
+        let ahead = text.output().as_ptr().align_offset(ALIGNMENT);
+        if !ahead.is_multiple_of(16) || ahead > text.len() {
+            return self.cached(table, counter, text, false);
+        }
+        self.cached(table, counter, text.take(ahead), false);
+        self.cached(table, counter.wrapping_add(ahead as u128 / 16), text, true);
+    }
+
+    fn cached(&self, table: &Table, counter: u128, text: Text<'_>, around: bool) {
         match self.tier {
             // SAFETY: the tier came from a backend, which is the proof of its instructions.
-            Tier::Vaes512 => unsafe { vaes512::cached(&self.keys, table, counter, text) },
+            Tier::Vaes512 => unsafe { vaes512::cached(&self.keys, table, counter, text, around) },
             // SAFETY: as above.
-            Tier::Vaes256 => unsafe { vaes256::cached(&self.keys, table, counter, text) },
+            Tier::Vaes256 => unsafe { vaes256::cached(&self.keys, table, counter, text, around) },
             // SAFETY: as above; an engine of the portable tier has no keystream of this type.
-            Tier::AesNi | Tier::Portable => unsafe { aesni::cached(&self.keys, table, counter, text) },
+            Tier::AesNi | Tier::Portable => unsafe { aesni::cached(&self.keys, table, counter, text, around) },
         }
     }
 

@@ -5,7 +5,7 @@ use std::arch::{
     x86_64::{
         __m128i, __m256i, _mm256_add_epi64, _mm256_aesenclast_epi128, _mm256_and_si256, _mm256_broadcastsi128_si256,
         _mm256_loadu_si256, _mm256_set_epi8, _mm256_set_epi64x, _mm256_shuffle_epi8, _mm256_storeu_si256,
-        _mm256_xor_si256,
+        _mm256_stream_si256, _mm256_xor_si256,
     },
 };
 
@@ -35,6 +35,19 @@ fn load(bytes: &[u8; 32]) -> Vector {
 fn store(bytes: &mut [u8; 32], vector: Vector) {
     // SAFETY: the array has the 32 bytes that are written, and the instruction asks for no alignment.
     unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), vector) }
+}
+
+/// As `store`, around the cache if the place is aligned as that asks for; `finish_stores` follows the last.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store_around(bytes: &mut [u8; 32], vector: Vector) {
+    let place = bytes.as_mut_ptr().cast::<Vector>();
+    if place.is_aligned() {
+        // SAFETY: the array has the 32 bytes that are written, and they are aligned.
+        unsafe { _mm256_stream_si256(place, vector) }
+    } else {
+        store(bytes, vector);
+    }
 }
 
 #[inline]

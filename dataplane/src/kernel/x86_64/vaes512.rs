@@ -5,7 +5,7 @@ use std::arch::{
     x86_64::{
         __m128i, __m512i, __mmask64, _mm_set_epi8, _mm512_add_epi64, _mm512_aesenclast_epi128, _mm512_and_si512,
         _mm512_broadcast_i32x4, _mm512_loadu_si512, _mm512_mask_storeu_epi8, _mm512_maskz_loadu_epi8, _mm512_set_epi64,
-        _mm512_shuffle_epi8, _mm512_storeu_si512, _mm512_xor_si512,
+        _mm512_shuffle_epi8, _mm512_storeu_si512, _mm512_stream_si512, _mm512_xor_si512,
     },
 };
 
@@ -68,7 +68,7 @@ fn summed_chunk<const KEYS: usize, const ENCRYPT: bool>(
     if !ENCRYPT {
         state = extend(state, text.input());
     }
-    cached_from(keys, table, run, text.again());
+    cached_from::<KEYS, false>(keys, table, run, text.again());
     if ENCRYPT {
         state = extend(state, text.output());
     }
@@ -107,6 +107,19 @@ fn load(bytes: &[u8; 64]) -> Vector {
 fn store(bytes: &mut [u8; 64], vector: Vector) {
     // SAFETY: the array has the 64 bytes that are written, and the instruction asks for no alignment.
     unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), vector) }
+}
+
+/// As `store`, around the cache if the place is aligned as that asks for; `finish_stores` follows the last.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store_around(bytes: &mut [u8; 64], vector: Vector) {
+    let place = bytes.as_mut_ptr().cast::<Vector>();
+    if place.is_aligned() {
+        // SAFETY: the array has the 64 bytes that are written, and they are aligned.
+        unsafe { _mm512_stream_si512(place, vector) }
+    } else {
+        store(bytes, vector);
+    }
 }
 
 #[inline]
