@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use super::{Case, KEY_128, KEY_256, pattern};
+use super::{Case, KEY_128, KEY_256, aligned, pattern};
 use crate::{
     limit,
     measure::Contestant,
@@ -47,8 +47,8 @@ fn contestants(key: &'static [u8], bytes: usize, across: bool) -> Vec<Contestant
 
 fn contestant(mut cipher: Box<dyn CtrCipher>, bytes: usize, across: bool) -> Contestant {
     let (name, is_ours) = (cipher.name(), cipher.is_ours());
-    let from = vec![0x5a; if across { bytes } else { 0 }];
-    let mut to = vec![0x5a; bytes];
+    let from = aligned(if across { bytes } else { 0 });
+    let mut to = aligned(bytes);
     let run = move |count| {
         if across {
             cipher.across_times(black_box(&from), &mut to, count);

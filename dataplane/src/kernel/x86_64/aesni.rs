@@ -10,7 +10,7 @@ use std::arch::{
 
 use super::{
     aesni,
-    algorithm::counter_mode,
+    algorithm::{counter_mode, rounds},
     schedule::RoundKeys,
     table::{GROUP_BLOCKS_MAX, RUN_BLOCKS, Table, beyond},
 };

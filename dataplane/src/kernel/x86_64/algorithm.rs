@@ -1,6 +1,24 @@
 //! Counter mode written once for vectors of any width. Each kernel's file defines `Vector`, `BLOCKS` (AES blocks in one),
 //! `WIDE` (vectors in flight, 8 or more) and the operations on them, and takes the rest from here.
 
+/// All rounds from `$from` on but the last, of all states in step. Written out and not a function: the compiler would leave a
+/// loop a loop, and call a function with the states in memory.
+macro_rules! rounds {
+    ($keys:ident, $states:ident, $from:expr) => {
+        rounds!($keys, $states, $from, 0 1 2 3 4 5 6 7 8 9 10 11 12)
+    };
+    ($keys:ident, $states:ident, $from:expr, $($done:literal)*) => {
+        $(
+            if $from + $done < KEYS - 1 {
+                let key = key($keys, $from + $done);
+                for state in &mut $states {
+                    *state = encrypt(*state, key);
+                }
+            }
+        )*
+    };
+}
+
 /// Defines `plain`, `cached` and `fill` from the operations in scope. `$features` are what those need.
 macro_rules! counter_mode {
     ($features:literal) => {
@@ -171,10 +189,10 @@ macro_rules! counter_mode {
         #[target_feature(enable = $features)]
         fn finish<const N: usize, const FROM: usize, const KEYS: usize, const AROUND: bool>(
             keys: &RoundKeys<KEYS>,
-            states: [Vector; N],
+            mut states: [Vector; N],
             mut text: Vectors<'_, N, WIDTH>,
         ) {
-            let states = rounds::<N, FROM, KEYS>(keys, states);
+            rounds!(keys, states, FROM);
             let last = key(keys, KEYS - 1);
             for (i, state) in states.into_iter().enumerate() {
                 let data = xor(load(&text.input()[i]), last);
@@ -192,30 +210,15 @@ macro_rules! counter_mode {
         #[target_feature(enable = $features)]
         fn finish_part<const FROM: usize, const KEYS: usize>(
             keys: &RoundKeys<KEYS>,
-            states: [Vector; 1],
+            mut states: [Vector; 1],
             mut text: Text<'_>,
         ) {
-            let [state] = rounds::<1, FROM, KEYS>(keys, states);
+            rounds!(keys, states, FROM);
+            let [state] = states;
             let last = xor(load_part(text.input()), key(keys, KEYS - 1));
             store_part(text.output(), encrypt_last(state, last));
-        }
-
-        /// All rounds from `FROM` on but the last.
-        #[inline]
-        #[target_feature(enable = $features)]
-        fn rounds<const N: usize, const FROM: usize, const KEYS: usize>(
-            keys: &RoundKeys<KEYS>,
-            mut states: [Vector; N],
-        ) -> [Vector; N] {
-            for round in FROM..KEYS - 1 {
-                let key = key(keys, round);
-                for state in &mut states {
-                    *state = encrypt(*state, key);
-                }
-            }
-            states
         }
     };
 }
 
-pub(super) use counter_mode;
+pub(super) use {counter_mode, rounds};

@@ -11,7 +11,7 @@ use std::arch::{
 
 use super::{
     aesni,
-    algorithm::counter_mode,
+    algorithm::{counter_mode, rounds},
     crc::{GROUP, Sum, extend},
     schedule::RoundKeys,
     table::{GROUP_BLOCKS_MAX, RUN_BLOCKS, Table, beyond},
@@ -84,7 +84,8 @@ fn ciphertext<const KEYS: usize, const ENCRYPT: bool>(
     run: &mut Run,
     mut group: Vectors<'_, SUMMED, WIDTH>,
 ) -> [Vector; SUMMED] {
-    let mut states = rounds::<SUMMED, 3, KEYS>(keys, cached_states(keys, table, run));
+    let mut states = cached_states::<SUMMED, KEYS>(keys, table, run);
+    rounds!(keys, states, 3);
     let last = key(keys, KEYS - 1);
     for (i, state) in states.iter_mut().enumerate() {
         let data = load(&group.input()[i]);
