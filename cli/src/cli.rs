@@ -339,7 +339,7 @@ pub(crate) struct AuditTailArgs {
     /// Go on as records come
     #[arg(short, long)]
     pub(crate) follow: bool,
-    /// So many of the last records, of the last segment
+    /// So many of the last records
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10, value_parser = lines)]
     pub(crate) lines: usize,
     #[command(flatten)]

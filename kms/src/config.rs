@@ -3,11 +3,12 @@
 use std::{
     io,
     net::SocketAddr,
+    num::NonZeroU32,
     path::{Path, PathBuf},
 };
 
 use strongroom_kv::StoreConfig;
-use strongroom_proto::transport::TlsFiles;
+use strongroom_proto::{limits::CONNECTION_AGE_MAX, transport::TlsFiles};
 
 use crate::{
     BearerConfig, MetricsConfig, TracesConfig,
@@ -33,6 +34,9 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Certificate, key and CA.
     pub tls: TlsFiles,
+    /// Seconds after which a connection ends in good order, so that its client proves itself anew.
+    #[serde(default = "connection_age_max_s")]
+    pub connection_age_max_s: NonZeroU32,
     /// A port for callers with bearer tokens; there is none if absent.
     #[serde(default)]
     pub bearer: Option<BearerConfig>,
@@ -64,6 +68,11 @@ pub struct Config {
     pub sealed: Option<SealedConfig>,
 }
 
+fn connection_age_max_s() -> NonZeroU32 {
+    let age_s = u32::try_from(CONNECTION_AGE_MAX.as_secs());
+    age_s.ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX)
+}
+
 /// How several instances over one store keep up with each other: a table `[instances]`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -90,6 +99,8 @@ pub struct KeysConfig {
     /// Uses after which a `gcm` version is rolled by itself: 16 to 2^31, after which it makes no more. An EDEK counts
     /// as 32 uses, and so does a canary for each batch.
     pub gcm_roll_after_uses: u64,
+    /// Zones that one key may serve. Each stays on record until the key is destroyed.
+    pub zones_max: usize,
 }
 
 impl Default for KeysConfig {
@@ -98,6 +109,7 @@ impl Default for KeysConfig {
             destroy_approvals: 2,
             rotation_min_seconds: 24 * 3600,
             gcm_roll_after_uses: ROLL_AFTER_DEFAULT,
+            zones_max: 100_000,
         }
     }
 }
@@ -177,6 +189,7 @@ impl Config {
         }
         Self {
             listen: self.listen,
+            connection_age_max_s: self.connection_age_max_s,
             policy: base.join(self.policy),
             groups: self.groups.map(|groups| base.join(groups)),
             data_dir: base.join(self.data_dir),

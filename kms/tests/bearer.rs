@@ -33,6 +33,7 @@ fn site(jwks: &str, ca: Option<PathBuf>) -> Site {
         ca,
         user_claim: "sub".to_owned(),
         groups_claim: "groups".to_owned(),
+        require_groups: true,
         clock_skew_s: 5,
     });
     site
@@ -119,7 +120,7 @@ async fn a_token_of_any_kind_of_key_says_who_and_in_which_groups() {
         .await
         .expect_err("in no group that may");
     assert_eq!(failure.reason, Reason::PermissionDenied, "{failure}");
-    let by_name = issuer.sign("e", &with(claims("carol"), "groups", Value::Null));
+    let by_name = issuer.sign("e", &with(claims("carol"), "groups", json!([])));
     create(&site, Some(&by_name), "carols")
         .await
         .expect("permitted by name, for tokens");
@@ -192,6 +193,12 @@ async fn what_is_not_a_good_token_is_refused_with_its_reason() {
             ),
             "_claim_names",
         ),
+        ("no groups", without("groups"), "no claim groups"),
+        (
+            "null groups",
+            issuer.sign("e", &with(good.clone(), "groups", Value::Null)),
+            "no claim groups",
+        ),
         ("none", token(&json!({"alg": "none"}), &good, |_| Vec::new()), "no JWT"),
         ("no alg", token(&json!({"kid": "e"}), &good, |_| Vec::new()), "no JWT"),
         ("hmac", issuer.hmac_with_public_key("e", &good), "not accepted"),
@@ -209,6 +216,47 @@ async fn what_is_not_a_good_token_is_refused_with_its_reason() {
     assert_eq!(failure.reason, Reason::Unauthenticated);
     assert!(failure.message.contains("wants a bearer token"), "{failure}");
     assert_eq!(hsm.calls(), 0);
+    kms.stop().await;
+}
+
+/// Garbage without end leaves room in the log for others who are refused, and says how much of it there was no more than it must.
+#[tokio::test]
+async fn a_flood_of_garbage_hides_nobody_else() {
+    let issuer = Issuer::new(&[("e", Kind::Ecdsa)]);
+    let (site, _) = site_of(&issuer);
+    let hsm = MemoryHsm::new();
+    let kms = site.start(&hsm).await;
+    for _ in 0..80 {
+        create(&site, Some("rubbish"), "k").await.expect_err("rubbish");
+    }
+    let unknown = |site: &Site| site.audit().iter().filter(|r| r.entry.who == "unknown").count();
+    let recorded = unknown(&site);
+    assert!((50..80).contains(&recorded), "{recorded} of 80 are recorded");
+    let bob = issuer.sign("e", &claims("bob"));
+    create(&site, Some(&bob), "no key name").await.expect_err("blanks");
+    let last = site.audit().pop().expect("a record").entry;
+    assert_eq!(
+        (last.who.as_str(), last.reason.as_deref()),
+        ("user bob (bearer)", Some("invalid-argument"))
+    );
+    kms.as_user("user/guest")
+        .describe("no key name")
+        .await
+        .expect_err("blanks");
+    assert_eq!(site.audit().pop().expect("a record").entry.who, "user guest");
+    kms.stop().await;
+}
+
+#[tokio::test]
+async fn where_groups_are_not_required_a_token_without_them_is_in_none() {
+    let issuer = Issuer::new(&[("e", Kind::Ecdsa)]);
+    let (mut site, _) = site_of(&issuer);
+    site.config.bearer.as_mut().expect("configured").require_groups = false;
+    let hsm = MemoryHsm::new();
+    let kms = site.start(&hsm).await;
+    let bob = issuer.sign("e", &without_groups(&claims("bob")));
+    let failure = create(&site, Some(&bob), "k").await.expect_err("bob is not in hr");
+    assert_eq!(failure.reason, Reason::PermissionDenied);
     kms.stop().await;
 }
 

@@ -6,6 +6,7 @@ mod cluster;
 mod support;
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -76,8 +77,8 @@ fn version(edeks: &[pb::Edek]) -> u32 {
 async fn a_change_is_answered_when_every_instance_works_with_it() {
     let cluster = Cluster::start();
     let (hsm, zone) = (MemoryHsm::new(), ZoneId::generate());
-    let [one, two] = sites(&cluster.fresh_url());
-    let (one, two) = (one.start(&hsm).await, two.start(&hsm).await);
+    let at: [_; 2] = sites(&cluster.fresh_url());
+    let (one, two) = (at[0].start(&hsm).await, at[1].start(&hsm).await);
     let (mut alice, mut bob) = (one.as_user("user/alice"), two.as_user("user/alice"));
     let (mut minter, mut other) = (one.as_user("service/metadata"), two.as_user("service/metadata"));
     let id = RequestId::generate();
@@ -106,6 +107,9 @@ async fn a_change_is_answered_when_every_instance_works_with_it() {
             "{instance:?}"
         );
     }
+    let ids: BTreeSet<_> = listed.iter().map(|instance| hex::encode(&instance.id)).collect();
+    let logs: BTreeSet<_> = at.iter().map(|site| site.audit()[0].instance.clone()).collect();
+    assert_eq!(ids, logs, "an instance is known by the id of its audit log");
     assert_eq!(listed.iter().filter(|instance| instance.answering).count(), 1);
     // An instance that leaves is not waited for.
     two.stop().await;

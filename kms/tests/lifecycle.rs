@@ -10,9 +10,9 @@ use strongroom_proto::{
     EdekSuite, KeyVersion, Reason, ZoneId,
     kms::v1::{self as pb, KeyVersionState as State},
     proof::ZoneProof,
-    transport::PeerIdentity,
+    transport::{PeerIdentity, TlsIdentity},
 };
-use support::{Kms, MemoryHsm, Site, load};
+use support::{Kms, MemoryHsm, Pki, Site, load};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How long a test waits for what the service does by itself.
@@ -33,7 +33,15 @@ fn site() -> Site {
 
 /// A proof by the metadata service that a zone uses no version of payroll up to `through`.
 fn proof(site: &Site, zone: ZoneId, through: u32) -> Bytes {
-    let identity = load(&site.pki.issue("metadata-prover", "service/metadata"));
+    proof_by(
+        &load(&site.pki.issue("metadata-prover", "service/metadata")),
+        site,
+        zone,
+        through,
+    )
+}
+
+fn proof_by(identity: &TlsIdentity, site: &Site, zone: ZoneId, through: u32) -> Bytes {
     let proof = ZoneProof {
         zone,
         key: "payroll".parse().expect("a key name"),
@@ -42,7 +50,11 @@ fn proof(site: &Site, zone: ZoneId, through: u32) -> Bytes {
         known: true,
         issuer: PeerIdentity::Metadata,
     };
-    proof.sign(&identity).expect("signed").to_bytes()
+    proof.sign(identity).expect("signed").to_bytes()
+}
+
+fn read(path: &std::path::Path) -> Vec<u8> {
+    std::fs::read(path).expect("own file")
 }
 
 async fn until<T>(what: &str, kms: &Kms<'_>, key: &str, found: impl Fn(&pb::Key) -> Option<T>) -> T {
@@ -314,6 +326,77 @@ async fn a_key_is_rolled_once_when_it_is_due() {
         entry.who == "service kms" && entry.action == "roll" && entry.version.is_some()
     });
     assert_eq!(rolls.count(), 2);
+}
+
+/// Whoever may re-wrap could otherwise fill the record of zones, each of which stands in the way of a destruction.
+#[tokio::test]
+async fn a_zone_goes_on_record_with_its_first_edek_and_only_so_many_do() {
+    let (mut site, hsm) = (site(), MemoryHsm::new());
+    site.config.keys.zones_max = 2;
+    let kms = site.start(&hsm).await;
+    let (mut admin, mut metadata) = (kms.as_user("user/keyadmin"), kms.as_user("service/metadata"));
+    admin.create("payroll").await.expect("created");
+    let zones = [ZoneId::generate(), ZoneId::generate(), ZoneId::generate()];
+    let edeks = metadata.mint("payroll", zones[0], 1).await.expect("minted");
+    let mut strayed = edeks.clone();
+    strayed[0].zone_id = zones[1].into();
+    let rewrapped = metadata.rewrap(&strayed).await.expect("called");
+    let refused = |result: &pb::RewrapResult| matches!(result.result, Some(pb::rewrap_result::Result::Failure(_)));
+    assert!(rewrapped.results.iter().all(refused), "they are not that zone's");
+    admin.roll("payroll").await.expect("rolled");
+    let failure = admin
+        .delete("payroll", Some(0), Vec::new())
+        .await
+        .expect_err("unproved");
+    assert!(failure.message.contains(&zones[0].to_string()), "{failure}");
+    assert!(!failure.message.contains(&zones[1].to_string()), "{failure}");
+    kms.stop().await;
+
+    let kms = site.start(&hsm).await;
+    let mut metadata = kms.as_user("service/metadata");
+    metadata
+        .mint("payroll", zones[1], 1)
+        .await
+        .expect("there is room for another");
+    let failure = metadata.mint("payroll", zones[2], 1).await.expect_err("one too many");
+    assert_eq!(failure.reason, Reason::NoSpace);
+    assert!(failure.message.contains("serves 2 zones"), "{failure}");
+    metadata.mint("payroll", zones[0], 1).await.expect("it is on record");
+    kms.stop().await;
+}
+
+/// The service runs on, and who signs proofs has a certificate of a CA that is added and taken away again.
+#[tokio::test]
+async fn proofs_are_checked_against_the_ca_of_the_day() {
+    let (site, hsm, next) = (site(), MemoryHsm::new(), Pki::new());
+    let kms = site.start(&hsm).await;
+    let (mut admin, mut metadata) = (kms.as_user("user/keyadmin"), kms.as_user("service/metadata"));
+    admin.create("payroll").await.expect("created");
+    let zone = ZoneId::generate();
+    metadata.mint("payroll", zone, 1).await.expect("minted");
+    admin.roll("payroll").await.expect("rolled");
+    let signer = load(&next.issue("metadata", "service/metadata"));
+    let newcomer = |site: &Site| proof_by(&signer, site, zone, 0);
+    let failure = admin.delete("payroll", Some(0), vec![newcomer(&site)]).await;
+    assert_eq!(failure.expect_err("not trusted yet").reason, Reason::PermissionDenied);
+
+    let ca = site.pki.path("ca.pem");
+    let (old, new) = (read(&ca), read(&next.path("ca.pem")));
+    for (cas, trusted) in [([&old[..], &new].concat(), true), (old, false)] {
+        std::fs::write(&ca, cas).expect("own file");
+        let started = Instant::now();
+        loop {
+            site.clock.advance(Duration::from_secs(1));
+            let outcome = admin.delete("payroll", Some(0), vec![newcomer(&site)]).await;
+            let refused = matches!(&outcome, Err(failure) if failure.reason == Reason::PermissionDenied);
+            if refused != trusted {
+                break;
+            }
+            assert!(started.elapsed() < PATIENCE, "trusted: {trusted}; {outcome:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    kms.stop().await;
 }
 
 #[tokio::test]

@@ -233,6 +233,35 @@ async fn policies_and_groups_are_reloaded_and_a_broken_file_changes_nothing() {
     kms.stop().await;
 }
 
+/// The forbidding half comes later than the permitting one.
+#[tokio::test]
+async fn a_policy_file_that_is_written_in_two_halves_is_taken_up_whole_or_not_at_all() {
+    const GATE: &str = r#"@id("not-bob") forbid (principal == User::"bob", action, resource);"#;
+    let (site, hsm) = (
+        Site::with_policy(&format!("{GATE}\n// strongroom: end\n")),
+        MemoryHsm::new(),
+    );
+    let kms = site.start(&hsm).await;
+    let mut bob = kms.as_user("user/bob");
+    let permit = r#"permit (principal, action, resource);"#;
+    std::fs::write(&site.config.policy, permit).expect("written");
+    let broken = wait_record(&site, "policy-broken", 1).await;
+    let message = broken.message.expect("a reason");
+    assert!(message.contains("may have been cut"), "{message}");
+    bob.create("payroll")
+        .await
+        .expect_err("nothing of the first half is in force");
+
+    let whole = format!("{permit}\n{GATE}\n// strongroom: end\n");
+    std::fs::write(&site.config.policy, whole).expect("written");
+    wait_record(&site, "policy-reloaded", 1).await;
+    let mut carol = kms.as_user("user/carol");
+    let soon = async { while carol.list("", 0).await.is_err() {} };
+    tokio::time::timeout(PATIENCE, soon).await.expect("it is in force");
+    bob.create("payroll").await.expect_err("and its second half too");
+    kms.stop().await;
+}
+
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
 const IN_HR: &str = r#"@id("hr") permit (principal in Group::"hr", action, resource);"#;

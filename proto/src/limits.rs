@@ -31,3 +31,6 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long any unary call may take unless its caller says less.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// After how long a server ends a connection in good order unless its configuration says otherwise.
+pub const CONNECTION_AGE_MAX: Duration = Duration::from_secs(3600);

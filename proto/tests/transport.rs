@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use strongroom_pki::{Authority, PrivateKey, Validity};
@@ -16,7 +16,7 @@ use strongroom_proto::{
         blocks_client::BlocksClient,
         blocks_server::{Blocks, BlocksServer},
     },
-    transport::{self, PeerIdentity, Role, TlsError, TlsFiles, TlsIdentity},
+    transport::{self, PeerIdentity, Repeat, Role, TlsError, TlsFiles, TlsIdentity},
 };
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -27,7 +27,11 @@ struct WhoAmI;
 
 #[tonic::async_trait]
 impl Blocks for WhoAmI {
-    async fn put_block(&self, _: Request<PutBlockRequest>) -> Result<Response<PutBlockResponse>, Status> {
+    /// Takes a second over a block with data.
+    async fn put_block(&self, request: Request<PutBlockRequest>) -> Result<Response<PutBlockResponse>, Status> {
+        if !request.into_inner().data.is_empty() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
         Err(Failure::new(Reason::NoSpace, "full").into())
     }
 
@@ -70,9 +74,29 @@ impl Pki {
             names: &["localhost", "127.0.0.1"],
             validity: days(from_days, to_days),
         };
-        let leaf = self.authority.issue(&request).expect("valid names");
-        leaf.write(&files.certificate, &files.key).expect("written");
+        self.write(&request, &files);
         files
+    }
+
+    /// The same for alice, valid for so many seconds more.
+    fn issue_for_seconds(&self, seconds: u64) -> TlsFiles {
+        let files = self.issue("alice", Some(ALICE), -1, 1);
+        let request = strongroom_pki::Request {
+            common_name: "alice",
+            uri: Some(ALICE),
+            names: &["localhost"],
+            validity: Validity {
+                not_before: SystemTime::now() - Duration::from_secs(3600),
+                not_after: SystemTime::now() + Duration::from_secs(seconds),
+            },
+        };
+        self.write(&request, &files);
+        files
+    }
+
+    fn write(&self, request: &strongroom_pki::Request<'_>, files: &TlsFiles) {
+        let leaf = self.authority.issue(request).expect("valid names");
+        leaf.write(&files.certificate, &files.key).expect("written");
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -109,7 +133,7 @@ async fn start(tls: TlsIdentity) -> Server {
     let (stop, stopped) = oneshot::channel::<()>();
     tokio::spawn(async move {
         let routes = Routes::new(BlocksServer::new(WhoAmI));
-        transport::serve(listener, &tls, routes, async { _ = stopped.await }).await
+        transport::serve(listener, &tls, routes, async { _ = stopped.await }).await;
     });
     Server { address, _stop: stop }
 }
@@ -189,14 +213,102 @@ async fn a_running_server_takes_up_another_ca() {
         std::fs::copy(from, to).expect("own files");
     }
     let newcomer = load(&new.issue("alice", Some(ALICE), -1, 1));
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(20);
     while who_am_i(&server, &newcomer, Role::Block).await.is_err() {
-        assert!(std::time::Instant::now() < deadline, "the new CA is not taken up");
+        assert!(Instant::now() < deadline, "the new CA is not taken up");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     who_am_i(&server, &veteran, Role::Block)
         .await
         .expect_err("the old CA is not trusted any more");
+}
+
+/// One connection, over which calls are made all the time, one of them when the client's certificate expires.
+#[tokio::test]
+async fn a_connection_ends_with_its_certificate_and_calls_under_way_finish() {
+    const LIFE_S: u64 = 4;
+    let pki = Pki::new();
+    let server = start(load(&pki.issue("node", Some(BLOCK_1), -1, 1))).await;
+    let began = Instant::now();
+    let alice = load(&pki.issue_for_seconds(LIFE_S));
+    let remote = server.address.to_string().parse().expect("an address");
+    let mut client = BlocksClient::new(transport::connect(&remote, &alice, Role::Block));
+    let slow = PutBlockRequest {
+        data: "slow".into(),
+        ..PutBlockRequest::default()
+    };
+    let failure = loop {
+        let failure = Failure::from(client.put_block(slow.clone()).await.expect_err("full"));
+        if failure.reason != Reason::NoSpace {
+            break failure;
+        }
+        assert!(
+            began.elapsed() < Duration::from_secs(LIFE_S + 4),
+            "its certificate has expired"
+        );
+    };
+    assert_eq!(failure.reason, Reason::UntrustedPeer, "{failure}");
+    assert!(failure.message.contains("CertificateExpired"), "{failure}");
+    assert!(
+        began.elapsed() >= Duration::from_secs(LIFE_S - 1),
+        "while it was good, its calls were answered"
+    );
+}
+
+/// Its CA is replaced: who is connected has an answer until the connection is old, and none from then on.
+#[tokio::test]
+async fn a_connection_that_is_old_ends_and_the_ca_of_the_day_decides() {
+    let (old, new) = (Pki::new(), Pki::new());
+    let files = old.issue("block", Some(BLOCK_1), -1, 1);
+    let tls = load(&files).with_connection_age_max(Duration::from_secs(2));
+    let server = start(tls.clone()).await;
+    let veteran = load(&old.issue("alice", Some(ALICE), -1, 1));
+    let remote = server.address.to_string().parse().expect("an address");
+    let channel = transport::connect(&remote, &veteran, Role::Block);
+    let call = || async {
+        BlocksClient::new(channel.clone())
+            .get_block(GetBlockRequest::default())
+            .await
+    };
+    let began = Instant::now();
+    let mut answered = 0;
+    while began.elapsed() < Duration::from_secs(7) {
+        let answer = transport::retry(Repeat::Unsent, call).await;
+        answer.unwrap_or_else(|failure| panic!("call {answered}, over connections that end every 2 s: {failure:?}"));
+        answered += 1;
+    }
+    std::fs::copy(new.path("ca.pem"), &files.ca).expect("own file");
+    assert!(tls.renew(SystemTime::now()).expect("usable"));
+    let taken_up = Instant::now();
+    let failure = loop {
+        match call().await {
+            Ok(_) => assert!(taken_up.elapsed() < Duration::from_secs(4), "the connection lives on"),
+            // A call that its connection did not get to send, while it ended.
+            Err(error) if error.code() == tonic::Code::Cancelled => {}
+            Err(error) => break Failure::from(error),
+        }
+    };
+    assert_eq!(failure.reason, Reason::UntrustedPeer, "{failure}");
+}
+
+/// From one address so many connections that say nothing that each handshake of the server waits for one of them, if it waits for
+/// all alike.
+#[tokio::test]
+async fn connections_that_say_nothing_keep_nobody_else_out() {
+    let pki = Pki::new();
+    let server = start(load(&pki.issue("node", Some(BLOCK_1), -1, 1))).await;
+    let mut silent = Vec::new();
+    for _ in 0..600 {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket
+            .bind("127.0.0.2:0".parse().expect("an address"))
+            .expect("loopback");
+        silent.push(socket.connect(server.address).await.expect("the backlog has room"));
+    }
+    let alice = load(&pki.issue("alice", Some(ALICE), -1, 1));
+    let began = Instant::now();
+    assert_eq!(who_am_i(&server, &alice, Role::Block).await, Ok(ALICE.to_owned()));
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -37,14 +37,18 @@ pub(super) async fn offline(command: AuditCommand, output: Output) -> Result<Opt
 pub(super) async fn online(session: &Session, command: AuditCommand, output: Output) -> Result<(), Error> {
     let audit = session.audit()?;
     if matches!(command, AuditCommand::Rotate) {
-        let segment = audit.rotate().await?;
-        let document = serde_json::json!({"segment": segment});
-        return output.result(&document, || format!("records go to segment {segment} from now on"));
+        let rotated = audit.rotate().await?;
+        let (segment, instance, address) = (rotated.answer, rotated.instance, rotated.address);
+        let document = serde_json::json!({"segment": segment, "instance": instance, "address": address});
+        return output.result(&document, || {
+            format!("records of the key service at {address} go to segment {segment} of log {instance} from now on")
+        });
     }
-    let keys = audit.keys().await?;
+    let answered = audit.keys().await?;
+    let keys = &answered.answer;
     if output.is_json() {
         return keys.iter().try_for_each(|key| {
-            let document = serde_json::json!({"token": key.token, "key_id": key_id(&key.public_key), "public_key": pem(&key.public_key)});
+            let document = serde_json::json!({"token": key.token, "key_id": key_id(&key.public_key), "public_key": pem(&key.public_key), "instance": answered.instance});
             output.result(&document, String::new)
         });
     }
@@ -59,7 +63,11 @@ pub(super) async fn online(session: &Session, command: AuditCommand, output: Out
             )
         })
         .collect();
-    print(texts.join("").trim_end())
+    let who = format!(
+        "# of the key service at {}, log {}\n",
+        answered.address, answered.instance
+    );
+    print((who + &texts.join("")).trim_end())
 }
 
 /// SubjectPublicKeyInfo in PEM (RFC 7468, section 13).
@@ -136,7 +144,34 @@ fn report_text(report: &Verified, end_is_known: bool) -> String {
 }
 
 async fn tail(args: &AuditTailArgs, output: Output) -> Result<(), Error> {
-    let mut follower = Follower::open(&args.dir)?;
+    let (mut follower, last) = last_records(args)?;
+    for (line, record) in &last {
+        show(line, record, output)?;
+    }
+    if args.follow {
+        follow(&mut follower, &args.filter, output).await
+    } else {
+        Ok(())
+    }
+}
+
+type Found = VecDeque<(Vec<u8>, Record)>;
+
+/// The last records that are asked for, and a follower behind them. The last segment seldom has them all: each further look
+/// begins twice as many segments before it.
+fn last_records(args: &AuditTailArgs) -> Result<(Follower, Found), Error> {
+    let mut before = 0;
+    loop {
+        let (mut follower, is_first) = Follower::open_before(&args.dir, before)?;
+        let last = last_of(&mut follower, args)?;
+        if is_first || last.len() == args.lines {
+            return Ok((follower, last));
+        }
+        before = before * 2 + 1;
+    }
+}
+
+fn last_of(follower: &mut Follower, args: &AuditTailArgs) -> Result<Found, Error> {
     let mut last = VecDeque::with_capacity(args.lines);
     while let Some((line, record)) = follower.read_next()? {
         if args.filter.matches(&record) {
@@ -146,14 +181,7 @@ async fn tail(args: &AuditTailArgs, output: Output) -> Result<(), Error> {
             last.push_back((line, record));
         }
     }
-    for (line, record) in &last {
-        show(line, record, output)?;
-    }
-    if args.follow {
-        follow(&mut follower, &args.filter, output).await
-    } else {
-        Ok(())
-    }
+    Ok(last)
 }
 
 /// Shows records as they come, until the command is interrupted.
@@ -291,6 +319,8 @@ fn csv_field(field: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use strongroom_kms::audit::{AuditConfig, AuditLog, Caller, Entry};
+
     use super::*;
 
     #[test]
@@ -309,5 +339,40 @@ mod tests {
     fn a_public_key_in_pem_reads_back() {
         let der: Vec<u8> = (0..91).collect();
         assert_eq!(key_of_pem(pem(&der).as_bytes()).as_deref(), Some(der.as_slice()));
+    }
+
+    #[tokio::test]
+    async fn the_last_records_come_from_as_many_segments_as_it_takes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (log, writer) = AuditLog::open(dir.path(), &AuditConfig::default()).expect("a log");
+        for number in 0..7 {
+            let who = ["alice", "bob"][number % 2];
+            let identity = format!("spiffe://strongroom/user/{who}").parse().expect("an identity");
+            let caller = Caller::certified(identity, ([127, 0, 0, 1], 7600).into());
+            let entry = Entry::new(&caller, &format!("call-{number}"));
+            log.record(vec![entry]).await.expect("written");
+            log.rotate().await.expect("a new segment");
+        }
+        drop(log);
+        writer.finish().await;
+        for (lines, who, expected) in [
+            (3, None, &["call-4", "call-5", "call-6"][..]),
+            (2, Some("bob"), &["call-3", "call-5"]),
+            (100, Some("bob"), &["call-1", "call-3", "call-5"]),
+        ] {
+            let args = AuditTailArgs {
+                dir: dir.path().to_owned(),
+                lines,
+                follow: false,
+                filter: AuditFilter {
+                    who: who.map(str::to_owned),
+                    key: None,
+                    outcome: None,
+                },
+            };
+            let (_, last) = last_records(&args).expect("readable");
+            let actions: Vec<_> = last.iter().map(|(_, record)| record.entry.action.as_str()).collect();
+            assert_eq!(actions, expected, "the last {lines} of {who:?}");
+        }
     }
 }

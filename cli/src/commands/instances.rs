@@ -13,6 +13,7 @@ pub(super) async fn run(session: &Session, output: Output) -> Result<(), Error> 
     let seen = session.keys()?.instances().await?;
     let json = |instance: &Instance| {
         serde_json::json!({
+            "id": instance.id,
             "address": instance.address,
             "lease": lease(instance),
             "silent_ms": instance.silent_ms,
@@ -33,13 +34,14 @@ fn text(seen: &Instances) -> String {
     let rows: Vec<_> = seen.instances.iter().map(row).collect();
     format!(
         "{}\n\nrevision: {}",
-        table(["ADDRESS", "LEASE", "SILENT", "BEHIND", "TOKEN", ""], &rows),
+        table(["INSTANCE", "ADDRESS", "LEASE", "SILENT", "BEHIND", "TOKEN", ""], &rows),
         seen.revision
     )
 }
 
-fn row(instance: &Instance) -> [String; 6] {
+fn row(instance: &Instance) -> [String; 7] {
     [
+        instance.id.clone(),
         instance.address.clone(),
         lease(instance).to_owned(),
         format!("{} ms", instance.silent_ms),

@@ -22,7 +22,7 @@ use strongroom_proto::{
 };
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{Desk, caller, to_its_end};
+use super::{Desk, caller, places::Place, to_its_end};
 use crate::{
     audit::{Caller, Entry},
     hsm::Hsm,
@@ -40,7 +40,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
         let id = parse::request_id(&wire.request_id)?;
         let new = parse::new_key(wire, self.0.keys.config())?;
         let desk = Arc::clone(&self.0);
-        answer(&self.0, async move {
+        answer(self.0.places.take(&caller.identity)?, async move {
             // Who may not create keys is told that, and not what there is to say of the token.
             let chosen = desk.keys.choose_suite(new.suite).await;
             let facts = KeyFacts {
@@ -65,7 +65,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
         let name = self.key(&wire.name).await?;
         let id = parse::request_id(&wire.request_id)?;
         let desk = Arc::clone(&self.0);
-        answer(&self.0, async move {
+        answer(self.0.places.take(&caller.identity)?, async move {
             let entry = desk.start(&caller, "roll", &name).await?;
             let outcome = desk.keys.roll(&name, id).await;
             desk.changed(entry, outcome).await
@@ -98,7 +98,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
         parse::is_named(&wire)?;
         let new = parse::new_key(wire, self.0.keys.config())?;
         let desk = Arc::clone(&self.0);
-        answer(&self.0, async move {
+        answer(self.0.places.take(&caller.identity)?, async move {
             let facts = KeyFacts {
                 suite: new.suite,
                 sealed_required: new.attributes.sealed_required,
@@ -118,7 +118,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
         let name = self.key(&wire.name).await?;
         let (version, kcv) = parse::confirmed(&name, &wire)?;
         let desk = Arc::clone(&self.0);
-        answer(&self.0, async move {
+        answer(self.0.places.take(&caller.identity)?, async move {
             let entry = desk.start(&caller, "confirm", &name).await?;
             let outcome = desk.keys.confirm(&name, version, kcv).await;
             desk.changed(entry, outcome).await
@@ -133,7 +133,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
         let word = parse::update_word(&wire);
         let change = parse::change(wire, self.0.keys.config())?;
         let desk = Arc::clone(&self.0);
-        answer(&self.0, async move {
+        answer(self.0.places.take(&caller.identity)?, async move {
             let entry = desk.start(&caller, word, &name).await?;
             let outcome = desk.keys.update(&name, change).await;
             desk.changed(entry, outcome).await
@@ -176,19 +176,21 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
     async fn set_alias(&self, request: Request<SetAliasRequest>) -> Result<Response<Alias>, Status> {
         let caller = caller(&request)?;
         let wire = request.into_inner();
+        let alias: KeyName = wire.alias.parse().map_err(Failure::from)?;
         let set = MovedAlias {
-            alias: wire.alias.parse().map_err(Failure::from)?,
             key: wire.key_name.parse().map_err(Failure::from)?,
+            before: self.0.keys.alias(&alias).ok(),
+            alias,
         };
         let desk = Arc::clone(&self.0);
         let answer = Alias {
             alias: set.alias.to_string(),
             key_name: set.key.to_string(),
         };
-        to_its_end(&self.0, async move {
+        to_its_end(self.0.places.take(&caller.identity)?, async move {
             // Who moves an alias takes it from the key that it named.
-            if let Some(before) = desk.keys.alias(&set.alias).ok().filter(|before| *before != set.key) {
-                let entry = desk.start(&caller, "move-alias", &before).await?;
+            if let Some(before) = set.before.as_ref().filter(|before| **before != set.key) {
+                let entry = desk.start(&caller, "move-alias", before).await?;
                 desk.recorded(entry, Ok(())).await?;
             }
             let entry = desk.start(&caller, "set-alias", &set.key).await?;
@@ -207,9 +209,9 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
         let alias: KeyName = request.into_inner().alias.parse().map_err(Failure::from)?;
         let key = self.0.keys.alias(&alias)?;
         let desk = Arc::clone(&self.0);
-        to_its_end(&self.0, async move {
+        to_its_end(self.0.places.take(&caller.identity)?, async move {
             let entry = desk.start(&caller, "delete-alias", &key).await?;
-            let outcome = desk.keys.delete_alias(&alias).await;
+            let outcome = desk.keys.delete_alias(&alias, &key).await;
             desk.told(entry, outcome).await
         })
         .await?;
@@ -236,7 +238,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
         let pending_ms = pending_ms(wire.after_days)?;
         let target = target(wire.version);
         let desk = Arc::clone(&self.0);
-        answer(&self.0, async move {
+        answer(self.0.places.take(&caller.identity)?, async move {
             let entry = desk.start(&caller, "delete", &name).await?;
             let who = caller.identity.short();
             let outcome = match desk.check_proofs(&wire.proofs) {
@@ -257,7 +259,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
         let name = self.key(&wire.name).await?;
         let target = target(wire.version);
         let desk = Arc::clone(&self.0);
-        answer(&self.0, async move {
+        answer(self.0.places.take(&caller.identity)?, async move {
             let entry = desk.start(&caller, "cancel-delete", &name).await?;
             let outcome = desk.keys.cancel_deletion(&name, target).await;
             desk.changed(entry, outcome).await
@@ -278,7 +280,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
             return Err(Failure::new(Reason::PermissionDenied, message).into());
         }
         let desk = Arc::clone(&self.0);
-        answer(&self.0, async move {
+        answer(self.0.places.take(&caller.identity)?, async move {
             let facts = desk.keys.facts(&name);
             let entry = desk
                 .start_on(&caller, "approve-delete", Action::Approve, &facts)
@@ -346,9 +348,9 @@ impl<H: Hsm> Desk<H> {
     }
 }
 
-async fn answer<H: Hsm>(
-    desk: &Desk<H>,
+async fn answer(
+    place: Place,
     change: impl Future<Output = Result<Key, Failure>> + Send + 'static,
 ) -> Result<Response<Key>, Status> {
-    Ok(Response::new(to_its_end(desk, change).await?))
+    Ok(Response::new(to_its_end(place, change).await?))
 }

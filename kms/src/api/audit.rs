@@ -7,7 +7,7 @@ use std::sync::Arc;
 use strongroom_proto::{
     Failure, KeyName,
     kms::v1::{
-        AuditKey, GetAuditKeysRequest, GetAuditKeysResponse, RotateAuditRequest, RotateAuditResponse,
+        Answering, AuditKey, GetAuditKeysRequest, GetAuditKeysResponse, RotateAuditRequest, RotateAuditResponse,
         audit_server::Audit,
     },
 };
@@ -39,7 +39,10 @@ impl<H: Hsm> Audit for AuditFace<H> {
             token: key.token,
             public_key: key.public_key,
         });
-        Ok(Response::new(GetAuditKeysResponse { keys: wire.collect() }))
+        Ok(Response::new(GetAuditKeysResponse {
+            keys: wire.collect(),
+            answering: Some(self.0.answering()),
+        }))
     }
 
     async fn rotate_audit(
@@ -50,11 +53,21 @@ impl<H: Hsm> Audit for AuditFace<H> {
         let entry = self.0.authorize_log(&caller, "audit-rotate").await?;
         let segment = self.0.audit.rotate().await;
         let segment = self.0.recorded(entry, segment).await?;
-        Ok(Response::new(RotateAuditResponse { segment }))
+        Ok(Response::new(RotateAuditResponse {
+            segment,
+            answering: Some(self.0.answering()),
+        }))
     }
 }
 
 impl<H: Hsm> Desk<H> {
+    fn answering(&self) -> Answering {
+        Answering {
+            id: self.audit.id().as_bytes().to_vec().into(),
+            address: self.instance.clone(),
+        }
+    }
+
     async fn authorize_log(&self, caller: &Caller, operation: &str) -> Result<Entry, Failure> {
         let log: KeyName = WHOLE_LOG.parse()?;
         let (entry, context) = (Entry::new(caller, operation), Context::of(operation));

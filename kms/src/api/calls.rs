@@ -1,11 +1,7 @@
 //! What every call gets, whichever face it is for: an id that its client sent or that is drawn here, in the answer and in log
 //! lines too; and a record if it fails before anything was recorded of it, for example because it cannot be parsed.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     extract::{Request, State},
@@ -20,21 +16,13 @@ use strongroom_proto::{
 use tonic::service::Routes;
 use tracing::Instrument as _;
 
+use super::refusals::{Refusals, Source};
 use crate::audit::{AuditLog, CallTag, Entry};
-
-/// Refused calls that are recorded one by one: so many at once, and so many a second after that. Whoever floods the service
-/// with calls that are none does not fill its disk.
-const BURST: f64 = 200.0;
-const PER_SECOND: f64 = 20.0;
 
 /// `routes`, with every call tagged.
 pub(crate) fn tagged(routes: Routes, audit: AuditLog) -> Routes {
-    let desk = Arc::new(Refusals {
-        audit,
-        allowance: Mutex::new(Allowance::full(Instant::now())),
-    });
     let router = routes.into_axum_router();
-    router.layer(from_fn_with_state(desk, tag)).into()
+    router.layer(from_fn_with_state(Refusals::new(audit), tag)).into()
 }
 
 async fn tag(State(refusals): State<Arc<Refusals>>, mut request: Request, next: Next) -> Response {
@@ -49,8 +37,11 @@ async fn tag(State(refusals): State<Arc<Refusals>>, mut request: Request, next: 
     let mut response = next.run(request).instrument(span).await;
     if !call.is_recorded()
         && let Some(failure) = refusal(response.headers())
+        && let Some(action) = origin.action()
     {
-        refusals.record(&call, &origin, &failure).await;
+        let who = origin.who.as_deref().or(call.who());
+        let entry = || entry(&call, action, who, &origin, &failure);
+        refusals.record(Source::of(who, origin.from), entry).await;
     }
     if let Ok(id) = HeaderValue::from_str(call.id()) {
         response.headers_mut().insert(REQUEST_ID_HEADER, id);
@@ -73,53 +64,13 @@ impl Origin {
     }
 }
 
-/// Records calls that were refused before they came to anything.
-struct Refusals {
-    audit: AuditLog,
-    allowance: Mutex<Allowance>,
-}
-
-impl Refusals {
-    async fn record(&self, call: &CallTag, origin: &Origin, failure: &Failure) {
-        let Some(action) = origin.action() else {
-            return;
-        };
-        let allowed = {
-            let mut allowance = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
-            allowance.take(Instant::now())
-        };
-        let Some(left_out) = allowed else {
-            return;
-        };
-        let mut entries = Vec::new();
-        if left_out > 0 {
-            entries.push(flood(left_out));
-        }
-        entries.push(entry(call, action, origin, failure));
-        // The call is refused anyway; that the log cannot be written is said where it is.
-        _ = self.audit.record(entries).await;
-    }
-}
-
-fn entry(call: &CallTag, action: &str, origin: &Origin, failure: &Failure) -> Entry {
-    let who = origin.who.as_deref().or(call.who()).unwrap_or("unknown");
+fn entry(call: &CallTag, action: &str, who: Option<&str>, origin: &Origin, failure: &Failure) -> Entry {
     let action: String = action.chars().take(100).collect();
     Entry {
         from: origin.from,
         request: Some(call.id().to_owned()),
-        ..Entry::of_service(who, &action).failed(failure)
+        ..Entry::of_service(who.unwrap_or("unknown"), &action).failed(failure)
     }
-}
-
-/// Says how many refused calls have no record of their own.
-fn flood(left_out: usize) -> Entry {
-    let failure = Failure::new(
-        Reason::Overloaded,
-        "so many calls were refused before they came to anything that they were not recorded one by one",
-    );
-    Entry::of_service("service kms", "refused-calls")
-        .failed(&failure)
-        .count(left_out)
 }
 
 /// How a call failed that has no answer: gRPC says so in the headers then.
@@ -136,54 +87,9 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// A bucket of records that refills by itself.
-struct Allowance {
-    left: f64,
-    at: Instant,
-    left_out: usize,
-}
-
-impl Allowance {
-    const fn full(now: Instant) -> Self {
-        Self {
-            left: BURST,
-            at: now,
-            left_out: 0,
-        }
-    }
-
-    /// Takes one record's allowance, and says how many had none since the last that had. `None` if there is none.
-    fn take(&mut self, now: Instant) -> Option<usize> {
-        let since = now.saturating_duration_since(self.at).as_secs_f64();
-        self.at = now;
-        self.left = (self.left + since * PER_SECOND).min(BURST);
-        if self.left < 1.0 {
-            self.left_out += 1;
-            return None;
-        }
-        self.left -= 1.0;
-        Some(std::mem::take(&mut self.left_out))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-
-    #[test]
-    fn a_flood_is_counted_and_the_count_is_told_once_it_is_over() {
-        let start = Instant::now();
-        let mut allowance = Allowance::full(start);
-        let taken = (0..1000).filter(|_| allowance.take(start).is_some()).count();
-        assert_eq!(taken, 200);
-        assert_eq!(allowance.take(start + Duration::from_secs(1)), Some(800));
-        assert_eq!(allowance.take(start + Duration::from_secs(1)), Some(0));
-        let later = start + Duration::from_secs(3600);
-        let taken = (0..1000).filter(|_| allowance.take(later).is_some()).count();
-        assert_eq!(taken, 200, "it does not gather more than a burst");
-    }
 
     #[test]
     fn only_failed_calls_are_refusals() {

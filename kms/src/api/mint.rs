@@ -30,7 +30,10 @@ impl<H: Hsm> Mint for MintFace<H> {
         let (name, zone) = key_and_zone(&wire.key_name, &wire.zone_id)?;
         let count = edek_count(wire.count as usize)?;
         let desk = Arc::clone(&self.0);
-        let minted = to_its_end(&self.0, async move { desk.mint(&caller, name, &zone, count).await }).await?;
+        let minted = to_its_end(self.0.places.take(&caller.identity)?, async move {
+            desk.mint(&caller, name, &zone, count).await
+        })
+        .await?;
         Ok(Response::new(MintResponse {
             key_version: minted.version.0,
             suite: minted.suite.as_str().to_owned(),
@@ -46,7 +49,10 @@ impl<H: Hsm> Mint for MintFace<H> {
         edek_count(wire.edeks.len())?;
         let items = wire.edeks.into_iter().map(wrapped).collect::<Result<Vec<_>, _>>()?;
         let desk = Arc::clone(&self.0);
-        let rewrapped = to_its_end(&self.0, async move { desk.rewrap(&caller, name, &zone, items).await }).await?;
+        let rewrapped = to_its_end(self.0.places.take(&caller.identity)?, async move {
+            desk.rewrap(&caller, name, &zone, items).await
+        })
+        .await?;
         Ok(Response::new(RewrapResponse {
             key_version: rewrapped.version.0,
             results: rewrapped.results.into_iter().map(to_wire).collect(),
@@ -57,7 +63,10 @@ impl<H: Hsm> Mint for MintFace<H> {
         let caller = caller(&request)?;
         let asked = Asked::try_from(request.into_inner())?;
         let desk = Arc::clone(&self.0);
-        let done = to_its_end(&self.0, async move { desk.transfer(&caller, asked).await }).await?;
+        let done = to_its_end(self.0.places.take(&caller.identity)?, async move {
+            desk.transfer(&caller, asked).await
+        })
+        .await?;
         Ok(Response::new(done.into()))
     }
 }

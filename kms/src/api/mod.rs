@@ -8,6 +8,8 @@ mod audit;
 pub(crate) mod calls;
 mod health;
 mod mint;
+pub(crate) mod places;
+mod refusals;
 mod sealed;
 mod tokens;
 mod transfer;
@@ -25,10 +27,10 @@ use strongroom_proto::{
     limits::{EDEKS_PER_CALL_MAX, MESSAGE_BYTES_MAX},
     transport,
 };
-use tokio::sync::Semaphore;
 use tonic::{Request, service::Routes};
 use tracing::Instrument as _;
 
+use self::places::{Place, Places};
 use crate::{
     audit::{AuditLog, CallTag, Caller, Entry},
     clock::Clock,
@@ -37,9 +39,6 @@ use crate::{
     ops::Metrics,
     policy::{Action, Context, Decision, KeyFacts, Policy, Principal},
 };
-
-/// Calls under way at once; more are refused with [`Reason::Overloaded`].
-pub(crate) const CALLS_MAX: usize = 1024;
 
 /// Proofs in one call.
 const PROOFS_MAX: usize = 32;
@@ -51,9 +50,11 @@ pub(crate) struct Desk<H> {
     pub(crate) audit: AuditLog,
     pub(crate) proofs: ProofChecker,
     pub(crate) clock: Clock,
+    /// Where this instance listens, and its process, for people.
+    pub(crate) instance: String,
     pub(crate) metrics: Arc<Metrics>,
-    /// Calls under way. They outlive their callers, so that connections alone do not bound them.
-    pub(crate) places: Arc<Semaphore>,
+    /// Calls under way.
+    pub(crate) places: Places,
 }
 
 /// All services of the key service: its faces, health and reflection. Health follows the token until the
@@ -183,17 +184,11 @@ impl<H: Hsm> Desk<H> {
     }
 }
 
-/// Runs a call to its end, whether or not its caller waits for it.
-async fn to_its_end<H: Hsm, T: Send + 'static>(
-    desk: &Desk<H>,
+/// Runs a call to its end, whether or not its caller waits for it. It keeps its place until then.
+async fn to_its_end<T: Send + 'static>(
+    place: Place,
     call: impl Future<Output = Result<T, Failure>> + Send + 'static,
 ) -> Result<T, Failure> {
-    let place = Arc::clone(&desk.places).try_acquire_owned().map_err(|_| {
-        Failure::new(
-            Reason::Overloaded,
-            format!("the key service has {CALLS_MAX} calls under way; try again after a pause"),
-        )
-    })?;
     let run = async move {
         let outcome = call.await;
         drop(place);

@@ -2,7 +2,7 @@
 //!
 //! Policies are asked about all tokens together as if they were the key [`ALL_TOKENS`].
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use strongroom_proto::{
@@ -12,6 +12,7 @@ use strongroom_proto::{
         TokenVersion, token_admin_server::TokenAdmin,
     },
 };
+use tokio::{sync::watch, time::sleep};
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{Desk, caller, to_its_end};
@@ -26,6 +27,8 @@ use crate::{
 const ALL_TOKENS: &str = "tokens";
 /// Versions that an answer names.
 const VERSIONS_MAX: usize = 1000;
+/// Pause before an alarm that could not be recorded is tried again.
+const ALARM_PAUSE: Duration = Duration::from_secs(5);
 
 pub(super) struct TokenFace<H>(pub(super) Arc<Desk<H>>);
 
@@ -49,7 +52,7 @@ impl<H: Hsm> TokenAdmin for TokenFace<H> {
         let caller = caller(&request)?;
         let label = request.into_inner().label;
         let desk = Arc::clone(&self.0);
-        let done = to_its_end(&self.0, async move {
+        let done = to_its_end(self.0.places.take(&caller.identity)?, async move {
             let entry = desk.authorize_tokens(&caller, Action::Manage, "token-resync").await?;
             let entry = entry.noted(format!("token {label:?}"));
             desk.record(vec![entry.clone().started()]).await?;
@@ -79,26 +82,37 @@ impl<H: Hsm> Desk<H> {
 
     /// Records the tokens' alarms for as long as there are tokens.
     pub(crate) async fn record_alarms(&self) {
-        let mut alarms = self.keys.alarms();
-        let mut recorded = 0;
-        loop {
-            let new: Vec<_> = alarms
-                .borrow_and_update()
-                .iter()
-                .filter(|alarm| alarm.number > recorded)
-                .cloned()
-                .collect();
-            if let Some(last) = new.last() {
-                let number = last.number;
-                match self.record(new.iter().map(alarm_entry).collect()).await {
-                    Ok(()) => recorded = number,
-                    // It is in the log, and is tried again with the next one.
-                    Err(failure) => tracing::error!("an alarm is not in the audit log: {failure}"),
+        keep_alarms(self.keys.alarms(), |entries| self.record(entries)).await;
+    }
+}
+
+/// Has each alarm recorded once. What cannot be recorded is tried again, whether or not another one comes.
+async fn keep_alarms<F>(mut alarms: watch::Receiver<Vec<Alarm>>, mut record: impl FnMut(Vec<Entry>) -> F)
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    let mut recorded = 0;
+    loop {
+        let mut unrecorded = false;
+        let new: Vec<_> = alarms
+            .borrow_and_update()
+            .iter()
+            .filter(|alarm| alarm.number > recorded)
+            .cloned()
+            .collect();
+        if let Some(last) = new.last() {
+            match record(new.iter().map(alarm_entry).collect()).await {
+                Ok(()) => recorded = last.number,
+                Err(failure) => {
+                    tracing::error!("an alarm is not in the audit log, and is tried again: {failure}");
+                    unrecorded = true;
                 }
             }
-            if alarms.changed().await.is_err() {
-                return;
-            }
+        }
+        if unrecorded {
+            sleep(ALARM_PAUSE).await;
+        } else if alarms.changed().await.is_err() {
+            return;
         }
     }
 }
@@ -156,4 +170,46 @@ fn wire_resynced(done: Resynced) -> ResyncTokenResponse {
 
 fn unix_ms(time: Timestamp) -> u64 {
     u64::try_from(time.as_millisecond()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, rc::Rc};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_alarm_that_cannot_be_recorded_is_tried_again_by_itself_and_recorded_once() {
+        let alarm = |number| Alarm {
+            number,
+            time: jiff::Timestamp::UNIX_EPOCH,
+            token: "a".to_owned(),
+            what: format!("alarm {number}"),
+        };
+        let (sender, alarms) = watch::channel(vec![alarm(1)]);
+        let tries = Rc::new(RefCell::new(Vec::new()));
+        let record = |entries: Vec<Entry>| {
+            let tries = Rc::clone(&tries);
+            async move {
+                tries.borrow_mut().push(entries.len());
+                match tries.borrow().len() {
+                    1..=3 => Err(Failure::new(strongroom_proto::Reason::StoreFailed, "the disk is full")),
+                    _ => Ok(()),
+                }
+            }
+        };
+        let other = async {
+            sleep(Duration::from_secs(60)).await;
+            assert_eq!(
+                *tries.borrow(),
+                [1, 1, 1, 1],
+                "until it is in the log, and then no more"
+            );
+            sender.send_replace(vec![alarm(1), alarm(2)]);
+            sleep(Duration::from_secs(60)).await;
+            drop(sender);
+        };
+        tokio::join!(keep_alarms(alarms, record), other);
+        assert_eq!(*tries.borrow(), [1, 1, 1, 1, 1]);
+    }
 }

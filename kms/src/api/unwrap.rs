@@ -31,7 +31,10 @@ impl<H: Hsm> Unwrap for UnwrapFace<H> {
         edek_count(wire.len())?;
         let parsed: Vec<Result<Edek, Failure>> = wire.into_iter().map(|edek| Ok(Edek::try_from(edek)?)).collect();
         let desk = Arc::clone(&self.0);
-        let results = to_its_end(&self.0, async move { desk.open(&caller, parsed).await }).await?;
+        let results = to_its_end(self.0.places.take(&caller.identity)?, async move {
+            desk.open(&caller, parsed).await
+        })
+        .await?;
         Ok(Response::new(UnwrapResponse {
             results: results.into_iter().map(to_wire).collect(),
         }))
@@ -44,7 +47,10 @@ impl<H: Hsm> Unwrap for UnwrapFace<H> {
         let caller = caller(&request)?;
         let asked = Asked::parse(&caller, request.into_inner())?;
         let desk = Arc::clone(&self.0);
-        let delivered = to_its_end(&self.0, async move { desk.deliver(&caller, asked).await }).await?;
+        let delivered = to_its_end(self.0.places.take(&caller.identity)?, async move {
+            desk.deliver(&caller, asked).await
+        })
+        .await?;
         Ok(Response::new(delivered.into()))
     }
 }

@@ -121,6 +121,12 @@ impl AuditLog {
         Ok((handle, AuditWriter(thread)))
     }
 
+    /// Which log it is: the `instance` of its records.
+    #[must_use]
+    pub const fn id(&self) -> LogId {
+        self.log
+    }
+
     /// Returns when `entries` are on disk.
     ///
     /// # Errors

@@ -80,22 +80,25 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// A follower that begins with the last segment of the directory.
+    /// A follower that begins so many segments before the last one of the directory, or with the first that there is; and
+    /// whether it is that.
     ///
     /// # Errors
     /// If the directory cannot be read or holds no segment.
-    pub fn open(dir: &Path) -> Result<Self, AuditError> {
+    pub fn open_before(dir: &Path, before: usize) -> Result<(Self, bool), AuditError> {
         let segments = list(dir)?;
-        let Some((number, path)) = segments.last() else {
-            return Err(AuditError::Empty { path: dir.to_owned() });
-        };
+        let first = segments
+            .first()
+            .ok_or_else(|| AuditError::Empty { path: dir.to_owned() })?;
+        let (number, path) = segments.iter().rev().nth(before).unwrap_or(first);
         let file = File::open(path).map_err(|source| AuditError::io(path, source))?;
-        Ok(Self {
+        let follower = Self {
             dir: dir.to_owned(),
             number: *number,
             input: BufReader::new(file),
             partial: Vec::new(),
-        })
+        };
+        Ok((follower, number == &first.0))
     }
 
     /// The next record with its line, if there is one by now.

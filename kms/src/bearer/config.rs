@@ -39,6 +39,9 @@ pub struct BearerConfig {
     /// The claim that lists the user's groups.
     #[serde(default = "groups_claim")]
     pub groups_claim: String,
+    /// Whether a token without that claim is refused. Otherwise its user is in no group.
+    #[serde(default = "require_groups")]
+    pub require_groups: bool,
     /// By how much the clocks of issuer and key service may differ, at most 300.
     #[serde(default = "clock_skew_s")]
     pub clock_skew_s: u64,
@@ -50,6 +53,10 @@ fn user_claim() -> String {
 
 fn groups_claim() -> String {
     "groups".to_owned()
+}
+
+const fn require_groups() -> bool {
+    true
 }
 
 const fn clock_skew_s() -> u64 {

@@ -24,6 +24,7 @@ pub(super) struct Verifier {
     audience: String,
     user_claim: String,
     groups_claim: String,
+    require_groups: bool,
     clock_skew_s: u64,
 }
 
@@ -34,6 +35,7 @@ impl Verifier {
             audience: config.audience.clone(),
             user_claim: config.user_claim.clone(),
             groups_claim: config.groups_claim.clone(),
+            require_groups: config.require_groups,
             clock_skew_s: config.clock_skew_s,
         }
     }
@@ -84,6 +86,13 @@ impl Verifier {
             )));
         }
         let listed = match claims.get(claim) {
+            // To take it for empty would lift what policies forbid to a group.
+            None | Some(Value::Null) if self.require_groups => {
+                return Err(refused(format!(
+                    "the bearer token has no claim {claim} that lists its user's groups; have the issuer put it into every token, \
+                     if need be empty"
+                )));
+            }
             None | Some(Value::Null) => return Ok(Vec::new()),
             Some(Value::Array(listed)) if listed.len() <= GROUPS_MAX => listed,
             Some(Value::Array(_)) => {
@@ -135,7 +144,7 @@ pub(super) fn stranger() -> Failure {
 }
 
 /// Whether the issuer left a claim out and says where to get it (OpenID Connect Core, section 5.6.2), as some do for users of
-/// many groups. To take it for empty would lift what policies forbid to a group.
+/// many groups.
 fn is_elsewhere(claims: &Map<String, Value>, claim: &str) -> bool {
     let names = claims.get("_claim_names").and_then(Value::as_object);
     names.is_some_and(|names| names.contains_key(claim))

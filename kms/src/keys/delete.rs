@@ -7,7 +7,7 @@ use strongroom_proto::{
     Failure, KeyName, KeyVersion, Reason, ZoneId,
     kms::v1 as pb,
     proof::{SignedProof, ZoneProof},
-    transport::Trust,
+    transport::TlsIdentity,
 };
 
 use super::{
@@ -22,8 +22,8 @@ const PROOF_AGE_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// What checks the proofs of zones.
 #[derive(Debug, Clone)]
 pub(crate) struct ProofChecker {
-    /// The CA that issued the metadata service's certificate.
-    trust: Trust,
+    /// Knows the CA that issued the metadata service's certificate.
+    own: TlsIdentity,
 }
 
 /// A proof that was checked.
@@ -35,8 +35,9 @@ pub(crate) struct CheckedProof {
 }
 
 impl ProofChecker {
-    pub(crate) const fn new(trust: Trust) -> Self {
-        Self { trust }
+    /// Goes by the CA that `own` trusts at the time, also when its file is replaced.
+    pub(crate) const fn new(own: TlsIdentity) -> Self {
+        Self { own }
     }
 
     /// What a signed proof says, if it is the metadata service's.
@@ -50,7 +51,7 @@ impl ProofChecker {
             issued_ms,
             known,
             ..
-        } = signed.verify(&self.trust, now, PROOF_AGE_MAX)?;
+        } = signed.verify(&self.own.trust(), now, PROOF_AGE_MAX)?;
         let mut hash = [0; 32];
         hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
         let proven = Proven {

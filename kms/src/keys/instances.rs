@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Mutex as StdMutex, PoisonError,
+        Mutex as StdMutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -20,7 +20,7 @@ use super::{
     ledger_shared::{Changed, Changes},
     records::Intent,
 };
-use crate::{config::InstancesConfig, hsm::Hsm};
+use crate::{audit::LogId, config::InstancesConfig, hsm::Hsm};
 
 /// How long a call waits for a lease that lapsed to be renewed, and an unwrap, which would go on without.
 const RENEWAL_WAIT: Duration = Duration::from_secs(3);
@@ -42,6 +42,8 @@ const ATTEMPTS_MAX: u32 = 20;
 pub(super) struct Member {
     pub(super) id: InstanceId,
     name: String,
+    /// The id of this instance's audit log, once that is open.
+    log: OnceLock<LogId>,
     poll: Duration,
     /// The revision that the table of keys is at.
     applied: AtomicU64,
@@ -61,6 +63,7 @@ impl Member {
         Self {
             id: *uuid::Uuid::new_v4().as_bytes(),
             name,
+            log: OnceLock::new(),
             poll: Duration::from_millis(config.poll_ms.into()),
             applied: AtomicU64::new(applied),
             renewals: AtomicU64::new(0),
@@ -118,7 +121,7 @@ impl Member {
         observer.observe(records, now);
         let silent = |id: &InstanceId| observer.silent_for(id, now).unwrap_or_default();
         let describe = |(id, record): (&InstanceId, &InstanceRecord)| pb::Instance {
-            id: id.to_vec().into(),
+            id: record.log.clone().into(),
             address: record.name.clone(),
             answering: *id == self.id,
             leased: !observer.has_lapsed(id, now),
@@ -138,6 +141,13 @@ impl Member {
 }
 
 impl<H: Hsm> Keys<H> {
+    /// Has this instance known by the id of its audit log.
+    pub(crate) fn known_by(&self, log: LogId) {
+        if let Some(member) = &self.member {
+            member.log.get_or_init(|| log);
+        }
+    }
+
     /// Follows the store and keeps the lease, for as long as it is polled; returns at once if the store is this
     /// process's alone.
     pub(crate) async fn follow_store(&self) {
@@ -191,6 +201,7 @@ impl<H: Hsm> Keys<H> {
             let begun = now();
             let record = InstanceRecord {
                 name: member.name.clone(),
+                log: member.log.get().map(|log| log.as_bytes().to_vec()).unwrap_or_default(),
                 renewal: member.renewals.fetch_add(1, Ordering::Relaxed) + 1,
                 seen: member.applied(),
                 ready: *self.compared.borrow(),

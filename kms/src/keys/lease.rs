@@ -15,7 +15,7 @@ const MARGIN: Duration = Duration::from_millis(500);
 /// How often a lease is renewed.
 pub(super) const RENEWAL: Duration = Duration::from_secs(1);
 
-/// Names a run of an instance.
+/// Names a run of an instance, in the store alone: what people see is the id of its audit log.
 pub(super) type InstanceId = [u8; 16];
 
 /// What an instance says of itself in the store.
@@ -33,6 +33,9 @@ pub(super) struct InstanceRecord {
     /// Whether its token is up and compared.
     #[prost(bool, tag = "4")]
     pub(super) ready: bool,
+    /// The id of its audit log.
+    #[prost(bytes = "vec", tag = "5")]
+    pub(super) log: Vec<u8>,
 }
 
 /// Time since the machine started, its sleep included.

@@ -97,7 +97,7 @@ impl Ledger {
         }
     }
 
-    /// Records that a zone is about to mint with a key for the first time. That is not counted as a change of the key:
+    /// Records that a zone minted with a key for the first time, and is about to be given the EDEKs. That is not counted as a change of the key:
     /// whatever depends on the zones of a key reads them here.
     pub(super) async fn register_zone(&self, key: &KeyName, zone: &ZoneId, now_ms: u64) -> Result<(), KeysError> {
         let place = zone_key(key, zone);

@@ -280,11 +280,12 @@ impl<H: Hsm> Keys<H> {
 
     async fn mint_once(&self, name: &KeyName, zone: &ZoneId, count: usize) -> Result<Minted, Failure> {
         let (version, suite) = self.minting(name)?;
-        self.register(name, zone).await?;
+        self.check_room(name, zone)?;
         self.uses.charge(&self.ledger, name, version, suite, count).await?;
         self.registry.note_use(name, version, self.clock.now_ms());
         let edeks = self.hsm.mint(name, version, zone, count).await?;
         same_count(edeks.len(), count)?;
+        self.register(name, zone).await?;
         let key = name.clone();
         Ok(Minted {
             key,
@@ -294,7 +295,21 @@ impl<H: Hsm> Keys<H> {
         })
     }
 
-    /// Records durably that a zone mints with a key, before it first does.
+    /// Refuses another zone for a key that has as many as one may have. Nothing but a proof and a destruction gets rid of one.
+    fn check_room(&self, name: &KeyName, zone: &ZoneId) -> Result<(), Failure> {
+        let zones_max = self.config.zones_max;
+        if self.registry.knows_zone(name, zone) || self.registry.zone_count(name) < zones_max {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Reason::NoSpace,
+            format!(
+                "key {name} serves {zones_max} zones, as many as one key may; give further zones another key, or raise keys.zones_max"
+            ),
+        ))
+    }
+
+    /// Records durably that a zone has EDEKs of a key, before it is given the first: who asks in vain leaves nothing behind.
     async fn register(&self, name: &KeyName, zone: &ZoneId) -> Result<(), Failure> {
         if !self.registry.knows_zone(name, zone) {
             self.ledger.register_zone(name, zone, self.clock.now_ms()).await?;
@@ -329,8 +344,7 @@ impl<H: Hsm> Keys<H> {
         items: Vec<(KeyVersion, Bytes)>,
     ) -> Result<Rewrapped, Failure> {
         let (to, suite) = self.minting(name)?;
-        // Whoever re-wraps holds EDEKs for the zone, also if it never minted here.
-        self.register(name, zone).await?;
+        self.check_room(name, zone)?;
         let checks = self.with_key(name, |key| {
             Ok(items
                 .iter()
@@ -341,6 +355,10 @@ impl<H: Hsm> Keys<H> {
         self.uses.charge(&self.ledger, name, to, suite, good.len()).await?;
         self.note_uses(good.iter().map(|(version, _)| (name, *version)).chain([(name, to)]));
         let done = self.hsm.rewrap(name, to, zone, good).await?;
+        // Whoever re-wraps holds EDEKs for the zone, also if it never minted here; that they open proves it.
+        if done.iter().any(Result::is_ok) {
+            self.register(name, zone).await?;
+        }
         Ok(Rewrapped {
             version: to,
             results: merge(done, places)?,

@@ -60,6 +60,11 @@ impl Registry {
         self.zones.read().get(key).is_some_and(|zones| zones.contains_key(zone))
     }
 
+    /// How many zones are known to have minted with the key.
+    pub(super) fn zone_count(&self, key: &KeyName) -> usize {
+        self.zones.read().get(key).map_or(0, Zones::len)
+    }
+
     /// Takes in a zone that nothing is proved of; one that is known stays as it is.
     pub(super) fn add_zone(&self, key: &KeyName, zone: ZoneId) {
         self.zones

@@ -25,6 +25,8 @@ pub(crate) struct Change {
 pub(crate) struct MovedAlias {
     pub(crate) alias: KeyName,
     pub(crate) key: KeyName,
+    /// What the alias named when its caller was found to have a right to take it from there.
+    pub(crate) before: Option<KeyName>,
 }
 
 impl<H: Hsm> Keys<H> {
@@ -54,7 +56,7 @@ impl<H: Hsm> Keys<H> {
     /// Makes an alias, or lets one that exists name another key if `moving` says so.
     pub(crate) async fn set_alias(&self, set: &MovedAlias, moving: bool) -> Result<(), Failure> {
         let _intents = self.changing_store().await?;
-        let MovedAlias { alias, key } = set;
+        let MovedAlias { alias, key, .. } = set;
         let target = self.known(key)?;
         if target.is_destroyed() {
             return Err(Failure::new(
@@ -63,6 +65,9 @@ impl<H: Hsm> Keys<H> {
             ));
         }
         let before = self.alias(alias).ok();
+        if before != set.before {
+            return Err(moved_meanwhile(alias));
+        }
         match &before {
             Some(before) if before == key => return Ok(()),
             Some(_) if moving => {}
@@ -73,14 +78,24 @@ impl<H: Hsm> Keys<H> {
         Ok(())
     }
 
-    /// Removes an alias.
-    pub(crate) async fn delete_alias(&self, alias: &KeyName) -> Result<(), Failure> {
+    /// Removes an alias of the key `before`.
+    pub(crate) async fn delete_alias(&self, alias: &KeyName, before: &KeyName) -> Result<(), Failure> {
         let _intents = self.changing_store().await?;
-        let before = self.alias(alias)?;
-        self.ledger.save_alias(alias, Some(&before), None).await?;
+        if self.alias(alias)? != *before {
+            return Err(moved_meanwhile(alias));
+        }
+        self.ledger.save_alias(alias, Some(before), None).await?;
         self.registry.aliases.write().remove(alias);
         Ok(())
     }
+}
+
+/// A right to one key is none to another that the alias names by now.
+fn moved_meanwhile(alias: &KeyName) -> Failure {
+    Failure::new(
+        Reason::Unavailable,
+        format!("alias {alias} was changed meanwhile; look at it and try again"),
+    )
 }
 
 fn apply(key: &mut Key, change: Change, now_ms: u64) -> Result<(), Failure> {

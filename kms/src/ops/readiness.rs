@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::Metrics;
-use crate::token::TokenState;
+use crate::{api::places::Places, token::TokenState};
 
 /// How long a call that was refused for want of room makes the service count as overloaded.
 const OVERLOAD_WINDOW: Duration = Duration::from_secs(5);
@@ -57,7 +57,7 @@ pub(crate) struct Vitals {
     /// Whether the token is up and compared with the store.
     pub(crate) compared: watch::Receiver<bool>,
     /// Places for calls that are left.
-    pub(crate) places: Arc<Semaphore>,
+    pub(crate) places: Places,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stopping: Arc<AtomicBool>,
 }
@@ -71,7 +71,7 @@ impl Vitals {
         if let Some(why) = why_down(&token, *self.compared.borrow()) {
             return Readiness::TokenDown(why);
         }
-        if self.places.available_permits() == 0 || self.metrics.overloaded_within(OVERLOAD_WINDOW) {
+        if self.places.are_taken() || self.metrics.overloaded_within(OVERLOAD_WINDOW) {
             return Readiness::Overloaded;
         }
         Readiness::Ready
@@ -99,13 +99,14 @@ mod tests {
         let vitals = Vitals {
             token: token_state,
             compared: is_compared,
-            places: Arc::new(Semaphore::new(1)),
+            places: Places::of(1, 1),
             metrics: Arc::new(Metrics::new()),
             stopping: Arc::default(),
         };
         assert_eq!(vitals.readiness(), Readiness::Ready);
 
-        let place = vitals.places.try_acquire().expect("there is one");
+        let alice = "spiffe://strongroom/user/alice".parse().expect("an identity");
+        let place = vitals.places.take(&alice).expect("there is one");
         assert_eq!(vitals.readiness(), Readiness::Overloaded);
         token.send_replace(TokenState::Unavailable {
             why: "no answer".to_owned(),

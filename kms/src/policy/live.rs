@@ -6,12 +6,16 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::{Action, Context, Decision, KeyFacts, PolicyError, PolicyFiles, Principal, Rules, rules::Texts};
+
+/// How long files have to stay as they are before they are taken up.
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
 
 /// What is in force, for health, metrics and people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,10 +51,12 @@ pub struct Policy {
 
 /// What the last looks at the files found.
 struct Seen {
-    /// What was last read, or is to be read at the next look if it is still so then.
     stamps: Stamps,
-    /// Whether `stamps` was read.
-    read: bool,
+    /// SHA-256 over what they held when they were found to be so; none if they could not be read.
+    content: Option<String>,
+    since: Instant,
+    /// Whether that was taken up, or found to be broken.
+    taken_up: bool,
 }
 
 /// By what a changed file shows, without reading it: device, inode, size, and the nanoseconds of its last changes.
@@ -66,8 +72,9 @@ impl Policy {
     /// # Errors
     /// Names the file, the line and the reason.
     pub fn load(files: PolicyFiles) -> Result<Self, PolicyError> {
-        let stamps = Stamps::of(&files);
+        let mut seen = Seen::now(&files, Instant::now());
         let rules = Rules::load(&files)?;
+        seen.taken_up = seen.content.as_deref() == Some(rules.fingerprint());
         let status = PolicyStatus {
             loaded_at: Timestamp::now(),
             fingerprint: rules.fingerprint().to_owned(),
@@ -77,7 +84,7 @@ impl Policy {
             files,
             rules: RwLock::new(Arc::new(rules)),
             status: watch::Sender::new(status),
-            seen: Mutex::new(Seen { stamps, read: true }),
+            seen: Mutex::new(seen),
         })
     }
 
@@ -100,35 +107,23 @@ impl Policy {
         self.status.subscribe()
     }
 
-    /// Looks whether the files have changed. A change is taken up when two looks in a row find the same, so that a
-    /// file that is being written is not read in the middle.
-    pub(crate) fn look(&self) -> Change {
-        let now = Stamps::of(&self.files);
+    /// Looks whether the files have changed, at the time `now`. A change is taken up once the files have been the same, in stamps
+    /// and content, for a second: a file that is being written may be valid, and forbid less, long before it is whole.
+    pub(crate) fn look(&self, now: Instant) -> Change {
         let mut seen = self.seen();
-        if seen.stamps != now {
-            *seen = Seen {
-                stamps: now,
-                read: false,
-            };
+        if seen.stamps != Stamps::of(&self.files) {
+            *seen = Seen::now(&self.files, now);
             return Change::None;
         }
-        if seen.read {
-            Change::None
-        } else {
-            self.examine(&mut seen)
+        if seen.taken_up || now.saturating_duration_since(seen.since) < SETTLED_AFTER {
+            return Change::None;
         }
+        self.examine(&mut seen, now)
     }
 
-    /// Reads the files now, changed or not.
-    pub(crate) fn look_now(&self) -> Change {
-        let mut seen = self.seen();
-        seen.stamps = Stamps::of(&self.files);
-        self.examine(&mut seen)
-    }
-
-    /// The next look reads the files again, whatever the last one found.
-    pub(crate) fn forget_look(&self) {
-        self.seen().read = false;
+    /// Has the files read again, whatever the looks before found.
+    pub(crate) fn forget_look(&self, now: Instant) {
+        *self.seen() = Seen::now(&self.files, now);
     }
 
     /// Puts `rules` in force.
@@ -142,10 +137,15 @@ impl Policy {
         self.status.send_replace(status);
     }
 
-    fn examine(&self, seen: &mut Seen) -> Change {
-        let read = self.read();
-        // If they changed while they were read, the next look finds it.
-        seen.read = Stamps::of(&self.files) == seen.stamps;
+    fn examine(&self, seen: &mut Seen, now: Instant) -> Change {
+        let texts = Texts::read(&self.files);
+        let found = Seen::of(&self.files, &texts, now);
+        if (&found.stamps, &found.content) != (&seen.stamps, &seen.content) {
+            *seen = found;
+            return Change::None;
+        }
+        seen.taken_up = true;
+        let read = texts.and_then(|texts| self.understand(&texts));
         match read {
             Ok(Some(rules)) => Change::Valid(Box::new(rules)),
             Ok(None) if self.set_broken(None) => Change::Mended,
@@ -161,13 +161,14 @@ impl Policy {
         }
     }
 
-    /// The set that the files make, unless it is the one in force.
-    fn read(&self) -> Result<Option<Rules>, PolicyError> {
-        let texts = Texts::read(&self.files)?;
-        if texts.fingerprint() == self.rules().fingerprint() {
+    /// The set that the texts make, unless it is the one in force.
+    fn understand(&self, texts: &Texts) -> Result<Option<Rules>, PolicyError> {
+        let rules = self.rules();
+        if texts.fingerprint() == rules.fingerprint() {
             return Ok(None);
         }
-        Rules::of(&self.files, &texts).map(Some)
+        rules.check_ends(&self.files, texts)?;
+        Rules::of(&self.files, texts).map(Some)
     }
 
     /// Answers whether that is news.
@@ -181,6 +182,21 @@ impl Policy {
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seen {
+    fn now(files: &PolicyFiles, now: Instant) -> Self {
+        Self::of(files, &Texts::read(files), now)
+    }
+
+    fn of(files: &PolicyFiles, texts: &Result<Texts, PolicyError>, now: Instant) -> Self {
+        Self {
+            stamps: Stamps::of(files),
+            content: texts.as_ref().ok().map(Texts::fingerprint),
+            since: now,
+            taken_up: false,
+        }
     }
 }
 
@@ -215,7 +231,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::{cell::Cell, path::PathBuf};
 
     use tempfile::TempDir;
 
@@ -227,6 +243,7 @@ mod tests {
     struct Files {
         dir: TempDir,
         policy: Policy,
+        now: Cell<Instant>,
     }
 
     impl Files {
@@ -239,7 +256,14 @@ mod tests {
             fs::write(&files.policy, policy).expect("written");
             fs::write(dir.path().join("groups.toml"), groups).expect("written");
             let policy = Policy::load(files).expect("valid");
-            Self { dir, policy }
+            let now = Cell::new(Instant::now());
+            Self { dir, policy, now }
+        }
+
+        /// A look a second after the one before.
+        fn look(&self) -> Change {
+            self.now.set(self.now.get() + SETTLED_AFTER);
+            self.policy.look(self.now.get())
         }
 
         fn path(&self, name: &str) -> PathBuf {
@@ -260,8 +284,8 @@ mod tests {
         }
 
         fn install(&self) {
-            assert!(matches!(self.policy.look(), Change::None), "a change settles first");
-            match self.policy.look() {
+            assert!(matches!(self.look(), Change::None), "a change settles first");
+            match self.look() {
                 Change::Valid(rules) => self.policy.install(*rules),
                 other => panic!("no valid set: {other:?}"),
             }
@@ -271,7 +295,7 @@ mod tests {
     #[test]
     fn a_changed_file_takes_effect_whole_and_once() {
         let files = Files::new(NOBODY, "");
-        assert!(matches!(files.policy.look(), Change::None));
+        assert!(matches!(files.look(), Change::None));
         files.write("policy.cedar", HR);
         files.install();
         assert!(!files.alice_may_view());
@@ -281,12 +305,13 @@ mod tests {
             files.alice_may_view(),
             "the decision before was remembered beyond its set"
         );
-        assert!(matches!(files.policy.look(), Change::None));
+        assert!(matches!(files.look(), Change::None));
         files.write("groups.toml", "hr = ['alice']");
         for _ in 0..3 {
-            assert!(matches!(files.policy.look(), Change::None), "the content is the same");
+            assert!(matches!(files.look(), Change::None), "the content is the same");
         }
-        assert!(matches!(files.policy.look_now(), Change::None));
+        files.policy.forget_look(files.now.get());
+        assert!(matches!(files.look(), Change::None));
     }
 
     #[test]
@@ -299,14 +324,15 @@ mod tests {
             ("groups.toml", "hr = 'alice'", "groups.toml:1: "),
         ] {
             files.write(name, text);
-            assert!(matches!(files.policy.look(), Change::None));
-            match files.policy.look() {
+            assert!(matches!(files.look(), Change::None));
+            match files.look() {
                 Change::Broken(why) => assert!(!word.is_empty() && why.contains(word), "{why}"),
                 Change::Mended => assert_eq!(word, ""),
                 other => panic!("{other:?}"),
             }
-            assert!(matches!(files.policy.look(), Change::None), "reported once");
-            assert!(matches!(files.policy.look_now(), Change::None), "reported once");
+            assert!(matches!(files.look(), Change::None), "reported once");
+            files.policy.forget_look(files.now.get());
+            assert!(matches!(files.look(), Change::None), "reported once");
             assert!(files.alice_may_view(), "the old set stays in force");
             let status = files.policy.status().borrow().clone();
             assert_eq!(status.broken.is_some(), !word.is_empty());
@@ -316,8 +342,8 @@ mod tests {
             );
         }
         fs::remove_file(files.path("groups.toml")).expect("was there");
-        assert!(matches!(files.policy.look(), Change::None));
-        assert!(matches!(files.policy.look(), Change::Broken(why) if why.contains("groups.toml: No such file")));
+        assert!(matches!(files.look(), Change::None));
+        assert!(matches!(files.look(), Change::Broken(why) if why.contains("groups.toml: No such file")));
         assert!(files.alice_may_view());
     }
 
@@ -331,5 +357,43 @@ mod tests {
         files.write("groups.toml", "hr = ['alice']");
         files.install();
         assert!(files.alice_may_view());
+    }
+
+    #[test]
+    fn a_file_that_is_written_bit_by_bit_is_taken_up_when_it_rests() {
+        let files = Files::new(NOBODY, "hr = ['alice']");
+        let start = files.now.get();
+        let whole = format!("{HR}\n{NOBODY}\n");
+        for (step, end) in (0..).zip([HR.len(), HR.len() + 1, whole.len() - 1, whole.len()]) {
+            files.write("policy.cedar", &whole[..end]);
+            let now = start + Duration::from_millis(900 * step);
+            assert!(matches!(files.policy.look(now), Change::None), "it is being written");
+        }
+        files.now.set(start + Duration::from_millis(900 * 3));
+        match files.look() {
+            Change::Valid(rules) => assert_eq!(rules.policy_count(), 2, "taken up whole"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_file_that_lost_its_last_line_is_broken() {
+        let ended = |text: &str| format!("{text}\n// strongroom: end\n");
+        let files = Files::new(&ended(HR), "hr = ['alice']");
+        for (text, cut) in [(NOBODY.to_owned(), true), (ended(NOBODY), false)] {
+            files.write("policy.cedar", &text);
+            assert!(matches!(files.look(), Change::None), "a change settles first");
+            match files.look() {
+                Change::Broken(why) => assert!(cut && why.contains("may have been cut"), "{why}"),
+                Change::Valid(rules) if !cut => files.policy.install(*rules),
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(files.alice_may_view(), cut);
+        }
+        files.write("groups.toml", "hr = ['alice']\n# strongroom: end");
+        files.install();
+        files.write("groups.toml", "hr = ['alice']");
+        assert!(matches!(files.look(), Change::None));
+        assert!(matches!(files.look(), Change::Broken(why) if why.contains("groups.toml")));
     }
 }

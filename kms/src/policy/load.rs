@@ -22,6 +22,9 @@ static VALIDATOR: LazyLock<Validator> = LazyLock::new(|| {
 /// Bytes of the largest policy or groups file that is read.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
+/// What the last line of a file says, as a comment, that is whole. A file that lost its end may be valid, and forbid less.
+pub(super) const END: &str = "strongroom: end";
+
 /// Why a policy or groups file is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
@@ -37,6 +40,15 @@ pub enum PolicyError {
     /// The file is far larger than any policy.
     #[error("{} is over 4 MiB; is it the right policy or groups file?", path.display())]
     TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file ended with [`END`] before and does not now.
+    #[error(
+        "{} does not end with the line {END:?} as the file that is in force does: it may have been cut; complete it, or to do without that line restart the key service",
+        path.display()
+    )]
+    Cut {
         /// The file.
         path: PathBuf,
     },
@@ -61,6 +73,13 @@ pub(super) fn read(path: &Path) -> Result<String, PolicyError> {
         return Err(PolicyError::TooLarge { path: path.to_owned() });
     }
     std::fs::read_to_string(path).map_err(unreadable)
+}
+
+/// Whether the last line is a comment that says [`END`].
+pub(super) fn has_end(text: &str) -> bool {
+    let last = text.trim_end().lines().next_back().unwrap_or_default();
+    let comment = last.strip_prefix("//").or(last.strip_prefix('#'));
+    comment.is_some_and(|comment| comment.trim() == END)
 }
 
 pub(super) fn parse(path: &Path, text: &str) -> Result<PolicySet, PolicyError> {

@@ -50,6 +50,8 @@ pub struct Rules {
     names: HashMap<PolicyId, PolicyName>,
     groups: Groups,
     fingerprint: String,
+    /// Whether the files say that they are whole: the policy and the groups.
+    ends: (bool, bool),
     authorizer: Authorizer,
     types: Types,
     cache: Cache,
@@ -84,6 +86,7 @@ impl Rules {
             policies,
             groups,
             fingerprint: fingerprint(&[policy.as_bytes()]),
+            ends: (false, false),
             authorizer: Authorizer::new(),
             types: Types::new(),
             cache: Cache::new(DECISIONS_MAX),
@@ -97,8 +100,20 @@ impl Rules {
         };
         Ok(Self {
             fingerprint: texts.fingerprint(),
+            ends: texts.ends(),
             ..Self::parse(&files.policy, &texts.policy, groups)?
         })
+    }
+
+    /// Refuses texts without the last line that these rules' files had: they may have been cut.
+    pub(super) fn check_ends(&self, files: &PolicyFiles, texts: &Texts) -> Result<(), PolicyError> {
+        let (had, has) = (self.ends, texts.ends());
+        let cut = match &files.groups {
+            _ if had.0 && !has.0 => &files.policy,
+            Some(groups) if had.1 && !has.1 => groups,
+            _ => return Ok(()),
+        };
+        Err(PolicyError::Cut { path: cut.clone() })
     }
 
     /// SHA-256 over the files, in hex.
@@ -203,6 +218,11 @@ impl Texts {
             policy: load::read(&files.policy)?,
             groups: files.groups.as_deref().map(load::read).transpose()?,
         })
+    }
+
+    fn ends(&self) -> (bool, bool) {
+        let groups = self.groups.as_deref().is_some_and(load::has_end);
+        (load::has_end(&self.policy), groups)
     }
 
     pub(super) fn fingerprint(&self) -> String {

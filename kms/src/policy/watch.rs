@@ -1,7 +1,10 @@
-//! Keeps the policies in step with their files while the service runs: every second, and at once on SIGHUP. The audit
-//! log says which set is in force from when on.
+//! Keeps the policies in step with their files while the service runs: it looks every second, and on SIGHUP reads them
+//! also if they look unchanged. The audit log says which set is in force from when on.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use strongroom_proto::{Failure, Reason};
 use tokio::{
@@ -24,25 +27,24 @@ impl Policy {
             .inspect_err(|error| tracing::warn!(%error, "SIGHUP does not reload the policies; their files are watched"))
             .ok();
         loop {
-            let at_once = tokio::select! {
-                _ = looks.tick() => false,
-                () = hangup(&mut hangups) => true,
-            };
-            if let Err(failure) = self.reload(at_once, &audit).await {
+            tokio::select! {
+                _ = looks.tick() => {}
+                () = hangup(&mut hangups) => self.forget_look(Instant::now()),
+            }
+            if let Err(failure) = self.reload(&audit).await {
                 tracing::error!(%failure, "cannot record a change of the policies: trying again");
-                self.forget_look();
+                self.forget_look(Instant::now());
             }
         }
     }
 
-    /// Looks at the files, and puts in force what they say if that is new, valid and recorded. `at_once` also takes up
-    /// a change that may not be complete yet.
+    /// Looks at the files, and puts in force what they say if that is new, valid and recorded.
     ///
     /// # Errors
     /// As [`AuditLog::record`]; then nothing was put in force.
-    pub(crate) async fn reload(self: &Arc<Self>, at_once: bool, audit: &AuditLog) -> Result<(), Failure> {
+    pub(crate) async fn reload(self: &Arc<Self>, audit: &AuditLog) -> Result<(), Failure> {
         let policy = Arc::clone(self);
-        let look = move || if at_once { policy.look_now() } else { policy.look() };
+        let look = move || policy.look(Instant::now());
         // Reading and validating thousands of policies takes its time.
         match tokio::task::spawn_blocking(look).await.unwrap_or(Change::None) {
             Change::None => {}

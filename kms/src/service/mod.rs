@@ -16,7 +16,7 @@ use std::{
 use sd_notify::NotifyState;
 use strongroom_kv::StoreConfig;
 use strongroom_proto::transport::{self, Role, ServeError, TlsError, TlsIdentity};
-use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
+use tokio::{net::TcpListener, time::timeout};
 
 use self::{
     ports::{BearerPort, Monitoring, Ports},
@@ -24,7 +24,7 @@ use self::{
 };
 use crate::{
     Clock, Config, InstancesConfig, KeysConfig, MetricsConfig,
-    api::{self, Desk, calls::tagged},
+    api::{self, Desk, calls::tagged, places::Places},
     audit::{AuditConfig, AuditError, AuditLog, AuditWriter},
     bearer::{Bearer, BearerError},
     fleet::{Fleet, FleetError},
@@ -90,7 +90,7 @@ pub enum RunError {
     /// The system does not say where the service listens.
     #[error("cannot tell the own address")]
     Address(#[source] io::Error),
-    /// The port cannot be taken, or the server failed.
+    /// The port cannot be taken.
     #[error(transparent)]
     Serve(#[from] ServeError),
 }
@@ -160,6 +160,7 @@ struct Parts {
 impl Parts {
     fn prepare(config: &Config) -> Result<Self, RunError> {
         let tls = TlsIdentity::load(&config.tls, SystemTime::now())?;
+        let tls = tls.with_connection_age_max(Duration::from_secs(u64::from(config.connection_age_max_s.get())));
         if tls.identity().role() != Some(Role::Kms) {
             return Err(RunError::WrongCertificate {
                 path: tls.certificate_path().to_owned(),
@@ -205,7 +206,7 @@ impl Parts {
         let vitals = Vitals {
             token: hsm.subscribe(),
             compared: desk.keys.ready(),
-            places: Arc::clone(&desk.places),
+            places: desk.places.clone(),
             metrics: Arc::clone(&desk.metrics),
             stopping: Arc::default(),
         };
@@ -225,13 +226,13 @@ impl Parts {
         let tasks = Tasks::start(&desk, hsm, &self.audit);
         tracing::info!(%address, "serving");
         tell_manager(&[NotifyState::Ready]);
-        let outcome = Box::pin(ports.serve(&self.tls, stop)).await;
+        Box::pin(ports.serve(&self.tls, stop)).await;
         tasks.finish(&desk).await;
         drop(desk);
         if timeout(AUDIT_FINISH_TIMEOUT, writer.finish()).await.is_err() {
             tracing::warn!("calls were still under way when the service stopped");
         }
-        Ok(outcome?)
+        Ok(())
     }
 
     /// Opens store and audit log. The file that is answered keeps the data directory for this process while it is open.
@@ -247,10 +248,12 @@ impl Parts {
             instances: &self.instances,
             instance: format!("{address} (process {})", std::process::id()),
         };
+        let instance = place.instance.clone();
         // The embedded store first: its lock names the process that has it.
         let keys = Keys::open(&place, Arc::clone(hsm), clock.clone(), self.keys.clone()).await?;
         let own = lock(&self.data_dir)?;
         let (audit, writer) = AuditLog::open(&self.data_dir.join("audit"), &self.audit)?;
+        keys.known_by(audit.id());
         let metrics = Arc::new(Metrics::new());
         let standing = Standing {
             policy: self.policy.status(),
@@ -265,10 +268,11 @@ impl Parts {
             keys,
             policy: Arc::clone(&self.policy),
             audit,
-            proofs: ProofChecker::new(self.tls.trust()?),
+            proofs: ProofChecker::new(self.tls.clone()),
             clock,
+            instance,
             metrics,
-            places: Arc::new(Semaphore::new(api::CALLS_MAX)),
+            places: Places::new(),
         };
         Ok((Arc::new(desk), writer, own))
     }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use strongroom_proto::transport::{self, ServeError, TlsIdentity};
+use strongroom_proto::transport::{self, TlsIdentity};
 use tokio::{net::TcpListener, sync::oneshot};
 use tonic::service::Routes;
 
@@ -26,11 +26,7 @@ pub(super) struct Ports {
 
 impl Ports {
     /// Serves until `stop` and until calls in flight have ended; readiness is told until the last of them has.
-    pub(super) async fn serve(
-        self,
-        tls: &TlsIdentity,
-        stop: impl Future<Output = ()> + Send,
-    ) -> Result<(), ServeError> {
+    pub(super) async fn serve(self, tls: &TlsIdentity, stop: impl Future<Output = ()> + Send) {
         let (ended, end) = oneshot::channel::<()>();
         let (stopped, stopping) = oneshot::channel::<()>();
         let stop = async {
@@ -39,12 +35,10 @@ impl Ports {
         };
         let calls = async {
             let calls = transport::serve(self.listener, tls, self.routes, stop);
-            let (outcome, ()) = tokio::join!(Box::pin(calls), Box::pin(self.bearer.serve(tls, stopping)));
+            tokio::join!(Box::pin(calls), Box::pin(self.bearer.serve(tls, stopping)));
             drop(ended);
-            outcome
         };
-        let (outcome, ()) = tokio::join!(calls, self.monitoring.serve(tls, end));
-        outcome
+        tokio::join!(calls, self.monitoring.serve(tls, end));
     }
 }
 
@@ -68,16 +62,14 @@ impl BearerPort {
         Ok(Self(Some((listener, routes, bearer))))
     }
 
-    /// Serves until `stop`. Without this port the key service goes on.
+    /// Serves until `stop`.
     async fn serve(self, tls: &TlsIdentity, stop: oneshot::Receiver<()>) {
         let Some((listener, routes, bearer)) = self.0 else {
             return;
         };
         let follower = tokio::spawn(bearer.follow());
         let stop = async { _ = stop.await };
-        if let Err(error) = transport::serve_without_certificates(listener, tls, routes, stop).await {
-            tracing::error!(%error, "callers with bearer tokens are not served any more");
-        }
+        transport::serve_without_certificates(listener, tls, routes, stop).await;
         follower.abort();
     }
 }
@@ -95,14 +87,12 @@ impl Monitoring {
         Ok(Self(Some((listener, page(vitals, config.readers)))))
     }
 
-    /// Serves until `end`. Without monitoring the key service goes on.
+    /// Serves until `end`.
     async fn serve(self, tls: &TlsIdentity, end: oneshot::Receiver<()>) {
         let Some((listener, routes)) = self.0 else {
             return;
         };
         let end = async { _ = end.await };
-        if let Err(error) = transport::serve(listener, tls, routes, end).await {
-            tracing::error!(%error, "monitoring is not served any more");
-        }
+        transport::serve(listener, tls, routes, end).await;
     }
 }

@@ -68,6 +68,7 @@ impl Site {
             bearer: None,
             data_dir: pki.path("data"),
             tls: pki.issue("kms", "service/kms"),
+            connection_age_max_s: std::num::NonZeroU32::MAX,
             store: StoreConfig::default(),
             instances: InstancesConfig { poll_ms: 50 },
             audit: AuditConfig::default(),

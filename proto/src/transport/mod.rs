@@ -7,6 +7,8 @@
 
 mod bearer;
 mod client;
+mod connection;
+mod doors;
 mod https;
 mod identity;
 mod remotes;
@@ -18,6 +20,7 @@ mod tls;
 
 pub use bearer::{Authorization, BearerFiles, BearerIdentity, CallerChannel};
 pub use client::{Remote, connect, connect_any, connect_bearer, connect_outside};
+pub use doors::network;
 pub use https::{HttpsClient, HttpsUrl};
 pub use identity::{PeerIdentity, Role, UserName, address, identified, peer, peer_in};
 pub use remotes::Remotes;

@@ -52,8 +52,9 @@ impl TlsIdentity {
         Ok(true)
     }
 
-    /// Looks at the files every five seconds for ever. What is broken is said once, until it changes.
-    pub(super) async fn keep_fresh(&self) {
+    /// Looks at the files every five seconds for ever. What is broken is said once, until it changes. Servers do so by
+    /// themselves; a process that only verifies or signs has to.
+    pub async fn keep_fresh(&self) {
         let mut complaint = None;
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;

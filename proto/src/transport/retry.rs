@@ -155,10 +155,18 @@ fn late() -> Failure {
     )
 }
 
-/// Whether the connection itself was refused, so that no service saw the call.
+/// Whether no service saw the call: the connection itself was refused, or the server ended it, in good order, before the call
+/// was sent.
 fn is_unsent(status: &Status) -> bool {
     let mut next: Option<&(dyn Error + 'static)> = status.source();
     while let Some(error) = next {
+        // Hyper cancels what it has not sent; what it has sent fails otherwise.
+        if error
+            .downcast_ref::<hyper::Error>()
+            .is_some_and(hyper::Error::is_canceled)
+        {
+            return true;
+        }
         if let Some(error) = error.downcast_ref::<io::Error>() {
             return error.kind() == io::ErrorKind::ConnectionRefused;
         }

@@ -1,35 +1,26 @@
-use std::{
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::watch,
+    task::JoinSet,
     time::timeout,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{service::Routes, transport::Server, transport::server::Connected};
+use tokio_rustls::TlsAcceptor;
+use tonic::service::Routes;
 
 use super::{
-    PeerIdentity, TlsIdentity,
-    identity::{ConnectionInfo, of_certificate},
-    renewal::Current,
+    TlsIdentity,
+    connection::Connection,
+    doors::{Doors, Room, Visit},
 };
-use crate::limits::{CALL_TIMEOUT, CONNECT_TIMEOUT};
+use crate::limits::CONNECT_TIMEOUT;
 
-/// TLS handshakes under way at once; further connections wait in the kernel's backlog.
-const HANDSHAKES_MAX: usize = 64;
-/// Requests in flight on one connection.
-const STREAMS_PER_CONNECTION_MAX: u32 = 256;
-/// How long a peer that was turned away may take to close its end.
-const HANG_UP_TIMEOUT: Duration = Duration::from_secs(1);
+/// Connections of one port. One address may be that of a load balancer, for many.
+const ROOM: Room = Room {
+    connections_max: 8192,
+    per_source_max: 2048,
+};
 /// How long connections may take to finish their calls at a stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -45,9 +36,6 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
-    /// The server failed while it ran.
-    #[error("the gRPC server failed")]
-    Serve(#[from] tonic::transport::Error),
 }
 
 /// Takes the port, so that a service knows its address before it serves.
@@ -61,31 +49,21 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
 }
 
 /// Serves `routes` over mutual TLS 1.3, with the certificates that the files hold at the time, until `stop` resolves, then lets calls in flight finish for at most 5 s.
-/// A client without a certificate of the CA, or without one Strongroom identity in it, is turned away in the handshake.
-///
-/// # Errors
-/// [`ServeError::Serve`] if the server fails.
-pub async fn serve(
-    listener: TcpListener,
-    tls: &TlsIdentity,
-    routes: Routes,
-    stop: impl Future<Output = ()> + Send,
-) -> Result<(), ServeError> {
-    serve_to(Clients::Certified, listener, tls, routes, stop).await
+/// A client without a certificate of the CA, or without one Strongroom identity in it, is turned away in the handshake. A connection
+/// ends when a certificate of its client expires, and at [`TlsIdentity::with_connection_age_max`].
+pub async fn serve(listener: TcpListener, tls: &TlsIdentity, routes: Routes, stop: impl Future<Output = ()> + Send) {
+    serve_to(Clients::Certified, listener, tls, routes, stop).await;
 }
 
 /// As [`serve`], over TLS 1.2 or 1.3 that proves the server alone. No request has a [`super::peer`]: `routes` have to
 /// find out themselves who sent it.
-///
-/// # Errors
-/// As [`serve`].
 pub async fn serve_without_certificates(
     listener: TcpListener,
     tls: &TlsIdentity,
     routes: Routes,
     stop: impl Future<Output = ()> + Send,
-) -> Result<(), ServeError> {
-    serve_to(Clients::Uncertified, listener, tls, routes, stop).await
+) {
+    serve_to(Clients::Uncertified, listener, tls, routes, stop).await;
 }
 
 /// Whether a listener's clients prove themselves in the handshake.
@@ -101,43 +79,31 @@ async fn serve_to(
     tls: &TlsIdentity,
     routes: Routes,
     stop: impl Future<Output = ()> + Send,
-) -> Result<(), ServeError> {
-    let (connections, incoming) = mpsc::channel(1);
-    let acceptor = tokio::spawn(accept(clients, listener, tls.current().clone(), connections));
-    let (stopped, mut draining) = tokio::sync::oneshot::channel::<()>();
-    let server = Server::builder()
-        .timeout(CALL_TIMEOUT)
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .http2_keepalive_interval(Some(Duration::from_secs(20)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .initial_stream_window_size(Some(4 << 20))
-        .initial_connection_window_size(Some(16 << 20))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), async move {
-            stop.await;
-            drop(stopped);
-        });
-    let outcome = tokio::select! {
-        outcome = server => outcome.map_err(ServeError::from),
-        () = async { _ = (&mut draining).await; tokio::time::sleep(DRAIN_TIMEOUT).await } => Ok(()),
-        () = tls.keep_fresh() => Ok(()),
-    };
-    acceptor.abort();
-    outcome
+) {
+    let (stopped, stopping) = watch::channel(false);
+    let mut connections = JoinSet::new();
+    tokio::select! {
+        () = accept(clients, listener, tls, &routes, &stopping, &mut connections) => {}
+        () = tls.keep_fresh() => {}
+        () = stop => {}
+    }
+    stopped.send_replace(true);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    _ = timeout(DRAIN_TIMEOUT, drained).await;
 }
 
 /// Accepts connections and does their handshakes side by side, so that a slow peer holds up nobody.
 async fn accept(
     clients: Clients,
     listener: TcpListener,
-    tls: Current,
-    connections: mpsc::Sender<io::Result<Connection>>,
+    tls: &TlsIdentity,
+    routes: &Routes,
+    stopping: &watch::Receiver<bool>,
+    connections: &mut JoinSet<()>,
 ) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let doors = Doors::new(ROOM);
     loop {
-        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
-            return;
-        };
+        let room = doors.open().await;
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -147,107 +113,59 @@ async fn accept(
                 continue;
             }
         };
-        let material = tls.material();
-        let tls = TlsAcceptor::from(match clients {
+        while connections.try_join_next().is_some() {}
+        let Some(visit) = doors.enter(room, address.ip()) else {
+            tracing::debug!(%address, "connection closed: there are too many from its address");
+            continue;
+        };
+        let newcomer = Newcomer {
+            clients,
+            stream,
+            address,
+            tls: tls.clone(),
+        };
+        connections.spawn(newcomer.attend(visit, routes.clone(), stopping.clone()));
+    }
+}
+
+/// A connection before its handshake.
+struct Newcomer {
+    clients: Clients,
+    stream: TcpStream,
+    address: SocketAddr,
+    tls: TlsIdentity,
+}
+
+impl Newcomer {
+    /// Lets the peer in and serves it until the connection ends.
+    async fn attend(self, visit: Visit, routes: Routes, mut stopping: watch::Receiver<bool>) {
+        let address = self.address;
+        let admit = async {
+            let _turn = visit.turn().await;
+            timeout(CONNECT_TIMEOUT, self.admit()).await
+        };
+        let admitted = tokio::select! {
+            admitted = admit => admitted,
+            _ = stopping.wait_for(|stop| *stop) => return,
+        };
+        match admitted {
+            Ok(Ok(connection)) => {
+                let stop = async move { _ = stopping.wait_for(|stop| *stop).await };
+                Box::pin(connection.serve(routes, stop)).await;
+            }
+            Ok(Err(error)) => tracing::warn!(%address, %error, "connection refused"),
+            Err(_) => tracing::warn!(%address, "connection refused: the TLS handshake took over 5 s"),
+        }
+    }
+
+    async fn admit(self) -> io::Result<Connection> {
+        let material = self.tls.material();
+        let tls = TlsAcceptor::from(match self.clients {
             Clients::Certified => Arc::clone(&material.server),
             Clients::Uncertified => Arc::clone(&material.open_server),
         });
-        let connections = connections.clone();
-        tokio::spawn(async move {
-            match timeout(CONNECT_TIMEOUT, handshake(clients, &tls, stream, address)).await {
-                Ok(Ok(connection)) => _ = connections.send(Ok(connection)).await,
-                Ok(Err(error)) => tracing::warn!(%address, %error, "connection refused"),
-                Err(_) => tracing::warn!(%address, "connection refused: the TLS handshake took over 5 s"),
-            }
-            drop(permit);
-        });
-    }
-}
-
-async fn handshake(
-    clients: Clients,
-    tls: &TlsAcceptor,
-    stream: TcpStream,
-    address: SocketAddr,
-) -> io::Result<Connection> {
-    stream.set_nodelay(true)?;
-    let stream = match tls.accept(stream).into_fallible().await {
-        Ok(stream) => stream,
-        Err((error, stream)) => {
-            hang_up(stream).await;
-            return Err(error);
-        }
-    };
-    let identity = match clients {
-        Clients::Certified => Some(certified(&stream)?),
-        Clients::Uncertified => None,
-    };
-    Ok(Connection {
-        stream,
-        info: ConnectionInfo { identity, address },
-    })
-}
-
-/// Who the peer's certificate says that it is.
-fn certified(stream: &TlsStream<TcpStream>) -> io::Result<PeerIdentity> {
-    let certificates = stream.get_ref().1.peer_certificates();
-    let certificate = certificates
-        .and_then(<[_]>::first)
-        .ok_or_else(|| io::Error::other("the client sent no certificate"))?;
-    of_certificate(certificate).map_err(io::Error::other)
-}
-
-/// Closes a connection that was refused, so that the peer reads the alert that says why: closing while bytes of the
-/// peer are unread would reset the connection, and the alert would be lost on the way.
-async fn hang_up(mut stream: TcpStream) {
-    let mut unread = [0; 4096];
-    _ = stream.shutdown().await;
-    let drain = async { while matches!(stream.read(&mut unread).await, Ok(1..)) {} };
-    _ = timeout(HANG_UP_TIMEOUT, drain).await;
-}
-
-/// A TLS connection that knows its peer.
-struct Connection {
-    stream: TlsStream<TcpStream>,
-    info: ConnectionInfo,
-}
-
-impl Connected for Connection {
-    type ConnectInfo = ConnectionInfo;
-
-    fn connect_info(&self) -> ConnectionInfo {
-        self.info.clone()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        let certified = self.clients == Clients::Certified;
+        let age_max = self.tls.connection_age_max();
+        Connection::accept(self.stream, self.address, &tls, certified, age_max).await
     }
 }

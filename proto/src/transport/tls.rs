@@ -9,7 +9,7 @@ use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
     sign::CertifiedKey,
     version::TLS13,
 };
@@ -19,7 +19,7 @@ use super::{
     renewal::Current,
     signing::Trust,
 };
-use crate::ParseError;
+use crate::{ParseError, limits::CONNECTION_AGE_MAX};
 
 /// Where a process finds its certificate, its key and the CA that it trusts: PEM files.
 #[derive(Debug, Clone, serde::Deserialize, serde::Serialize)]
@@ -125,12 +125,14 @@ pub struct TlsIdentity {
     identity: PeerIdentity,
     files: TlsFiles,
     current: Current,
+    connection_age_max: Duration,
 }
 
 /// What the files held when they were read.
 pub(super) struct Material {
     pub(super) certified: CertifiedKey,
     pub(super) roots: Arc<RootCertStore>,
+    trust: Trust,
     pub(super) server: Arc<ServerConfig>,
     /// For clients without certificates.
     pub(super) open_server: Arc<ServerConfig>,
@@ -154,7 +156,20 @@ impl TlsIdentity {
             identity,
             files: files.clone(),
             current: Current::new(material),
+            connection_age_max: CONNECTION_AGE_MAX,
         })
+    }
+
+    /// The same, for a server whose connections end at that age instead of one hour: then a peer connects anew, if the CA that
+    /// is trusted by then vouches for it.
+    #[must_use]
+    pub fn with_connection_age_max(mut self, age_max: Duration) -> Self {
+        self.connection_age_max = age_max;
+        self
+    }
+
+    pub(super) const fn connection_age_max(&self) -> Duration {
+        self.connection_age_max
     }
 
     /// Who this process is.
@@ -169,12 +184,11 @@ impl TlsIdentity {
         &self.files.certificate
     }
 
-    /// The CA that this process trusts, to verify signatures of its certificates with.
-    ///
-    /// # Errors
-    /// If the CA's certificates cannot verify any.
-    pub fn trust(&self) -> Result<Trust, TlsError> {
-        Trust::of_roots(Arc::clone(&self.material().roots))
+    /// The CA that this process trusts now, to verify signatures of its certificates with. Ask again for each: where the files
+    /// are followed ([`super::serve`], [`Self::keep_fresh`]) it changes with them.
+    #[must_use]
+    pub fn trust(&self) -> Trust {
+        self.material().trust.clone()
     }
 
     pub(super) const fn files(&self) -> &TlsFiles {
@@ -205,6 +219,7 @@ impl Material {
         let roots = roots_of(&files.ca)?;
         let material = Self {
             certified: CertifiedKey::from_der(chain.clone(), private_key(&files.key)?, &provider())?,
+            trust: Trust::of_roots(Arc::clone(&roots))?,
             roots: Arc::clone(&roots),
             server: Arc::new(server_config(&roots, &chain, private_key(&files.key)?)?),
             open_server: Arc::new(open_server_config(&chain, private_key(&files.key)?)?),
@@ -242,6 +257,10 @@ fn server_config(
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain.to_vec(), key)?;
+    // A session that is taken up again brings its client's certificate along unchecked (RFC 8446, 2.2): one that has expired
+    // by now, or whose CA is trusted no more. So there are none.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
 }

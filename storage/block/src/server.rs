@@ -84,7 +84,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
     let channel = transport::connect(&config.metadata, &tls, Role::Metadata);
     let heart = Heart::new(node, &config.advertise, config.metadata, channel);
     tokio::select! {
-        served = transport::serve(listener, &tls, routes, stop) => Ok(served?),
+        () = transport::serve(listener, &tls, routes, stop) => Ok(()),
         () = heart.beat() => unreachable!("a heart beats until it is dropped"),
     }
 }

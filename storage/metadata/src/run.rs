@@ -66,7 +66,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
     let routes = service.routes().await?;
     tracing::info!(address = %config.listen, "serving");
     let outcome = tokio::select! {
-        outcome = serve(listener, &tls, routes, stop) => outcome.map_err(RunError::from),
+        () = serve(listener, &tls, routes, stop) => Ok(()),
         error = failed(&mut background) => Err(RunError::Background(error)),
     };
     background.shutdown().await;

@@ -16,6 +16,28 @@ pub struct AuditKey {
     pub public_key: Bytes,
 }
 
+/// What an instance of the key service answered, and which one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answered<T> {
+    /// The answer.
+    pub answer: T,
+    /// The id of the instance's audit log, in hex, as its records have it.
+    pub instance: String,
+    /// Where it listens, and its process.
+    pub address: String,
+}
+
+impl<T> Answered<T> {
+    fn by(answering: Option<pb::Answering>, answer: T) -> Self {
+        let pb::Answering { id, address } = answering.unwrap_or_default();
+        Self {
+            answer,
+            instance: hex::encode(id),
+            address,
+        }
+    }
+}
+
 /// A connection to the key service's `Audit`. Clones share it. Failures that pass by themselves are retried for at most
 /// 20 s.
 #[derive(Debug, Clone)]
@@ -44,7 +66,7 @@ impl AuditClient {
     ///
     /// # Errors
     /// What the key service says, or why it cannot be reached.
-    pub async fn keys(&self) -> Result<Vec<AuditKey>, Failure> {
+    pub async fn keys(&self) -> Result<Answered<Vec<AuditKey>>, Failure> {
         let answer = retry(Repeat::Harmless, || {
             let mut grpc = self.grpc.clone();
             async move { grpc.get_audit_keys(identified(pb::GetAuditKeysRequest {})).await }
@@ -54,19 +76,20 @@ impl AuditClient {
             token: key.token,
             public_key: key.public_key,
         };
-        Ok(answer.keys.into_iter().map(key).collect())
+        let keys = answer.keys.into_iter().map(key).collect();
+        Ok(Answered::by(answer.answering, keys))
     }
 
     /// Begins a new segment of the log, unless the present one is empty, and says which one is written to.
     ///
     /// # Errors
     /// What the key service says, or why it cannot be reached.
-    pub async fn rotate(&self) -> Result<u64, Failure> {
+    pub async fn rotate(&self) -> Result<Answered<u64>, Failure> {
         let answer = retry(Repeat::Harmless, || {
             let mut grpc = self.grpc.clone();
             async move { grpc.rotate_audit(identified(pb::RotateAuditRequest {})).await }
         })
         .await?;
-        Ok(answer.segment)
+        Ok(Answered::by(answer.answering, answer.segment))
     }
 }

@@ -16,6 +16,8 @@ pub struct Instances {
 /// A run of the key service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
+    /// The id of its audit log, in hex, as its records have it.
+    pub id: String,
     /// Where it listens, and its process.
     pub address: String,
     /// Whether it gave this answer.
@@ -52,6 +54,7 @@ impl KeyAdminClient {
 impl From<pb::Instance> for Instance {
     fn from(wire: pb::Instance) -> Self {
         Self {
+            id: hex::encode(wire.id),
             address: wire.address,
             answering: wire.answering,
             leased: wire.leased,

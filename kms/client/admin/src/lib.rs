@@ -17,7 +17,7 @@ use strongroom_proto::{
 };
 use tonic::{Response, Status};
 
-pub use audit::{AuditClient, AuditKey};
+pub use audit::{Answered, AuditClient, AuditKey};
 pub use import::KeyMaterial;
 pub use instances::{Instance, Instances};
 pub use key::{Alias, AliasPage, Deletion, Key, KeyChange, KeyPage, KeyVersionInfo, NewKey, VersionState};

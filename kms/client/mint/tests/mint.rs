@@ -123,7 +123,7 @@ async fn connect_with(face: &Face) -> (MintClient, TlsIdentity) {
     let routes = Routes::new(MintServer::new(face.clone()));
     tokio::spawn(async move { transport::serve(listener, &tls, routes, std::future::pending()).await });
     let metadata = pki::load(&pki.issue("metadata", "service/metadata"));
-    *face.trust.lock().expect("unpoisoned") = Some(metadata.trust().expect("a CA"));
+    *face.trust.lock().expect("unpoisoned") = Some(metadata.trust());
     let alice = pki::load(&pki.issue("alice", "user/alice"));
     (
         MintClient::connect(&remote.parse().expect("an address"), &metadata),

@@ -114,8 +114,8 @@ impl Sealer {
     ) -> Result<Vec<Result<Dek, Failure>>, Failure> {
         let mut results: Vec<Option<Result<Dek, Failure>>> = (0..count).map(|_| None).collect();
         if let Some(signature) = wire.signature {
-            let trust = tls.trust().map_err(|error| untrusted(&error.to_string()))?;
-            let signer = trust
+            let signer = tls
+                .trust()
                 .verify(ANSWER_DOMAIN, &wire.answer, &signature.try_into()?, SystemTime::now())
                 .map_err(|failure| untrusted(&failure.message))?;
             let answer = SealedAnswer::decode(&wire.answer)?;

@@ -205,7 +205,7 @@ impl Gate {
             });
         }
         Ok(Self {
-            trust: own.trust()?,
+            trust: own.trust(),
             own,
             started_ms: ms(now),
             taken: Mutex::default(),

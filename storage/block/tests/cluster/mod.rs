@@ -201,7 +201,7 @@ impl Cluster {
         });
         tokio::spawn(async move {
             let routes = Routes::new(service);
-            transport::serve(listener, &tls, routes, std::future::pending()).await
+            transport::serve(listener, &tls, routes, std::future::pending()).await;
         });
     }
 

@@ -133,7 +133,7 @@ async fn serve(tls: TlsIdentity, routes: Routes, delay: Duration) -> Remote {
             Some(listener) => listener,
             None => transport::bind(address).await.expect("the port is free again"),
         };
-        transport::serve(listener, &tls, routes, std::future::pending()).await
+        transport::serve(listener, &tls, routes, std::future::pending()).await;
     });
     address.to_string().parse().expect("an address is a remote")
 }
