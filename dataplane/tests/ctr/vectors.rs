@@ -46,6 +46,27 @@ fn sp_800_38a() {
 }
 
 #[test]
+fn known_answers_of_the_validation_suite() {
+    let rows = include_str!("cavp.txt").lines().filter(|line| !line.starts_with('#'));
+    let rows: Vec<Vec<&str>> = rows.map(|row| row.split_whitespace().collect()).collect();
+    assert_eq!(rows.len(), 7 + 21 + 5 + 16);
+    for row in rows {
+        let (key, counter) = (bytes(row[0]), bytes(row[1]));
+        let key = CtrKey::try_from(key.as_slice()).expect("16 or 32 bytes");
+        let iv = counter.as_slice().try_into().expect("16 bytes");
+        for backend in backends() {
+            let ctr = Ctr::with_backend(key, iv, backend);
+            // Alone, and as the first of many, which go through a table.
+            for length in [16, 20_000] {
+                let mut block = vec![0; length];
+                ctr.apply(0, &mut block).expect("a small position");
+                assert_eq!(hex::encode(&block[..16]), row[2], "{backend} {row:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn vectors_of_the_format() {
     let document = include_str!("../../../docs/formats/data-ctr.md");
     let (_, rest) = document.split_once("```vectors-ctr\n").expect("the document has them");
