@@ -10,8 +10,8 @@ use crate::{
     audit::{AuditHead, AuditKey, AuditSignature},
     fleet::{Alarm, Resynced, TokenReport},
     token::{
-        ImportKey, Kcv, NewVersion, SealedCall, SealedReply, Token, TokenKeyVersion, TokenObjectId, TokenState,
-        TransferCall, TransferReply, Verified, WireDek,
+        ImportKey, Kcv, NewVersion, SealedCall, SealedReply, Token, TokenKeyVersion, TokenName, TokenObjectId,
+        TokenState, TransferCall, TransferReply, UnfitVersion, Verified, WireDek,
     },
 };
 
@@ -33,7 +33,8 @@ pub trait Hsm: Send + Sync + 'static {
 
     /// Destroys a key version, if its object has that `CKA_ID`; one with another is refused with `key-version-unusable`, and
     /// nothing is destroyed. A version that is gone already is no failure, so that a call that was cut off is repeated. Where
-    /// there are several tokens it is gone from all of them when this succeeds.
+    /// there are several tokens it is gone from all of them when this succeeds. Answers the tokens in which the object was
+    /// looked for afterwards, by its `CKA_ID` and by its label, and not found.
     ///
     /// Nothing can be undone: whoever calls has stored what it is about to do, and calls again after a crash.
     fn destroy(
@@ -41,7 +42,7 @@ pub trait Hsm: Send + Sync + 'static {
         key: &KeyName,
         version: KeyVersion,
         id: TokenObjectId,
-    ) -> impl Future<Output = Result<(), Failure>> + Send;
+    ) -> impl Future<Output = Result<Vec<TokenName>, Failure>> + Send;
 
     /// The public key to wrap an EZ key to that is to be brought in (RSA-OAEP with the hash it names, no label). It lives in
     /// one token, survives restarts, and serves until `renew` asks for another, which ends it.
@@ -112,6 +113,11 @@ pub trait Hsm: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Versions that [`Hsm::list_versions`] last left out, each with the label of the token that holds it, and why.
+    fn unfit(&self) -> Vec<(String, UnfitVersion)> {
+        Vec::new()
+    }
+
     /// Alarms about the tokens since the start, the newest last.
     fn alarms(&self) -> watch::Receiver<Vec<Alarm>> {
         watch::channel(Vec::new()).1
@@ -141,8 +147,8 @@ impl Hsm for Token {
         Ok(self.profile().await?.suites)
     }
 
-    async fn destroy(&self, key: &KeyName, version: KeyVersion, id: TokenObjectId) -> Result<(), Failure> {
-        Self::destroy(self, key, version, id).await
+    async fn destroy(&self, key: &KeyName, version: KeyVersion, id: TokenObjectId) -> Result<Vec<TokenName>, Failure> {
+        Ok(vec![Self::destroy(self, key, version, id).await?])
     }
 
     async fn import_key(&self, renew: bool) -> Result<ImportKey, Failure> {
@@ -204,5 +210,10 @@ impl Hsm for Token {
 
     fn subscribe(&self) -> watch::Receiver<TokenState> {
         Self::subscribe(self)
+    }
+
+    fn unfit(&self) -> Vec<(String, UnfitVersion)> {
+        let labelled = |unfit| (self.label().to_owned(), unfit);
+        Self::unfit(self).into_iter().map(labelled).collect()
     }
 }

@@ -172,6 +172,38 @@ async fn what_is_wrong_with_one_version_leaves_none() {
 }
 
 #[tokio::test]
+async fn an_import_that_fails_half_way_leaves_nothing_behind_once_the_token_is_back() {
+    // The token goes away while it is asked to undo version 1, before it has or after.
+    for undoing in [None, Some(false), Some(true)] {
+        let (site, hsm) = (Site::new(), MemoryHsm::new());
+        let kms = site.start(&hsm).await;
+        let mut admin = kms.as_user("user/keyadmin");
+        let target = admin.import_key("lake").await.expect("an import key");
+        let mut wrapped = material();
+        wrapped[2] = Bytes::from_static(&[3; 16]);
+        let asked = request(target.id, "kw", 256, wrapped, RequestId::generate());
+        if let Some(done) = undoing {
+            hsm.cut_destroy(CutAt { version: 1, done });
+        }
+        let failure = admin.import_as(asked).await.expect_err("the last is too short");
+        let reason = undoing.map_or(Reason::InvalidArgument, |_| Reason::TokenUnavailable);
+        assert_eq!(failure.reason, reason, "{undoing:?}: {failure}");
+        assert_eq!(hsm.holds("lake", 1), undoing == Some(false), "{undoing:?}");
+        kms.stop().await;
+
+        let kms = site.start(&hsm).await;
+        let mut admin = kms.as_user("user/keyadmin");
+        let unknown = admin.describe("lake").await.expect_err("nobody made it");
+        assert_eq!(unknown.reason, Reason::KeyNotFound, "{undoing:?}");
+        assert_eq!(admin.list("", 10).await.expect("listed").keys, [], "{undoing:?}");
+        assert!((0..3).all(|version| !hsm.holds("lake", version)), "{undoing:?}");
+        let made = admin.create("lake").await.expect("its name is free");
+        assert_eq!((made.versions.len(), made.unconfirmed), (1, false), "{undoing:?}");
+        kms.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn an_imported_gcm_key_only_opens_until_it_is_rolled() {
     let (site, hsm) = (Site::new(), MemoryHsm::new());
     let kms = site.start(&hsm).await;

@@ -431,6 +431,58 @@ async fn a_roll_that_is_due_is_made_once_also_when_the_first_instance_is_gone() 
     assert_eq!(rolls.count(), 3);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_worn_version_is_rolled_once_whichever_instances_wore_it_out() {
+    let cluster = Cluster::start();
+    let hsm = MemoryHsm::new();
+    let mut sites: [Site; 3] = sites(&cluster.fresh_url());
+    for site in &mut sites {
+        site.config.keys.gcm_roll_after_uses = 6400;
+    }
+    let mut instances = Vec::new();
+    for site in &sites {
+        instances.push(site.start(&hsm).await);
+    }
+    let request = pb::CreateKeyRequest {
+        name: "payroll".to_owned(),
+        suite: "gcm".to_owned(),
+        request_id: RequestId::generate().into(),
+        ..pb::CreateKeyRequest::default()
+    };
+    let mut alice = instances[0].as_user("user/alice");
+    alice.admin.create_key(request).await.expect("made");
+    for worn in 0..2 {
+        // Of all the uses that wear it out, no instance makes more than half: only the store knows the sum.
+        for round in 0..19 {
+            let minter = &instances[round % 3];
+            let minted = minter
+                .as_user("service/metadata")
+                .mint("payroll", ZoneId::generate(), 10)
+                .await;
+            assert!(version(&minted.expect("minted")) >= worn, "round {round}");
+        }
+        for instance in &instances {
+            until("it is not rolled", instance, |key| {
+                key.current_version == Some(worn + 1)
+            })
+            .await;
+        }
+    }
+    // Whoever else takes it for worn shows that within some looks.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    let key = alice.describe("payroll").await.expect("known");
+    assert_eq!(key.versions.len(), 3, "one for each that was worn out");
+    for instance in instances {
+        instance.stop().await;
+    }
+    let records = sites.iter().flat_map(Site::audit);
+    let rolls = records.filter(|record| {
+        let entry = &record.entry;
+        entry.who == "service kms" && entry.action == "roll" && entry.version.is_some()
+    });
+    assert_eq!(rolls.count(), 2);
+}
+
 /// Runs as the child of [`a_paused_instance_makes_nothing_stale`]: an instance in a process of its own.
 #[test]
 #[ignore = "only a part of a_paused_instance_makes_nothing_stale"]
@@ -456,8 +508,18 @@ fn serves_until_killed() {
     });
 }
 
+/// A process that does not outlive the test, however that ends.
+struct KilledChild(Child);
+
+impl Drop for KilledChild {
+    fn drop(&mut self) {
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}
+
 /// Starts an instance on `site` in a process of its own, on a stand-in token that holds version 0 of `k`.
-fn start_child(site: &Site, url_file: &Path, object: &[u8]) -> (Child, std::net::SocketAddr) {
+fn start_child(site: &Site, url_file: &Path, object: &[u8]) -> (KilledChild, std::net::SocketAddr) {
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = free.local_addr().expect("an address");
     drop(free);
@@ -483,11 +545,11 @@ fn start_child(site: &Site, url_file: &Path, object: &[u8]) -> (Child, std::net:
         .stdout(Stdio::null())
         .spawn()
         .expect("started");
-    (child, address)
+    (KilledChild(child), address)
 }
 
-fn signal(child: &Child, name: &str) {
-    let id = child.id().to_string();
+fn signal(child: &KilledChild, name: &str) {
+    let id = child.0.id().to_string();
     let sent = Command::new("kill").args([name, &id]).status().expect("kill runs");
     assert!(sent.success());
 }
@@ -501,7 +563,7 @@ async fn a_paused_instance_makes_nothing_stale() {
     let kms = here.start(&hsm).await;
     let mut alice = kms.as_user("user/alice");
     let made = alice.create("k").await.expect("made");
-    let (mut child, address) = start_child(&there, &url_file, &made.versions[0].token_id);
+    let (child, address) = start_child(&there, &url_file, &made.versions[0].token_id);
     let elsewhere = Kms::at(&there, address);
     let mut minter = elsewhere.as_user("service/metadata");
     let started = Instant::now();
@@ -515,6 +577,9 @@ async fn a_paused_instance_makes_nothing_stale() {
     assert_eq!(version(&old), 0);
     // Requests that reach it while it is paused wait in its socket, and are worked off the moment it goes on.
     for round in 1..3 {
+        // Connected before: a process that is stopped takes no connection.
+        let mut looker = elsewhere.as_user("user/alice");
+        looker.list("", 1).await.expect("listed");
         signal(&child, "-STOP");
         let waiting: Vec<_> = (0..8)
             .map(|_| {
@@ -530,7 +595,16 @@ async fn a_paused_instance_makes_nothing_stale() {
             waited > Duration::from_millis(2_500) && waited < Duration::from_secs(9),
             "a lease is waited for, and no longer: {waited:?}"
         );
+        let name = format!("made-meanwhile-{round}");
+        alice.create(&name).await.expect("made");
+        alice.set_alias("newest", &name, true).await.expect("set");
+        let listing = tokio::spawn(list(looker));
+        // Long enough for it to wait in the socket, though a later one must find the same.
+        tokio::time::sleep(Duration::from_millis(100)).await;
         signal(&child, "-CONT");
+        let (keys, aliases) = listing.await.expect("no panic");
+        assert!(keys.contains(&name), "{keys:?}");
+        assert_eq!(aliases, [("newest".to_owned(), name)]);
         for answer in waiting {
             nothing_stale(answer.await.expect("no panic"));
         }
@@ -540,9 +614,20 @@ async fn a_paused_instance_makes_nothing_stale() {
     }
     let opened = elsewhere.as_user("user/alice").unwrap(old).await.expect("an answer");
     assert!(opened[0].is_ok(), "old EDEKs open: {opened:?}");
-    child.kill().expect("killed");
-    child.wait().expect("ends");
+    drop(child);
     kms.stop().await;
+}
+
+/// The names of all keys, and the aliases with the keys that they name.
+async fn list(mut caller: Caller) -> (Vec<String>, Vec<(String, String)>) {
+    let keys = caller.list("", 1000).await.expect("listed").keys;
+    let request = pb::ListAliasesRequest::default();
+    let aliases = caller.admin.list_aliases(request).await.expect("listed").into_inner();
+    let pair = |alias: pb::Alias| (alias.alias, alias.key_name);
+    (
+        keys.into_iter().map(|key| key.name).collect(),
+        aliases.aliases.into_iter().map(pair).collect(),
+    )
 }
 
 /// The child's stand-in token lacks the new version, so that it refuses; under the old one it could mint.

@@ -267,7 +267,7 @@ async fn a_version_that_the_token_lost_is_remembered() {
     assert!(
         failure
             .message
-            .starts_with("version 0 of key payroll is missing from the token"),
+            .starts_with("version 0 of key payroll is missing: the token does not hold it"),
         "{failure}"
     );
 
@@ -307,7 +307,7 @@ async fn another_key_in_a_versions_place_is_not_used() {
     assert!(
         failure
             .message
-            .contains("another key in the place of version 0 of key payroll"),
+            .starts_with("version 0 of key payroll is not used: the token holds another key in its place"),
         "{failure}"
     );
     let key = kms

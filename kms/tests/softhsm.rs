@@ -87,6 +87,55 @@ async fn keys_and_edeks_live_through_a_roll_a_killed_worker_and_a_lost_store() {
     token.stop().await;
 }
 
+#[tokio::test]
+async fn what_is_wrong_with_a_version_is_said_with_its_token_and_where_it_comes_from() {
+    let (site, fixture) = (Site::new(), Fixture::new());
+    let token = Arc::new(fixture.start().await);
+    let kms = site.start(&token).await;
+    let mut admin = kms.as_user("user/keyadmin");
+    admin.create("payroll").await.expect("created");
+    for _ in 0..3 {
+        admin.roll("payroll").await.expect("rolled");
+    }
+    let before = admin.describe("payroll").await.expect("known");
+    for version in &before.versions {
+        assert_eq!((version.detail.as_str(), version.origin.as_str()), ("", "generated"));
+    }
+    kms.stop().await;
+    token.stop().await;
+    let id = "000102030405060708090a0b0c0d0e0f";
+    let label = |version: u32| format!("strongroom:1:kw:payroll@{version}");
+    fixture.probe("plant", &[&label(0), id, "no"]);
+    let own = hex::encode(&before.versions[1].token_id);
+    fixture.probe("replace", &[&label(1), &own, "yes"]);
+    fixture.probe("replace", &[&label(2), id, "no"]);
+
+    let token = Arc::new(fixture.start().await);
+    let kms = site.start(&token).await;
+    let key = kms.as_user("user/keyadmin").describe("payroll").await.expect("known");
+    let expected: [(State, &[&str]); 4] = [
+        (State::Missing, &["token \"strongroom test\"", "two objects", id]),
+        (
+            State::Missing,
+            &["token \"strongroom test\"", "attribute", "Modifiable"],
+        ),
+        (State::Missing, &["another key in its place", id, "check value"]),
+        (State::Active, &[]),
+    ];
+    for (version, (state, words)) in key.versions.iter().zip(expected) {
+        assert_eq!(version.state(), state, "{version:?}");
+        assert_eq!(version.detail.is_empty(), words.is_empty(), "{version:?}");
+        for word in words {
+            assert!(
+                version.detail.to_lowercase().contains(&word.to_lowercase()),
+                "{word}: {version:?}"
+            );
+        }
+    }
+    kms.stop().await;
+    token.stop().await;
+}
+
 /// Hadoop's DEKs are as long as the key that wraps them, and a roll keeps that length.
 #[tokio::test]
 async fn a_hadoop_key_of_128_bits_makes_deks_of_128_bits_before_and_after_a_roll() {

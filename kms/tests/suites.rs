@@ -101,6 +101,74 @@ async fn a_worn_gcm_key_rolls_by_itself_with_a_record_and_a_lost_count_is_rolled
     kms.stop().await;
 }
 
+/// Makes an EDEK of payroll, however long its roll takes, and says of which version it is.
+async fn mint_soon(kms: &Kms<'_>) -> u32 {
+    let (started, mut metadata) = (Instant::now(), kms.as_user("service/metadata"));
+    loop {
+        match metadata.mint("payroll", ZoneId::generate(), 1).await {
+            Ok(edeks) => return edeks[0].key_version,
+            Err(failure) => assert!(started.elapsed() < PATIENCE, "{failure}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_was_set_back_makes_nothing_under_gcm_versions_whose_uses_it_forgot() {
+    for mark_is_kept in [true, false] {
+        let (site, hsm) = (Site::new(), MemoryHsm::new());
+        let file = |name: &str| site.config.data_dir.join(name);
+        let kms = site.start(&hsm).await;
+        let mut admin = kms.as_user("user/keyadmin");
+        create(&mut admin, "payroll", "gcm").await.expect("created");
+        create(&mut admin, "other", "kw").await.expect("created");
+        let zone = ZoneId::generate();
+        let old = kms
+            .as_user("service/metadata")
+            .mint("payroll", zone, 1)
+            .await
+            .expect("minted");
+        kms.stop().await;
+        std::fs::copy(file("keys.redb"), file("backup")).expect("at rest");
+        for _ in 0..2 {
+            // Each start reserves a range of its own.
+            let kms = site.start(&hsm).await;
+            assert_eq!(mint_soon(&kms).await, 0, "nothing was set back");
+            kms.stop().await;
+        }
+        std::fs::copy(file("backup"), file("keys.redb")).expect("restored");
+        if !mark_is_kept {
+            std::fs::remove_file(file("uses.mark")).expect("it was there");
+        }
+        let rolls_before = rolls(&site);
+
+        let kms = site.start(&hsm).await;
+        assert_eq!(
+            mint_soon(&kms).await,
+            1,
+            "never under the version that was counted, mark {mark_is_kept}"
+        );
+        let key = kms.as_user("user/keyadmin").describe("payroll").await.expect("known");
+        assert_eq!(key.versions.len(), 2, "one roll");
+        let other = kms.as_user("user/keyadmin").describe("other").await.expect("known");
+        assert_eq!(other.versions.len(), 1, "kw keys count nothing");
+        let opened = kms.as_user("user/alice").unwrap(old).await.expect("called").remove(0);
+        opened.expect("what was made opens");
+        kms.stop().await;
+        let kms = site.start(&hsm).await;
+        assert_eq!(mint_soon(&kms).await, 1, "it is found out once");
+        kms.stop().await;
+        assert_eq!(rolls(&site), rolls_before + 1);
+    }
+}
+
+/// Rolls that the service has made by itself.
+fn rolls(site: &Site) -> usize {
+    let records = site.audit().into_iter();
+    let rolls = records.filter(|record| record.entry.action == "roll" && record.entry.version.is_some());
+    rolls.filter(|roll| roll.entry.who == "service kms").count()
+}
+
 #[tokio::test]
 async fn a_version_that_somebody_brought_in_never_mints() {
     let (site, hsm) = (Site::new(), MemoryHsm::new());
@@ -152,7 +220,10 @@ async fn a_version_that_somebody_brought_in_never_mints() {
     let mut alice = kms.as_user("user/alice");
     let opened = alice.unwrap(edeks.clone()).await.expect("called").remove(0);
     let failure = opened.expect_err("another key is in its place");
-    assert!(failure.message.contains("where it comes from"), "{failure}");
+    assert!(
+        failure.message.contains("its origin is imported and not generated"),
+        "{failure}"
+    );
     hsm.put(own);
     kms.stop().await;
     let kms = site.start(&hsm).await;

@@ -26,6 +26,18 @@ pub(crate) enum KeyCommand {
         /// The key's name or an alias
         name: KeyName,
     },
+    /// List the versions of a key, however many there are
+    #[command(after_help = "Example:\n  strongroom key versions payroll --from 1000 --through 1999")]
+    Versions {
+        /// The key's name or an alias
+        name: KeyName,
+        /// The first version to list
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        from: u32,
+        /// The last version to list
+        #[arg(long, value_name = "N")]
+        through: Option<u32>,
+    },
     /// Make a new version, which wraps from then on
     #[command(after_help = "Example:\n  strongroom key roll payroll && strongroom zone reencrypt /payroll --wait")]
     Roll {

@@ -15,7 +15,7 @@ use crate::{
     error::Error,
     output::{Output, print, table},
 };
-use document::{AliasDocument, KeyDocument, key_text, list_row};
+use document::{AliasDocument, KeyDocument, VersionDocument, key_text, list_row, versions_text};
 
 /// Entries asked for at a time.
 const PAGE_ENTRIES: u32 = 1000;
@@ -25,6 +25,7 @@ pub(super) async fn run(session: &Session, command: KeyCommand, output: Output) 
     let keys = session.keys()?;
     let key = match command {
         KeyCommand::List => return list(&keys, output).await,
+        KeyCommand::Versions { name, from, through } => return versions(&keys, &name, from, through, output).await,
         KeyCommand::Alias(command) => return alias(&keys, command, output).await,
         KeyCommand::Create(args) => create(&keys, args).await?,
         KeyCommand::Import(args) => material::import(&keys, args).await?,
@@ -124,6 +125,34 @@ async fn list(keys: &KeyAdminClient, output: Output) -> Result<(), Error> {
         ["NAME", "SUITE", "STATE", "CURRENT", "VERSIONS", "ROTATES", "CREATED"],
         &rows,
     ))
+}
+
+/// Prints page by page: a key may have more versions than fit into memory.
+async fn versions(
+    keys: &KeyAdminClient,
+    name: &KeyName,
+    from: u32,
+    through: Option<u32>,
+    output: Output,
+) -> Result<(), Error> {
+    let through = KeyVersion(through.unwrap_or(u32::MAX));
+    let mut after = from.checked_sub(1).map(KeyVersion);
+    loop {
+        let (mut page, more) = keys.list_versions(name, after, PAGE_ENTRIES).await?;
+        after = page.last().map(|last| last.version);
+        let more = more && after.is_some_and(|last| last < through);
+        page.retain(|version| version.version <= through);
+        let page: Vec<_> = page.iter().map(VersionDocument::from).collect();
+        if output.is_json() {
+            page.iter()
+                .try_for_each(|version| output.result(version, String::new))?;
+        } else {
+            print(&versions_text(&page))?;
+        }
+        if !more {
+            return Ok(());
+        }
+    }
 }
 
 async fn alias(keys: &KeyAdminClient, command: AliasCommand, output: Output) -> Result<(), Error> {

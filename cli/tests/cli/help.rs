@@ -34,6 +34,7 @@ fn the_manual_has_every_command_and_exit_code() {
         "key create",
         "key list",
         "key show",
+        "key versions",
         "key roll",
         "key confirm",
         "key enable",

@@ -177,6 +177,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
         let caller = caller(&request)?;
         let wire = request.into_inner();
         let alias: KeyName = wire.alias.parse().map_err(Failure::from)?;
+        self.0.keys.try_lease().await;
         let set = MovedAlias {
             key: wire.key_name.parse().map_err(Failure::from)?,
             before: self.0.keys.alias(&alias).ok(),
@@ -207,6 +208,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
     ) -> Result<Response<DeleteAliasResponse>, Status> {
         let caller = caller(&request)?;
         let alias: KeyName = request.into_inner().alias.parse().map_err(Failure::from)?;
+        self.0.keys.try_lease().await;
         let key = self.0.keys.alias(&alias)?;
         let desk = Arc::clone(&self.0);
         to_its_end(self.0.places.take(&caller.identity)?, async move {

@@ -39,7 +39,7 @@ pub use config::AuditConfig;
 pub use error::AuditError;
 pub use read::{Follower, Reader};
 pub(crate) use receipt::ZONES_MAX as RECEIPT_ZONES_MAX;
-pub use receipt::{Receipt, ZoneReceipt};
+pub use receipt::{Receipt, TokenReceipt, ZoneReceipt};
 pub use record::{Caller, Entry, Outcome, Record};
 pub use verify::{Expected, Verified, VerifiedKey, VerifyOptions, key_of_pem, verify};
 

@@ -11,7 +11,7 @@ use super::{
     check::try_version,
     member::{Member, Status},
 };
-use crate::token::{ImportKey, NewVersion, Origin, Token, TokenKeyVersion, TokenObjectId};
+use crate::token::{ImportKey, NewVersion, Origin, Token, TokenKeyVersion, TokenName, TokenObjectId};
 
 /// Pause between two looks for a new version in a token that replicates by itself.
 const REPLICATION_POLL: Duration = Duration::from_millis(250);
@@ -57,24 +57,25 @@ impl Fleet {
         Ok(made)
     }
 
-    /// Destroys a version in every token, all of which have to serve: one that is away would bring it back.
+    /// Destroys a version in every token, all of which have to serve: one that is away would bring it back. Answers the tokens.
     pub(super) async fn destroy_everywhere(
         &self,
         key: &KeyName,
         version: KeyVersion,
         id: TokenObjectId,
-    ) -> Result<(), Failure> {
+    ) -> Result<Vec<TokenName>, Failure> {
         let _making = self.0.making.lock().await;
         if self.members().len() > 1
             && let Some(missing) = self.members().iter().find(|member| !member.serves())
         {
             return Err(self.not_serving(missing));
         }
+        let mut gone = Vec::new();
         for member in self.members() {
-            member.token.destroy(key, version, id).await?;
+            gone.push(member.token.destroy(key, version, id).await?);
             member.change(|status| status.held.remove(key, version));
         }
-        Ok(())
+        Ok(gone)
     }
 
     /// The key to wrap keys to that are to be brought in: that of the token which new versions are made in.

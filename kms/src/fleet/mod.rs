@@ -50,8 +50,9 @@ use crate::{
     audit::{AuditHead, AuditKey, AuditSignature},
     hsm::Hsm,
     token::{
-        ImportKey, Kcv, NewVersion, SealedCall, SealedReply, Token, TokenConfig, TokenKeyVersion, TokenObjectId,
-        TokenStartError, TokenState, TransferCall, TransferReply, Verified, WireDek, marks_directory,
+        ImportKey, Kcv, NewVersion, SealedCall, SealedReply, Token, TokenConfig, TokenKeyVersion, TokenName,
+        TokenObjectId, TokenStartError, TokenState, TransferCall, TransferReply, UnfitVersion, Verified, WireDek,
+        marks_directory,
     },
 };
 
@@ -284,7 +285,7 @@ impl Hsm for Fleet {
         common.ok_or_else(|| self.none_serves())
     }
 
-    async fn destroy(&self, key: &KeyName, version: KeyVersion, id: TokenObjectId) -> Result<(), Failure> {
+    async fn destroy(&self, key: &KeyName, version: KeyVersion, id: TokenObjectId) -> Result<Vec<TokenName>, Failure> {
         self.destroy_everywhere(key, version, id).await
     }
 
@@ -371,6 +372,11 @@ impl Hsm for Fleet {
 
     fn tokens(&self) -> Vec<TokenReport> {
         self.report()
+    }
+
+    fn unfit(&self) -> Vec<(String, UnfitVersion)> {
+        let members = self.members().iter();
+        members.flat_map(|member| Hsm::unfit(&member.token)).collect()
     }
 
     fn alarms(&self) -> watch::Receiver<Vec<Alarm>> {

@@ -1,12 +1,15 @@
 //! Compares what the store says with what the token holds. Pure: it changes the keys in memory and says what
 //! must be stored and logged.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use strongroom_proto::{KeyName, KeyVersion};
 
 use super::{key::Key, version::Presence};
-use crate::token::{Origin, TokenKeyVersion};
+use crate::token::{Origin, TokenKeyVersion, UnfitVersion};
 
 /// What comparing brought to light.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -25,6 +28,17 @@ pub(super) struct Findings {
     pub(super) returned: Vec<(KeyName, KeyVersion)>,
 }
 
+/// Notes with each version what is wrong with it in a token, by the token's label.
+pub(super) fn note_unfit(keys: &mut BTreeMap<KeyName, Key>, unfit: Vec<(String, UnfitVersion)>) {
+    for (token, UnfitVersion { key, version, why }) in unfit {
+        let known = keys.get_mut(&key).and_then(|key| key.versions.get_mut(&version));
+        if let Some(known) = known {
+            let separator = if known.trouble.is_empty() { "" } else { "; " };
+            _ = write!(known.trouble, "{separator}token {token:?}: {why}");
+        }
+    }
+}
+
 /// Brings `keys` up to what the tokens hold, which may clone keys or not, at the time `now_ms`.
 pub(super) fn compare(
     keys: &mut BTreeMap<KeyName, Key>,
@@ -36,6 +50,7 @@ pub(super) fn compare(
     for key in keys.values_mut() {
         for version in key.versions.values_mut() {
             version.presence = Presence::Missing;
+            version.trouble.clear();
         }
     }
     for found in token {
@@ -61,7 +76,8 @@ fn take_in(
     let key = keys
         .entry(found.key.clone())
         .or_insert_with(|| Key::new(found.key.clone(), found.suite, now_ms));
-    let same_suite = key.suite == found.suite;
+    let suite = key.suite;
+    let same_suite = suite == found.suite;
     match key.versions.get_mut(&found.version) {
         Some(known) if known.is_destroyed() => {
             known.presence = Presence::Present;
@@ -77,6 +93,7 @@ fn take_in(
         }
         Some(known) => {
             known.presence = Presence::Different;
+            known.trouble = known.difference(found, suite);
             findings.different.push((key.name.clone(), found.version));
         }
         None => {
@@ -228,7 +245,7 @@ mod tests {
             assert_eq!(findings.different.len(), 1, "{origin:?}");
             let key = keys.values().next().expect("known");
             let failure = key.minting().expect_err("its version is not there");
-            assert!(failure.message.contains("where it comes from"), "{failure}");
+            assert!(failure.message.contains("its origin is"), "{failure}");
             key.opening(KeyVersion(1)).expect_err("not used");
             key.opening(KeyVersion(0)).expect("as before");
         }

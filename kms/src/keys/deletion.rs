@@ -47,12 +47,21 @@ pub(crate) struct Deletion {
     pub(crate) retired_ms: u64,
     /// When it is destroyed; none while proofs are missing.
     pub(crate) due_ms: Option<u64>,
-    /// From when on it cannot be taken back.
-    pub(crate) begun_ms: Option<u64>,
+    /// Its destruction, once that cannot be taken back any more.
+    pub(crate) begun: Option<Begun>,
     /// The version that minted before, and does so again if the deletion is taken back.
     pub(crate) active_before: Option<KeyVersion>,
     /// Users who agreed, and when, in milliseconds since 1970.
     pub(crate) approvals: BTreeMap<String, u64>,
+}
+
+/// A destruction that has begun and only goes forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Begun {
+    /// Since when, in milliseconds since 1970.
+    pub(crate) at_ms: u64,
+    /// Names it in its receipts, which are the same however often it is cut off.
+    pub(crate) id: [u8; 16],
 }
 
 /// What the metadata service last proved of a zone and a key.
@@ -101,7 +110,7 @@ impl Deletion {
             pending_ms,
             retired_ms,
             due_ms: None,
-            begun_ms: None,
+            begun: None,
             active_before: None,
             approvals: BTreeMap::new(),
         }
@@ -136,6 +145,11 @@ impl Deletion {
         }
         if self.approvals.contains_key(who) {
             return Ok(false);
+        }
+        if self.begun.is_some() {
+            return Err(blocked(
+                "the destruction has begun; nobody's approval is asked for any more".to_owned(),
+            ));
         }
         if self.approvals.len() >= APPROVALS_MAX {
             return Err(blocked(format!("the deletion has {APPROVALS_MAX} approvals already")));

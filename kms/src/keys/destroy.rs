@@ -2,19 +2,21 @@
 //!
 //! First the store says that a destruction has begun, which nobody can take back; then the versions are destroyed in the
 //! token; then the audit log gets the receipts; then the store says that nothing is left. Whatever a crash cuts off is
-//! done again from the second step on: destroying what is gone changes nothing, and a receipt may be there twice.
+//! done again from the second step on: destroying what is gone changes nothing, and a receipt that may be there twice has
+//! the name that was stored in the first step, and says that it is a repeat.
 
 use aws_lc_rs::digest::{Context, SHA256};
-use strongroom_proto::{Failure, KeyName, KeyVersion};
+use strongroom_proto::{Failure, KeyName, KeyVersion, RequestId};
 
 use super::{
     Keys,
-    deletion::{Target, Zones},
+    deletion::{Begun, Target, Zones},
     key::Key,
 };
 use crate::{
-    audit::{RECEIPT_ZONES_MAX, Receipt, ZoneReceipt},
+    audit::{RECEIPT_ZONES_MAX, Receipt, TokenReceipt, ZoneReceipt},
     hsm::Hsm,
+    token::TokenName,
 };
 
 impl<H: Hsm> Keys<H> {
@@ -53,23 +55,29 @@ impl<H: Hsm> Keys<H> {
         {
             return Ok(None);
         }
-        let mut going = Vec::new();
+        let mut repeated = false;
         self.change(name, |key| {
-            going = key.begin_destruction(target, now_ms);
-            Ok(true)
+            repeated = key.begin_destruction(target, begun(now_ms));
+            Ok(!repeated)
         })
         .await?;
         self.learn_uses(name).await;
         let key = self.known(name)?;
-        for number in &going {
-            let id = key.versions[number].token_id;
-            self.hsm.destroy(name, *number, id).await?;
+        let mut receipts = Vec::new();
+        for number in key.going(target) {
+            let id = key.versions[&number].token_id;
+            let absent_from = self.hsm.destroy(name, number, id).await?;
             tracing::warn!(key = %name, version = %number, "destroyed in the token");
+            let absent_from = absent_from.into_iter().map(TokenReceipt::from).collect();
+            let receipt = self.receipt(&key, target, number, &zones);
+            let receipt = receipt.map(|receipt| Receipt {
+                repeated,
+                absent_from,
+                ..receipt
+            });
+            receipts.extend(receipt.map(|receipt| (number, receipt)));
         }
-        let receipts = going
-            .iter()
-            .filter_map(|&number| self.receipt(&key, target, number, &zones));
-        Ok(Some(receipts.collect()))
+        Ok(Some(receipts))
     }
 
     /// Records that nothing of the target is left.
@@ -84,8 +92,9 @@ impl<H: Hsm> Keys<H> {
         .map(drop)
     }
 
-    fn receipt(&self, key: &Key, target: Target, number: KeyVersion, zones: &Zones) -> Option<(KeyVersion, Receipt)> {
+    fn receipt(&self, key: &Key, target: Target, number: KeyVersion, zones: &Zones) -> Option<Receipt> {
         let (version, deletion) = (key.versions.get(&number)?, key.deletions.get(&target)?);
+        let begun = deletion.begun?;
         let mut digest = Context::new(&SHA256);
         let mut proofs = Vec::new();
         for (zone, proven) in zones {
@@ -99,7 +108,10 @@ impl<H: Hsm> Keys<H> {
                 });
             }
         }
-        let receipt = Receipt {
+        Some(Receipt {
+            id: format!("{}-{number}", hex::encode(begun.id)),
+            repeated: false,
+            absent_from: Vec::new(),
             token_id: version.token_id.to_string(),
             kcv: version.kcv.to_string(),
             requested_by: deletion.requested_by.clone(),
@@ -109,7 +121,19 @@ impl<H: Hsm> Keys<H> {
             zones: zones.len(),
             proofs_sha256: hex::encode(digest.finish()),
             proofs,
-        };
-        Some((number, receipt))
+        })
+    }
+}
+
+impl From<TokenName> for TokenReceipt {
+    fn from(TokenName { label, serial }: TokenName) -> Self {
+        Self { label, serial }
+    }
+}
+
+fn begun(at_ms: u64) -> Begun {
+    Begun {
+        at_ms,
+        id: *RequestId::generate().as_bytes(),
     }
 }

@@ -3,7 +3,7 @@
 use strongroom_proto::KeyVersion;
 
 use super::{
-    deletion::{Target, Zones},
+    deletion::{Begun, Target, Zones},
     key::Key,
     version::{Presence, Standing},
 };
@@ -15,17 +15,24 @@ impl Key {
             return false;
         };
         let obstacles = self.obstacles(target, zones, needed).unwrap_or_default();
-        deletion.begun_ms.is_some()
+        deletion.begun.is_some()
             || (deletion.due_ms.is_some_and(|due| due <= now_ms)
                 && obstacles.zones.is_empty()
                 && obstacles.approvals == 0)
     }
 
-    /// From now on the destruction cannot be taken back. The versions that are to be destroyed.
-    pub(crate) fn begin_destruction(&mut self, target: Target, now_ms: u64) -> Vec<KeyVersion> {
-        if let Some(deletion) = self.deletions.get_mut(&target) {
-            deletion.begun_ms.get_or_insert(now_ms);
-        }
+    /// From now on the destruction cannot be taken back. Answers whether it was begun before: then it keeps its name.
+    pub(crate) fn begin_destruction(&mut self, target: Target, begun: Begun) -> bool {
+        let Some(deletion) = self.deletions.get_mut(&target) else {
+            return false;
+        };
+        let repeated = deletion.begun.is_some();
+        deletion.begun.get_or_insert(begun);
+        repeated
+    }
+
+    /// The versions that are to be destroyed with the target.
+    pub(crate) fn going(&self, target: Target) -> Vec<KeyVersion> {
         let going = self
             .versions
             .iter()

@@ -225,6 +225,8 @@ impl<H: Hsm> Keys<H> {
                 revision
             }
             Changes::TooMany => {
+                // The database may have been set back while it was away.
+                self.uses.check(&self.ledger).await?;
                 let (revision, keys) = self.ledger.load_at_rest().await?;
                 // Whatever of the aliases is newer than the revision is told again.
                 let aliases = self.ledger.aliases().await?;

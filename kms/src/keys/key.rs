@@ -70,6 +70,7 @@ impl Key {
             let same = same.filter(|same| same.kcv == version.kcv && same.token_id == version.token_id);
             if let Some(same) = same {
                 version.presence = same.presence.clone();
+                version.trouble.clone_from(&same.trouble);
             }
         }
     }
@@ -283,7 +284,7 @@ impl Key {
     pub(crate) fn cancel(&mut self, target: Target) -> Result<(), Failure> {
         let name = &self.name;
         let deletion = self.deletions.get(&target).ok_or_else(|| self.no_deletion(target))?;
-        if deletion.begun_ms.is_some() {
+        if deletion.begun.is_some() {
             return Err(blocked(format!(
                 "the destruction of key {name} has begun; it cannot be taken back"
             )));
@@ -310,10 +311,7 @@ impl Key {
     }
 
     fn is_begun(&self, number: KeyVersion) -> bool {
-        let mut begun = self
-            .deletions
-            .iter()
-            .filter(|(_, deletion)| deletion.begun_ms.is_some());
+        let mut begun = self.deletions.iter().filter(|(_, deletion)| deletion.begun.is_some());
         begun.any(|(target, _)| target.covers(number))
     }
 

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, path::Path};
 
 use bytes::Bytes;
 use prost::Message;
-use strongroom_kv::{AnyStore, AnyTxn, CommitError, Store, StoreConfig, StoreError, Txn, transact};
-use strongroom_proto::{KeyName, KeyVersion, RequestId, kms::v1 as pb};
+use strongroom_kv::{AnyStore, AnyTxn, CommitError, Store, StoreConfig, StoreError, Txn};
+use strongroom_proto::{KeyName, RequestId, kms::v1 as pb};
 
 use super::{
     KeysError,
@@ -14,14 +14,13 @@ use super::{
     ledger_registry::load_alias,
     ledger_shared::{REVISIONS, committed, number},
     records::{
-        INTENTS, Intent, IntentRecord, KEYS, KeyRecord, REQUESTS, RequestRecord, USES, VERSIONS, VersionRecord,
-        intent_key, key_key, name_after, read_intent, read_key, read_request, read_uses, read_uses_key, read_version,
-        request_key, uses_key, version_key,
+        INTENTS, Intent, IntentRecord, KEYS, KeyRecord, REQUESTS, RequestRecord, VERSIONS, VersionRecord, intent_key,
+        key_key, name_after, read_intent, read_key, read_request, read_version, request_key, version_key,
     },
 };
 
 /// Pairs read at once.
-const PAGE: usize = 1000;
+pub(super) const PAGE: usize = 1000;
 /// How long a request is known by its id.
 const LOADS_MAX: u32 = 20;
 const REQUEST_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
@@ -185,40 +184,6 @@ impl Ledger {
                 return Ok(revision);
             }
         }
-    }
-
-    /// Reserves `range` uses of a version; answers how many are reserved then, or `None` if that would be over `most`.
-    pub(super) async fn reserve_uses(
-        &self,
-        name: &KeyName,
-        version: KeyVersion,
-        range: u64,
-        most: u64,
-    ) -> Result<Option<u64>, KeysError> {
-        let key = uses_key(name, version);
-        transact(&self.store, |txn| {
-            let key = key.clone();
-            Box::pin(async move {
-                let stored = txn.get(&key).await?;
-                let before = stored.map_or(Ok(0), |value| read_uses(&key, &value))?;
-                let after = before.checked_add(range).filter(|&after| after <= most);
-                if let Some(after) = after {
-                    txn.put(&key, after.to_be_bytes().to_vec());
-                }
-                Ok(after)
-            })
-        })
-        .await
-    }
-
-    /// Uses reserved of every version that has any.
-    pub(super) async fn load_uses(&self) -> Result<Vec<(KeyName, KeyVersion, u64)>, KeysError> {
-        let pairs = self.scan(USES).await?;
-        let read = |(key, value): &(Bytes, Bytes)| {
-            let (name, version) = read_uses_key(key)?;
-            Ok((name, version, read_uses(key, value)?))
-        };
-        pairs.iter().map(read).collect()
     }
 
     /// Every pair under a prefix that ends in `/`.

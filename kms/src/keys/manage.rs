@@ -16,7 +16,7 @@ use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, Re
 use super::{
     Keys,
     attributes::Attributes,
-    compare::{Findings, compare},
+    compare::{Findings, compare, note_unfit},
     key::{KEY_BITS, Key},
     records::Intent,
     rotation::Rotation,
@@ -226,6 +226,7 @@ impl<H: Hsm> Keys<H> {
         token.retain(|found| begun.get(&found.key).is_none_or(|intent| !intent.covers(found.version)));
         let mut keys = self.table().clone();
         let findings = compare(&mut keys, &token, self.hsm.clones(), self.clock.now_ms());
+        note_unfit(&mut keys, self.hsm.unfit());
         for name in &findings.changed {
             let before = self.table().get(name).cloned();
             if let Some(key) = keys.get_mut(name) {

@@ -18,8 +18,10 @@ mod lease;
 mod ledger;
 mod ledger_registry;
 mod ledger_shared;
+mod ledger_uses;
 mod list;
 mod manage;
+mod mark;
 mod records;
 mod registry;
 mod rotation;
@@ -61,6 +63,7 @@ use self::{
     instances::Member,
     key::Key,
     ledger::{Ledger, Loaded},
+    mark::Mark,
     records::Intent,
     registry::{Registry, distinct},
     uses::Uses,
@@ -102,6 +105,12 @@ pub enum KeysError {
         /// The key.
         key: KeyName,
     },
+    /// What this instance knows of the counts of uses cannot be kept.
+    #[error(
+        "the mark of the counts of uses, uses.mark in the data directory, cannot be read or written; make room, or remove it if it \
+         is damaged, whereupon all gcm keys are rolled"
+    )]
+    Mark(#[source] std::io::Error),
     /// A record is not what this program writes.
     #[error(
         "the record {key} of the key service's store cannot be read; restore the store from its backup, or remove it to rebuild it from the token"
@@ -208,7 +217,10 @@ impl<H: Hsm> Keys<H> {
         } else {
             (ledger.load().await?, None)
         };
-        let uses = Uses::new(config.gcm_roll_after(), ledger.load_uses().await?);
+        let directory = place.file.parent().unwrap_or(&place.file);
+        let mark = Mark::open(directory).map_err(KeysError::Mark)?;
+        let uses = Uses::new(config.gcm_roll_after(), ledger.load_uses().await?, mark);
+        uses.check(&ledger).await?;
         for key in loaded.keys.values() {
             hsm.expect(&key.name, &key.check_values());
         }

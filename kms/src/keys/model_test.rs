@@ -8,7 +8,7 @@ use strongroom_proto::{EdekSuite, KeyName, KeyVersion, ZoneId};
 
 use super::{
     compare::compare,
-    deletion::{Proven, Target, Zones},
+    deletion::{Begun, Proven, Target, Zones},
     key::Key,
     records::{KeyRecord, VersionRecord, key_key, read_key, read_version, version_key},
     rotation::Rotation,
@@ -217,7 +217,12 @@ impl World {
                 continue;
             }
             let approvals = self.key.deletions[&at].approvals.len();
-            for number in self.key.begin_destruction(at, self.now_ms) {
+            let begun = Begun {
+                at_ms: self.now_ms,
+                id: [1; 16],
+            };
+            assert!(!self.key.begin_destruction(at, begun), "begun and not buried");
+            for number in self.key.going(at) {
                 let left = self.edeks.get(&number.0).is_some_and(|zones| !zones.is_empty());
                 if self.key.attributes.outside_zones || self.store_lost {
                     assert!(approvals >= APPROVALS, "{number} went with {approvals} approvals");

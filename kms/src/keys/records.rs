@@ -23,7 +23,7 @@ use strongroom_proto::{EdekSuite, KeyName, KeyVersion, RequestId, kms::v1 as pb}
 use super::{
     KeysError,
     attributes::Attributes,
-    deletion::{Deletion, Target},
+    deletion::{Begun, Deletion, Target},
     key::{KEY_BITS, Key},
     rotation::Rotation,
     version::{Presence, Standing, Version},
@@ -91,6 +91,9 @@ pub(super) struct DeletionRecord {
     /// Who agreed, and when, in milliseconds since 1970.
     #[prost(btree_map = "string, uint64", tag = "8")]
     pub(super) approvals: BTreeMap<String, u64>,
+    /// Names the destruction, once it has begun: 16 bytes.
+    #[prost(bytes = "bytes", tag = "9")]
+    pub(super) begun_id: Bytes,
 }
 
 /// A version of a key.
@@ -232,6 +235,7 @@ impl KeyRecord {
 
     fn into_key(self, name: KeyName) -> Option<Key> {
         let period_ms = Some(self.rotation_period_ms).filter(|&period_ms| period_ms > 0);
+        let deletions = self.deletions.into_iter().map(DeletionRecord::into_deletion);
         Some(Key {
             unconfirmed: self.unconfirmed,
             disabled: self.disabled,
@@ -247,7 +251,7 @@ impl KeyRecord {
                 period_ms,
                 due_ms: self.rotation_due_ms,
             }),
-            deletions: self.deletions.into_iter().map(DeletionRecord::into_deletion).collect(),
+            deletions: deletions.collect::<Option<_>>()?,
             ..Key::new(name, self.suite.parse().ok()?, self.created_ms)
         })
     }
@@ -264,26 +268,36 @@ impl DeletionRecord {
             pending_ms: deletion.pending_ms,
             retired_ms: deletion.retired_ms,
             due_ms: deletion.due_ms,
-            begun_ms: deletion.begun_ms,
+            begun_ms: deletion.begun.map(|begun| begun.at_ms),
             active_before: deletion.active_before.map(|number| number.0),
             approvals: deletion.approvals.clone(),
+            begun_id: deletion
+                .begun
+                .map_or_else(Bytes::new, |begun| Bytes::copy_from_slice(&begun.id)),
         }
     }
 
-    fn into_deletion(self) -> (Target, Deletion) {
+    fn into_deletion(self) -> Option<(Target, Deletion)> {
         let target = self
             .version
             .map_or(Target::Key, |number| Target::Version(KeyVersion(number)));
+        let begun = match self.begun_ms {
+            None => None,
+            Some(at_ms) => Some(Begun {
+                at_ms,
+                id: self.begun_id.as_ref().try_into().ok()?,
+            }),
+        };
         let deletion = Deletion {
             requested_by: self.requested_by,
             pending_ms: self.pending_ms,
             retired_ms: self.retired_ms,
             due_ms: self.due_ms,
-            begun_ms: self.begun_ms,
+            begun,
             active_before: self.active_before.map(KeyVersion),
             approvals: self.approvals,
         };
-        (target, deletion)
+        Some((target, deletion))
     }
 }
 
@@ -358,6 +372,7 @@ pub(super) fn read_version(key: &[u8], value: &[u8]) -> Result<(KeyName, KeyVers
         token_id: TokenObjectId::from_bytes(token_id),
         origin: origin(&record.origin).ok_or_else(damaged)?,
         presence: Presence::Unchecked,
+        trouble: String::new(),
     };
     Ok((name, KeyVersion(u32::from_be_bytes(*number)), version))
 }

@@ -2,6 +2,9 @@
 //! they are counted where no crash forgets them: a range of uses is recorded in the store before the first of them is made,
 //! and what a crash leaves of a range counts as used. Several instances reserve ranges of their own.
 //!
+//! A store that is set back to an older state, from a backup, counts too few. It is found out by a mark outside of it
+//! ([`Mark`]), and then nobody knows how often versions were used: all of them count as used up, so that their keys roll.
+//!
 //! A use is counted for every attempt that the layers below may make of it, and for the canary of every batch: the count is
 //! an upper bound. A key rolls by itself long before the bound that stops a version.
 
@@ -12,8 +15,9 @@ use std::{
 
 use aws_lc_rs::digest::{SHA256, digest};
 use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId};
+use tokio::sync::Mutex as AsyncMutex;
 
-use super::ledger::Ledger;
+use super::{KeysError, ledger::Ledger, mark::Mark};
 
 /// Uses after which a key rolls by itself, if the configuration says nothing: some 33 million EDEKs.
 pub(crate) const ROLL_AFTER_DEFAULT: u64 = 1 << 30;
@@ -31,8 +35,12 @@ const EDEKS_PER_CANARY: u64 = 200;
 #[derive(Debug)]
 pub(super) struct Uses {
     roll_after: u64,
-    counts: Mutex<HashMap<(KeyName, KeyVersion), Count>>,
+    counts: Mutex<Counts>,
+    /// Held while a range is reserved: marks are in the order of reservations.
+    mark: AsyncMutex<Mark>,
 }
+
+type Counts = HashMap<(KeyName, KeyVersion), Count>;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Count {
@@ -44,19 +52,34 @@ struct Count {
 
 impl Uses {
     /// Counts as the store has them; `roll_after` uses make a version worn.
-    pub(super) fn new(roll_after: u64, stored: Vec<(KeyName, KeyVersion, u64)>) -> Self {
-        let count = |(name, version, reserved)| ((name, version), Count { reserved, left: 0 });
+    pub(super) fn new(roll_after: u64, stored: Vec<(KeyName, KeyVersion, u64)>, mark: Mark) -> Self {
         Self {
             roll_after,
-            counts: Mutex::new(stored.into_iter().map(count).collect()),
+            counts: Mutex::new(counts_of(stored)),
+            mark: AsyncMutex::new(mark),
         }
+    }
+
+    /// Counts every version as used up if the store was set back. A store of this process' own without a mark was: it is
+    /// not the one that was written here.
+    pub(super) async fn check(&self, ledger: &Ledger) -> Result<(), KeysError> {
+        let mut mark = self.mark.lock().await;
+        let reservations = ledger.reservations().await?;
+        let set_back = match mark.seen() {
+            Some(seen) => reservations < seen,
+            None => reservations > 0 && !ledger.store.is_shared(),
+        };
+        if set_back {
+            self.wear_out(ledger, &mut mark).await?;
+        }
+        Ok(())
     }
 
     /// Counts `edeks` that are about to be made. Suites whose EDEKs need no random IV of the key's own are not counted.
     ///
     /// # Errors
     /// [`Reason::KeyVersionUnusable`] if the version has made as many as it may; the store's failures, since what cannot be
-    /// counted is not made.
+    /// counted is not made; [`Reason::Overloaded`] if it turns out that the store was set back.
     pub(super) async fn charge(
         &self,
         ledger: &Ledger,
@@ -69,17 +92,36 @@ impl Uses {
         if suite != EdekSuite::Gcm || self.take(name, version, uses) {
             return Ok(());
         }
+        let mut mark = self.mark.lock().await;
+        // Another call may have reserved a range meanwhile.
+        if self.take(name, version, uses) {
+            return Ok(());
+        }
         let range = RANGE.min(self.roll_after / 16).max(uses);
         let reserved = ledger.reserve_uses(name, version, range, USES_MAX).await?;
         let Some(reserved) = reserved else {
             return Err(used_up(name, version));
         };
+        if mark.seen().is_some_and(|seen| reserved.reservations <= seen) {
+            self.wear_out(ledger, &mut mark).await?;
+            return Err(set_back(name));
+        }
+        mark.advance(reserved.reservations).map_err(KeysError::Mark)?;
         let mut counts = self.counts();
         let count = counts.entry((name.clone(), version)).or_default();
-        count.reserved = count.reserved.max(reserved);
-        // Two calls may have reserved at once: then there is more left than was needed.
+        count.reserved = count.reserved.max(reserved.uses);
         count.left += range - uses;
         Ok(())
+    }
+
+    async fn wear_out(&self, ledger: &Ledger, mark: &mut Mark) -> Result<(), KeysError> {
+        tracing::error!(
+            "the store was set back to an older state, so that nobody knows how often the versions of gcm keys were used: they \
+             make nothing any more, and their keys are rolled"
+        );
+        let reservations = ledger.wear_out(USES_MAX, mark.seen().unwrap_or_default()).await?;
+        *self.counts() = counts_of(ledger.load_uses().await?);
+        mark.advance(reservations).map_err(KeysError::Mark)
     }
 
     /// Whether a version has made so many EDEKs that its key is to roll.
@@ -102,10 +144,15 @@ impl Uses {
         enough
     }
 
-    fn counts(&self) -> MutexGuard<'_, HashMap<(KeyName, KeyVersion), Count>> {
+    fn counts(&self) -> MutexGuard<'_, Counts> {
         // Counts are changed in single steps, so that a panic elsewhere leaves none half done.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn counts_of(stored: Vec<(KeyName, KeyVersion, u64)>) -> Counts {
+    let count = |(name, version, reserved)| ((name, version), Count { reserved, left: 0 });
+    stored.into_iter().map(count).collect()
 }
 
 /// The request id of the roll of a worn version.
@@ -120,6 +167,16 @@ pub(super) fn roll_request(name: &KeyName, version: KeyVersion) -> RequestId {
 fn uses_of(edeks: usize) -> u64 {
     let edeks = edeks as u64;
     (edeks + edeks.div_ceil(EDEKS_PER_CANARY)) * ATTEMPTS_MAX
+}
+
+fn set_back(name: &KeyName) -> Failure {
+    Failure::new(
+        Reason::Overloaded,
+        format!(
+            "the key service's store was set back to an older state, so that nobody knows how often key {name} was used; it is \
+             being rolled, try again in a moment"
+        ),
+    )
 }
 
 fn used_up(name: &KeyName, version: KeyVersion) -> Failure {
@@ -145,6 +202,12 @@ mod tests {
         Ledger::open(&config, path).await.expect("a store")
     }
 
+    fn mark(dir: &tempfile::TempDir, name: &str) -> Mark {
+        let directory = dir.path().join(name);
+        std::fs::create_dir_all(&directory).expect("own directory");
+        Mark::open(&directory).expect("a mark")
+    }
+
     #[tokio::test]
     async fn a_crash_counts_too_many_and_never_too_few() {
         let dir = tempfile::tempdir().expect("a directory");
@@ -156,7 +219,7 @@ mod tests {
             let stored = ledger.load_uses().await.expect("read");
             let before = stored.first().map_or(0, |(_, _, count)| *count);
             assert!(before >= made, "round {round}: {before} of {made}");
-            let uses = Uses::new(16 * 1000, stored);
+            let uses = Uses::new(16 * 1000, stored, mark(&dir, "a"));
             for edeks in [1, 200, 1, 7, 1000] {
                 uses.charge(&ledger, &name, version, EdekSuite::Gcm, edeks)
                     .await
@@ -174,7 +237,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let ledger = open(&dir.path().join("keys.redb")).await;
         let (name, version) = (key(), KeyVersion(3));
-        let uses = Uses::new(1600, Vec::new());
+        let uses = Uses::new(1600, Vec::new(), mark(&dir, "a"));
         while !uses.is_worn(&name, version) {
             uses.charge(&ledger, &name, version, EdekSuite::Gcm, 1)
                 .await
@@ -183,11 +246,14 @@ mod tests {
         let stored = ledger.load_uses().await.expect("read");
         assert_eq!(stored, [(name.clone(), version, 1600)]);
         assert!(!uses.is_worn(&name, KeyVersion(4)), "each version for itself");
-        assert!(Uses::new(1600, stored).is_worn(&name, version), "after a restart too");
+        assert!(
+            Uses::new(1600, stored, mark(&dir, "a")).is_worn(&name, version),
+            "after a restart too"
+        );
 
         let left = ledger.reserve_uses(&name, version, USES_MAX - 1600, USES_MAX).await;
-        assert_eq!(left.expect("stored"), Some(USES_MAX));
-        let uses = Uses::new(1600, ledger.load_uses().await.expect("read"));
+        assert_eq!(left.expect("stored").map(|left| left.uses), Some(USES_MAX));
+        let uses = Uses::new(1600, ledger.load_uses().await.expect("read"), mark(&dir, "a"));
         let failure = uses
             .charge(&ledger, &name, version, EdekSuite::Gcm, 1)
             .await
@@ -206,7 +272,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let ledger = open(&dir.path().join("keys.redb")).await;
         let (name, version) = (key(), KeyVersion(0));
-        let (one, other) = (Uses::new(1 << 20, Vec::new()), Uses::new(1 << 20, Vec::new()));
+        let uses = |name| Uses::new(1 << 20, Vec::new(), mark(&dir, name));
+        let (one, other) = (uses("one"), uses("other"));
         for uses in [&one, &other, &one] {
             uses.charge(&ledger, &name, version, EdekSuite::Gcm, 1)
                 .await

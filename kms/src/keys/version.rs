@@ -1,6 +1,6 @@
 //! One version of an EZ key: what it may do, and how the token's object compares with what the store says. Pure.
 
-use strongroom_proto::{Failure, KeyName, KeyVersion, Reason};
+use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, Reason};
 
 use crate::token::{Kcv, Origin, TokenKeyVersion, TokenObjectId};
 
@@ -14,6 +14,8 @@ pub(crate) struct Version {
     /// Where it comes from: `Cloned` for one that was made or found where tokens clone, and may be an original or a clone.
     pub(crate) origin: Origin,
     pub(crate) presence: Presence,
+    /// What the last comparison found wrong with it in the tokens; empty if nothing.
+    pub(crate) trouble: String,
 }
 
 /// What a version may do, as the store says.
@@ -58,6 +60,7 @@ impl Version {
                 origin => origin,
             },
             presence: Presence::Present,
+            trouble: String::new(),
         }
     }
 
@@ -70,6 +73,25 @@ impl Version {
             Origin::Imported => found.origin != Origin::Generated,
         };
         self.kcv == found.kcv && same_origin
+    }
+
+    /// What tells the object in its place, from this version of a key of `suite`.
+    pub(crate) fn difference(&self, found: &TokenKeyVersion, suite: EdekSuite) -> String {
+        let (what, is, should) = if found.suite != suite {
+            ("suite", found.suite.to_string(), suite.to_string())
+        } else if self.kcv != found.kcv {
+            ("check value", found.kcv.to_string(), self.kcv.to_string())
+        } else {
+            (
+                "origin",
+                found.origin.as_str().to_owned(),
+                self.origin.as_str().to_owned(),
+            )
+        };
+        format!(
+            "the token holds another key in its place (CKA_ID {}): its {what} is {is} and not {should}",
+            found.token_id
+        )
     }
 
     /// Whether it is the version that mints.
@@ -93,13 +115,13 @@ impl Version {
         match &self.presence {
             Presence::Present | Presence::Unchecked => Ok(()),
             Presence::Missing => Err(unusable(format!(
-                "version {number} of key {name} is missing from the token, or there twice or unfit (the key service's log \
-                 says which); restore the token from its backup{}",
+                "version {number} of key {name} is missing: {}; restore the token from its backup{}",
+                self.detail(),
                 self.way_on(name)
             ))),
             Presence::Different => Err(unusable(format!(
-                "the token holds another key in the place of version {number} of key {name} (its check value differs, or where it comes from), so it \
-                 is not used; connect the right token or restore it from its backup{}",
+                "version {number} of key {name} is not used: {}; connect the right token or restore it from its backup{}",
+                self.detail(),
                 self.way_on(name)
             ))),
         }
@@ -112,11 +134,8 @@ impl Version {
                 "the token holds this destroyed version again, as one restored from an old backup does: it is never used; \
                  destroy the object in the token"
             }
-            (false, Presence::Missing) => "the token does not hold it, or holds it twice or unfit",
-            (false, Presence::Different) => {
-                "the token holds another key in its place: the check value differs, or where it comes from"
-            }
-            _ => "",
+            (false, Presence::Missing) if self.trouble.is_empty() => "the token does not hold it",
+            _ => &self.trouble,
         };
         sentence.to_owned()
     }

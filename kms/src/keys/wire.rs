@@ -79,6 +79,7 @@ impl Key {
             last_used_ms: around.uses.get(&number).copied(),
             destroyed_ms,
             deletion: self.deletion_to_wire(Target::Version(number), around),
+            origin: version.origin.as_str().to_owned(),
         })
     }
 
@@ -87,7 +88,7 @@ impl Key {
             requested_by,
             retired_ms,
             due_ms,
-            begun_ms,
+            begun,
             approvals,
             ..
         } = self.deletions.get(&target)?;
@@ -98,7 +99,7 @@ impl Key {
             requested_by: requested_by.clone(),
             retired_ms: *retired_ms,
             due_ms: *due_ms,
-            begun: begun_ms.is_some(),
+            begun: begun.is_some(),
             approved_by: approvals.keys().cloned().collect(),
             approvals_missing: u32::try_from(obstacles.approvals).unwrap_or(u32::MAX),
             zones_without_proof: obstacles

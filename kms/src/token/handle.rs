@@ -4,7 +4,7 @@ use std::{
     future::Future,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex as StdMutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -20,7 +20,8 @@ use tokio::{
 use tonic::{Code, Response, Status, transport::Channel};
 
 use super::{
-    ImportKey, NewVersion, TokenConfig, TokenKeyVersion, TokenObjectId, TokenProfile, TokenStartError, TokenState,
+    ImportKey, NewVersion, TokenConfig, TokenKeyVersion, TokenName, TokenObjectId, TokenProfile, TokenStartError,
+    TokenState, UnfitVersion,
     board::Board,
     gather::Gather,
     link::{Fault, Link},
@@ -48,6 +49,8 @@ struct Inner {
     state: watch::Receiver<TokenState>,
     stop: watch::Sender<bool>,
     supervisors: Mutex<Vec<JoinHandle<()>>>,
+    /// What the last listing left out.
+    unfit: StdMutex<Vec<UnfitVersion>>,
 }
 
 /// The place of one worker, whichever process has it now.
@@ -115,6 +118,7 @@ impl Token {
             state: board.subscribe(),
             stop,
             supervisors: Mutex::new(supervisors),
+            unfit: StdMutex::default(),
         };
         let token = Self {
             inner: Arc::new(inner),
@@ -162,7 +166,7 @@ impl Token {
     }
 
     /// Every key version in the token, by name and version. Objects that look like one and are not fit for use are left
-    /// out, with a line in the log, and so are two that claim to be the same version: using either says why.
+    /// out, with a line in the log, and so are two that claim to be the same version: [`Self::unfit`] says why.
     ///
     /// # Errors
     /// `token-unavailable`, `pin-rejected`.
@@ -170,7 +174,20 @@ impl Token {
         let response = self
             .call(|mut client| async move { client.list_versions(pb::ListVersionsRequest {}).await })
             .await?;
+        let unfit = response.unfit.into_iter().map(TryInto::try_into);
+        *self.last_unfit() = unfit.collect::<Result<_, _>>()?;
         response.versions.into_iter().map(TryInto::try_into).collect()
+    }
+
+    /// What [`Self::list_versions`] last left out, and why.
+    #[must_use]
+    pub fn unfit(&self) -> Vec<UnfitVersion> {
+        self.last_unfit().clone()
+    }
+
+    fn last_unfit(&self) -> MutexGuard<'_, Vec<UnfitVersion>> {
+        // Whole lists are put in, so that a panic elsewhere leaves nothing half done.
+        self.inner.unfit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Generates a key version in the token and proves it. A repeat, by this call when the worker is lost on the way or by
@@ -205,21 +222,28 @@ impl Token {
 
     /// Has all workers but one look for new objects: they search the token only now and then by themselves.
     pub(super) async fn tell_others(&self) {
-        if self.inner.seats.len() == 1 {
-            return;
-        }
-        let links: Vec<_> = self.inner.seats.iter().filter_map(Seat::link).collect();
-        for link in links {
+        for link in self.other_links() {
             // One that fails now searches when it is opened anew.
             _ = timeout(CALL_TIMEOUT, link.client().list_versions(pb::ListVersionsRequest {})).await;
         }
     }
 
-    /// Destroys a version, if its object has that `CKA_ID`. One that is gone already is no failure.
+    /// Every worker that serves, if there is more than one.
+    fn other_links(&self) -> Vec<Link> {
+        match self.inner.seats.as_slice() {
+            [_] => Vec::new(),
+            seats => seats.iter().filter_map(Seat::link).collect(),
+        }
+    }
+
+    /// Destroys a version, if its object has that `CKA_ID`, and what every worker has derived from it. One that is gone
+    /// already is no failure. Answers which token it was looked for in afterwards, by its `CKA_ID` and by its label, and not
+    /// found.
     ///
     /// # Errors
-    /// `key-version-unusable` if the object has another id; `token-unavailable`, `pin-rejected`.
-    pub async fn destroy(&self, key: &KeyName, version: KeyVersion, id: TokenObjectId) -> Result<(), Failure> {
+    /// `key-version-unusable` if the object has another id; `token-refused` if the token still holds it; `token-unavailable`,
+    /// `pin-rejected`.
+    pub async fn destroy(&self, key: &KeyName, version: KeyVersion, id: TokenObjectId) -> Result<TokenName, Failure> {
         let request = pb::DestroyVersionRequest {
             key_name: key.as_str().to_owned(),
             version: version.0,
@@ -229,8 +253,13 @@ impl Token {
             let request = request.clone();
             async move { client.destroy_version(request).await }
         })
-        .await
-        .map(drop)
+        .await?;
+        for link in self.other_links() {
+            // One that fails now loses what it derived with its session.
+            _ = timeout(CALL_TIMEOUT, link.client().destroy_version(request.clone())).await;
+        }
+        let TokenProfile { label, serial, .. } = self.profile().await?;
+        Ok(TokenName { label, serial })
     }
 
     /// The key to wrap EZ keys to that are to be brought in; made when there is none, or anew if `renew`, which ends the

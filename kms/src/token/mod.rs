@@ -34,8 +34,8 @@ pub use sealed::{SealedCall, SealedConfig, SealedOnly, SealedReply, Verified};
 pub use signed::{TransferCall, TransferReply};
 pub(crate) use types::default_suite;
 pub use types::{
-    ImportKey, IvSource, Kcv, NewVersion, OaepHash, Origin, TokenConfig, TokenKeyVersion, TokenObjectId, TokenProfile,
-    TokenStartError, TokenState, WireDek, WrappedClone,
+    ImportKey, IvSource, Kcv, NewVersion, OaepHash, Origin, TokenConfig, TokenKeyVersion, TokenName, TokenObjectId,
+    TokenProfile, TokenStartError, TokenState, UnfitVersion, WireDek, WrappedClone,
 };
 
 /// Generated code of `strongroom.kms.worker.v1`.

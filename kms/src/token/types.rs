@@ -215,6 +215,26 @@ pub struct TokenKeyVersion {
     pub origin: Origin,
 }
 
+/// A version that a token holds and that is not used: there twice, or not as a zone key must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnfitVersion {
+    /// The EZ key.
+    pub key: KeyName,
+    /// Its version.
+    pub version: KeyVersion,
+    /// Why, in a sentence that says what to look for in the token.
+    pub why: String,
+}
+
+/// What tells a token from any other: people know it by the label, its maker by the serial number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenName {
+    /// The label, without padding.
+    pub label: String,
+    /// The serial number, without padding.
+    pub serial: String,
+}
+
 /// How a key came to be in a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {

@@ -7,7 +7,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::{
     ClonePublicKey, ImportKey, IvSource, Kcv, NewVersion, OaepHash, Origin, TokenKeyVersion, TokenObjectId,
-    TokenProfile, pb,
+    TokenProfile, UnfitVersion, pb,
 };
 
 impl Drop for pb::item_result::Result {
@@ -144,6 +144,28 @@ impl TryFrom<pb::TokenKeyVersion> for TokenKeyVersion {
                 .into_iter()
                 .find(|origin| origin.as_str() == wire.origin)
                 .ok_or_else(|| malformed("an origin"))?,
+        })
+    }
+}
+
+impl From<UnfitVersion> for pb::UnfitVersion {
+    fn from(unfit: UnfitVersion) -> Self {
+        Self {
+            key_name: unfit.key.as_str().to_owned(),
+            version: unfit.version.0,
+            why: unfit.why,
+        }
+    }
+}
+
+impl TryFrom<pb::UnfitVersion> for UnfitVersion {
+    type Error = Failure;
+
+    fn try_from(wire: pb::UnfitVersion) -> Result<Self, Failure> {
+        Ok(Self {
+            key: wire.key_name.parse()?,
+            version: KeyVersion(wire.version),
+            why: wire.why,
         })
     }
 }

@@ -101,3 +101,35 @@ async fn another_key_with_the_same_label_and_id_raises_an_alarm_and_takes_the_to
     assert_eq!(fleet.list_versions().await.expect("listed"), [made]);
     fleet.stop().await;
 }
+
+#[tokio::test]
+async fn a_version_goes_from_both_tokens_and_from_none_while_one_is_away() {
+    let pair = Pair::new();
+    let fleet = pair.start().await;
+    let new = fresh("payroll", 0);
+    fleet.generate(&new).await.expect("in both");
+    pair.remove(LABELS[1]);
+    becomes(&fleet, LABELS[1], |health| matches!(health, Health::Away(_))).await;
+    let refused = fleet.destroy(&new.key, new.version, new.id).await;
+    assert_eq!(
+        refused.expect_err("it would come back").reason,
+        Reason::TokenUnavailable
+    );
+    assert!(
+        pair.probe(LABELS[0], "dump", &[]).contains("payroll"),
+        "nothing half gone"
+    );
+
+    pair.return_token(LABELS[1]);
+    becomes(&fleet, LABELS[1], |health| *health == Health::Serving).await;
+    let gone = fleet.destroy(&new.key, new.version, new.id).await.expect("gone");
+    let labels: Vec<_> = gone.iter().map(|token| token.label.as_str()).collect();
+    assert_eq!(labels, LABELS, "both are named");
+    assert_ne!(gone[0].serial, gone[1].serial);
+    for label in LABELS {
+        assert!(!pair.probe(label, "dump", &[]).contains("payroll"), "{label}");
+    }
+    let again = fleet.destroy(&new.key, new.version, new.id).await;
+    assert_eq!(again, Ok(gone), "a repeat finds the same");
+    fleet.stop().await;
+}

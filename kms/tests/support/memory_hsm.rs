@@ -11,8 +11,8 @@ use strongroom_kms::{
     audit::{AuditHead, AuditKey, AuditSignature},
     hsm::Hsm,
     token::{
-        ImportKey, Kcv, NewVersion, OaepHash, Origin, SealedCall, SealedReply, TokenKeyVersion, TokenObjectId,
-        TokenState, TransferCall, TransferReply, Verified, WireDek,
+        ImportKey, Kcv, NewVersion, OaepHash, Origin, SealedCall, SealedReply, TokenKeyVersion, TokenName,
+        TokenObjectId, TokenState, TransferCall, TransferReply, Verified, WireDek,
     },
 };
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId, ZoneId};
@@ -86,6 +86,11 @@ impl MemoryHsm {
     /// The destruction of that version is the last thing that the token does.
     pub fn cut_destroy(&self, at: CutAt) {
         self.inside().cut_destroy = Some(at);
+    }
+
+    /// Whether a destruction that is to be cut off was not yet.
+    pub fn cuts_destroy(&self) -> bool {
+        self.inside().cut_destroy.is_some()
     }
 
     /// From now on no EDEK opens, as with a key that was damaged while it was made; or all do again.
@@ -252,7 +257,7 @@ impl Hsm for MemoryHsm {
         Ok(suites.unwrap_or_else(|| EdekSuite::ALL.to_vec()))
     }
 
-    async fn destroy(&self, key: &KeyName, version: KeyVersion, id: TokenObjectId) -> Result<(), Failure> {
+    async fn destroy(&self, key: &KeyName, version: KeyVersion, id: TokenObjectId) -> Result<Vec<TokenName>, Failure> {
         let _passed = self.pass().await;
         let mut inside = self.usable()?;
         let place = (key.clone(), version);
@@ -261,7 +266,11 @@ impl Hsm for MemoryHsm {
             Some(found) if found.token_id != id => Err(Failure::new(Reason::KeyVersionUnusable, "another object")),
             _ => {
                 inside.versions.remove(&place);
-                cut(&mut inside.cut_destroy, version, true)
+                cut(&mut inside.cut_destroy, version, true)?;
+                Ok(vec![TokenName {
+                    label: "stand-in".to_owned(),
+                    serial: "0".to_owned(),
+                }])
             }
         }
     }

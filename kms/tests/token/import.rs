@@ -6,7 +6,7 @@ use bytes::Bytes;
 use strongroom_kms::token::{ImportKey, NewVersion, OaepHash, Origin, Token, TokenObjectId, WireDek};
 use strongroom_proto::{Edek, EdekSuite, KeyVersion, Reason, ZoneId};
 
-use crate::fixture::{Fixture, fresh, name, zone};
+use crate::fixture::{Fixture, LABEL, fresh, name, zone};
 
 const VECTORS: &str = include_str!("vectors/vectors.txt");
 
@@ -109,10 +109,10 @@ async fn an_import_is_proven_repeated_and_refused_when_it_is_not_what_was_said()
     // Only the token can tell the size of what it opened, and SoftHSM2 does not.
     let short = fresh("short", 0);
     match token.import(&short, import.id, wrap(&import, &[7; 16])).await {
-        Ok(_) => token
-            .destroy(&short.key, short.version, short.id)
-            .await
-            .expect("destroyed"),
+        Ok(_) => {
+            let gone = token.destroy(&short.key, short.version, short.id).await;
+            assert_eq!(gone.expect("destroyed").label, LABEL);
+        }
         Err(failure) => assert_eq!(failure.reason, Reason::InvalidArgument),
     }
 

@@ -72,6 +72,7 @@ fn every_command_prints_the_json_of_the_manual() {
     json(&cli, "key create payroll", KEY);
     json(&cli, "key show payroll", KEY);
     json(&cli, "key list", KEY);
+    json(&cli, "key versions payroll", "version\",\"state");
     json(&cli, "fs mkdir /zone", STAT);
     json(&cli, "zone create /zone --key payroll", "zone_id");
     assert_eq!(json(&cli, &format!("fs put {local} /zone/a"), "files")["files"], 1);

@@ -7,6 +7,7 @@ mod crash;
 mod dev;
 mod files;
 mod instances;
+mod key_life;
 mod keys;
 mod monitoring;
 mod refusals;

@@ -30,9 +30,10 @@ pub(super) struct KeyDocument {
 
 /// A version of a key in `--json`.
 #[derive(Serialize)]
-struct VersionDocument {
+pub(super) struct VersionDocument {
     version: u32,
     state: &'static str,
+    origin: String,
     created_ms: u64,
     kcv: String,
     token_id: String,
@@ -90,6 +91,7 @@ impl From<&KeyVersionInfo> for VersionDocument {
         Self {
             version: version.version.0,
             state: version.state.as_str(),
+            origin: version.origin.clone(),
             created_ms: version.created_ms,
             kcv: hex::encode(version.kcv),
             token_id: hex::encode(version.token_id),
@@ -161,17 +163,35 @@ pub(super) fn key_text(key: &KeyDocument) -> String {
     if let Some(deletion) = &key.deletion {
         line(&mut text, "deletion", &deletion_text(deletion));
     }
-    let rows: Vec<_> = key.versions.iter().map(version_row).collect();
     text.push('\n');
-    text.push_str(&table(
-        ["VERSION", "STATE", "KCV", "TOKEN ID", "CREATED", "LAST USED", "NOTE"],
-        &rows,
-    ));
+    text.push_str(&versions_text(&key.versions));
     let hidden = key.version_count as usize - key.versions.len().min(key.version_count as usize);
     if hidden > 0 {
-        _ = write!(text, "\n({hidden} older versions are not shown)");
+        _ = write!(
+            text,
+            "\n({hidden} older versions are not shown; list them with: strongroom key versions {})",
+            key.name
+        );
     }
     text
+}
+
+/// Versions in a table, for people.
+pub(super) fn versions_text(versions: &[VersionDocument]) -> String {
+    let rows: Vec<_> = versions.iter().map(version_row).collect();
+    table(
+        [
+            "VERSION",
+            "STATE",
+            "ORIGIN",
+            "KCV",
+            "TOKEN ID",
+            "CREATED",
+            "LAST USED",
+            "NOTE",
+        ],
+        &rows,
+    )
 }
 
 /// A key in the table of all.
@@ -191,15 +211,17 @@ fn line(text: &mut String, heading: &str, value: &str) {
     _ = writeln!(text, "{heading:<8} {value}");
 }
 
-fn version_row(version: &VersionDocument) -> [String; 7] {
+fn version_row(version: &VersionDocument) -> [String; 8] {
     let deletion = version.deletion.as_ref().map(deletion_text);
     let destroyed = version
         .destroyed_ms
         .map(|at_ms| format!("destroyed {}", time_text(at_ms)));
-    let notes = [version.detail.clone(), destroyed, deletion];
+    let detail = version.detail.as_deref().map(|detail| one_line(detail).into_owned());
+    let notes = [detail, destroyed, deletion];
     [
         version.version.to_string(),
         version.state.to_owned(),
+        version.origin.clone(),
         version.kcv.clone(),
         version.token_id.clone(),
         time_text(version.created_ms),

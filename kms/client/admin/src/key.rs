@@ -62,6 +62,8 @@ pub struct KeyVersionInfo {
     pub destroyed_ms: Option<u64>,
     /// Its own way to be destroyed, if it is on it.
     pub deletion: Option<Deletion>,
+    /// How it came into the token: `generated`, `cloned` or `imported`.
+    pub origin: String,
 }
 
 /// A key or version on its way to be destroyed.
@@ -229,6 +231,7 @@ impl TryFrom<&pb::KeyVersion> for KeyVersionInfo {
             last_used_ms: wire.last_used_ms,
             destroyed_ms: wire.destroyed_ms,
             deletion: wire.deletion.as_ref().map(TryFrom::try_from).transpose()?,
+            origin: wire.origin.clone(),
         })
     }
 }

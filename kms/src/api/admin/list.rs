@@ -21,6 +21,7 @@ impl<H: Hsm> Desk<H> {
         after: Option<&KeyName>,
         limit: usize,
     ) -> Result<ListKeysResponse, Failure> {
+        self.keys.try_lease().await;
         let context = Context::of("list");
         let may_view = |facts: &KeyFacts| self.decide_on(caller, Action::View, facts, &context).0.allowed;
         let page = self.keys.page(after, limit, may_view);
@@ -51,6 +52,7 @@ impl<H: Hsm> Desk<H> {
         after: Option<&KeyName>,
         limit: usize,
     ) -> Result<ListAliasesResponse, Failure> {
+        self.keys.try_lease().await;
         let context = Context::of("list");
         let may_view = |facts: &KeyFacts| self.decide_on(caller, Action::View, facts, &context).0.allowed;
         let page = self.keys.aliases(after, limit, may_view);

@@ -18,7 +18,7 @@ use super::{
     remedy::{Trouble, while_doing},
     suite::suite,
 };
-use crate::token::{Kcv, Origin, TokenKeyVersion, TokenObjectId};
+use crate::token::{Kcv, Origin, TokenKeyVersion, TokenObjectId, UnfitVersion};
 
 /// The key versions in a token.
 #[derive(Debug, Default)]
@@ -52,6 +52,15 @@ struct Entry {
     kcv: Option<Kcv>,
     /// Whether the value was computed by way of this handle.
     proven: bool,
+}
+
+/// What the token holds.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// Every usable version with its key check value, by name and version.
+    pub(super) versions: Vec<TokenKeyVersion>,
+    /// What claims to be a version and is not used.
+    pub(super) unfit: Vec<UnfitVersion>,
 }
 
 /// What is where a new version is to go.
@@ -154,9 +163,9 @@ impl Index {
         }
     }
 
-    /// Every usable version with its key check value, by name and version.
-    pub(super) fn list(&mut self, session: &Session) -> Result<Vec<TokenKeyVersion>, Trouble> {
-        let mut list = Vec::new();
+    /// Every version.
+    pub(super) fn list(&mut self, session: &Session) -> Result<Listing, Trouble> {
+        let (mut list, mut unfit) = (Vec::new(), Vec::new());
         for (name, versions) in &mut self.keys {
             for (&version, slot) in versions {
                 let proven = prove(session, name, version, slot);
@@ -168,6 +177,11 @@ impl Index {
                     }
                     (Err(Trouble::Failed(failure)), _) => {
                         tracing::error!(key = %name, %version, "left out of the token's keys: {failure}");
+                        unfit.push(UnfitVersion {
+                            key: name.clone(),
+                            version,
+                            why: failure.message,
+                        });
                         continue;
                     }
                     (Err(trouble), _) => return Err(trouble),
@@ -183,7 +197,7 @@ impl Index {
             }
         }
         list.sort_by(|a, b| (&a.key, a.version).cmp(&(&b.key, b.version)));
-        Ok(list)
+        Ok(Listing { versions: list, unfit })
     }
 
     /// Adds a version that was just generated.
@@ -250,6 +264,17 @@ pub(super) fn objects(
         );
     }
     Ok(objects)
+}
+
+/// Whether the token holds a secret key with that `CKA_ID`, whatever its label.
+pub(super) fn holds_id(session: &Session, id: TokenObjectId) -> Result<bool, Trouble> {
+    let search = [
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::Token(true),
+        Attribute::Id(id.as_bytes().to_vec()),
+    ];
+    let found = session.find_objects(&search).map_err(while_doing("to find its keys"))?;
+    Ok(!found.is_empty())
 }
 
 /// Label and `CKA_ID` of an object that is one of ours.

@@ -23,7 +23,7 @@ pub fn inspect(options: &WorkerOptions, log_in: bool) -> Result<Inspection, Fail
     let mut engine = Engine::open(options)?;
     let versions = if log_in {
         engine.log_in().map_err(gone)??;
-        Some(engine.run(Vault::list).map_err(gone)??)
+        Some(engine.run(Vault::list).map_err(gone)??.versions)
     } else {
         None
     };

@@ -55,9 +55,10 @@ impl TokenWorker for Service {
         &self,
         _: Request<pb::ListVersionsRequest>,
     ) -> Result<Response<pb::ListVersionsResponse>, Status> {
-        let versions = self.queue.call(|engine| engine.run(Vault::list)).await?;
+        let listing = self.queue.call(|engine| engine.run(Vault::list)).await?;
         Ok(Response::new(pb::ListVersionsResponse {
-            versions: versions.into_iter().map(Into::into).collect(),
+            versions: listing.versions.into_iter().map(Into::into).collect(),
+            unfit: listing.unfit.into_iter().map(Into::into).collect(),
         }))
     }
 

@@ -18,7 +18,7 @@ use super::{
     dek::Dek,
     derived::DerivedKeys,
     import,
-    index::{self, Found, Index, Place},
+    index::{self, Found, Index, Listing, Place},
     label::KeyLabel,
     object::SessionObject,
     remedy::{Refusal, Trouble, while_doing},
@@ -103,7 +103,7 @@ impl Vault {
     }
 
     /// Searches the token anew and lists every version.
-    pub(super) fn list(&mut self) -> Result<Vec<TokenKeyVersion>, Trouble> {
+    pub(super) fn list(&mut self) -> Result<Listing, Trouble> {
         self.search()?;
         self.index.list(&self.session)
     }
@@ -267,7 +267,8 @@ impl Vault {
         }
     }
 
-    /// Destroys a version's object, if it has that `CKA_ID`. One that is gone already is no failure: a repeat finds it so.
+    /// Destroys a version's object, if it has that `CKA_ID`, and sees that the token shows it no more. One that is gone already
+    /// is no failure: a repeat finds it so.
     pub(super) fn destroy(&mut self, name: &KeyName, version: KeyVersion, id: TokenObjectId) -> Result<(), Trouble> {
         let objects = index::objects(&self.session, name, version)?;
         if let Some((_, other)) = objects.iter().find(|(_, found)| *found != id) {
@@ -281,7 +282,8 @@ impl Vault {
         self.derived.forget(&self.session, id);
         self.references.remove(&id);
         self.search()?;
-        if self.index.contains(name, version) {
+        let held = index::holds_id(&self.session, id)?;
+        if held || self.index.contains(name, version) {
             return Err(refused(format!(
                 "the token still holds version {version} of key {name} after it was destroyed"
             )));
