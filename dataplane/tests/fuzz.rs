@@ -1,0 +1,137 @@
+//! Random use for `FUZZ_SECONDS` (1 unless set) each: frames under random changes against what was sealed, and AES-CTR in
+//! random pieces against a byte-by-byte oracle. `FUZZ_SEED` repeats a run.
+#![allow(clippy::print_stdout, reason = "tests print their seeds")]
+
+use std::{
+    env,
+    time::{Duration, Instant},
+};
+
+use aes::{
+    Aes256,
+    cipher::{BlockCipherEncrypt, KeyInit},
+};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use strongroom_dataplane::{Backend, Ctr, CtrKey, CtrStream, DataKey, Direction, ExtentKey, Geometry};
+
+/// Calls `round` with a generator of its own until the time is up.
+fn fuzz(round: impl Fn(&mut StdRng)) {
+    let seconds = env::var("FUZZ_SECONDS").map_or(1, |seconds| seconds.parse().expect("a number"));
+    let first = env::var("FUZZ_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().expect("a number"));
+    let end = Instant::now() + Duration::from_secs(seconds);
+    for seed in (0..).map(|i| u64::wrapping_add(first, i)) {
+        if Instant::now() > end {
+            break;
+        }
+        println!("FUZZ_SEED={seed}");
+        round(&mut StdRng::seed_from_u64(seed));
+    }
+}
+
+fn random_bytes(random: &mut StdRng, count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    random.fill(bytes.as_mut_slice());
+    bytes
+}
+
+#[test]
+fn changed_frames_never_open() {
+    fuzz(|random| {
+        let frame = 4096_usize << random.random_range(0..3);
+        let frames = random.random_range(1..5);
+        let geometry = Geometry::new(frame as u32, (8 * frame) as u32).expect("valid");
+        let key = ExtentKey::derive(
+            &DataKey::new(&random.random()),
+            &random.random(),
+            &random.random(),
+            geometry,
+        );
+        let last = random.random_range(1..=frame);
+        let plain = random_bytes(random, (frames - 1) * frame + last);
+        let mut sealed: Vec<u8> = plain
+            .chunks(frame)
+            .flat_map(|frame| [frame, &[0; 16]].concat())
+            .collect();
+        key.seal_block(0, true, &mut sealed).expect("a block");
+        for _ in 0..20 {
+            open_changed(random, &key, &plain, &sealed);
+        }
+    });
+}
+
+/// One change, or none, and what must come of it.
+fn open_changed(random: &mut StdRng, key: &ExtentKey, plain: &[u8], sealed: &[u8]) {
+    let (mut bytes, mut length, mut first, mut room) = (sealed.to_vec(), plain.len() as u64, 0, plain.len());
+    match random.random_range(0..8) {
+        0 => bytes.truncate(random.random_range(0..bytes.len())),
+        1 => bytes.extend_from_slice(&sealed[..random.random_range(0..sealed.len())]),
+        2 => length = random.random::<u64>() >> random.random_range(0..64),
+        3 => first = random.random::<u32>() >> random.random_range(0..32),
+        4 => room = random.random_range(0..2 * plain.len()),
+        5 => {
+            let (from, to) = (random.random_range(0..bytes.len()), random.random_range(0..bytes.len()));
+            bytes.swap(from, to);
+        }
+        6 => {
+            let place = random.random_range(0..bytes.len());
+            bytes[place] ^= 1 << random.random_range(0..8);
+        }
+        _ => {}
+    }
+    let is_whole = bytes == sealed && length == plain.len() as u64 && first == 0 && room == plain.len();
+    let mut out = vec![0xee; room];
+    let opened = key.open_frames(length, first, &bytes, &mut out);
+    assert_eq!(opened.is_ok(), is_whole, "{opened:?}");
+    if is_whole {
+        assert!(out == plain, "what was sealed");
+    } else {
+        assert!(out.iter().all(|byte| *byte == 0), "nothing of a bad run");
+    }
+}
+
+#[test]
+fn streams_agree_with_one_byte_at_a_time() {
+    fuzz(|random| {
+        let (key, iv) = (
+            random.random::<[u8; 32]>(),
+            random.random::<u128>() | random.random::<u128>(),
+        );
+        let cipher = Aes256::new(&key.into());
+        let base = random.random::<u64>() >> random.random_range(2..64);
+        for backend in Backend::all() {
+            let mut stream = CtrStream::new(Ctr::with_backend(CtrKey::Aes256(&key), &iv.to_be_bytes(), backend));
+            for _ in 0..12 {
+                stream.seek(base + random.random_range(0..10_000));
+                let start = stream.position();
+                let count = random.random_range(0..9000) >> random.random_range(0..10);
+                let plain = random_bytes(random, count);
+                let mut pieces = plain.clone();
+                for piece in pieces.chunks_mut(random.random_range(1..4000)) {
+                    stream.apply(piece).expect("below 2^63");
+                }
+                let expected = naive(&cipher, iv, start, &plain);
+                assert!(pieces == expected, "{backend} at {start}");
+                let ctr = Ctr::with_backend(CtrKey::Aes256(&key), &iv.to_be_bytes(), backend);
+                let crc = ctr
+                    .apply_summed(start, &mut pieces, Direction::Decrypt, 0)
+                    .expect("below 2^63");
+                assert!(pieces == plain, "{backend} at {start}, back");
+                let whole = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &expected);
+                assert_eq!(u64::from(crc), whole, "{backend} at {start}");
+            }
+        }
+    });
+}
+
+fn naive(cipher: &Aes256, iv: u128, start: u64, plain: &[u8]) -> Vec<u8> {
+    let mut current = (None, [0; 16]);
+    let bytes = plain.iter().zip(start..).map(|(byte, position)| {
+        if current.0 != Some(position / 16) {
+            let mut block = iv.wrapping_add((position / 16).into()).to_be_bytes().into();
+            cipher.encrypt_block(&mut block);
+            current = (Some(position / 16), block.into());
+        }
+        byte ^ current.1[position as usize % 16]
+    });
+    bytes.collect()
+}
