@@ -78,7 +78,7 @@ impl Ctr {
     #[must_use]
     pub fn with_backend(key: CtrKey<'_>, iv: &[u8; 16], backend: Backend) -> Self {
         Self {
-            engine: Engine::new(key, u128::from_be_bytes(*iv), backend.tier()),
+            engine: Engine::new(key, u128::from_be_bytes(*iv), backend),
             backend,
         }
     }

@@ -12,6 +12,10 @@
 )]
 
 mod portable;
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "only kernels of our own cut vectors")
+)]
 mod text;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;

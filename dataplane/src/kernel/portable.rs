@@ -9,7 +9,7 @@ use aes::{
 use ctr::{CtrCore, flavors::Ctr128BE};
 
 use super::{Direction, Text, Tier};
-use crate::CtrKey;
+use crate::{Backend, CtrKey};
 
 /// An expanded key, which RustCrypto wipes when it is dropped, and the first counter.
 pub(crate) struct Engine {
@@ -29,7 +29,7 @@ pub(crate) fn detect() -> Tier {
 }
 
 impl Engine {
-    pub(crate) fn new(key: CtrKey<'_>, iv: u128, _: Tier) -> Self {
+    pub(crate) fn new(key: CtrKey<'_>, iv: u128, _: Backend) -> Self {
         let key = match key {
             CtrKey::Aes128(key) => Key::Aes128(Box::new(Aes128::new(key.into()))),
             CtrKey::Aes256(key) => Key::Aes256(Box::new(Aes256::new(key.into()))),

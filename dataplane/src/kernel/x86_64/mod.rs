@@ -19,7 +19,7 @@ use schedule::{KEYS_128, KEYS_256, RoundKeys, expand_128, expand_256};
 use table::Table;
 
 use super::{Direction, Text, Tier, portable};
-use crate::CtrKey;
+use crate::{Backend, CtrKey};
 
 /// Bits of the counter that may change under one table: bytes 11 to 15.
 const EPOCH_BITS: u32 = 40;
@@ -58,18 +58,18 @@ pub(crate) enum Engine {
 }
 
 impl Engine {
-    /// `tier` must come from a [`Backend`](crate::Backend): the calls into kernels rest on it.
-    pub(crate) fn new(key: CtrKey<'_>, iv: u128, tier: Tier) -> Self {
-        match (tier, key) {
-            (Tier::Portable, _) => Self::Portable(portable::Engine::new(key, iv, tier)),
+    /// The calls into kernels rest on `backend`, which cannot be had for instructions that are not there.
+    pub(crate) fn new(key: CtrKey<'_>, iv: u128, backend: Backend) -> Self {
+        match (backend.tier(), key) {
+            (Tier::Portable, _) => Self::Portable(portable::Engine::new(key, iv, backend)),
             (_, CtrKey::Aes128(key)) => {
-                let mut stream = Keystream::blank(iv, tier);
-                // SAFETY: every tier but the portable one has AES-NI and SSSE3 (`detect`), and a backend was made of it.
+                let mut stream = Keystream::blank(iv, backend);
+                // SAFETY: every backend but the portable one is the proof of AES-NI and SSSE3 (`detect`).
                 unsafe { expand_128(key, &mut stream.keys) };
                 Self::Aes128(stream)
             }
             (_, CtrKey::Aes256(key)) => {
-                let mut stream = Keystream::blank(iv, tier);
+                let mut stream = Keystream::blank(iv, backend);
                 // SAFETY: as above.
                 unsafe { expand_256(key, &mut stream.keys) };
                 Self::Aes256(stream)
@@ -114,7 +114,7 @@ const fn epoch_rest(counter: u128) -> u64 {
 /// Round keys of one key, the first counter, and tables once they are worth it.
 pub(crate) struct Keystream<const KEYS: usize> {
     keys: RoundKeys<KEYS>,
-    tier: Tier,
+    backend: Backend,
     iv: u128,
     /// Of the epoch that the first counter is in and of the one after it, which together hold any file of up to 16 TiB.
     /// What lies beyond goes without.
@@ -125,10 +125,10 @@ pub(crate) struct Keystream<const KEYS: usize> {
 
 impl<const KEYS: usize> Keystream<KEYS> {
     /// On the heap before there is a key in it, so that moving it leaves no copy behind.
-    fn blank(iv: u128, tier: Tier) -> Box<Self> {
+    fn blank(iv: u128, backend: Backend) -> Box<Self> {
         Box::new(Self {
             keys: RoundKeys::blank(),
-            tier,
+            backend,
             iv,
             tables: [const { OnceLock::new() }; 2],
             cold_bytes: AtomicU64::new(0),
@@ -175,20 +175,20 @@ impl<const KEYS: usize> Keystream<KEYS> {
         let counter = self.iv.wrapping_add(block.into());
         let within_epoch = text.len().div_ceil(16) as u64 <= epoch_rest(counter);
         let in_vectors = sums.len() == 1 || chunk_bytes.is_multiple_of(vaes512::WIDTH);
-        if self.tier != Tier::Vaes512 || !within_epoch || !in_vectors {
+        if self.backend.tier() != Tier::Vaes512 || !within_epoch || !in_vectors {
             return false;
         }
         let Some(table) = self.table(counter, text.len()) else {
             return false;
         };
-        // SAFETY: the tier came from a backend, which is the proof of its instructions.
+        // SAFETY: the backend is the proof of its instructions.
         unsafe { vaes512::summed(&self.keys, table, counter, text, by, chunk_bytes, sums) };
         true
     }
 
     fn plain(&self, counter: u128, text: Text<'_>) {
-        match self.tier {
-            // SAFETY: the tier came from a backend, which is the proof of its instructions.
+        match self.backend.tier() {
+            // SAFETY: the backend is the proof of its instructions.
             Tier::Vaes512 => unsafe { vaes512::plain(&self.keys, counter, text) },
             // SAFETY: as above.
             Tier::Vaes256 => unsafe { vaes256::plain(&self.keys, counter, text) },
@@ -208,8 +208,8 @@ impl<const KEYS: usize> Keystream<KEYS> {
     }
 
     fn cached(&self, table: &Table, counter: u128, text: Text<'_>, around: bool) {
-        match self.tier {
-            // SAFETY: the tier came from a backend, which is the proof of its instructions.
+        match self.backend.tier() {
+            // SAFETY: the backend is the proof of its instructions.
             Tier::Vaes512 => unsafe { vaes512::cached(&self.keys, table, counter, text, around) },
             // SAFETY: as above.
             Tier::Vaes256 => unsafe { vaes256::cached(&self.keys, table, counter, text, around) },
@@ -221,8 +221,8 @@ impl<const KEYS: usize> Keystream<KEYS> {
     #[cold]
     fn fill(&self, counter: u128) -> Box<Table> {
         let mut table = Box::new(Table::blank());
-        match self.tier {
-            // SAFETY: the tier came from a backend, which is the proof of its instructions.
+        match self.backend.tier() {
+            // SAFETY: the backend is the proof of its instructions.
             Tier::Vaes512 => unsafe { vaes512::fill(&self.keys, counter, &mut table) },
             // SAFETY: as above.
             Tier::Vaes256 => unsafe { vaes256::fill(&self.keys, counter, &mut table) },
