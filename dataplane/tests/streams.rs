@@ -74,7 +74,7 @@ fn a_refused_piece_leaves_the_stream_where_it_was() {
 
 #[test]
 fn several_cores_give_the_same_bytes() {
-    const BYTES: usize = (13 << 20) + 5;
+    const BYTES: usize = (97 << 20) + 5;
     let whole = keystream(BYTES + 33);
     for backend in Backend::all() {
         for (position, threads) in [(0, 1), (0, 2), (16, 3), (33, 7), (1, 1000)] {

@@ -1,20 +1,25 @@
 //! AES-CTR on several cores.
 
-use std::{num::NonZeroUsize, thread};
+use std::{
+    num::NonZeroUsize,
+    sync::{Mutex, PoisonError},
+    thread,
+};
 
 use super::{Ctr, CtrError, check_end, check_lengths};
 use crate::kernel::Text;
 
-/// Least bytes for a thread: starting one takes as long as encrypting about 1 MiB does on one core.
-const THREAD_BYTES_MIN: usize = 4 << 20;
-/// Threads start at multiples of this, so that no two write to one line of a cache.
-const ALIGNMENT: usize = 4096;
+/// Least bytes for a thread. Starting one takes little, but on a machine that is busy it may wait for milliseconds before it
+/// runs, in which one core alone encrypts tens of MiB.
+const THREAD_BYTES_MIN: usize = 32 << 20;
+/// Threads take pieces of this in turn, so that one that runs late does not hold up the others by more.
+const PIECE: usize = 16 << 20;
 /// More threads than this saturate any memory.
 const THREADS_MAX: usize = 64;
 
 impl Ctr {
-    /// As [`Ctr::apply`], on up to `threads` cores (at most 64), each with 4 MiB or more to do. The caller's thread is one of
-    /// them; the others end before this returns.
+    /// As [`Ctr::apply`], on up to `threads` cores (at most 64), each with 32 MiB or more to do. The caller's thread is one of
+    /// them; the others end before this returns. It pays where cores are idle; where they are not, it can take longer.
     ///
     /// # Errors
     /// As [`Ctr::apply`].
@@ -41,16 +46,32 @@ impl Ctr {
         Ok(())
     }
 
-    fn spread(&self, mut position: u64, mut text: Text<'_>, threads: NonZeroUsize) {
+    fn spread(&self, position: u64, text: Text<'_>, threads: NonZeroUsize) {
         let threads = threads.get().min(THREADS_MAX).min(text.len() / THREAD_BYTES_MIN).max(1);
-        let share = (text.len() / threads).next_multiple_of(ALIGNMENT);
-        thread::scope(|scope| {
-            while text.len() > share {
-                let (start, part) = (position, text.take(share));
-                scope.spawn(move || self.transform(start, part));
-                position += share as u64;
+        if threads == 1 {
+            return self.transform(position, text);
+        }
+        let rest = Mutex::new((position, text));
+        let work = || {
+            while let Some((position, piece)) = next_piece(&rest) {
+                self.transform(position, piece);
             }
-            self.transform(position, text);
+        };
+        thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(work);
+            }
+            work();
         });
     }
+}
+
+fn next_piece<'t>(rest: &Mutex<(u64, Text<'t>)>) -> Option<(u64, Text<'t>)> {
+    // Nothing panics while it holds the lock half done.
+    let mut rest = rest.lock().unwrap_or_else(PoisonError::into_inner);
+    let (position, text) = &mut *rest;
+    let count = PIECE.min(text.len());
+    let piece = (*position, text.take(count));
+    *position += count as u64;
+    (count > 0).then_some(piece)
 }

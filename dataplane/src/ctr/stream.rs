@@ -20,7 +20,7 @@ impl CtrStream {
         }
     }
 
-    /// The same stream, on up to `threads` cores for pieces of 8 MiB and more ([`Ctr::apply_on_cores`]).
+    /// The same stream, on up to `threads` cores for pieces of 64 MiB and more ([`Ctr::apply_on_cores`]).
     #[must_use]
     pub fn with_threads(self, threads: NonZeroUsize) -> Self {
         Self { threads, ..self }

@@ -1,5 +1,6 @@
 //! What is compared.
 
+mod cores;
 mod ctr;
 mod gcm;
 mod setup;
@@ -26,10 +27,16 @@ pub(crate) struct Case {
 }
 
 pub(crate) fn all() -> Vec<Case> {
-    [ctr::cases(), sums::cases(), setup::cases(), gcm::cases()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        ctr::cases(),
+        cores::cases(),
+        sums::cases(),
+        setup::cases(),
+        gcm::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 impl Case {
