@@ -64,9 +64,9 @@ fn height(rate: f64, highest: f64) -> f64 {
 fn legend(svg: &mut String) {
     for (position, (_, label, colour)) in SERIES.iter().enumerate() {
         let x = LEFT + 120.0 * position as f64;
-        let _ = write!(
+        let _ = writeln!(
             svg,
-            "<rect x=\"{x}\" y=\"38\" width=\"12\" height=\"12\" fill=\"{colour}\"/><text x=\"{}\" y=\"49\">{label}</text>\n",
+            "<rect x=\"{x}\" y=\"38\" width=\"12\" height=\"12\" fill=\"{colour}\"/><text x=\"{}\" y=\"49\">{label}</text>",
             x + 17.0
         );
     }
@@ -77,10 +77,10 @@ fn scale(svg: &mut String, highest: f64) {
     let mut rate = 0.0;
     while rate <= highest {
         let y = BOTTOM - height(rate, highest);
-        let _ = write!(
+        let _ = writeln!(
             svg,
             "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#dddddd\"/>\
-             <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{rate}</text>\n",
+             <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{rate}</text>",
             WIDTH - 20.0,
             LEFT - 8.0,
             y + 4.0
@@ -94,10 +94,10 @@ fn column(svg: &mut String, position: usize, size: &str, rates: &[f64; 5], highe
     let [bars @ .., _] = rates;
     for (bar, (rate, (_, _, colour))) in bars.iter().zip(SERIES).enumerate() {
         let (x, high) = (left + 25.0 * bar as f64, height(*rate, highest));
-        let _ = write!(
+        let _ = writeln!(
             svg,
             "<rect x=\"{x}\" y=\"{:.1}\" width=\"22\" height=\"{high:.1}\" fill=\"{colour}\"/>\
-             <text x=\"{}\" y=\"{:.1}\" font-size=\"10\" text-anchor=\"middle\">{rate:.1}</text>\n",
+             <text x=\"{}\" y=\"{:.1}\" font-size=\"10\" text-anchor=\"middle\">{rate:.1}</text>",
             BOTTOM - high,
             x + 11.0,
             BOTTOM - high - 3.0
