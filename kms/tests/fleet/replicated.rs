@@ -15,7 +15,7 @@ use std::{
 
 use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPublicEncryptingKey, PublicEncryptingKey};
 use strongroom_kms::{
-    fleet::{Fleet, Redundancy, RedundancyConfig},
+    fleet::{Fleet, Health, Redundancy, RedundancyConfig},
     hsm::Hsm,
     token::{Origin, Token, TokenConfig, WireDek},
 };
@@ -23,6 +23,7 @@ use strongroom_proto::{Edek, Reason};
 use tempfile::TempDir;
 
 use crate::{
+    failover::becomes,
     fixture::{PIN, SO_PIN, example, fresh, write_secret, zone},
     pair::report,
     vendor::{SoftHsm2, TokenUnderTest},
@@ -96,7 +97,13 @@ impl Replicas {
             replication_wait_s,
             ..RedundancyConfig::default()
         };
-        self.start_with(&self.configs(), settings).await
+        let fleet = self.start_with(&self.configs(), settings).await;
+        // Two SoftHSM2 libraries that log in to one folder at the same time can get in each other's way; the one that was
+        // refused tries again after a pause.
+        for name in NAMES {
+            becomes(&fleet, name, |health| *health == Health::Serving).await;
+        }
+        fleet
     }
 
     async fn start_with(&self, configs: &[TokenConfig], settings: RedundancyConfig) -> Fleet {
