@@ -80,8 +80,13 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
         let caller = caller(&request)?;
         let name = request.into_inner().name.parse().map_err(Failure::from)?;
         let facts = KeyFacts::unknown(name);
-        let entry = self.0.start_on(&caller, "import", Action::Manage, &facts).await?;
-        let import_key = self.0.recorded(entry, self.0.keys.import_key().await).await?;
+        let desk = Arc::clone(&self.0);
+        let import_key = to_its_end(self.0.places.take(&caller.identity)?, async move {
+            let entry = desk.start_on(&caller, "import", Action::Manage, &facts).await?;
+            let outcome = desk.keys.import_key().await;
+            desk.recorded(entry, outcome).await
+        })
+        .await?;
         Ok(Response::new(GetImportKeyResponse {
             spki: import_key.spki.into(),
             id: import_key.id.into(),

@@ -13,7 +13,7 @@ use strongroom_proto::{
 };
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{Desk, caller};
+use super::{Desk, caller, to_its_end};
 use crate::{
     audit::{Caller, Entry},
     hsm::Hsm,
@@ -50,9 +50,13 @@ impl<H: Hsm> Audit for AuditFace<H> {
         request: Request<RotateAuditRequest>,
     ) -> Result<Response<RotateAuditResponse>, Status> {
         let caller = caller(&request)?;
-        let entry = self.0.authorize_log(&caller, "audit-rotate").await?;
-        let segment = self.0.audit.rotate().await;
-        let segment = self.0.recorded(entry, segment).await?;
+        let desk = Arc::clone(&self.0);
+        let segment = to_its_end(self.0.places.take(&caller.identity)?, async move {
+            let entry = desk.authorize_log(&caller, "audit-rotate").await?;
+            let segment = desk.audit.rotate().await;
+            desk.recorded(entry, segment).await
+        })
+        .await?;
         Ok(Response::new(RotateAuditResponse {
             segment,
             answering: Some(self.0.answering()),

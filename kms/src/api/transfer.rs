@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use strongroom_proto::{
-    Failure, KeyVersion, Reason,
+    EdekSuite, Failure, KeyVersion, Reason,
     kms::v1 as pb,
     sealed::HeldIn,
     transfer::{Place, SignedTransfer, TransferRequest},
@@ -78,6 +78,11 @@ impl<H: Hsm> Desk<H> {
         let lease = self.keys.wait_lease().await;
         let out = self.right(caller, &request, &request.from, Action::Unwrap);
         let into = self.right(caller, &request, &request.to, Action::Mint);
+        let into = if self.tells_key_stream(&request) {
+            into.and(self.right(caller, &request, &request.to, Action::Unwrap))
+        } else {
+            into
+        };
         let outcome = match (&out.verdict, &into.verdict, lease) {
             (Err(failure), _, _) | (_, Err(failure), _) => Err(failure.clone()),
             (_, _, Err(failure)) => Err(failure),
@@ -86,6 +91,13 @@ impl<H: Hsm> Desk<H> {
         self.record(entries(caller, &request, [&out.decision, &into.decision], &outcome))
             .await?;
         outcome
+    }
+
+    /// Whether what comes of a transfer tells who knows its DEK how any EDEK of that IV opens under the key that it goes to:
+    /// suite `hadoop` keeps the IV, which is the file's too, and takes any bytes for an EDEK. Only who may open them may see it.
+    fn tells_key_stream(&self, request: &TransferRequest) -> bool {
+        let hadoop = |place: &Place| self.keys.facts(&place.key).suite == Some(EdekSuite::Hadoop);
+        hadoop(&request.from) && hadoop(&request.to)
     }
 
     /// Whether the signer may do `action` with the key of `place`, and who presents it may re-wrap there.
@@ -100,8 +112,8 @@ impl<H: Hsm> Desk<H> {
         if caller.identity == request.signer {
             return ask(&caller.principal(), action);
         }
-        let signer = ask(&Principal::certified(&request.signer), action);
-        signer.and(ask(&caller.principal(), Action::Rewrap))
+        // Who may not present is told nothing of whom he names.
+        ask(&caller.principal(), Action::Rewrap).and(ask(&Principal::certified(&request.signer), action))
     }
 }
 

@@ -70,7 +70,11 @@ impl Fleet {
         if failure.reason == Reason::Overloaded || !self.wait_serving().await {
             return Err(failure);
         }
-        self.try_each(ask, &call).await
+        match self.try_each(ask, &call).await {
+            // A signed request that a worker took in the first round is a replay to it in the second: the first answer counts.
+            Err(again) if again.reason == Reason::PermissionDenied => Err(failure),
+            outcome => outcome,
+        }
     }
 
     /// Has tokens do a call with a result for each item. Results that another token may give otherwise are asked for

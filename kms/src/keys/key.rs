@@ -159,10 +159,12 @@ impl Key {
             .insert(found.version, Version::of(found, clones, created_ms));
     }
 
-    /// What every version's check value is.
+    /// What the check value of every version is that tokens are to hold. One whose destruction has begun is expected in none, or
+    /// a token that came back from a backup would give it back to the others.
     pub(crate) fn check_values(&self) -> Vec<(KeyVersion, Kcv)> {
         self.versions
             .iter()
+            .filter(|(number, version)| !version.is_destroyed() && !self.is_begun(**number))
             .map(|(&number, version)| (number, version.kcv))
             .collect()
     }

@@ -77,8 +77,7 @@ impl<H: Hsm> Keys<H> {
             done.results = places.into_iter().flatten().map(Err).collect();
             return Ok(done);
         }
-        // Whoever has EDEKs moved to a zone holds some for it, also if it never minted here.
-        self.register(&to.key, &to.zone).await?;
+        self.check_room(&to.key, &to.zone)?;
         let moving = request.edeks.len() - left_out.len();
         self.uses.charge(&self.ledger, &to.key, version, suite, moving).await?;
         let opened = request.edeks.iter().zip(&places).filter(|(_, place)| place.is_none());
@@ -91,6 +90,10 @@ impl<H: Hsm> Keys<H> {
         };
         let verified = self.hsm.transfer(call).await?;
         same_count(verified.done.results.len(), places.len())?;
+        // Whoever has EDEKs moved to a zone holds some for it, also if it never minted here.
+        if verified.done.results.iter().any(Result::is_ok) {
+            self.register(&to.key, &to.zone).await?;
+        }
         let results = places.into_iter().zip(verified.done.results);
         done.results = results.map(|(place, result)| place.map_or(result, Err)).collect();
         done.held_in = verified.done.held_in;

@@ -97,6 +97,9 @@ impl Uses {
         if self.take(name, version, uses) {
             return Ok(());
         }
+        // A range that cannot be marked is lost: none is reserved while the mark cannot be written.
+        let seen = mark.seen().unwrap_or_default();
+        mark.advance(seen).map_err(KeysError::Mark)?;
         let range = RANGE.min(self.roll_after / 16).max(uses);
         let reserved = ledger.reserve_uses(name, version, range, USES_MAX).await?;
         let Some(reserved) = reserved else {

@@ -22,6 +22,8 @@ const BATCH_TIMEOUT: Duration = Duration::from_secs(12);
 const ITEMS_PER_CALL: usize = 200;
 /// Calls about fewer EDEKs than this go to the worker together with others.
 const ITEMS_ALONE_MIN: usize = 32;
+/// EDEKs that go to the worker together: an answer that covers many comes late, and a token that answers seldom looks silent.
+const ITEMS_TOGETHER_MAX: usize = 64;
 
 impl Token {
     /// `count` EDEKs of fresh DEKs, handed out only once one that was minted with them has been opened again.
@@ -159,7 +161,7 @@ impl Token {
 
     /// Carries calls to the worker until none waits.
     async fn carry(self, mut carrier: Carrier) {
-        while let Some(aboard) = carrier.board(ITEMS_PER_CALL) {
+        while let Some(aboard) = carrier.board(ITEMS_TOGETHER_MAX) {
             match self.drive(&aboard).await {
                 Ok(outcome) => deliver(aboard, outcome),
                 Err(lost) => {
@@ -188,6 +190,10 @@ impl Token {
         let attempt = self.attempt(seat, &link, client.unwrap(pb::UnwrapRequest { items }));
         match attempt.await {
             Attempt::Broken(failure) => Err(lost(link.generation(), failure)),
+            // One key that fails may have failed the others' calls; the worker is there, so each is made again on its own.
+            Attempt::Answered(Err(failure)) if aboard.len() > 1 && failure.reason == Reason::TokenUnavailable => {
+                Err(lost(0, failure))
+            }
             Attempt::Answered(Err(failure)) => Ok(Err(failure)),
             Attempt::Answered(Ok(response)) => {
                 let results: Opened = response.results.into_iter().map(item_from_wire).collect();

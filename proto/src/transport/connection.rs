@@ -128,8 +128,8 @@ fn lifetime<'c>(chain: impl Iterator<Item = &'c [u8]>, now: SystemTime) -> Durat
         // The second that it names is the last of its life.
         u64::try_from(certificate.validity().not_after.timestamp() + 1).ok()
     });
-    let expiry = expiry.min().map_or(Duration::MAX, Duration::from_secs);
-    expiry.saturating_sub(now)
+    let left = |expiry| Duration::from_secs(expiry).saturating_sub(now);
+    expiry.min().map_or(Duration::MAX, left)
 }
 
 /// Up to a tenth less, so that connections that began together do not end together.

@@ -63,6 +63,13 @@ pub(super) fn is_named(wire: &CreateKeyRequest) -> Result<(), Failure> {
 }
 
 pub(super) fn change(wire: UpdateKeyRequest, config: &KeysConfig) -> Result<Change, Failure> {
+    if wire.disabled.is_some() && changes_more(&wire) {
+        return Err(Failure::new(
+            Reason::InvalidArgument,
+            "a key is enabled or disabled by a call of its own, since policies permit that by its own word; change the rest in \
+             another call",
+        ));
+    }
     let checked = |period_ms| period(period_ms, config.rotation_min_ms());
     Ok(Change {
         disabled: wire.disabled,
@@ -73,6 +80,15 @@ pub(super) fn change(wire: UpdateKeyRequest, config: &KeysConfig) -> Result<Chan
         outside_zones: wire.outside_zones,
         rotation_period_ms: wire.rotation_period_ms.map(checked).transpose()?,
     })
+}
+
+fn changes_more(wire: &UpdateKeyRequest) -> bool {
+    wire.description.is_some()
+        || !wire.set_tags.is_empty()
+        || !wire.remove_tags.is_empty()
+        || wire.sealed_required.is_some()
+        || wire.outside_zones.is_some()
+        || wire.rotation_period_ms.is_some()
 }
 
 /// The word by which policies and the audit log know a change.

@@ -128,7 +128,7 @@ impl Suite for Gcm {
 
     fn wrap(&self, session: &Session, to: &ZoneKey, dek: &Dek) -> Result<Vec<u8>, OpenError> {
         let mut iv = [0; IV_BYTES];
-        session.generate_random_slice(&mut iv)?;
+        random(session, &mut iv)?;
         let again = seal(session, to, iv, dek)?;
         let opened = self.open(session, to, &again);
         holding(again, opened, dek)

@@ -186,8 +186,8 @@ pub(super) fn same_key(session: &Session, spot: &Spot<'_>) -> Result<(), OpenErr
 /// Fresh random bytes from the token, in one call.
 pub(super) fn random(session: &Session, bytes: &mut [u8]) -> Result<(), Error> {
     session.generate_random_slice(bytes)?;
-    // Of 16 bytes and more all zero: a generator that did nothing.
-    if bytes.len() >= 16 && bytes.iter().all(|&byte| byte == 0) {
+    // Of 12 bytes and more all zero: a generator that did nothing.
+    if bytes.len() >= 12 && bytes.iter().all(|&byte| byte == 0) {
         return Err(Error::InvalidValue);
     }
     Ok(())
