@@ -194,6 +194,31 @@ async fn policies_know_tags_and_demands_of_a_key() {
     kms.stop().await;
 }
 
+/// Policies know enabling and disabling by words of their own, so nothing else comes along under them.
+#[tokio::test]
+async fn a_key_is_disabled_by_a_call_that_changes_nothing_else() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let mut admin = kms.as_user("user/keyadmin");
+    let before = admin.create("payroll").await.expect("created");
+    for disabled in [true, false] {
+        let request = pb::UpdateKeyRequest {
+            name: "payroll".to_owned(),
+            disabled: Some(disabled),
+            sealed_required: Some(true),
+            ..pb::UpdateKeyRequest::default()
+        };
+        let failure = admin.update(request).await.expect_err("two things at once");
+        assert_eq!(failure.reason, Reason::InvalidArgument);
+    }
+    let key = admin.describe("payroll").await.expect("there");
+    assert_eq!(
+        (key.disabled, key.sealed_required),
+        (before.disabled, before.sealed_required)
+    );
+    kms.stop().await;
+}
+
 #[tokio::test]
 async fn a_confirmation_names_what_the_administrator_looked_at() {
     let (site, hsm) = (Site::new(), MemoryHsm::new());

@@ -41,6 +41,8 @@ const POLICY: &str = r#"
     when { context.operation == "transfer" };
     @id("reader") permit (principal == User::"reader", action == Action::"unwrap", resource);
     @id("writer") permit (principal == User::"writer", action == Action::"mint", resource);
+    @id("mover-out") permit (principal == User::"mover", action == Action::"unwrap", resource == Key::"lake");
+    @id("mover-in") permit (principal == User::"mover", action == Action::"mint", resource);
 "#;
 
 /// A running service's keys and callers.
@@ -366,6 +368,37 @@ async fn one_right_is_not_enough_and_whoever_presents_it_needs_one_too() {
         .await
         .expect_err("takes nothing");
     assert_eq!(failure.reason, Reason::KeyDisabled, "{failure}");
+    kms.stop().await;
+    token.stop().await;
+}
+
+/// Whoever knows a DEK of suite `hadoop` learns from what another key makes of it how that key opens the same IV.
+#[tokio::test]
+async fn between_hadoop_keys_it_takes_the_right_to_open_on_both_sides() {
+    let (site, fixture) = (Site::with_policy(POLICY), Fixture::new());
+    let token = token(&site, &fixture).await;
+    let kms = site.start(&token).await;
+    let mut admin = kms.as_user("user/keyadmin");
+    for (name, suite) in [("lake", "hadoop"), ("pond", "hadoop"), ("archive", "kw")] {
+        create(&mut admin, name, suite, false).await;
+    }
+    let mut scene = Scene {
+        site: &site,
+        metadata: kms.as_user("service/metadata"),
+        alice: load(&site.pki.issue("alice", "user/alice")),
+    };
+    let items = scene.mint("lake", 1).await;
+    let (from, mover) = (place("lake", HERE), scene.user("mover"));
+    moved(&mut scene.metadata, &mover, &from, &place("archive", THERE), &items).await;
+    let failure = present(&mut scene.metadata, sign(&mover, &from, &place("pond", THERE), &items))
+        .await
+        .expect_err("would tell the key stream");
+    assert_eq!(failure.reason, Reason::PermissionDenied);
+    assert!(
+        failure.message.starts_with("user mover may not unwrap with key pond"),
+        "{failure}"
+    );
+    moved(&mut scene.metadata, &scene.alice, &from, &place("pond", THERE), &items).await;
     kms.stop().await;
     token.stop().await;
 }
