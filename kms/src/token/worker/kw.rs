@@ -187,7 +187,12 @@ fn mint(session: &Session, wrapping: ObjectHandle) -> Result<Vec<u8>, Error> {
     let handle = session.generate_key(&Mechanism::AesKeyGen, &template)?;
     let dek = SessionObject::new(session, handle);
     let wrapped = wrap(session, wrapping, dek.handle())?;
-    Ok([wrapped.as_slice(), &check_inside(session, &dek)?].concat())
+    let check = check_inside(session, &dek)?;
+    // An EDEK with a wrong check never opens, and the batch's canary says nothing of the others' checks.
+    if check_inside(session, &dek)? != check {
+        return Err(Error::InvalidValue);
+    }
+    Ok([wrapped.as_slice(), &check].concat())
 }
 
 /// A key for the session's life that wraps DEKs and can itself be wrapped. It exists in the token only.
