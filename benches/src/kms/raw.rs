@@ -146,7 +146,9 @@ fn kw_mint(session: &Session, wrapping: ObjectHandle) -> Result<Vec<u8>, TokenEr
     template.push(Attribute::ValueLen(Ulong::new(32)));
     let dek = session.generate_key(&Mechanism::AesKeyGen, &template)?;
     let wrapped = session.wrap_key(&Mechanism::AesKeyWrap, wrapping, dek)?;
-    session.sign(&Mechanism::AesCMac, dek, CHECK_MESSAGE)?;
+    for _ in 0..2 {
+        session.sign(&Mechanism::AesCMac, dek, CHECK_MESSAGE)?;
+    }
     session.destroy_object(dek)?;
     Ok(wrapped)
 }
