@@ -1,10 +1,13 @@
 use std::fmt;
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use crc_fast::{CrcAlgorithm, Digest};
 use zeroize::Zeroize;
 
-use crate::{DataKey, Geometry, GeometryError, geometry::TAG_BYTES};
+use crate::{
+    DataKey, Geometry, GeometryError,
+    gcm::{Gcm, NONCE_BYTES},
+    geometry::TAG_BYTES,
+};
 
 const TAG: usize = TAG_BYTES as usize;
 const CONTEXT: &[u8; 24] = b"strongroom/extent/gcm/v1";
@@ -51,7 +54,7 @@ pub enum OpenError {
 
 /// The key of one extent: seals its blocks and opens its frames. The engine wipes the key when dropped.
 pub struct ExtentKey {
-    engine: LessSafeKey,
+    engine: Gcm,
     file: [u8; 16],
     salt: [u8; 16],
     geometry: Geometry,
@@ -69,9 +72,8 @@ impl ExtentKey {
     #[must_use]
     pub fn derive(dek: &DataKey<'_>, file: &[u8; 16], salt: &[u8; 16], geometry: Geometry) -> Self {
         let key = dek.derive(salt, CONTEXT, file);
-        let key = UnboundKey::new(&AES_256_GCM, key.expose()).expect("an AES-256 key has 32 bytes");
         Self {
-            engine: LessSafeKey::new(key),
+            engine: Gcm::new(key.expose()),
             file: *file,
             salt: *salt,
             geometry,
@@ -172,9 +174,9 @@ impl ExtentKey {
         for (i, (sealed, plain)) in sealed_frames.zip(plain_frames).enumerate() {
             let number = first + i as u32;
             let (text, tag) = sealed.split_at(sealed.len() - TAG);
-            let aad = Aad::from(self.additional_data(number, number == last_frame));
+            let aad = self.additional_data(number, number == last_frame);
             self.engine
-                .open_separate_gather(nonce(number), aad, text, tag, plain)
+                .open(nonce(number), &aad, text, tag, plain)
                 .map_err(|_| OpenError::Tampered { frame: number })?;
         }
         Ok(())
@@ -182,12 +184,8 @@ impl ExtentKey {
 
     fn seal_frame(&self, number: u32, last: bool, frame: &mut [u8]) {
         let (text, tag) = frame.split_at_mut(frame.len() - TAG);
-        let aad = Aad::from(self.additional_data(number, last));
-        let made = self
-            .engine
-            .seal_in_place_separate_tag(nonce(number), aad, text)
-            .expect("a frame is far below GCM's 64 GiB");
-        tag.copy_from_slice(made.as_ref());
+        let aad = self.additional_data(number, last);
+        tag.copy_from_slice(&self.engine.seal(nonce(number), &aad, text));
     }
 
     fn additional_data(&self, number: u32, last: bool) -> [u8; AAD_BYTES] {
@@ -203,8 +201,8 @@ impl ExtentKey {
 
 /// NIST SP 800-38D, 8.2.1: a fixed field of 64 zero bits, since each extent has its own key, and the frame's
 /// index as the invocation field.
-fn nonce(number: u32) -> Nonce {
-    let mut bytes = [0; 12];
-    bytes[8..].copy_from_slice(&number.to_be_bytes());
-    Nonce::assume_unique_for_key(bytes)
+fn nonce(number: u32) -> [u8; NONCE_BYTES] {
+    let mut bytes = [0; NONCE_BYTES];
+    bytes[NONCE_BYTES - 4..].copy_from_slice(&number.to_be_bytes());
+    bytes
 }

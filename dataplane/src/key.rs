@@ -56,6 +56,26 @@ mod tests {
 
     use super::*;
 
+    /// The two keys that `docs/formats/data-gcm.md` gives, made by another implementation.
+    #[test]
+    fn derived_keys_are_as_documented() {
+        let document = include_str!("../../docs/formats/data-gcm.md");
+        let (dek, file) = (
+            std::array::from_fn(|i| i as u8),
+            std::array::from_fn(|i| 0x40 + i as u8),
+        );
+        let salt: [u8; 16] = std::array::from_fn(|i| 0x80 + i as u8);
+        let purposes: [(&[u8], &[u8], &str); 2] = [
+            (&salt, b"strongroom/extent/gcm/v1", "The extent key is `"),
+            (&[], b"strongroom/manifest/v1", "the manifest key\n`"),
+        ];
+        for (salt, context, before) in purposes {
+            let (_, rest) = document.split_once(before).expect("the document has it");
+            let derived = DataKey::new(&dek).derive(salt, context, &file);
+            assert_eq!(hex::encode(derived.expose()), rest[..64], "{before}");
+        }
+    }
+
     #[test]
     fn derived_bytes_are_wiped_by_their_type_and_debug_shows_nothing() {
         fn wiped_on_drop<T: ZeroizeOnDrop>(_: &T) {}

@@ -13,6 +13,7 @@
 
 mod ctr;
 mod extent;
+mod gcm;
 mod geometry;
 mod kernel;
 mod key;

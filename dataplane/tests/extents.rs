@@ -262,6 +262,32 @@ fn what_is_no_block_is_refused_before_it_is_touched() {
 }
 
 #[test]
+fn frames_beyond_five_gib_and_the_last_there_can_be() {
+    let key = key(1, 10);
+    // Of the last two frames, the second is short.
+    for index in
+        [5 << 30, (5 << 30) + u64::from(FRAME), u64::from(FRAME) << 32].map(|end| (end / u64::from(BLOCK)) as u32)
+    {
+        let start = u64::from(index) * u64::from(BLOCK);
+        let frames = ((u64::from(FRAME) << 32) - start).div_ceil(FRAME.into()).min(2);
+        let text = plain(frames as usize * FRAME as usize - 100);
+        let mut sealed: Vec<u8> = text
+            .chunks(FRAME as usize)
+            .flat_map(|frame| [frame, &[0; 16]].concat())
+            .collect();
+        key.seal_block(index, true, &mut sealed).expect("there is such a block");
+        let (length, first) = (start + text.len() as u64, index * 3);
+        assert_eq!(
+            open(&key, length, first, &sealed, text.len()),
+            Ok(text.clone()),
+            "block {index}"
+        );
+        let moved = open(&key, length - u64::from(BLOCK), first - 3, &sealed, text.len());
+        assert_eq!(moved, Err(OpenError::Tampered { frame: first - 3 }), "block {index}");
+    }
+}
+
+#[test]
 fn debug_shows_no_key() {
     assert_eq!(format!("{:?}", key(1, 1)), "ExtentKey(withheld)");
     assert_eq!(format!("{:?}", DataKey::new(&DEK)), "DataKey(withheld)");

@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use strongroom_dataplane::{Backend, Ctr, CtrKey};
+use strongroom_dataplane::{Backend, BufferPool, Ctr, CtrKey, DataKey, ExtentKey, Geometry, ManifestKey, Spill};
 
 /// Its first half is found in memory as the first round key.
 const KEY: [u8; 32] = *b"only for the eyes of those tests";
@@ -77,4 +77,26 @@ fn keys_and_tables_are_wiped() {
         tables,
         "each keystream had a table"
     );
+    others_are_wiped();
+    assert_eq!(
+        KEYS_SEEN.load(Ordering::Relaxed),
+        0,
+        "no freed block has a key or pooled plaintext"
+    );
+}
+
+/// What else holds secrets: spills, pooled buffers, and the keys of extents and manifests, whose engine is handed copies.
+fn others_are_wiped() {
+    let mut spill = Spill::begin(|random| random[..32].copy_from_slice(&KEY));
+    spill.append(&mut [0; 40_000]).expect("a small position");
+    drop(Box::new(spill));
+
+    let pool = BufferPool::new(1000, 1);
+    pool.take().expect("the first of one")[..32].copy_from_slice(&KEY);
+    drop(pool);
+
+    let geometry = Geometry::new(4096, 4096).expect("valid");
+    let dek = DataKey::new(&KEY);
+    drop(Box::new(ExtentKey::derive(&dek, &[1; 16], &[2; 16], geometry)));
+    drop(Box::new(ManifestKey::derive(&dek, &[1; 16])));
 }
