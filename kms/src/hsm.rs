@@ -100,6 +100,12 @@ pub trait Hsm: Send + Sync + 'static {
     /// only who compares several tokens has a use for it.
     fn expect(&self, _key: &KeyName, _versions: &[(KeyVersion, Kcv)]) {}
 
+    /// Has whatever serves look anew at what the token holds, and forget what was derived from versions that are gone: another
+    /// instance has destroyed some. Fails if that is not done everywhere.
+    fn look_again(&self) -> impl Future<Output = Result<(), Failure>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// Adds what is measured of the tokens to what monitoring is told.
     fn measure(&self, _registry: &mut Registry) {}
 
@@ -210,6 +216,10 @@ impl Hsm for Token {
 
     fn subscribe(&self) -> watch::Receiver<TokenState> {
         Self::subscribe(self)
+    }
+
+    async fn look_again(&self) -> Result<(), Failure> {
+        Self::look_again(self).await
     }
 
     fn unfit(&self) -> Vec<(String, UnfitVersion)> {

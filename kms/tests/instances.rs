@@ -376,6 +376,8 @@ async fn a_due_destruction_is_carried_out_once_with_one_receipt() {
         seen.versions[0].deletion, pending.versions[0].deletion,
         "proofs and all"
     );
+    assert_eq!(hsm.looks(), 0);
+    hsm.fail_next_look();
     here.clock.advance(DAY * 8);
     for instance in [&one, &two] {
         let destroyed = |key: &pb::Key| key.versions[0].state() == State::Destroyed;
@@ -386,6 +388,12 @@ async fn a_due_destruction_is_carried_out_once_with_one_receipt() {
             .await
             .expect("called");
         refused[0].as_ref().expect_err("destroyed");
+    }
+    // Whoever has not destroyed it has its workers forget it, and again if that fails.
+    let started = Instant::now();
+    while hsm.looks() < 2 {
+        assert!(started.elapsed() < PATIENCE, "{} looks", hsm.looks());
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     one.stop().await;
     two.stop().await;

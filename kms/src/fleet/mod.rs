@@ -366,6 +366,11 @@ impl Hsm for Fleet {
         self.expect_versions(key, versions);
     }
 
+    async fn look_again(&self) -> Result<(), Failure> {
+        let each = self.members().iter().map(|member| member.token.look_again());
+        futures::future::join_all(each).await.into_iter().collect()
+    }
+
     fn measure(&self, registry: &mut Registry) {
         Self::measure(self, registry);
     }

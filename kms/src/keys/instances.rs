@@ -54,6 +54,8 @@ pub(super) struct Member {
     /// Whether it is the one that does what is due by itself.
     leads: AtomicBool,
     observer: StdMutex<Observer>,
+    /// Whether the token's workers may still know versions that another instance has destroyed.
+    remembers: AtomicBool,
     /// Held while changes are taken in.
     gate: Mutex<()>,
 }
@@ -71,6 +73,7 @@ impl Member {
             joined: StdMutex::default(),
             leads: AtomicBool::new(false),
             observer: StdMutex::default(),
+            remembers: AtomicBool::new(false),
             gate: Mutex::default(),
         }
     }
@@ -221,7 +224,7 @@ impl<H: Hsm> Keys<H> {
         let (revision, changes) = self.ledger.changes(member.applied()).await?;
         let revision = match changes {
             Changes::These(changed) => {
-                self.take_in_changes(changed).await?;
+                self.take_in_changes(member, changed).await?;
                 revision
             }
             Changes::TooMany => {
@@ -234,7 +237,7 @@ impl<H: Hsm> Keys<H> {
                     keys,
                     ..Changed::default()
                 };
-                self.take_in_changes(changed).await?;
+                self.take_in_changes(member, changed).await?;
                 *self.registry.aliases.write() = aliases;
                 revision
             }
@@ -243,21 +246,22 @@ impl<H: Hsm> Keys<H> {
         Ok(())
     }
 
-    async fn take_in_changes(&self, changed: Changed) -> Result<(), KeysError> {
+    async fn take_in_changes(&self, member: &Member, changed: Changed) -> Result<(), KeysError> {
         let deleting = changed.keys.values().filter(|key| !key.deletions.is_empty());
         for key in deleting {
             self.registry.put_zones(&key.name, &self.ledger.zones(&key.name).await?);
         }
-        self.take_in_keys(changed.keys).await;
+        self.take_in_keys(member, changed.keys).await;
         self.registry.change_aliases(changed.aliases);
         Ok(())
     }
 
-    async fn take_in_keys(&self, keys: BTreeMap<KeyName, Key>) {
+    async fn take_in_keys(&self, member: &Member, keys: BTreeMap<KeyName, Key>) {
         let mut unknown = false;
         for mut key in keys.into_values() {
             if let Some(known) = self.table().get(&key.name) {
                 key.keep_presence(known);
+                member.remembers.fetch_or(key.has_lost(known), Ordering::Relaxed);
             }
             unknown |= key.has_unchecked();
             self.put(key);
@@ -301,10 +305,11 @@ impl<H: Hsm> Keys<H> {
         Ok(())
     }
 
-    /// Settles what instances began that are not there any more.
+    /// Settles what instances began that are not there any more, and what they ended.
     async fn settle_for_others(&self, member: &Member) {
         loop {
             tokio::time::sleep(RENEWAL).await;
+            self.forget_destroyed(member).await;
             for name in self.left_behind(member).await.unwrap_or_default() {
                 if !*self.compared.borrow() {
                     break;
@@ -313,6 +318,18 @@ impl<H: Hsm> Keys<H> {
                     tracing::warn!(key = %name, "cannot settle what a lapsed instance began: {failure}");
                 }
             }
+        }
+    }
+
+    /// Has the token's workers forget what they derived from versions that another instance has destroyed. What fails is
+    /// tried again the next time.
+    async fn forget_destroyed(&self, member: &Member) {
+        if !member.remembers.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        if let Err(failure) = self.hsm.look_again().await {
+            member.remembers.store(true, Ordering::Relaxed);
+            tracing::warn!("the token's workers may still know versions that were destroyed: {failure}");
         }
     }
 

@@ -63,6 +63,12 @@ impl Key {
         versions.any(|version| version.presence == Presence::Unchecked)
     }
 
+    /// Whether a version was destroyed since `known`, an older state of the key.
+    pub(crate) fn has_lost(&self, known: &Self) -> bool {
+        let mut destroyed = self.versions.iter().filter(|(_, version)| version.is_destroyed());
+        destroyed.any(|(number, _)| known.versions.get(number).is_some_and(|known| !known.is_destroyed()))
+    }
+
     /// Takes over what `known`, an older state of the key, found out about the token.
     pub(crate) fn keep_presence(&mut self, known: &Self) {
         for (number, version) in &mut self.versions {

@@ -222,18 +222,35 @@ impl Token {
 
     /// Has all workers but one look for new objects: they search the token only now and then by themselves.
     pub(super) async fn tell_others(&self) {
-        for link in self.other_links() {
-            // One that fails now searches when it is opened anew.
-            _ = timeout(CALL_TIMEOUT, link.client().list_versions(pb::ListVersionsRequest {})).await;
+        if self.inner.seats.len() > 1 {
+            // One that fails now looks for a version when it is asked for it.
+            _ = self.look_again().await;
         }
     }
 
-    /// Every worker that serves, if there is more than one.
-    fn other_links(&self) -> Vec<Link> {
-        match self.inner.seats.as_slice() {
-            [_] => Vec::new(),
-            seats => seats.iter().filter_map(Seat::link).collect(),
+    /// Has every worker that serves search the token, and forget what it derived from versions that are not there any more.
+    ///
+    /// # Errors
+    /// If a worker has not done it and goes on: `token-unavailable`, `overloaded`, `pin-rejected`.
+    pub async fn look_again(&self) -> Result<(), Failure> {
+        self.on_each(|mut client| async move { client.list_versions(pb::ListVersionsRequest {}).await })
+            .await
+    }
+
+    /// Has every worker that serves do a call. One that is lost over it has done it too, in a way: nothing is left of what
+    /// it knew.
+    async fn on_each<T, F>(&self, request: impl Fn(TokenWorkerClient<Channel>) -> F + Sync) -> Result<(), Failure>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut outcome = Ok(());
+        for (number, seat) in self.inner.seats.iter().enumerate() {
+            let Some(link) = seat.link() else { continue };
+            if let Attempt::Answered(Err(failure)) = self.attempt(number, &link, request(link.client())).await {
+                outcome = outcome.and(Err(failure));
+            }
         }
+        outcome
     }
 
     /// Destroys a version, if its object has that `CKA_ID`, and what every worker has derived from it. One that is gone
@@ -242,21 +259,20 @@ impl Token {
     ///
     /// # Errors
     /// `key-version-unusable` if the object has another id; `token-refused` if the token still holds it; `token-unavailable`,
-    /// `pin-rejected`.
+    /// `overloaded`, `pin-rejected`, also if a worker was too busy to forget it: then the call is to be repeated.
     pub async fn destroy(&self, key: &KeyName, version: KeyVersion, id: TokenObjectId) -> Result<TokenName, Failure> {
         let request = pb::DestroyVersionRequest {
             key_name: key.as_str().to_owned(),
             version: version.0,
             token_id: id.into(),
         };
-        self.call(|mut client| {
+        let destroy = |mut client: TokenWorkerClient<Channel>| {
             let request = request.clone();
             async move { client.destroy_version(request).await }
-        })
-        .await?;
-        for link in self.other_links() {
-            // One that fails now loses what it derived with its session.
-            _ = timeout(CALL_TIMEOUT, link.client().destroy_version(request.clone())).await;
+        };
+        self.call(destroy).await?;
+        if self.inner.seats.len() > 1 {
+            self.on_each(destroy).await?;
         }
         let TokenProfile { label, serial, .. } = self.profile().await?;
         Ok(TokenName { label, serial })

@@ -56,6 +56,8 @@ struct Inside {
     calls: usize,
     opens_nothing: bool,
     lists: Option<Failure>,
+    looks: usize,
+    fails_look: bool,
 }
 
 impl MemoryHsm {
@@ -106,6 +108,16 @@ impl MemoryHsm {
     /// What listing the versions fails with, if it does.
     pub fn set_list_failure(&self, failure: Option<Failure>) {
         self.inside().lists = failure;
+    }
+
+    /// The next time that it is to look again it fails.
+    pub fn fail_next_look(&self) {
+        self.inside().fails_look = true;
+    }
+
+    /// How often it was to look again, failures included.
+    pub fn looks(&self) -> usize {
+        self.inside().looks
     }
 
     /// Lets no `generate`, `destroy` or `unwrap` go on until the guard is dropped.
@@ -382,5 +394,14 @@ impl Hsm for MemoryHsm {
 
     fn subscribe(&self) -> watch::Receiver<TokenState> {
         self.state.subscribe()
+    }
+
+    async fn look_again(&self) -> Result<(), Failure> {
+        let mut inside = self.usable()?;
+        inside.looks += 1;
+        if std::mem::take(&mut inside.fails_look) {
+            return Err(unavailable());
+        }
+        Ok(())
     }
 }

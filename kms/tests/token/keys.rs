@@ -111,6 +111,33 @@ async fn of_two_objects_of_one_version_neither_is_used_and_both_are_named() {
     );
 }
 
+/// The worker remembers what it used, however often it looks.
+#[tokio::test]
+async fn a_version_that_was_exchanged_stays_refused() {
+    let fixture = Fixture::new();
+    let token = fixture.start().await;
+    let made = generate(&token, "payroll", 0).await;
+    let planted = "000102030405060708090a0b0c0d0e0f";
+    fixture.probe("replace", &["strongroom:1:kw:payroll@0", planted, "no"]);
+    for look in 0..3 {
+        assert_eq!(token.list_versions().await.expect("listed"), [], "look {look}");
+        let minted = token.mint(&made.key, made.version, &zone(1), 1).await;
+        let failure = minted.expect_err("another key");
+        assert_eq!(failure.reason, Reason::KeyVersionUnusable, "look {look}");
+        for part in [planted, &made.token_id.to_string()] {
+            assert!(failure.message.contains(part), "look {look}: {failure}");
+        }
+    }
+    // It is the same with a third one beside it, and when that is gone again.
+    fixture.probe(
+        "plant",
+        &["strongroom:1:kw:payroll@0", &planted.replace('0', "1"), "no"],
+    );
+    assert_eq!(token.list_versions().await.expect("listed"), []);
+    fixture.probe("replace", &["strongroom:1:kw:payroll@0", planted, "no"]);
+    assert_eq!(token.list_versions().await.expect("listed"), []);
+}
+
 #[tokio::test]
 async fn foreign_and_unfit_objects_are_left_out() {
     let fixture = Fixture::new();

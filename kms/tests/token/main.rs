@@ -4,6 +4,7 @@ mod audit;
 mod edeks;
 mod faults;
 mod fixture;
+mod forgetting;
 mod import;
 mod keys;
 mod pins;

@@ -1,6 +1,7 @@
 //! Sealed delivery where DEKs are sealed by the worker and not by the token, and where there are several workers.
 
-use strongroom_kms::token::NewVersion;
+use strongroom_kms::token::{NewVersion, TokenConfig};
+use strongroom_pkcs11_shim::{Ckr, Fault, Function, Shim, When};
 use strongroom_proto::{
     Edek, EdekSuite, KeyVersion, Reason,
     sealed::{HeldIn, SealedAnswer},
@@ -8,7 +9,9 @@ use strongroom_proto::{
 
 use crate::{
     fixture::{fresh, name, zone},
+    pki::load,
     sealed::{Scene, carry, in_the_clear, sealing, taken_by},
+    sealed_user::SealedUser,
 };
 
 /// Keys whose DEKs are sealed in the worker: name, suite, and the size of key and DEK in bits.
@@ -98,6 +101,38 @@ async fn bad_edeks_of_every_suite_fail_alone_and_sealed() {
         );
     }
     assert_eq!(scene.fixture.starts().len(), 1, "bad EDEKs cost no worker");
+}
+
+/// Whoever makes the token refuse a public key of his has his own DEKs sealed in the worker, and nobody else's.
+#[tokio::test]
+async fn a_public_key_that_the_token_refuses_is_no_word_on_the_others() {
+    let scene = Scene::new(&[]).await;
+    let shim = Shim::in_front_of(&scene.fixture.config().module).expect("the module is written");
+    let config = TokenConfig {
+        module: shim.module(),
+        ..sealing(&scene.fixture, &scene.pki, "service/token-worker", &[])
+    };
+    let token = scene.fixture.try_start(config).await.expect("a worker of its own");
+    let edeks = scene.mint(1).await;
+    taken_by(&token, &scene.alice, &edeks).await;
+
+    let user = |name: &str| SealedUser::new(load(&scene.pki.issue(name, &format!("user/{name}"))));
+    let (bob, carol) = (user("bob"), user("carol"));
+    shim.set(Function::CreateObject, Fault::Error(Ckr::VENDOR_DEFINED), When::Next(1));
+    for (who, expected) in [
+        (&bob, HeldIn::Worker),
+        (&carol, HeldIn::Token),
+        (&bob, HeldIn::Worker),
+        (&scene.alice, HeldIn::Token),
+    ] {
+        let signed = who.sign(who.request(&edeks));
+        let reply = carry(&token, &signed).await.expect("sealed");
+        let (place, _) = who
+            .open(&signed, &reply.answer, &reply.signature)
+            .remove(0)
+            .expect("opens");
+        assert_eq!((place, shim.fired(Function::CreateObject)), (expected, 1));
+    }
 }
 
 /// Each worker answers a request once, and knows nothing of what another one answered. Whoever has a request answered by

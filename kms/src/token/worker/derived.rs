@@ -1,6 +1,6 @@
 //! Derived wrapping keys that are kept in the session, so that most calls skip the derivation.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use cryptoki::{error::Error, object::ObjectHandle, session::Session};
 
@@ -55,9 +55,9 @@ impl DerivedKeys {
         Ok(handle)
     }
 
-    /// Destroys those that were derived from an object.
-    pub(super) fn forget(&mut self, session: &Session, id: TokenObjectId) {
-        for (_, kept) in self.kept.extract_if(|(base, _), _| *base == id) {
+    /// Destroys those that were derived from other objects than `bases`.
+    pub(super) fn keep_of(&mut self, session: &Session, bases: &HashSet<TokenObjectId>) {
+        for (_, kept) in self.kept.extract_if(|(base, _), _| !bases.contains(base)) {
             self.by_use.remove(&kept.last_use);
             object::destroy(session, kept.handle);
         }

@@ -3,7 +3,7 @@
 //! After a session was opened anew, an object handle can name another object. So the index is built from a fresh search,
 //! and each version is used only if it still has the `CKA_ID` and the key check value that it had before.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use cryptoki::{
     error::Error,
@@ -36,8 +36,11 @@ enum Slot {
         now: Kcv,
         why: String,
     },
-    /// There, but not to be used, and why.
-    Refused(String),
+    /// There, but not to be used, and why; and what was there before, if it is not that any more.
+    Refused {
+        before: Option<Entry>,
+        why: String,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -106,7 +109,8 @@ impl Index {
         for handle in handles {
             if let Some((label, id)) = identify(session, handle).map_err(while_doing("to read a key's label"))? {
                 let slot = examine(session, handle, &label, id, before)?;
-                index.insert(label, id, slot);
+                let known = before.known(&label);
+                index.insert(label, id, slot, known);
             }
         }
         Ok(index)
@@ -124,7 +128,7 @@ impl Index {
             for handle in handles {
                 if let Some((label, id)) = identify(session, handle).map_err(while_doing("to read a key's label"))? {
                     let slot = examine(session, handle, &label, id, &Self::default())?;
-                    self.insert(label, id, slot);
+                    self.insert(label, id, slot, None);
                 }
             }
         }
@@ -136,9 +140,19 @@ impl Index {
         let slot = self.keys.get_mut(name).and_then(|versions| versions.get_mut(&version));
         match slot {
             None => Err(missing(name, version).into()),
-            Some(Slot::Refused(why) | Slot::Changed { why, .. }) => Err(unusable(why).into()),
+            Some(Slot::Refused { why, .. } | Slot::Changed { why, .. }) => Err(unusable(why).into()),
             Some(slot @ Slot::Usable(_)) => prove(session, name, version, slot),
         }
+    }
+
+    /// The `CKA_ID` of every version that may be used.
+    pub(super) fn usable(&self) -> HashSet<TokenObjectId> {
+        let slots = self.keys.values().flat_map(BTreeMap::values);
+        let ids = slots.filter_map(|slot| match slot {
+            Slot::Usable(entry) => Some(entry.id),
+            Slot::Changed { .. } | Slot::Refused { .. } => None,
+        });
+        ids.collect()
     }
 
     /// Whether the token holds an object of that name and version, usable or not.
@@ -219,21 +233,26 @@ impl Index {
             kcv: None,
             proven: false,
         });
-        self.insert(label, id, slot);
+        self.insert(label, id, slot, None);
     }
 
-    fn insert(&mut self, label: KeyLabel, id: TokenObjectId, slot: Slot) {
+    /// Puts an object in its place, which has to be its alone. `known` is what was there before.
+    fn insert(&mut self, label: KeyLabel, id: TokenObjectId, slot: Slot, known: Option<&Entry>) {
         let text = label.to_string();
+        let refuse = |why| Slot::Refused {
+            before: known.cloned(),
+            why,
+        };
         let versions = self.keys.entry(label.name).or_default();
         let slot = match versions.remove(&label.version) {
             None => slot,
             // To choose one would be a guess, and the wrong one would make EDEKs that nothing opens later.
-            Some(Slot::Usable(other) | Slot::Changed { before: other, .. }) => Slot::Refused(format!(
+            Some(Slot::Usable(other) | Slot::Changed { before: other, .. }) => refuse(format!(
                 "two objects in the token are labelled {text}, with CKA_ID {} and {id}; find out which one is the \
                  key and destroy the other",
                 other.id
             )),
-            Some(Slot::Refused(why)) => Slot::Refused(format!("{why}; another object of that label has CKA_ID {id}")),
+            Some(Slot::Refused { why, .. }) => refuse(format!("{why}; another object of that label has CKA_ID {id}")),
         };
         versions.insert(label.version, slot);
     }
@@ -242,7 +261,7 @@ impl Index {
         match self.keys.get(&label.name)?.get(&label.version)? {
             // What it was is what it must be.
             Slot::Usable(entry) | Slot::Changed { before: entry, .. } => Some(entry),
-            Slot::Refused(_) => None,
+            Slot::Refused { before, .. } => before.as_ref(),
         }
     }
 }
@@ -315,7 +334,8 @@ fn examine(
     let read = attributes::read_back(session, handle, label).map_err(while_doing("to read a key's attributes"))?;
     if let Some(wrong) = read.wrong {
         let why = format!("{label} (CKA_ID {id}) is not used: its attribute {wrong} is not what a zone key's must be");
-        return Ok(Slot::Refused(why));
+        let before = before.known(label).cloned();
+        return Ok(Slot::Refused { before, why });
     }
     let known = before.known(label);
     if let Some(known) = known.filter(|known| known.id != id) {
@@ -323,7 +343,8 @@ fn examine(
             "{label} had CKA_ID {} and now has {id}: the token's keys were exchanged while it was in use",
             known.id
         );
-        return Ok(Slot::Refused(why));
+        let before = Some(known.clone());
+        return Ok(Slot::Refused { before, why });
     }
     Ok(Slot::Usable(Entry {
         handle,
@@ -341,7 +362,7 @@ fn examine(
 fn prove(session: &Session, name: &KeyName, version: KeyVersion, slot: &mut Slot) -> Result<Found, Trouble> {
     let entry = match slot {
         Slot::Usable(entry) => entry,
-        Slot::Changed { why, .. } | Slot::Refused(why) => return Err(unusable(why).into()),
+        Slot::Changed { why, .. } | Slot::Refused { why, .. } => return Err(unusable(why).into()),
     };
     if let (true, Some(kcv)) = (entry.proven, entry.kcv) {
         return Ok(entry.found(kcv));

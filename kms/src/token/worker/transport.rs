@@ -43,15 +43,22 @@ const HASHES: [OaepHash; 2] = [OaepHash::Sha256, OaepHash::Sha1];
 pub(super) struct TransportKeys {
     kept: HashMap<RecipientKey, Kept>,
     uses: u64,
-    /// What the token can do, once it was tried.
-    offered: Option<Option<OaepHash>>,
 }
 
 #[derive(Default)]
 struct Kept {
-    in_token: Option<(ObjectHandle, TransportKey)>,
+    in_token: InToken,
     in_worker: Option<(WorkerKey, TransportKey)>,
     last_use: u64,
+}
+
+/// What the token made for one public key. What it refused of one says nothing of the others: users choose their keys.
+#[derive(Default)]
+enum InToken {
+    #[default]
+    Untried,
+    Made(ObjectHandle, TransportKey),
+    Refused,
 }
 
 /// A transport key in this process' memory.
@@ -69,25 +76,20 @@ impl WorkerKey {
 }
 
 impl TransportKeys {
-    /// A transport key in the token; `None` if the token has no OAEP.
+    /// A transport key in the token; `None` if the token has no OAEP, or none for this public key.
     pub(super) fn in_token(
         &mut self,
         session: &Session,
         recipient: &RecipientKey,
     ) -> Result<Option<(ObjectHandle, TransportKey)>, Trouble> {
-        let offered = self.offered;
         let kept = self.kept(session, recipient);
-        if let Some((handle, key)) = &kept.in_token {
-            return Ok(Some((*handle, key.clone())));
+        if let InToken::Untried = kept.in_token {
+            kept.in_token = make_in_token(session, recipient)?;
         }
-        let hashes = match offered {
-            None => HASHES.to_vec(),
-            Some(hash) => hash.into_iter().collect(),
-        };
-        let made = make_in_token(session, recipient, &hashes)?;
-        kept.in_token.clone_from(&made);
-        self.offered = Some(made.as_ref().map(|(_, key)| key.hash));
-        Ok(made)
+        Ok(match &kept.in_token {
+            InToken::Made(handle, key) => Some((*handle, key.clone())),
+            InToken::Untried | InToken::Refused => None,
+        })
     }
 
     /// A transport key in the worker.
@@ -118,24 +120,20 @@ impl TransportKeys {
         let oldest = self.kept.iter().min_by_key(|(_, kept)| kept.last_use);
         let oldest = oldest.map(|(recipient, _)| recipient.clone());
         let kept = oldest.and_then(|recipient| self.kept.remove(&recipient));
-        if let Some((handle, _)) = kept.and_then(|kept| kept.in_token) {
+        if let Some(InToken::Made(handle, _)) = kept.map(|kept| kept.in_token) {
             object::destroy(session, handle);
         }
     }
 }
 
-fn make_in_token(
-    session: &Session,
-    recipient: &RecipientKey,
-    hashes: &[OaepHash],
-) -> Result<Option<(ObjectHandle, TransportKey)>, Trouble> {
+fn make_in_token(session: &Session, recipient: &RecipientKey) -> Result<InToken, Trouble> {
     let public = match session.create_object(&public_template(recipient)) {
         Ok(handle) => SessionObject::new(session, handle),
-        Err(error) if refuses(&error) => return Ok(None),
+        Err(error) if refuses(&error) => return Ok(InToken::Refused),
         Err(error) => return Err(Trouble::new("to take a user's public key", &error)),
     };
     let key = kw::transport_key(session).map_err(while_doing("to generate a transport key"))?;
-    for &hash in hashes {
+    for hash in HASHES {
         match session.wrap_key(&oaep(hash), public.handle(), key.handle()) {
             Ok(sealed) => {
                 let made = TransportKey {
@@ -143,13 +141,13 @@ fn make_in_token(
                     hash,
                     sealed: sealed.into(),
                 };
-                return Ok(Some((key.keep(), made)));
+                return Ok(InToken::Made(key.keep(), made));
             }
             Err(error) if refuses(&error) => {}
             Err(error) => return Err(Trouble::new("to seal a transport key", &error)),
         }
     }
-    Ok(None)
+    Ok(InToken::Refused)
 }
 
 fn make_in_worker(recipient: &RecipientKey) -> Result<(WorkerKey, TransportKey), Failure> {

@@ -279,8 +279,6 @@ impl Vault {
                 .destroy_object(handle)
                 .map_err(while_doing("to destroy a key"))?;
         }
-        self.derived.forget(&self.session, id);
-        self.references.remove(&id);
         self.search()?;
         let held = index::holds_id(&self.session, id)?;
         if held || self.index.contains(name, version) {
@@ -463,8 +461,12 @@ impl Vault {
         Ok(self.index.place(label, id))
     }
 
+    /// Finds the token's keys anew, and forgets what was made with those that are gone or fit for use no more.
     fn search(&mut self) -> Result<(), Trouble> {
         self.index = Index::build(&self.session, &self.index)?;
+        let usable = self.index.usable();
+        self.derived.keep_of(&self.session, &usable);
+        self.references.retain(|id, _| usable.contains(id));
         Ok(())
     }
 
