@@ -64,7 +64,7 @@ pub(crate) enum LocalTokenCommand {
     Init(TokenInitArgs),
     /// Show what a token is, which EDEK suites it can serve and, with a PIN, which keys it holds
     #[command(
-        after_help = "Example:\n  strongroom token inspect --module /usr/lib/softhsm/libsofthsm2.so --label strongroom \\\n    --pin-file user.pin"
+        after_help = "Example:\n  strongroom token inspect --module /usr/lib/softhsm/libsofthsm2.so --label strongroom \\\n    --pin-file user.pin --config kms.toml"
     )]
     Inspect(TokenInspectArgs),
     /// Introduce the tokens of a key service to one another, so that each can send its keys to every other
@@ -125,8 +125,11 @@ pub(crate) struct TokenInspectArgs {
 /// Where it is noted that a token refused a PIN, which is then not tried again.
 #[derive(Debug, Args)]
 pub(crate) struct MarksArgs {
-    /// The data_dir of the key service that uses the token, so that no PIN is tried that it was refused; without it marks are kept
-    /// in ~/.local/state/strongroom
+    /// The configuration of the key service that uses the token, so that no PIN is tried that it was refused; without it or
+    /// --data-dir marks are kept in ~/.local/state/strongroom, and a wrong PIN is tried once although the service knows it
+    #[arg(long, value_name = "FILE", conflicts_with = "data_dir")]
+    pub(crate) config: Option<PathBuf>,
+    /// The data_dir of that key service, where its configuration cannot be read
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
 }

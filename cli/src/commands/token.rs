@@ -1,6 +1,9 @@
 //! `strongroom token init|inspect|link` and the hidden `token-worker`: the only processes that load a PKCS#11 library.
 
-use std::{env, io, path::PathBuf};
+use std::{
+    env, io,
+    path::{Path, PathBuf},
+};
 
 use strongroom_kms::{
     fleet::Redundancy,
@@ -62,7 +65,7 @@ pub(super) fn run(command: LocalTokenCommand, output: Output) -> Result<(), Erro
 
 fn init(args: TokenInitArgs, output: Output) -> Result<(), Error> {
     let options = InitOptions {
-        marks: marks(args.marks, &args.label)?,
+        marks: marks(args.marks, &args.module, &args.label)?,
         module: args.module,
         label: args.label,
         so_pin_file: args.so_pin_file,
@@ -79,7 +82,7 @@ fn inspect(args: TokenInspectArgs, output: Output) -> Result<(), Error> {
     let log_in = args.pin_file.is_some();
     let options = WorkerOptions {
         marks: if log_in {
-            marks(args.marks, &args.label)?
+            marks(args.marks, &args.module, &args.label)?
         } else {
             PathBuf::new()
         },
@@ -93,7 +96,10 @@ fn inspect(args: TokenInspectArgs, output: Output) -> Result<(), Error> {
 }
 
 /// Where the marks of a token's refused PINs are.
-fn marks(args: MarksArgs, label: &str) -> Result<PathBuf, Error> {
+fn marks(args: MarksArgs, module: &Path, label: &str) -> Result<PathBuf, Error> {
+    if let Some(config) = &args.config {
+        return marks_of_service(config, module, label);
+    }
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let own = || {
         let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
@@ -107,6 +113,31 @@ fn marks(args: MarksArgs, label: &str) -> Result<PathBuf, Error> {
         )
     })?;
     Ok(marks_directory(&directory, label))
+}
+
+/// Where the key service with that configuration keeps those of one of its tokens.
+fn marks_of_service(config: &Path, module: &Path, label: &str) -> Result<PathBuf, Error> {
+    let service = load(config)?;
+    let mut tokens = service.tokens.iter();
+    // The module's path is part of a mark: another spelling would not be known again.
+    let token = tokens.find(|token| token.label == label && token.module == module);
+    let token = token.ok_or_else(|| {
+        let (config, module) = (config.display(), module.display());
+        let text = format!(
+            "{config} has no token labelled {label:?} with the module {module}; name both as they are there, or a directory for marks \
+             with --data-dir"
+        );
+        Failure::new(Reason::InvalidArgument, text)
+    })?;
+    Ok(marks_directory(&service.data_dir, token.name()))
+}
+
+fn load(config: &Path) -> Result<strongroom_kms::Config, Error> {
+    strongroom_kms::Config::load(config).map_err(|error| Error::RoleConfig {
+        role: "kms",
+        path: config.to_owned(),
+        source: Box::new(error),
+    })
 }
 
 fn inspection_json(seen: &Inspection) -> serde_json::Value {
@@ -186,11 +217,7 @@ fn inspection_text(seen: &Inspection) -> String {
 
 /// Each step that loads a PKCS#11 library is a process of its own.
 fn link(args: &TokenLinkArgs, output: Output) -> Result<(), Error> {
-    let config = strongroom_kms::Config::load(&args.config).map_err(|error| Error::RoleConfig {
-        role: "kms",
-        path: args.config.clone(),
-        source: Box::new(error),
-    })?;
+    let config = load(&args.config)?;
     if config.redundancy.mode == Redundancy::ReplicatedByHsm {
         return Err(Error::from(Failure::new(
             Reason::InvalidArgument,
@@ -281,5 +308,33 @@ fn step(args: TokenLinkStepArgs) -> TrustOptions {
         token_label: args.token_label,
         pin_file: args.pin_file,
         marks: args.marks,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_those_of_the_service_that_uses_the_token() {
+        let sample = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../kms/kms.sample.toml"));
+        let service = load(sample).expect("the sample is valid");
+        let token = &service.tokens[0];
+        let of = |module: &Path, label: &str| {
+            let args = MarksArgs {
+                config: Some(sample.to_owned()),
+                data_dir: None,
+            };
+            marks(args, module, label)
+        };
+        let found = of(&token.module, &token.label).expect("a token of the sample");
+        assert_eq!(found, marks_directory(&service.data_dir, token.name()));
+        for (module, label) in [
+            (token.module.as_path(), "another"),
+            (Path::new("/other.so"), &token.label),
+        ] {
+            let error = of(module, label).expect_err("no such token").to_string();
+            assert!(error.contains("has no token labelled"), "{error}");
+        }
     }
 }

@@ -97,6 +97,7 @@ impl Token {
         pin::check_file(&config.pin_file)?;
         let gate = Arc::new(PinGate::new(PinMark::open(
             &state_dir,
+            &config.module,
             &config.label,
             &config.pin_file,
         )?)?);

@@ -13,7 +13,7 @@ use super::{
     MarkError, ModuleError, PinError,
     module::{Module, ask, label_of},
     pin::Pin,
-    pin_mark::{Login, PinMark, officers_marks},
+    pin_mark::{Login, PinMark, officers_marks, rejected_file},
     worker::refuses_pin,
 };
 
@@ -82,13 +82,16 @@ pub enum InitError {
     NoFreeSlot,
     /// The token refused the security officer's PIN before, and it was not tried again.
     #[error(
-        "the token has refused the security officer's PIN in {0}, or left it unanswered, and it is not tried again, lest the token \
-         lock; correct the file, or where it is right: touch {0}",
-        path.display()
+        "the token has refused the security officer's PIN in {}, or left it unanswered, and it is not tried again, lest the token \
+         lock; correct the file, or where it is right remove {}",
+        path.display(),
+        mark.display()
     )]
     Withheld {
         /// The PIN's file.
         path: PathBuf,
+        /// The mark by which it is known.
+        mark: PathBuf,
     },
     /// The marks of refused PINs cannot be kept.
     #[error(transparent)]
@@ -119,15 +122,19 @@ pub fn init_token(options: InitOptions) -> Result<InitReport, InitError> {
     check_label(&label)?;
     let so_pin = Pin::read(&so_pin_file)?;
     let pin = Pin::read(&pin_file)?;
+    let marks = officers_marks(&marks);
+    let mark = PinMark::open(&marks, &module, &label, &so_pin_file)?;
     let module = Module::load(&module)?;
     refuse_existing(&module, &label)?;
     let slot = free_slot(&module)?;
     let info = module.token_info(slot)?;
     check_length(&info, &so_pin, &so_pin_file)?;
     check_length(&info, &pin, &pin_file)?;
-    let mark = PinMark::open(&officers_marks(&marks), &label, &so_pin_file)?;
-    let session =
-        as_officer(module.pkcs11(), slot, &label, &so_pin, &mark)?.ok_or(InitError::Withheld { path: so_pin_file })?;
+    let session = as_officer(module.pkcs11(), (slot, &info), &label, so_pin, &mark)?;
+    let session = session.ok_or_else(|| InitError::Withheld {
+        path: so_pin_file,
+        mark: rejected_file(&marks),
+    })?;
     session.init_pin(&pin.to_auth()).map_err(refused("the user PIN"))?;
     let info = module.token_info(slot)?;
     Ok(InitReport {
@@ -196,13 +203,13 @@ fn takes(min: usize, max: usize) -> String {
 /// has refused it already.
 fn as_officer(
     pkcs11: &Pkcs11,
-    slot: Slot,
+    (slot, info): (Slot, &TokenInfo),
     label: &str,
-    so_pin: &Pin,
+    so_pin: Pin,
     mark: &PinMark,
 ) -> Result<Option<Session>, InitError> {
     let mut opened = None;
-    let login = || {
+    let login = |so_pin: &Pin| {
         pkcs11
             .init_token(slot, &so_pin.to_auth(), label)
             .map_err(refused("to be initialised"))?;
@@ -214,9 +221,9 @@ fn as_officer(
         Ok(())
     };
     let refuses = |error: &InitError| matches!(error, InitError::Refused { source: Error::Pkcs11(value, _), .. } if refuses_pin(*value));
-    match mark.guard(login, refuses)? {
+    match mark.guard(info.serial_number(), || Ok(so_pin), login, refuses)? {
         Login::Answered(answer) => answer.map(|()| opened),
-        Login::Withheld => Ok(None),
+        Login::Withheld | Login::Unanswered(_) => Ok(None),
     }
 }
 

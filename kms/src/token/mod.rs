@@ -17,6 +17,7 @@ mod module;
 mod pin;
 mod pin_gate;
 mod pin_mark;
+mod pin_print;
 mod sealed;
 mod signed;
 mod supervisor;

@@ -4,10 +4,12 @@ use std::{
     fmt,
     fs::{File, Metadata},
     io::{self, Read},
+    num::NonZeroU32,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
+use aws_lc_rs::pbkdf2;
 use cryptoki::types::AuthPin;
 use zeroize::Zeroizing;
 
@@ -74,7 +76,15 @@ impl Pin {
         whole.then(|| Self(Zeroizing::new(text.to_owned())))
     }
 
-    /// For the calls that take a PIN, the one place that exposes it. The copy zeroes itself too.
+    /// Two bytes that come of the PIN, by which it may be known again.
+    pub(super) fn derive(&self, salt: &[u8], iterations: NonZeroU32) -> [u8; 2] {
+        let mut derived = [0; 2];
+        let secret = self.0.as_bytes();
+        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, secret, &mut derived);
+        derived
+    }
+
+    /// For the calls that take a PIN, the one place that hands it out. The copy zeroes itself too.
     pub(super) fn to_auth(&self) -> AuthPin {
         AuthPin::from(self.0.as_str())
     }

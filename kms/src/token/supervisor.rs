@@ -1,8 +1,8 @@
 //! Keeps one worker process running: restarts it after a crash or a hang, with back-off, and never after a rejected PIN
-//! until the PIN file has changed.
+//! until the PIN file has changed or the mark of the rejection is gone.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,7 +19,7 @@ use super::{
     link::{End, Fault, Link, Worker},
     pb,
     pin_gate::PinGate,
-    pin_mark::{Fingerprint, UNANSWERED_MAX},
+    pin_mark::Fingerprint,
     worker::pin_rejected_by,
 };
 
@@ -111,24 +111,15 @@ impl Supervisor {
             self.wait_for_pin().await;
             let turn = gate.turn().await;
             // Another worker may have been refused meanwhile.
-            if gate.rejected().is_none() {
+            if !gate.is_rejected() {
                 break turn;
             }
         };
-        // Taken before the worker reads the file: a change in between can cost one more try, but is never overlooked.
+        // Taken before the worker reads the file: a change in between costs another look at it, and is never overlooked.
         let tried = self.gate.mark.fingerprint();
-        let started = match self.gate.mark.unanswered(&tried) {
-            Ok(unanswered) if unanswered < UNANSWERED_MAX => self.start().await,
-            Ok(unanswered) => {
-                let failure = self.unanswered_failure(unanswered);
-                self.mark_rejected(&tried, &failure);
-                self.gate.mark.end_login();
-                Started::PinRejected(failure)
-            }
-            Err(error) => Started::Failed(error.to_string()),
-        };
+        let started = self.start().await;
         match &started {
-            Started::Ready(_) => self.gate.set_rejected(None),
+            Started::Ready(_) => self.gate.forget(),
             Started::PinRejected(failure) => self.reject_pin(tried, failure.clone()),
             Started::Failed(_) => {}
         }
@@ -228,14 +219,16 @@ impl Supervisor {
         }
     }
 
-    /// Returns at once unless the PIN file, as it is now, is known to be wrong.
+    /// Returns at once unless the PIN file, as it is now, is known to be wrong. One that changed may still hold the same PIN:
+    /// only a worker can tell.
     async fn wait_for_pin(&mut self) {
-        while let Some(rejected) = self.gate.rejected() {
-            let now = self.gate.mark.fingerprint();
-            // A file that is just being replaced is waited for too.
-            if now.is_known() && now != rejected {
-                tracing::info!(token = self.config.label, "the PIN file has changed; trying it");
-                self.gate.set_rejected(None);
+        while self.gate.is_rejected() {
+            if self.gate.is_due_for_another_look() {
+                tracing::info!(
+                    token = self.config.label,
+                    "the PIN file has changed or its mark is gone; looking at it"
+                );
+                self.gate.forget();
                 return;
             }
             if !matches!(&*self.phase.borrow(), Phase::PinRejected(_)) {
@@ -247,32 +240,15 @@ impl Supervisor {
         }
     }
 
-    fn mark_rejected(&self, tried: &Fingerprint, failure: &Failure) {
-        tracing::error!("{failure}");
-        if let Err(error) = self.gate.mark.record(tried) {
-            tracing::error!(%error, "a restart of the key service would try the rejected PIN again");
-        }
-    }
-
     /// The mark being made, waits for another PIN.
     fn reject_pin(&mut self, tried: Fingerprint, failure: Failure) {
-        self.gate.set_rejected(Some(tried));
+        self.gate.reject(tried);
         self.publish(Phase::PinRejected(failure));
     }
 
-    fn unanswered_failure(&self, logins: usize) -> Failure {
-        let (label, pin_file) = (&self.config.label, self.config.pin_file.display());
-        Failure::new(
-            Reason::PinRejected,
-            format!(
-                "token {label:?} did not answer {logins} logins with the PIN in {pin_file}, which is not tried again, lest the \
-                 token lock; see that the PIN is right and the token works, then: touch {pin_file}"
-            ),
-        )
-    }
-
     fn pin_failure(&self) -> Failure {
-        pin_rejected_by(&self.config.label, Path::new(&self.config.pin_file))
+        let marks = self.gate.mark.directory();
+        pin_rejected_by(&self.config.label, &self.config.pin_file, marks)
     }
 
     fn publish(&self, phase: Phase) {

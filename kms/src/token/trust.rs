@@ -25,7 +25,7 @@ use super::{
     marks_directory,
     module::Module,
     pin::Pin,
-    pin_mark::{Login, PinMark, officers_marks},
+    pin_mark::{Login, PinMark, officers_marks, rejected_file},
     worker::refuses_pin,
 };
 
@@ -297,23 +297,23 @@ fn load(options: &TrustOptions) -> Result<Module, Failure> {
 
 fn open(module: &Module, options: &TrustOptions, user: Option<UserType>) -> Result<Session, Failure> {
     let unavailable = |error: super::ModuleError| Failure::new(Reason::TokenUnavailable, error.to_string());
-    let (slot, _) = module.token(&options.token_label).map_err(unavailable)?;
+    let (slot, info) = module.token(&options.token_label).map_err(unavailable)?;
     let session = match user {
         Some(_) => module.pkcs11().open_rw_session(slot),
         None => module.pkcs11().open_ro_session(slot),
     };
     let session = session.map_err(failed("to open a session"))?;
     let Some(user) = user else { return Ok(session) };
-    log_in(&session, options, user)?;
+    log_in(&session, info.serial_number(), options, user)?;
     Ok(session)
 }
 
 /// One login at most, and none with a PIN that the token is known to have refused.
-fn log_in(session: &Session, options: &TrustOptions, user: UserType) -> Result<(), Failure> {
+fn log_in(session: &Session, serial: &str, options: &TrustOptions, user: UserType) -> Result<(), Failure> {
     let rejected = |text: String| Failure::new(Reason::PinRejected, text);
     let (label, file) = (&options.token_label, options.pin_file.display());
-    let login = || {
-        let pin = Pin::read(&options.pin_file).map_err(|error| (false, error.to_string()))?;
+    let read = || Pin::read(&options.pin_file).map_err(|error| (false, error.to_string()));
+    let login = |pin: &Pin| {
         session.login(user, Some(&pin.to_auth())).map_err(|error| {
             let refuses = matches!(error, Error::Pkcs11(value, _) if refuses_pin(value));
             (
@@ -327,13 +327,15 @@ fn log_in(session: &Session, options: &TrustOptions, user: UserType) -> Result<(
         _ => options.marks.clone(),
     };
     let unmarked = |error: MarkError| Failure::new(Reason::StoreFailed, error.to_string());
-    let mark = PinMark::open(&marks, label, &options.pin_file).map_err(unmarked)?;
-    match mark.guard(login, |(refuses, _)| *refuses).map_err(unmarked)? {
+    let mark = PinMark::open(&marks, &options.module, label, &options.pin_file).map_err(unmarked)?;
+    let guarded = mark.guard(serial, read, login, |(refuses, _)| *refuses);
+    match guarded.map_err(unmarked)? {
         Login::Answered(Ok(())) => Ok(()),
         Login::Answered(Err((_, why))) => Err(rejected(why)),
-        Login::Withheld => Err(rejected(format!(
+        Login::Withheld | Login::Unanswered(_) => Err(rejected(format!(
             "token {label:?} has refused the PIN in {file}, or left logins with it unanswered, and it is not tried again, \
-             lest the token lock; correct the PIN file, or where it is right: touch {file}"
+             lest the token lock; correct the PIN file, or where it is right remove {}",
+            rejected_file(&marks).display()
         ))),
     }
 }

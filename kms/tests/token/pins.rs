@@ -1,4 +1,4 @@
-//! A rejected PIN is tried once, whatever is restarted, until its file changes.
+//! A rejected PIN is tried once, whatever is restarted and in whatever file it is, until there is another or its mark is removed.
 
 use std::{fs, process::Command};
 
@@ -18,8 +18,10 @@ async fn a_wrong_pin_is_tried_once_and_the_corrected_one_at_once() {
     let failure = token.profile().await.expect_err("no PIN, no answer");
     assert_eq!(failure.reason, Reason::PinRejected);
     let expected = format!(
-        "token {LABEL:?} rejected the PIN in {}; correct the PIN file; it is read again when it changes",
-        fixture.path("pin").display()
+        "token {LABEL:?} rejected the PIN in {}; correct the PIN file; it is read again when it changes, and where the same PIN \
+         is right by now, when {} is removed",
+        fixture.path("pin").display(),
+        fixture.path("state/pin-rejected").display()
     );
     assert_eq!(failure.message, expected);
     assert_eq!(fixture.starts().len(), 1);
@@ -50,6 +52,58 @@ async fn a_wrong_pin_is_tried_once_and_the_corrected_one_at_once() {
         !fixture.path("state/pin-rejected").exists(),
         "an accepted PIN leaves no mark"
     );
+}
+
+/// As a service manager does it with a credential.
+#[tokio::test]
+async fn a_wrong_pin_is_tried_once_although_its_file_is_made_anew_at_each_start() {
+    let fixture = Fixture::new();
+    let shim = Shim::in_front_of(&fixture.config().module).expect("the module is written");
+    shim.lock_pin_after(3);
+    let start = async |pin: &str| {
+        fs::remove_file(fixture.path("pin")).expect("it was there");
+        write_secret(&fixture.path("pin"), pin);
+        let config = TokenConfig {
+            module: shim.module(),
+            ..fixture.config()
+        };
+        fixture.try_start(config).await.expect("starts all the same")
+    };
+    for restart in 0..4 {
+        let token = start("0000-wrong").await;
+        reaches(&token, |state| *state == TokenState::PinRejected).await;
+        assert_eq!(shim.logins(), 1, "after {restart} restarts");
+        token.stop().await;
+    }
+    let token = start("1111-wrong-too").await;
+    reaches(&token, |state| *state == TokenState::PinRejected).await;
+    assert_eq!(shim.logins(), 2, "another PIN");
+    token.stop().await;
+
+    let token = start(PIN).await;
+    reaches(&token, |state| *state == TokenState::Ready).await;
+    assert_eq!(shim.logins(), 3);
+}
+
+/// As after the PIN was set in the token, or unlocked.
+#[tokio::test]
+async fn the_same_pin_is_tried_again_when_its_mark_is_removed() {
+    let fixture = Fixture::new();
+    let shim = Shim::in_front_of(&fixture.config().module).expect("the module is written");
+    shim.set(Function::Login, Fault::Error(Ckr::PIN_LOCKED), When::Next(1));
+    let config = TokenConfig {
+        module: shim.module(),
+        ..fixture.config()
+    };
+    let token = fixture.try_start(config).await.expect("starts all the same");
+    assert_eq!(*token.subscribe().borrow(), TokenState::PinRejected);
+    write_secret(&fixture.path("pin"), PIN);
+    crate::fixture::becomes("the file is looked at", || fixture.starts().len() == 2).await;
+    reaches(&token, |state| *state == TokenState::PinRejected).await;
+    assert_eq!(shim.logins(), 1);
+    fs::remove_file(fixture.path("state/pin-rejected")).expect("there is a mark");
+    reaches(&token, |state| *state == TokenState::Ready).await;
+    assert_eq!(shim.logins(), 2);
 }
 
 #[tokio::test]
@@ -178,6 +232,9 @@ fn initialising_tries_no_officers_pin_twice() {
     assert_eq!(shim.logins(), 1);
     fs::remove_file(fixture.path("so-pin")).expect("it was there");
     write_secret(&fixture.path("so-pin"), crate::fixture::SO_PIN);
+    again("not tried again");
+    assert_eq!(shim.logins(), 1, "the same PIN in another file");
+    fs::remove_file(fixture.path("state/so/pin-rejected")).expect("there is a mark");
     again("");
     assert_eq!(shim.logins(), 2);
 }

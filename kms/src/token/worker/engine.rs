@@ -21,7 +21,7 @@ use crate::token::{
     ModuleError, PinError, TokenProfile,
     module::Module,
     pin::Pin,
-    pin_mark::{Login, PinMark},
+    pin_mark::{Login, PinMark, rejected_file},
 };
 
 /// The token's thread: takes calls off the queue until it closes or the token is lost for this process.
@@ -198,14 +198,14 @@ impl Engine {
 }
 
 fn open_vault(module: &Module, options: &WorkerOptions, before: Memory) -> Result<Vault, OpenError> {
-    let (slot, _) = module
+    let (slot, info) = module
         .token(&options.token_label)
         .map_err(|error| OpenError::Other(chain(&error)))?;
     let session = module
         .pkcs11()
         .open_rw_session(slot)
         .map_err(|error| OpenError::Other(format!("the token opens no session: {error}")))?;
-    log_in(&session, options)?;
+    log_in(&session, info.serial_number(), options)?;
     let offered = module
         .pkcs11()
         .get_mechanism_list(slot)
@@ -218,16 +218,14 @@ fn open_vault(module: &Module, options: &WorkerOptions, before: Memory) -> Resul
 
 /// The one C_Login. A token that loses all sessions has all its workers come here at once: the marks see to it that one of
 /// them tries a PIN that is wrong by now, and not each.
-fn log_in(session: &Session, options: &WorkerOptions) -> Result<(), OpenError> {
-    let login = || {
-        let pin = Pin::read(&options.pin_file)?;
-        match session.login(UserType::User, Some(&pin.to_auth())) {
-            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
-            Err(error) => Err(LoginError::Token(error)),
-        }
+fn log_in(session: &Session, serial: &str, options: &WorkerOptions) -> Result<(), OpenError> {
+    let read = || Ok(Pin::read(&options.pin_file)?);
+    let login = |pin: &Pin| match session.login(UserType::User, Some(&pin.to_auth())) {
+        Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
+        Err(error) => Err(LoginError::Token(error)),
     };
-    let mark = PinMark::open(&options.marks, &options.token_label, &options.pin_file);
-    let guarded = mark.and_then(|mark| mark.guard(login, LoginError::refuses_pin));
+    let mark = PinMark::open(&options.marks, &options.module, &options.token_label, &options.pin_file);
+    let guarded = mark.and_then(|mark| mark.guard(serial, read, login, LoginError::refuses_pin));
     match guarded.map_err(|error| OpenError::Other(chain(&error)))? {
         Login::Answered(Ok(())) => Ok(()),
         Login::Answered(Err(error)) if error.refuses_pin() => {
@@ -236,6 +234,7 @@ fn log_in(session: &Session, options: &WorkerOptions) -> Result<(), OpenError> {
         }
         Login::Answered(Err(error)) => Err(OpenError::Other(chain(&error))),
         Login::Withheld => Err(pin_rejected(options)),
+        Login::Unanswered(logins) => Err(OpenError::PinRejected(unanswered(options, logins))),
     }
 }
 
@@ -247,16 +246,34 @@ fn find_token(module: &Module, label: &str) -> Result<(Slot, cryptoki::slot::Tok
 }
 
 fn pin_rejected(options: &WorkerOptions) -> OpenError {
-    OpenError::PinRejected(pin_rejected_by(&options.token_label, &options.pin_file))
+    OpenError::PinRejected(pin_rejected_by(&options.token_label, &options.pin_file, &options.marks))
 }
 
 /// The message of a rejected PIN: which token, which file, and what to do. The supervisor says it too, without a worker.
-pub(in crate::token) fn pin_rejected_by(label: &str, pin_file: &Path) -> Failure {
+pub(in crate::token) fn pin_rejected_by(label: &str, pin_file: &Path, marks: &Path) -> Failure {
+    let (pin_file, mark) = (pin_file.display(), rejected_file(marks));
     Failure::new(
         Reason::PinRejected,
         format!(
-            "token {label:?} rejected the PIN in {}; correct the PIN file; it is read again when it changes",
-            pin_file.display()
+            "token {label:?} rejected the PIN in {pin_file}; correct the PIN file; it is read again when it changes, and where the \
+             same PIN is right by now, when {} is removed",
+            mark.display()
+        ),
+    )
+}
+
+fn unanswered(options: &WorkerOptions, logins: usize) -> Failure {
+    let (label, pin_file, mark) = (
+        &options.token_label,
+        options.pin_file.display(),
+        rejected_file(&options.marks),
+    );
+    Failure::new(
+        Reason::PinRejected,
+        format!(
+            "token {label:?} did not answer {logins} logins with the PIN in {pin_file}, which is not tried again, lest the token \
+             lock; see that the PIN is right and the token works, then remove {}",
+            mark.display()
         ),
     )
 }
