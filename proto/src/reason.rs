@@ -246,6 +246,8 @@ fn transport_reason(status: &Status) -> Reason {
         Code::InvalidArgument | Code::OutOfRange => Reason::InvalidArgument,
         Code::PermissionDenied => Reason::PermissionDenied,
         Code::Unauthenticated => Reason::Unauthenticated,
+        // It comes from the connection: HTTP/2 counts among its errors that a server ends one in good order (GOAWAY).
+        _ if status.source().is_some() => Reason::Unavailable,
         _ => Reason::Internal,
     }
 }

@@ -155,8 +155,12 @@ fn late() -> Failure {
     )
 }
 
+/// Begins the text of an HTTP/2 error of a call that the server will not look at: it says in its GOAWAY up to which call it
+/// does (RFC 9113, 6.8), and only the others fail with it. The type behind the text is none that a dependency of ours shows.
+const GOING_AWAY: &str = "connection error received: not a result of an error";
+
 /// Whether no service saw the call: the connection itself was refused, or the server ended it, in good order, before the call
-/// was sent.
+/// was sent or looked at.
 fn is_unsent(status: &Status) -> bool {
     let mut next: Option<&(dyn Error + 'static)> = status.source();
     while let Some(error) = next {
@@ -165,6 +169,9 @@ fn is_unsent(status: &Status) -> bool {
             .downcast_ref::<hyper::Error>()
             .is_some_and(hyper::Error::is_canceled)
         {
+            return true;
+        }
+        if error.to_string().starts_with(GOING_AWAY) {
             return true;
         }
         if let Some(error) = error.downcast_ref::<io::Error>() {
@@ -184,9 +191,119 @@ fn spread(pause: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::{
+        cell::Cell,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
+
+    use hyper_util::rt::TokioIo;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
+        sync::mpsc,
+    };
+    use tokio_stream::StreamExt as _;
+    use tonic::transport::{Channel, Endpoint, Server, Uri};
+    use tower::service_fn;
 
     use super::*;
+    use crate::block::v1::{
+        GetBlockRequest, GetBlockResponse, PutBlockRequest, PutBlockResponse,
+        blocks_client::BlocksClient,
+        blocks_server::{Blocks, BlocksServer},
+    };
+
+    /// HTTP/2 frames without flags on stream 0 (RFC 9113, 4.1): empty settings, and GOAWAY after stream 0 with an error code.
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const fn go_away(code: u8) -> [u8; 17] {
+        [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, code]
+    }
+    const PREFACE_BYTES: usize = 24;
+    const HEADERS: u8 = 1;
+
+    struct Full;
+
+    #[tonic::async_trait]
+    impl Blocks for Full {
+        async fn put_block(&self, _: tonic::Request<PutBlockRequest>) -> Result<Response<PutBlockResponse>, Status> {
+            Err(Failure::new(Reason::NoSpace, "full").into())
+        }
+
+        async fn get_block(&self, _: tonic::Request<GetBlockRequest>) -> Result<Response<GetBlockResponse>, Status> {
+            Ok(Response::new(GetBlockResponse::default()))
+        }
+    }
+
+    /// A server that goes away when the first call reaches it.
+    async fn leave(mut stream: DuplexStream, code: u8) {
+        stream.write_all(&SETTINGS).await.expect("the client is there");
+        let mut preface = [0; PREFACE_BYTES];
+        stream.read_exact(&mut preface).await.expect("a client speaks first");
+        loop {
+            let mut header = [0; 9];
+            stream.read_exact(&mut header).await.expect("a frame");
+            let [a, b, c, kind, ..] = header;
+            let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+            stream.read_exact(&mut payload).await.expect("its payload");
+            if kind == HEADERS {
+                break;
+            }
+        }
+        stream.write_all(&go_away(code)).await.expect("the client is there");
+        _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+
+    /// A channel whose first connection is to a server that goes away, and every other to one that stays; and the count of both.
+    fn channel_to_leaving(code: u8) -> (Channel, Arc<AtomicUsize>) {
+        let (arrivals, mut arriving) = mpsc::channel::<DuplexStream>(4);
+        tokio::spawn(async move {
+            let incoming = tokio_stream::once(arriving.recv().await).chain(tokio_stream::pending());
+            let incoming = incoming.filter_map(|stream| stream.map(Ok::<_, io::Error>));
+            let server = Server::builder().add_service(BlocksServer::new(Full));
+            server.serve_with_incoming(incoming).await.expect("serves");
+        });
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&connections);
+        let channel = Endpoint::from_static("http://block").connect_with_connector_lazy(service_fn(move |_: Uri| {
+            let (arrivals, number) = (arrivals.clone(), count.fetch_add(1, Ordering::Relaxed));
+            async move {
+                let (ours, theirs) = duplex(64 << 10);
+                if number == 0 {
+                    tokio::spawn(leave(theirs, code));
+                } else {
+                    arrivals.send(theirs).await.map_err(io::Error::other)?;
+                }
+                Ok::<_, io::Error>(TokioIo::new(ours))
+            }
+        }));
+        (channel, connections)
+    }
+
+    /// Code 0 is how a server ends in good order, 2 is an error of its own, after which the call may have been looked at.
+    #[tokio::test]
+    async fn a_call_that_a_leaving_server_does_not_look_at_is_made_on_another_connection() {
+        for (code, repeat, repeated) in [
+            (0, Repeat::Unsent, true),
+            (2, Repeat::Unsent, false),
+            (2, Repeat::Harmless, true),
+        ] {
+            let (channel, connections) = channel_to_leaving(code);
+            let call = || {
+                let channel = channel.clone();
+                async move { BlocksClient::new(channel).get_block(GetBlockRequest::default()).await }
+            };
+            let outcome = retry(repeat, call).await.map_err(|failure| failure.reason);
+            let expected = if repeated {
+                Ok(GetBlockResponse::default())
+            } else {
+                Err(Reason::Unavailable)
+            };
+            assert_eq!((&outcome, repeat), (&expected, repeat), "code {code}");
+            assert_eq!(connections.load(Ordering::Relaxed), 1 + usize::from(repeated));
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn transient_failures_are_repeated_until_they_pass() {
