@@ -166,6 +166,62 @@ async fn an_alias_names_one_key_and_edeks_hold_the_keys_own_name() {
     kms.stop().await;
 }
 
+/// The right to a key is none to every free name, and a name that somebody may give to keys is none to every key.
+#[tokio::test]
+async fn an_alias_takes_the_right_to_its_key_and_to_its_name() {
+    let policy = r#"
+        @id("all") permit (principal == User::"keyadmin", action, resource);
+        @id("hr") permit (principal == User::"hr", action in [Action::"manage", Action::"view"], resource)
+        when { resource in [Key::"payroll", Key::"wages", Key::"bonus"] || (resource.hasTag("team") && resource.getTag("team") == "hr") };
+        @id("not-ops") forbid (principal == User::"hr", action == Action::"manage", resource == Key::"ops-backup");"#;
+    let (site, hsm) = (Site::with_policy(policy), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let (mut admin, mut hr) = (kms.as_user("user/keyadmin"), kms.as_user("user/hr"));
+    for name in ["payroll", "secret", "tagged"] {
+        admin.create(name).await.expect("created");
+    }
+    let tag = pb::UpdateKeyRequest {
+        name: "tagged".to_owned(),
+        set_tags: vec![pb::Tag {
+            name: "team".to_owned(),
+            value: "hr".to_owned(),
+        }],
+        ..pb::UpdateKeyRequest::default()
+    };
+    admin.admin.update_key(tag).await.expect("tagged");
+    admin.set_alias("finance", "payroll", false).await.expect("any name");
+    for (alias, key, moving, refused) in [
+        ("wages", "payroll", false, None),
+        ("wages", "payroll", false, None),
+        ("wages", "secret", true, Some("secret")),
+        ("ops", "payroll", false, Some("ops")),
+        ("bonus", "secret", false, Some("secret")),
+        // A name that its key's tag lets have, and one that nothing does.
+        ("team", "tagged", false, None),
+        ("ops-backup", "tagged", false, Some("ops-backup")),
+        // It is his to move away, and the name is not his.
+        ("finance", "tagged", true, None),
+        ("finance", "payroll", true, Some("finance")),
+    ] {
+        let outcome = hr.set_alias(alias, key, moving).await;
+        match refused {
+            None => drop(outcome.unwrap_or_else(|failure| panic!("{alias} for {key}: {failure}"))),
+            Some(name) => {
+                let failure = outcome.expect_err("not his");
+                assert_eq!(failure.reason, Reason::PermissionDenied, "{alias} for {key}: {failure}");
+                assert!(failure.message.contains(&format!("key {name}")), "{failure}");
+            }
+        }
+    }
+    kms.stop().await;
+    let denied = |record: &strongroom_kms::audit::Record| record.entry.key.as_deref() == Some("ops");
+    assert_eq!(
+        site.audit().iter().filter(|record| denied(record)).count(),
+        1,
+        "the name that was refused is on record"
+    );
+}
+
 #[tokio::test]
 async fn policies_know_tags_and_demands_of_a_key() {
     let policy = r#"

@@ -199,6 +199,9 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
                 let entry = desk.start(&caller, "move-alias", before).await?;
                 desk.recorded(entry, Ok(())).await?;
             }
+            if set.before.as_ref() != Some(&set.key) {
+                desk.may_name(&caller, &set.alias, &set.key).await?;
+            }
             let entry = desk.start(&caller, "set-alias", &set.key).await?;
             let outcome = desk.keys.set_alias(&set, wire.r#move).await;
             desk.told(entry, outcome).await
@@ -329,6 +332,19 @@ impl<H: Hsm> Desk<H> {
         let entry = self.authorize(caller, right, facts, &context, entry).await?;
         self.record(vec![entry.clone().started()]).await?;
         Ok(entry)
+    }
+
+    /// Lets an alias have its name, which is judged as that of a new key: as a key of that name with what else policies know of
+    /// the key that it is to name. Whoever waits for a key of that name, or may use keys by their names, would take it for one.
+    async fn may_name(&self, caller: &Caller, alias: &KeyName, key: &KeyName) -> Result<(), Failure> {
+        let facts = KeyFacts {
+            name: alias.clone(),
+            ..self.keys.facts(key)
+        };
+        let (context, entry) = (Context::of("set-alias"), Entry::new(caller, "set-alias"));
+        self.authorize(caller, Action::Manage, &facts, &context, entry)
+            .await
+            .map(drop)
     }
 
     /// Authorizes a look at a key.
