@@ -160,8 +160,8 @@ impl Fleet {
         original: &TokenKeyVersion,
     ) -> Result<TokenKeyVersion, Failure> {
         let key = destination.token.clone_key().await?;
-        let wrapped = source.token.export_clone(original, &key).await?;
-        let copy = destination.token.import_clone(original, &key, wrapped).await?;
+        let clone = source.token.export_clone(original, &key).await?;
+        let copy = destination.token.import_clone(original, &key, clone).await?;
         if copy.kcv != original.kcv {
             return Err(self.unequal(source, destination, original, &copy));
         }

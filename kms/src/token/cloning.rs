@@ -1,6 +1,6 @@
 //! Clones of EZ keys between tokens, as the rest of the key service asks for them.
 
-use super::{ClonePublicKey, Token, TokenKeyVersion, WrappedClone, pb};
+use super::{ClonePublicKey, Token, TokenKeyVersion, WrappedClone, pb, sealed::optional_signature};
 use strongroom_proto::Failure;
 
 impl Token {
@@ -31,7 +31,8 @@ impl Token {
     /// A version, wrapped for the token whose clone key `destination` is.
     ///
     /// # Errors
-    /// `token-refused` if this token does not trust that key or the version was not made for cloning;
+    /// `token-refused` if this token does not trust that key, the version was not made for cloning, or the token holds another
+    /// one in its place;
     /// `key-version-unusable`, `token-unavailable`, `pin-rejected`.
     pub async fn export_clone(
         &self,
@@ -46,15 +47,19 @@ impl Token {
             let request = request.clone();
             async move { client.export_clone(request).await }
         });
-        let pb::ExportCloneResponse { wrapped, key_bits } = exported.await?;
-        Ok(WrappedClone { wrapped, key_bits })
+        let exported = exported.await?;
+        Ok(WrappedClone {
+            wrapped: exported.wrapped,
+            key_bits: exported.key_bits,
+            signature: optional_signature(exported.signature)?,
+        })
     }
 
     /// Takes in what [`Token::export_clone`] of another token made for this one's key `own`, and proves it.
     ///
     /// # Errors
-    /// `already-exists` if another object is in its place; `token-refused` if the clone is not the same key or the token
-    /// makes something else of it; `token-unavailable`, `pin-rejected`.
+    /// `already-exists` if another object is in its place; `token-refused` if the clone is not the same key, the token
+    /// makes something else of it, or no worker vouches for it where one has to; `token-unavailable`, `pin-rejected`.
     pub async fn import_clone(
         &self,
         version: &TokenKeyVersion,
@@ -66,6 +71,7 @@ impl Token {
             own: Some(own.into()),
             wrapped: clone.wrapped,
             key_bits: clone.key_bits,
+            signature: clone.signature.map(Into::into),
         };
         let imported = self.call(|mut client| {
             let request = request.clone();

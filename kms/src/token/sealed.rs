@@ -195,6 +195,13 @@ impl From<CertificateSignature> for pb::CertificateSignature {
     }
 }
 
+/// A signature that may be missing.
+pub(super) fn optional_signature(
+    wire: Option<pb::CertificateSignature>,
+) -> Result<Option<CertificateSignature>, Failure> {
+    wire.map(|wire| signature(Some(wire))).transpose()
+}
+
 pub(super) fn signature(wire: Option<pb::CertificateSignature>) -> Result<CertificateSignature, Failure> {
     let wire = wire.ok_or_else(|| malformed("no signature"))?;
     Ok(CertificateSignature {

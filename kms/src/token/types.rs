@@ -5,7 +5,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use strongroom_proto::{EdekSuite, KeyName, KeyVersion};
+use strongroom_proto::{EdekSuite, KeyName, KeyVersion, transport::CertificateSignature};
 use zeroize::Zeroizing;
 
 use super::{MarkError, PinError, SealedConfig};
@@ -268,6 +268,8 @@ pub struct WrappedClone {
     pub wrapped: Bytes,
     /// Its size. Some tokens cannot tell that of keys that they unwrapped.
     pub key_bits: u32,
+    /// By the certificate of the token worker that wrapped it, if it has one.
+    pub signature: Option<CertificateSignature>,
 }
 
 /// The public half of the RSA key that EZ keys are wrapped to which are brought into a token.

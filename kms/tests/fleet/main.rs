@@ -9,6 +9,7 @@ mod keys;
 mod linking;
 mod operator;
 mod pair;
+mod planted;
 mod repair;
 mod replicated;
 mod sealed;

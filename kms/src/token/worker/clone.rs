@@ -76,6 +76,14 @@ pub(super) fn import<'s>(
     Ok(SessionObject::new(session, handle))
 }
 
+/// Says that a version is not the one to be cloned.
+pub(super) fn another(version: &TokenKeyVersion) -> Trouble {
+    refused(format!(
+        "version {} of key {} in the token has another id, suite or check value than the one to be cloned",
+        version.version, version.key
+    ))
+}
+
 /// Says that a version which another token is to have did not come out as it should.
 pub(super) fn unequal(version: &TokenKeyVersion, copy: &TokenKeyVersion) -> Trouble {
     refused(format!(

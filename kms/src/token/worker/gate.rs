@@ -121,9 +121,14 @@ impl Delivery {
         self.gate.as_ref().map_err(Clone::clone)
     }
 
+    /// Whether DEKs of `key` may go out sealed only.
+    pub(super) fn is_sealed_only(&self, key: &KeyName) -> bool {
+        self.only.iter().any(|only| only.covers(key))
+    }
+
     /// Refuses to hand out a DEK of `key` in the clear if it may go out sealed only.
     pub(super) fn check_unsealed(&self, key: &KeyName) -> Result<(), Failure> {
-        if self.only.iter().any(|only| only.covers(key)) {
+        if self.is_sealed_only(key) {
             return Err(Failure::new(
                 Reason::SealedRequired,
                 format!("DEKs of key {key} are handed out by sealed delivery only"),
@@ -134,8 +139,7 @@ impl Delivery {
 
     /// Refuses to move DEKs of a key that may go out sealed only to one whose DEKs may go out otherwise.
     pub(super) fn check_transfer(&self, from: &KeyName, to: &KeyName) -> Result<(), Failure> {
-        let covers = |key| self.only.iter().any(|only| only.covers(key));
-        if covers(from) && !covers(to) {
+        if self.is_sealed_only(from) && !self.is_sealed_only(to) {
             return Err(Failure::new(
                 Reason::SealedRequired,
                 format!(
@@ -150,7 +154,7 @@ impl Delivery {
     /// Refuses to take in a version of `key` that was not made in a token if its DEKs may go out sealed only: whoever knows
     /// an EZ key opens its EDEKs without any token.
     pub(super) fn check_import(&self, key: &KeyName) -> Result<(), Failure> {
-        if self.only.iter().any(|only| only.covers(key)) {
+        if self.is_sealed_only(key) {
             return Err(Failure::new(
                 Reason::TokenRefused,
                 format!(
@@ -230,6 +234,11 @@ impl Gate {
         self.check_time(issued_ms, expires_ms, ms(now))?;
         self.take(RequestDigest::of(encoded), expires_ms, ms(now))?;
         Ok(request)
+    }
+
+    /// The worker's own certificate and key, and the CA.
+    pub(super) const fn own(&self) -> &TlsIdentity {
+        &self.own
     }
 
     /// The answer with the worker's signature.

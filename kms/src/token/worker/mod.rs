@@ -33,6 +33,7 @@ mod transferring;
 mod transport;
 mod trial;
 mod vault;
+mod vouch;
 
 use std::{
     io,

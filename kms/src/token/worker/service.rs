@@ -22,6 +22,7 @@ use crate::{
     token::{
         ClonePublicKey, NewVersion, SealedCall, TransferCall, WrappedClone,
         pb::{self, token_worker_server::TokenWorker},
+        sealed::optional_signature,
         wire::{item_to_wire, malformed, parse_clone, parse_id, parse_key_ref},
     },
 };
@@ -226,9 +227,15 @@ impl TokenWorker for Service {
     ) -> Result<Response<pb::ExportCloneResponse>, Status> {
         let request = request.into_inner();
         let (version, destination) = parse_clone(request.version, request.destination)?;
-        let call = move |engine: &mut Engine| engine.run(|vault| vault.export_clone(&version, &destination));
-        let WrappedClone { wrapped, key_bits } = self.queue.call(call).await?;
-        Ok(Response::new(pb::ExportCloneResponse { wrapped, key_bits }))
+        let asked = (version.clone(), destination.clone());
+        let call = move |engine: &mut Engine| engine.run(|vault| vault.export_clone(&asked.0, &asked.1));
+        let clone = self.queue.call(call).await?;
+        let signature = self.delivery.vouch(&version, &destination, &clone)?;
+        Ok(Response::new(pb::ExportCloneResponse {
+            wrapped: clone.wrapped,
+            key_bits: clone.key_bits,
+            signature: signature.map(Into::into),
+        }))
     }
 
     async fn try_clone(&self, request: Request<pb::TryCloneRequest>) -> Result<Response<pb::TryCloneResponse>, Status> {
@@ -251,7 +258,9 @@ impl TokenWorker for Service {
         let clone = WrappedClone {
             wrapped: request.wrapped,
             key_bits: request.key_bits,
+            signature: optional_signature(request.signature)?,
         };
+        self.delivery.check_clone(&version, &own, &clone, SystemTime::now())?;
         let call = move |engine: &mut Engine| engine.run(|vault| vault.import_clone(&version, &own, &clone));
         let copy = self.queue.call(call).await?;
         Ok(Response::new(copy.into()))

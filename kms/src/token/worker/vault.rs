@@ -217,17 +217,25 @@ impl Vault {
         clone::try_export(&self.session, destination)
     }
 
-    /// A version, wrapped for another token.
+    /// A version, wrapped for another token and not signed yet.
     pub(super) fn export_clone(
         &mut self,
         version: &TokenKeyVersion,
         destination: &ClonePublicKey,
     ) -> Result<WrappedClone, Trouble> {
         let found = self.find(&version.key, version.version)?;
+        // What the worker vouches for must be what it wraps.
+        if (found.id, found.suite, found.kcv) != (version.token_id, version.suite, version.kcv) {
+            return Err(clone::another(version));
+        }
         let wrapped = clone::export(&self.session, found.handle, destination)?.into();
         // No suite has keys of more than 256 bits.
         let key_bits = u32::try_from(found.key_bytes * 8).unwrap_or(u32::MAX);
-        Ok(WrappedClone { wrapped, key_bits })
+        Ok(WrappedClone {
+            wrapped,
+            key_bits,
+            signature: None,
+        })
     }
 
     /// Takes in a clone from another token, and answers only once it is proven to be the same key.
