@@ -242,6 +242,28 @@ async fn certificates_of_another_ca_or_out_of_date_and_times_out_of_bounds_are_r
     assert!(failure.message.contains("ms ahead"), "{failure}");
 }
 
+/// The worker runs on, while a CA is added to the file and taken away again.
+#[tokio::test]
+async fn a_worker_follows_the_ca_of_the_day() {
+    let (scene, next) = (Scene::new(&[]).await, Pki::new());
+    let edeks = scene.mint(1).await;
+    let newcomer = SealedUser::new(load(&next.issue("bob", "user/bob")));
+    let failure = scene.refusal(&newcomer.sign(newcomer.request(&edeks))).await;
+    assert!(failure.message.contains("not trusted"), "{failure}");
+    let ca = scene.pki.path("ca.pem");
+    let read = |path: &std::path::Path| std::fs::read(path).expect("own file");
+    let (old, new) = (read(&ca), read(&next.path("ca.pem")));
+    for (cas, trusted) in [([&old[..], &new].concat(), true), (old, false)] {
+        std::fs::write(&ca, cas).expect("own file");
+        let started = Instant::now();
+        while scene.carry(&newcomer.sign(newcomer.request(&edeks))).await.is_ok() != trusted {
+            assert!(started.elapsed() < PATIENCE, "trusted: {trusted}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+    assert_eq!(scene.fixture.starts().len(), 1, "no worker was started for that");
+}
+
 #[tokio::test]
 async fn what_is_sealed_only_stays_so_and_a_restart_opens_no_window_for_a_replay() {
     let scene = Scene::new(&["payroll"]).await;

@@ -1,5 +1,5 @@
-//! Whose signed requests are answered, for sealed DEKs or for EDEKs that are moved: the worker's own check of one, against a CA that the key service cannot change
-//! while the worker runs.
+//! Whose signed requests are answered, for sealed DEKs or for EDEKs that are moved: the worker's own check of one, against the CA
+//! in a file that it reads itself, and follows while it runs.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -14,7 +14,7 @@ use strongroom_proto::{
     Failure, KeyName, Reason,
     sealed::{ANSWER_DOMAIN, REQUEST_DOMAIN, RequestDigest, SealedRequest},
     transfer::{TRANSFER_DOMAIN, TransferRequest},
-    transport::{CertificateSignature, PeerIdentity, TlsError, TlsFiles, TlsIdentity, Trust},
+    transport::{CertificateSignature, PeerIdentity, TlsError, TlsFiles, TlsIdentity},
 };
 
 use crate::token::{SealedOnly, SealedReply};
@@ -121,6 +121,16 @@ impl Delivery {
         self.gate.as_ref().map_err(Clone::clone)
     }
 
+    /// Takes up certificates that are replaced, the CA's included, for ever.
+    pub(super) fn follow(&self) -> impl Future<Output = ()> + 'static {
+        let own = self.gate.as_ref().ok().map(|gate| gate.own.clone());
+        async move {
+            if let Some(own) = own {
+                own.keep_fresh().await;
+            }
+        }
+    }
+
     /// Whether DEKs of `key` may go out sealed only.
     pub(super) fn is_sealed_only(&self, key: &KeyName) -> bool {
         self.only.iter().any(|only| only.covers(key))
@@ -168,7 +178,6 @@ impl Delivery {
 
 /// The check, and the worker's signature.
 pub(super) struct Gate {
-    trust: Trust,
     own: TlsIdentity,
     started_ms: u64,
     taken: Mutex<Taken>,
@@ -209,7 +218,6 @@ impl Gate {
             });
         }
         Ok(Self {
-            trust: own.trust(),
             own,
             started_ms: ms(now),
             taken: Mutex::default(),
@@ -227,7 +235,7 @@ impl Gate {
         signature: &CertificateSignature,
         now: SystemTime,
     ) -> Result<R, Failure> {
-        let signer = self.trust.verify(R::DOMAIN, encoded, signature, now)?;
+        let signer = self.own.trust().verify(R::DOMAIN, encoded, signature, now)?;
         let request = R::decode(encoded)?;
         check_signer(&signer, request.signer())?;
         let (issued_ms, expires_ms) = request.times_ms();

@@ -105,6 +105,8 @@ async fn serve(options: WorkerOptions) -> Result<(), WorkerError> {
     let (connection, closed) = connection::from_stdin().map_err(WorkerError::NotASocket)?;
     ignore_signals().map_err(WorkerError::Start)?;
     let delivery = Delivery::open(options.sealed.as_ref(), SystemTime::now());
+    // Ends with the runtime.
+    drop(tokio::spawn(delivery.follow()));
     let (queue, jobs) = Queue::new();
     let (ending, ended) = oneshot::channel::<()>();
     let (closing, finished) = mpsc::channel::<()>();
