@@ -2,11 +2,17 @@
 
 mod support;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use axum::body::to_bytes;
 use strongroom_kms::token::TokenState;
-use strongroom_proto::ZoneId;
+use strongroom_proto::{
+    Failure, Reason, ZoneId,
+    kms::v1::{self as pb, audit_client::AuditClient, token_admin_client::TokenAdminClient},
+};
 use support::{Kms, MemoryHsm, Site};
 use tonic::transport::Channel;
 use tower::{Service as _, ServiceExt as _};
@@ -111,4 +117,89 @@ async fn a_stop_finishes_what_is_under_way() {
     let opened = opening.await.expect("no panic").expect("answered");
     assert!(opened.len() == 3 && opened.iter().all(Result::is_ok));
     stopped.await;
+}
+
+/// Every call that only looks, by its name, and how it ended for `who`.
+async fn looks(kms: &Kms<'_>, who: &str) -> Vec<(&'static str, Result<(), Reason>)> {
+    let mut caller = kms.as_user(who);
+    let mut audit = AuditClient::new(kms.channel(who));
+    let mut tokens = TokenAdminClient::new(kms.channel(who));
+    let name = || "payroll".to_owned();
+    let versions = pb::ListVersionsRequest {
+        name: name(),
+        ..pb::ListVersionsRequest::default()
+    };
+    let ended = |failed: Option<tonic::Status>| failed.map_or(Ok(()), |status| Err(Failure::from(status).reason));
+    let admin = &mut caller.admin;
+    vec![
+        (
+            "describe",
+            ended(admin.describe_key(pb::DescribeKeyRequest { name: name() }).await.err()),
+        ),
+        (
+            "list",
+            ended(admin.list_keys(pb::ListKeysRequest::default()).await.err()),
+        ),
+        ("versions", ended(admin.list_versions(versions).await.err())),
+        (
+            "aliases",
+            ended(admin.list_aliases(pb::ListAliasesRequest::default()).await.err()),
+        ),
+        (
+            "instances",
+            ended(admin.list_instances(pb::ListInstancesRequest {}).await.err()),
+        ),
+        (
+            "audit keys",
+            ended(audit.get_audit_keys(pb::GetAuditKeysRequest {}).await.err()),
+        ),
+        (
+            "tokens",
+            ended(tokens.list_tokens(pb::ListTokensRequest {}).await.err()),
+        ),
+    ]
+}
+
+/// As many calls of one caller as may be under way, over several connections.
+#[tokio::test]
+async fn whoever_has_all_his_calls_under_way_cannot_look_either_and_others_can() {
+    const CALLS: usize = 512;
+    let (site, hsm) = (
+        Site::with_policy("permit (principal, action, resource);"),
+        MemoryHsm::new(),
+    );
+    let kms = site.start(&hsm).await;
+    kms.as_user("user/keyadmin").create("payroll").await.expect("created");
+    let mut metadata = kms.as_user("service/metadata");
+    let edeks = metadata.mint("payroll", ZoneId::generate(), 1).await.expect("minted");
+
+    let held = hsm.hold();
+    let mut under_way = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let unwrap = kms.as_user("user/alice").unwrap;
+        for _ in 0..CALLS / 4 {
+            let (mut unwrap, edeks) = (unwrap.clone(), edeks.clone());
+            under_way.spawn(async move { unwrap.unwrap(pb::UnwrapRequest { edeks }).await });
+        }
+    }
+    let mut alice = kms.as_user("user/alice");
+    let began = Instant::now();
+    while alice.describe("payroll").await.is_ok() {
+        assert!(began.elapsed() < Duration::from_secs(20), "her calls are not under way");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for (what, outcome) in looks(&kms, "user/alice").await {
+        assert_eq!(outcome, Err(Reason::Overloaded), "{what}");
+    }
+    for (what, outcome) in looks(&kms, "user/bob").await {
+        assert_eq!(outcome, Ok(()), "{what}");
+    }
+    drop(held);
+    let ended = under_way.join_all().await;
+    let refused = ended.iter().filter(|outcome| outcome.is_err()).count();
+    assert!(refused <= 1, "at most one that came while she looked: {refused}");
+    for (what, outcome) in looks(&kms, "user/alice").await {
+        assert_eq!(outcome, Ok(()), "{what}");
+    }
+    kms.stop().await;
 }

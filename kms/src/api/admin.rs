@@ -148,6 +148,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
 
     async fn describe_key(&self, request: Request<DescribeKeyRequest>) -> Result<Response<Key>, Status> {
         let caller = caller(&request)?;
+        let _place = self.0.places.take(&caller.identity)?;
         let name = self.key(&request.into_inner().name).await?;
         let entry = self.0.look(&caller, "describe", &name).await?;
         self.0.keys.learn_uses(&name).await;
@@ -157,6 +158,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
 
     async fn list_keys(&self, request: Request<ListKeysRequest>) -> Result<Response<ListKeysResponse>, Status> {
         let caller = caller(&request)?;
+        let _place = self.0.places.take(&caller.identity)?;
         let wire = request.into_inner();
         let after = parse::after(wire.after)?;
         let limit = parse::page_limit(wire.limit)?;
@@ -168,6 +170,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
         request: Request<ListVersionsRequest>,
     ) -> Result<Response<ListVersionsResponse>, Status> {
         let caller = caller(&request)?;
+        let _place = self.0.places.take(&caller.identity)?;
         let wire = request.into_inner();
         let name = self.key(&wire.name).await?;
         let limit = parse::page_limit(wire.limit)?;
@@ -233,6 +236,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
         request: Request<ListAliasesRequest>,
     ) -> Result<Response<ListAliasesResponse>, Status> {
         let caller = caller(&request)?;
+        let _place = self.0.places.take(&caller.identity)?;
         let wire = request.into_inner();
         let after = parse::after(wire.after)?;
         let limit = parse::page_limit(wire.limit)?;
@@ -307,6 +311,7 @@ impl<H: Hsm> KeyAdmin for AdminFace<H> {
         request: Request<ListInstancesRequest>,
     ) -> Result<Response<ListInstancesResponse>, Status> {
         let caller = caller(&request)?;
+        let _place = self.0.places.take(&caller.identity)?;
         Ok(Response::new(self.0.list_instances(&caller).await?))
     }
 }

@@ -32,6 +32,7 @@ impl<H: Hsm> Audit for AuditFace<H> {
         request: Request<GetAuditKeysRequest>,
     ) -> Result<Response<GetAuditKeysResponse>, Status> {
         let caller = caller(&request)?;
+        let _place = self.0.places.take(&caller.identity)?;
         let entry = self.0.authorize_log(&caller, "audit-keys").await?;
         let keys = self.0.keys.audit_keys().await;
         let keys = self.0.recorded(entry, keys).await?;

@@ -36,6 +36,7 @@ pub(super) struct TokenFace<H>(pub(super) Arc<Desk<H>>);
 impl<H: Hsm> TokenAdmin for TokenFace<H> {
     async fn list_tokens(&self, request: Request<ListTokensRequest>) -> Result<Response<ListTokensResponse>, Status> {
         let caller = caller(&request)?;
+        let _place = self.0.places.take(&caller.identity)?;
         let entry = self.0.authorize_tokens(&caller, Action::View, "token-list").await?;
         let answer = ListTokensResponse {
             tokens: self.0.keys.tokens().iter().map(wire_token).collect(),

@@ -78,6 +78,7 @@ async fn authenticate(State(bearer): State<Arc<Bearer>>, mut request: Request, n
             let call = request.extensions().get::<CallTag>().cloned();
             let call = call.unwrap_or_else(CallTag::drawn);
             call.is_of(&caller);
+            transport::authenticated(request.extensions());
             request.extensions_mut().insert(caller.with_call(call));
             next.run(request).await
         }

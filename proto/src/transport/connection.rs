@@ -15,8 +15,8 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
-    sync::oneshot,
-    time::{Instant, Sleep, sleep_until, timeout},
+    sync::{oneshot, watch},
+    time::{Instant, Sleep, sleep, sleep_until, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::StreamExt as _;
@@ -43,13 +43,16 @@ pub(super) struct Connection {
     /// From when on it takes no more calls.
     end: Instant,
     cut: Pin<Box<Sleep>>,
+    /// When it is cut if its peer is not known by then.
+    stranger_cut: Option<Pin<Box<Sleep>>>,
+    known: watch::Receiver<bool>,
     _open: oneshot::Sender<()>,
     closed: Option<oneshot::Receiver<()>>,
 }
 
 impl Connection {
-    /// Does the handshake with a peer who has to have a certificate if `certified`. The connection will end when it is `age_max` old,
-    /// or before, when a certificate expires.
+    /// Does the handshake with a peer who has to have a certificate, unless he has `stranger_max` to prove who he is. The connection will
+    /// end when it is `age_max` old, or before, when a certificate expires.
     ///
     /// # Errors
     /// If the peer is turned away; he was told why.
@@ -57,7 +60,7 @@ impl Connection {
         stream: TcpStream,
         address: SocketAddr,
         tls: &TlsAcceptor,
-        certified: bool,
+        stranger_max: Option<Duration>,
         age_max: Duration,
     ) -> io::Result<Self> {
         stream.set_nodelay(true)?;
@@ -71,20 +74,46 @@ impl Connection {
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let identity = match chain.first() {
             Some(certificate) => Some(of_certificate(certificate).map_err(io::Error::other)?),
-            None if certified => return Err(io::Error::other("the client sent no certificate")),
+            None if stranger_max.is_none() => return Err(io::Error::other("the client sent no certificate")),
             None => None,
         };
         let life = lifetime(chain.iter().map(AsRef::as_ref), SystemTime::now()).min(spread(age_max, address));
         let end = Instant::now() + life;
         let (open, closed) = oneshot::channel();
+        let (sender, known) = watch::channel(identity.is_some());
+        // None of a stranger's calls is under way for long.
+        let stranger_cut = stranger_max.map(|time| Box::pin(sleep(time + time / 3)));
         Ok(Self {
             stream,
-            info: ConnectionInfo { identity, address },
+            info: ConnectionInfo {
+                identity,
+                address,
+                known: sender,
+            },
             end,
             cut: Box::pin(sleep_until(end + CUT_AFTER)),
+            stranger_cut,
+            known,
             _open: open,
             closed: Some(closed),
         })
+    }
+
+    /// Whether it is known who the peer is, and when that becomes so.
+    pub(super) fn known(&self) -> watch::Receiver<bool> {
+        self.known.clone()
+    }
+
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Some(cut) = &mut self.stranger_cut
+            && cut.as_mut().poll(cx).is_ready()
+        {
+            if !*self.known.borrow() {
+                return true;
+            }
+            self.stranger_cut = None;
+        }
+        self.cut.as_mut().poll(cx).is_ready()
     }
 
     /// Serves `routes` to the peer until it leaves, or until the connection has to end or `stop` resolves; then calls under way finish.
@@ -156,7 +185,7 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.cut.as_mut().poll(cx).is_ready() {
+        if self.is_over(cx) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         Pin::new(&mut self.stream).poll_read(cx, buf)

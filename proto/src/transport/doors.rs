@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -13,38 +13,53 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 const HANDSHAKES_MAX: usize = 512;
 const HANDSHAKES_PER_SOURCE_MAX: usize = 32;
 
-/// How many connections a listener has at once; further ones wait in the kernel's backlog.
+/// How many connections a listener has at once.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Room {
-    /// In all.
-    pub(super) connections_max: usize,
-    /// From one address, handshakes included; further ones are closed.
+    /// Of peers who are not known yet, those that wait for their handshake included. They take no place of the others.
+    pub(super) newcomers: Bound,
+    /// Of peers who are known; further ones are closed.
+    pub(super) known: Bound,
+}
+
+/// So many, in all and from one address.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bound {
+    /// In all; further newcomers wait in the kernel's backlog.
+    pub(super) max: usize,
+    /// From one address; further ones are closed.
     pub(super) per_source_max: usize,
 }
 
 /// The bounds of one listener.
 pub(super) struct Doors {
-    room: Room,
-    connections: Arc<Semaphore>,
-    handshakes: Arc<Semaphore>,
-    sources: Arc<Mutex<Sources>>,
+    newcomers: Arc<Semaphore>,
+    newcomers_per_source_max: usize,
+    inside: Arc<Inside>,
 }
 
-type Sources = HashMap<IpAddr, Source>;
+/// What the connections share.
+struct Inside {
+    known: Arc<Semaphore>,
+    known_per_source_max: usize,
+    handshakes: Arc<Semaphore>,
+    sources: Mutex<HashMap<IpAddr, Source>>,
+}
 
 /// Connections from one address.
 struct Source {
-    present: usize,
+    newcomers: usize,
+    known: usize,
     handshakes: Arc<Semaphore>,
 }
 
-/// A connection that is counted until this is dropped.
+/// A connection that is counted until this is dropped: as a newcomer's, until it is settled.
 pub(super) struct Visit {
-    _connection: OwnedSemaphorePermit,
+    place: OwnedSemaphorePermit,
+    is_known: bool,
     network: IpAddr,
     own_handshakes: Arc<Semaphore>,
-    all_handshakes: Arc<Semaphore>,
-    sources: Arc<Mutex<Sources>>,
+    inside: Arc<Inside>,
 }
 
 /// The address that connections are counted by: an IPv4 address, or the first half of an IPv6 one, since the other half is
@@ -62,39 +77,52 @@ pub fn network(address: IpAddr) -> IpAddr {
 
 impl Doors {
     pub(super) fn new(room: Room) -> Self {
-        Self {
-            room,
-            connections: Arc::new(Semaphore::new(room.connections_max)),
+        let inside = Inside {
+            known: Arc::new(Semaphore::new(room.known.max)),
+            known_per_source_max: room.known.per_source_max,
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
-            sources: Arc::default(),
+            sources: Mutex::default(),
+        };
+        Self {
+            newcomers: Arc::new(Semaphore::new(room.newcomers.max)),
+            newcomers_per_source_max: room.newcomers.per_source_max,
+            inside: Arc::new(inside),
         }
     }
 
-    /// Waits for room for one more connection.
+    /// Waits for room for one more newcomer.
     pub(super) async fn open(&self) -> OwnedSemaphorePermit {
-        let room = Arc::clone(&self.connections).acquire_owned().await;
+        let room = Arc::clone(&self.newcomers).acquire_owned().await;
         room.expect("nobody closes the semaphore")
     }
 
-    /// Lets a connection in, unless there are too many from its address.
-    pub(super) fn enter(&self, connection: OwnedSemaphorePermit, address: IpAddr) -> Option<Visit> {
+    /// Lets a newcomer in, unless there are too many from his address.
+    pub(super) fn enter(&self, place: OwnedSemaphorePermit, address: IpAddr) -> Option<Visit> {
         let network = network(address);
-        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sources = self.inside.sources();
         let source = sources.entry(network).or_insert_with(|| Source {
-            present: 0,
+            newcomers: 0,
+            known: 0,
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_PER_SOURCE_MAX)),
         });
-        if source.present >= self.room.per_source_max {
+        if source.newcomers >= self.newcomers_per_source_max {
             return None;
         }
-        source.present += 1;
+        source.newcomers += 1;
         Some(Visit {
-            _connection: connection,
+            place,
+            is_known: false,
             network,
             own_handshakes: Arc::clone(&source.handshakes),
-            all_handshakes: Arc::clone(&self.handshakes),
-            sources: Arc::clone(&self.sources),
+            inside: Arc::clone(&self.inside),
         })
+    }
+}
+
+impl Inside {
+    fn sources(&self) -> MutexGuard<'_, HashMap<IpAddr, Source>> {
+        // Counts are whole at any time, so that a panic elsewhere leaves nothing half done.
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -102,17 +130,39 @@ impl Visit {
     /// Waits for its turn to do the handshake, first among those from its address.
     pub(super) async fn turn(&self) -> [OwnedSemaphorePermit; 2] {
         let own = Arc::clone(&self.own_handshakes).acquire_owned().await;
-        let all = Arc::clone(&self.all_handshakes).acquire_owned().await;
+        let all = Arc::clone(&self.inside.handshakes).acquire_owned().await;
         [own, all].map(|turn| turn.expect("nobody closes the semaphores"))
+    }
+
+    /// From now on it is known who the peer is. False if there are too many of such connections, in all or from his address.
+    pub(super) fn settle(&mut self) -> bool {
+        let mut sources = self.inside.sources();
+        let source = sources.get_mut(&self.network);
+        let Some(source) = source.filter(|source| source.known < self.inside.known_per_source_max) else {
+            return false;
+        };
+        let Ok(place) = Arc::clone(&self.inside.known).try_acquire_owned() else {
+            return false;
+        };
+        source.newcomers -= 1;
+        source.known += 1;
+        self.place = place;
+        self.is_known = true;
+        true
     }
 }
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sources = self.inside.sources();
         if let Some(source) = sources.get_mut(&self.network) {
-            source.present -= 1;
-            if source.present == 0 {
+            let count = if self.is_known {
+                &mut source.known
+            } else {
+                &mut source.newcomers
+            };
+            *count -= 1;
+            if source.newcomers + source.known == 0 {
                 sources.remove(&self.network);
             }
         }
@@ -126,25 +176,43 @@ mod tests {
     #[tokio::test]
     async fn an_address_has_its_share_and_leaves_nothing_behind() {
         let doors = Doors::new(Room {
-            connections_max: 10,
-            per_source_max: 3,
+            newcomers: Bound {
+                max: 10,
+                per_source_max: 3,
+            },
+            known: Bound {
+                max: 5,
+                per_source_max: 4,
+            },
         });
         let (mallory, alice) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
-        let mut visits = Vec::new();
+        let enter = async |address| doors.enter(doors.open().await, address);
+        let mut newcomers = Vec::new();
         for _ in 0..5 {
-            visits.extend(doors.enter(doors.open().await, mallory));
+            newcomers.extend(enter(mallory).await);
         }
-        assert_eq!(visits.len(), 3);
+        assert_eq!(newcomers.len(), 3);
         assert_eq!(
-            doors.connections.available_permits(),
+            doors.newcomers.available_permits(),
             7,
             "who is turned away takes no room"
         );
-        visits.extend(doors.enter(doors.open().await, alice));
-        assert_eq!(visits.len(), 4);
-        drop(visits);
-        assert!(doors.sources.lock().expect("no panic").is_empty());
-        assert_eq!(doors.connections.available_permits(), 10);
+        // Who is known makes room for a newcomer, up to his address' share, and to that of all.
+        let mut known = Vec::new();
+        for (address, expected) in [(mallory, 4), (alice, 5)] {
+            for _ in 0..6 {
+                let visit = match newcomers.pop() {
+                    Some(visit) => Some(visit),
+                    None => enter(address).await,
+                };
+                known.extend(visit.and_then(|mut visit| visit.settle().then_some(visit)));
+            }
+            assert_eq!(known.len(), expected);
+        }
+        assert_eq!(doors.newcomers.available_permits(), 10);
+        drop(known);
+        assert!(doors.inside.sources().is_empty());
+        assert_eq!(doors.inside.known.available_permits(), 5);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 use std::{fmt, str::FromStr};
 
+use tokio::sync::watch;
 use tonic::Request;
 
 use crate::{Failure, NodeId, ParseError, REQUEST_ID_HEADER, Reason, RequestId, ids::is_name};
@@ -178,6 +179,8 @@ pub(super) struct ConnectionInfo {
     /// None on a port where certificates are not asked for.
     pub(super) identity: Option<PeerIdentity>,
     pub(super) address: std::net::SocketAddr,
+    /// Whether it is known who the peer is: by his certificate, or since [`authenticated`].
+    pub(super) known: watch::Sender<bool>,
 }
 
 /// Who sent a request and from where, as the TLS listener established it.
@@ -188,6 +191,14 @@ pub fn peer<T>(request: &Request<T>) -> Result<(PeerIdentity, std::net::SocketAd
     let info = request.extensions().get::<ConnectionInfo>();
     info.and_then(|info| Some((info.identity.clone()?, info.address)))
         .ok_or_else(|| Failure::new(Reason::Unauthenticated, "the connection has no verified peer"))
+}
+
+/// Says that who sent a request without a certificate has proven who he is: until then his connection counts among those of
+/// newcomers, and ends soon.
+pub fn authenticated(extensions: &http::Extensions) {
+    if let Some(info) = extensions.get::<ConnectionInfo>() {
+        info.known.send_if_modified(|known| !std::mem::replace(known, true));
+    }
 }
 
 /// Where a request comes from, whoever sent it; none if it did not come through one of our listeners.

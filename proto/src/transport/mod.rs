@@ -22,7 +22,7 @@ pub use bearer::{Authorization, BearerFiles, BearerIdentity, CallerChannel};
 pub use client::{Remote, connect, connect_any, connect_bearer, connect_outside};
 pub use doors::network;
 pub use https::{HttpsClient, HttpsUrl};
-pub use identity::{PeerIdentity, Role, UserName, address, identified, peer, peer_in};
+pub use identity::{PeerIdentity, Role, UserName, address, authenticated, identified, peer, peer_in};
 pub use remotes::Remotes;
 pub use retry::{PATIENCE, Pauses, Repeat, once, retry, retry_for};
 pub use server::{ServeError, bind, serve, serve_without_certificates};
