@@ -5,7 +5,7 @@
 //! equal does not show that the token works. A token whose keys or answers differ is taken out with an alarm, and comes
 //! back by itself once a later check finds it mended.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use strongroom_proto::{Edek, Failure, KeyName, KeyVersion, Reason, ZoneId};
@@ -21,6 +21,9 @@ use crate::token::{Kcv, Token, TokenKeyVersion, TokenState, WireDek};
 const TRIALS: usize = 3;
 /// Least pause between two comparisons, however often one is asked for.
 const CHECK_PAUSE: Duration = Duration::from_secs(1);
+/// How many times as long as a comparison took the tokens are left alone after it: with thousands of keys in a slow token it
+/// takes minutes, and operations come first.
+const CHECK_REST: u32 = 9;
 /// Differences that one alarm names.
 const NAMED_MAX: usize = 8;
 /// How long the start waits for every token to be compared.
@@ -168,13 +171,14 @@ impl Fleet {
                 () = sleep(self.settings().check_interval()) => {}
                 () = self.0.check_now.notified() => {}
             }
+            let started = Instant::now();
             for place in 0..self.members().len() {
                 let state = self.members()[place].token.subscribe().borrow().clone();
                 if state == TokenState::Ready {
                     self.compare_one(place).await;
                 }
             }
-            sleep(CHECK_PAUSE).await;
+            sleep(CHECK_PAUSE.max(started.elapsed() * CHECK_REST)).await;
         }
     }
 

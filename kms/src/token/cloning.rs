@@ -77,8 +77,6 @@ impl Token {
             let request = request.clone();
             async move { client.import_clone(request).await }
         });
-        let imported = imported.await?.try_into()?;
-        self.tell_others().await;
-        Ok(imported)
+        imported.await?.try_into()
     }
 }

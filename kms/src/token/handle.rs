@@ -35,6 +35,9 @@ use super::{
 /// How long a call waits for a worker that is being restarted.
 const RESTART_WAIT: Duration = Duration::from_secs(6);
 
+/// How long a listing may take: that of thousands of keys, at a few milliseconds for each of some ten calls.
+const LISTING_TIMEOUT: Duration = Duration::from_mins(10);
+
 /// A token, worked through a supervised worker process. Clones share the worker; when the last one goes, so does it.
 #[derive(Clone)]
 pub struct Token {
@@ -51,6 +54,25 @@ struct Inner {
     supervisors: Mutex<Vec<JoinHandle<()>>>,
     /// What the last listing left out.
     unfit: StdMutex<Vec<UnfitVersion>>,
+}
+
+/// What the pages of a listing come to.
+#[derive(Default)]
+struct Listing {
+    versions: Vec<TokenKeyVersion>,
+    unfit: Vec<UnfitVersion>,
+}
+
+impl Listing {
+    fn add(&mut self, versions: Vec<pb::TokenKeyVersion>, unfit: Vec<pb::UnfitVersion>) -> Result<(), Failure> {
+        for version in versions {
+            self.versions.push(version.try_into()?);
+        }
+        for version in unfit {
+            self.unfit.push(version.try_into()?);
+        }
+        Ok(())
+    }
 }
 
 /// The place of one worker, whichever process has it now.
@@ -79,6 +101,15 @@ pub(super) enum Attempt<T> {
     Answered(Result<T, Failure>),
     /// The worker is gone or hangs; whether it did the work is not known.
     Broken(Failure),
+}
+
+impl<T> Attempt<T> {
+    fn outcome(self) -> Result<T, Failure> {
+        match self {
+            Self::Answered(outcome) => outcome,
+            Self::Broken(failure) => Err(failure),
+        }
+    }
 }
 
 impl Token {
@@ -172,12 +203,49 @@ impl Token {
     /// # Errors
     /// `token-unavailable`, `pin-rejected`.
     pub async fn list_versions(&self) -> Result<Vec<TokenKeyVersion>, Failure> {
-        let response = self
-            .call(|mut client| async move { client.list_versions(pb::ListVersionsRequest {}).await })
-            .await?;
-        let unfit = response.unfit.into_iter().map(TryInto::try_into);
-        *self.last_unfit() = unfit.collect::<Result<_, _>>()?;
-        response.versions.into_iter().map(TryInto::try_into).collect()
+        let first = self.seat(None);
+        let link = self.link(first).await?;
+        let listing = match self.list_on(first, &link).await {
+            Attempt::Broken(_) if self.patient => {
+                let generation = link.generation();
+                drop(link);
+                let (second, link) = self.next_link(first, generation).await?;
+                self.list_on(second, &link).await.outcome()?
+            }
+            attempt => attempt.outcome()?,
+        };
+        *self.last_unfit() = listing.unfit;
+        Ok(listing.versions)
+    }
+
+    /// All pages of the listing of one worker. Each is answered in time or the worker is lost, and there is an end to them.
+    async fn list_on(&self, seat: usize, link: &Link) -> Attempt<Listing> {
+        let pages = timeout(LISTING_TIMEOUT, self.list_pages(seat, link)).await;
+        pages.unwrap_or_else(|_| {
+            let limit_min = LISTING_TIMEOUT.as_secs() / 60;
+            let text = format!("the token did not list its keys within {limit_min} minutes");
+            Attempt::Answered(Err(Failure::new(Reason::TokenUnavailable, text)))
+        })
+    }
+
+    async fn list_pages(&self, seat: usize, link: &Link) -> Attempt<Listing> {
+        let mut client = link.client();
+        let (mut listing, mut anew, mut after) = (Listing::default(), true, None);
+        loop {
+            let request = pb::ListVersionsRequest { anew, after };
+            let page = match self.attempt(seat, link, client.list_versions(request)).await {
+                Attempt::Answered(Ok(page)) => page,
+                Attempt::Answered(Err(failure)) => return Attempt::Answered(Err(failure)),
+                Attempt::Broken(failure) => return Attempt::Broken(failure),
+            };
+            if let Err(failure) = listing.add(page.versions, page.unfit) {
+                return Attempt::Answered(Err(failure));
+            }
+            if !page.more {
+                return Attempt::Answered(Ok(listing));
+            }
+            (anew, after) = (false, page.last);
+        }
     }
 
     /// What [`Self::list_versions`] last left out, and why.
@@ -216,17 +284,7 @@ impl Token {
             let request = request.clone();
             async move { client.generate_version(request).await }
         });
-        let made = made.await?.try_into()?;
-        self.tell_others().await;
-        Ok(made)
-    }
-
-    /// Has all workers but one look for new objects: they search the token only now and then by themselves.
-    pub(super) async fn tell_others(&self) {
-        if self.inner.seats.len() > 1 {
-            // One that fails now looks for a version when it is asked for it.
-            _ = self.look_again().await;
-        }
+        made.await?.try_into()
     }
 
     /// Has every worker that serves search the token, and forget what it derived from versions that are not there any more.
@@ -234,8 +292,15 @@ impl Token {
     /// # Errors
     /// If a worker has not done it and goes on: `token-unavailable`, `overloaded`, `pin-rejected`.
     pub async fn look_again(&self) -> Result<(), Failure> {
-        self.on_each(|mut client| async move { client.list_versions(pb::ListVersionsRequest {}).await })
-            .await
+        let mut outcome = Ok(());
+        for (number, seat) in self.inner.seats.iter().enumerate() {
+            if let Some(link) = seat.link()
+                && let Attempt::Answered(listed) = self.list_on(number, &link).await
+            {
+                outcome = outcome.and(listed.map(drop));
+            }
+        }
+        outcome
     }
 
     /// Has every worker that serves do a call. One that is lost over it has done it too, in a way: nothing is left of what
@@ -337,9 +402,7 @@ impl Token {
             let request = request.clone();
             async move { client.import_version(request).await }
         });
-        let imported = imported.await?.try_into()?;
-        self.tell_others().await;
-        Ok(imported)
+        imported.await?.try_into()
     }
 
     /// The token's state now and from now on.
@@ -387,13 +450,15 @@ impl Token {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        let (second, link) = self.next_link(lost, generation).await?;
+        self.attempt(second, &link, request(link.client())).await.outcome()
+    }
+
+    /// Another worker than the one that was `lost`, or the next in its place.
+    async fn next_link(&self, lost: usize, generation: u64) -> Result<(usize, Link), Failure> {
         let second = self.seat(Some(lost));
         let after = if second == lost { generation } else { 0 };
-        let link = self.inner.seats[second].link_after(after).await?;
-        match self.attempt(second, &link, request(link.client())).await {
-            Attempt::Answered(outcome) => outcome,
-            Attempt::Broken(failure) => Err(failure),
-        }
+        Ok((second, self.inner.seats[second].link_after(after).await?))
     }
 
     /// Whether callers wait for a worker that is being started.

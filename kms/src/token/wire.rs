@@ -74,6 +74,19 @@ pub(super) fn parse_key_ref(wire: Option<pb::KeyRef>) -> Result<(KeyName, KeyVer
     ))
 }
 
+/// Where a version is in listings.
+pub(super) fn place(key: &KeyName, version: KeyVersion) -> pb::VersionPlace {
+    pb::VersionPlace {
+        key_name: key.as_str().to_owned(),
+        version: version.0,
+    }
+}
+
+/// Parses what [`place`] makes.
+pub(super) fn parse_place(wire: &pb::VersionPlace) -> Result<(KeyName, KeyVersion), Failure> {
+    Ok((wire.key_name.parse()?, KeyVersion(wire.version)))
+}
+
 impl From<&NewVersion> for pb::GenerateVersionRequest {
     fn from(new: &NewVersion) -> Self {
         Self {

@@ -7,6 +7,7 @@ mod fixture;
 mod forgetting;
 mod import;
 mod keys;
+mod many_keys;
 mod pins;
 mod sealed;
 mod sealed_suites;

@@ -1,9 +1,14 @@
-//! Which key object is which key version: found once when the session opens, then looked up without asking the token.
+//! Which key object is which key version: found by a search of the token (`survey`) or, before that has come to it, by its
+//! label, then looked up without asking the token.
 //!
-//! After a session was opened anew, an object handle can name another object. So the index is built from a fresh search,
-//! and each version is used only if it still has the `CKA_ID` and the key check value that it had before.
+//! After a session was opened anew, an object handle can name another object. So every version is looked for again,
+//! and is used only if it still has the `CKA_ID` and the key check value that it had before.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::Bound,
+    time::Instant,
+};
 
 use cryptoki::{
     error::Error,
@@ -20,15 +25,20 @@ use super::{
 };
 use crate::token::{Kcv, Origin, TokenKeyVersion, TokenObjectId, UnfitVersion};
 
+/// Versions on one page of a listing: some hundred KiB.
+const PAGE_VERSIONS_MAX: usize = 1000;
+
 /// The key versions in a token.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    keys: HashMap<KeyName, BTreeMap<KeyVersion, Slot>>,
+    keys: BTreeMap<KeyName, BTreeMap<KeyVersion, Slot>>,
 }
 
 /// What is known of one version.
 #[derive(Debug)]
 enum Slot {
+    /// Known from an earlier session, and not looked for in this one: the handle means nothing.
+    Unseen(Entry),
     Usable(Entry),
     /// There, but its key check value is not the one that it had before: it is shown as it is and not used.
     Changed {
@@ -57,13 +67,20 @@ struct Entry {
     proven: bool,
 }
 
-/// What the token holds.
+/// A version's place in listings, which go by name and version.
+pub(super) type At = (KeyName, KeyVersion);
+
+/// A page of what the token holds.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
-    /// Every usable version with its key check value, by name and version.
+    /// Usable versions with their key check values.
     pub(super) versions: Vec<TokenKeyVersion>,
     /// What claims to be a version and is not used.
     pub(super) unfit: Vec<UnfitVersion>,
+    /// Where the listing stands.
+    pub(super) last: Option<At>,
+    /// Whether there is more to come.
+    pub(super) more: bool,
 }
 
 /// What is where a new version is to go.
@@ -101,45 +118,64 @@ pub(super) struct Found {
 }
 
 impl Index {
-    /// Finds all key versions in the token. What `before` knows of a version is held against what is found.
-    pub(super) fn build(session: &Session, before: &Self) -> Result<Self, Trouble> {
-        let mut index = Self::default();
-        let search = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Token(true)];
-        let handles = session.find_objects(&search).map_err(while_doing("to find its keys"))?;
-        for handle in handles {
-            if let Some((label, id)) = identify(session, handle).map_err(while_doing("to read a key's label"))? {
-                let slot = examine(session, handle, &label, id, before)?;
-                let known = before.known(&label);
-                index.insert(label, id, slot, known);
+    /// What the next session is to know of the keys.
+    pub(super) fn into_memory(self) -> Self {
+        let unseen = |slot| match slot {
+            // What it was is what it must be.
+            Slot::Unseen(entry) | Slot::Usable(entry) | Slot::Changed { before: entry, .. } => {
+                Some(Slot::Unseen(entry))
             }
-        }
-        Ok(index)
+            Slot::Refused { before, .. } => before.map(Slot::Unseen),
+        };
+        let keys = self.keys.into_iter().map(|(name, versions)| {
+            let versions = versions.into_iter();
+            let versions = versions.filter_map(|(version, slot)| unseen(slot).map(|slot| (version, slot)));
+            (name, versions.collect())
+        });
+        Self { keys: keys.collect() }
     }
 
-    /// Looks for one version that another process on the same token may have made since the last search.
+    /// Looks for one version by its label: it may not have been come to yet, or another process on the same token may have made
+    /// or destroyed it.
     pub(super) fn look_for(&mut self, session: &Session, name: &KeyName, version: KeyVersion) -> Result<(), Trouble> {
+        let mut sought = Self::default();
         for label in KeyLabel::variants(name, version) {
-            let search = [
-                Attribute::Class(ObjectClass::SECRET_KEY),
-                Attribute::Token(true),
-                Attribute::Label(label.to_string().into_bytes()),
-            ];
-            let handles = session.find_objects(&search).map_err(while_doing("to find a key"))?;
-            for handle in handles {
-                if let Some((label, id)) = identify(session, handle).map_err(while_doing("to read a key's label"))? {
-                    let slot = examine(session, handle, &label, id, &Self::default())?;
-                    self.insert(label, id, slot, None);
-                }
+            for handle in labelled(session, &label)? {
+                sought.take_in(session, handle, self)?;
             }
         }
+        let versions = self.keys.entry(name.clone()).or_default();
+        versions.remove(&version);
+        versions.extend(sought.keys.remove(name).unwrap_or_default());
         Ok(())
+    }
+
+    /// Adds an object of the token if it is one of ours. What `before` knows of its version is held against it.
+    pub(super) fn take_in(&mut self, session: &Session, handle: ObjectHandle, before: &Self) -> Result<(), Trouble> {
+        if let Some((label, id)) = identify(session, handle).map_err(while_doing("to read a key's label"))? {
+            let slot = examine(session, handle, &label, id, before)?;
+            let known = before.known(&label);
+            self.insert(label, id, slot, known);
+        }
+        Ok(())
+    }
+
+    /// Versions that `other` lacks or only remembers, and that were found here.
+    pub(super) fn lacking_in(&self, other: &Self) -> Vec<At> {
+        let found = self.keys.iter().flat_map(|(name, versions)| {
+            let found = versions.iter().filter(|(_, slot)| !matches!(slot, Slot::Unseen(_)));
+            found.map(move |(version, _)| (name.clone(), *version))
+        });
+        found
+            .filter(|(name, version)| !other.contains(name, *version))
+            .collect()
     }
 
     /// The version's object, proven by its key check value on its first use.
     pub(super) fn find(&mut self, session: &Session, name: &KeyName, version: KeyVersion) -> Result<Found, Trouble> {
         let slot = self.keys.get_mut(name).and_then(|versions| versions.get_mut(&version));
         match slot {
-            None => Err(missing(name, version).into()),
+            None | Some(Slot::Unseen(_)) => Err(missing(name, version).into()),
             Some(Slot::Refused { why, .. } | Slot::Changed { why, .. }) => Err(unusable(why).into()),
             Some(slot @ Slot::Usable(_)) => prove(session, name, version, slot),
         }
@@ -150,16 +186,15 @@ impl Index {
         let slots = self.keys.values().flat_map(BTreeMap::values);
         let ids = slots.filter_map(|slot| match slot {
             Slot::Usable(entry) => Some(entry.id),
-            Slot::Changed { .. } | Slot::Refused { .. } => None,
+            Slot::Unseen(_) | Slot::Changed { .. } | Slot::Refused { .. } => None,
         });
         ids.collect()
     }
 
-    /// Whether the token holds an object of that name and version, usable or not.
+    /// Whether an object of that name and version was found in the token, usable or not.
     pub(super) fn contains(&self, name: &KeyName, version: KeyVersion) -> bool {
-        self.keys
-            .get(name)
-            .is_some_and(|versions| versions.contains_key(&version))
+        let slot = self.keys.get(name).and_then(|versions| versions.get(&version));
+        slot.is_some_and(|slot| !matches!(slot, Slot::Unseen(_)))
     }
 
     /// What the token holds in the place of a new version with the `CKA_ID` `id`.
@@ -169,7 +204,7 @@ impl Index {
             .get(&label.name)
             .and_then(|versions| versions.get(&label.version))
         {
-            None => Place::Free,
+            None | Some(Slot::Unseen(_)) => Place::Free,
             Some(Slot::Usable(entry)) if entry.id == id && entry.suite == label.suite => {
                 Place::Own(entry.handle, entry.label_bits)
             }
@@ -177,41 +212,38 @@ impl Index {
         }
     }
 
-    /// Every version.
-    pub(super) fn list(&mut self, session: &Session) -> Result<Listing, Trouble> {
-        let (mut list, mut unfit) = (Vec::new(), Vec::new());
-        for (name, versions) in &mut self.keys {
-            for (&version, slot) in versions {
-                let proven = prove(session, name, version, slot);
-                let found = match (proven, &*slot) {
-                    (Ok(proven), _) => proven,
-                    (Err(Trouble::Failed(failure)), Slot::Changed { before, now, .. }) => {
-                        tracing::error!(key = %name, %version, "{failure}");
-                        before.found(*now)
-                    }
-                    (Err(Trouble::Failed(failure)), _) => {
-                        tracing::error!(key = %name, %version, "left out of the token's keys: {failure}");
-                        unfit.push(UnfitVersion {
-                            key: name.clone(),
-                            version,
-                            why: failure.message,
-                        });
-                        continue;
-                    }
-                    (Err(trouble), _) => return Err(trouble),
-                };
-                list.push(TokenKeyVersion {
-                    key: name.clone(),
-                    version,
-                    suite: found.suite,
-                    kcv: found.kcv,
-                    token_id: found.id,
-                    origin: found.origin,
-                });
+    /// A page of the versions behind `after`: one in any case, and no more once `until` is past.
+    pub(super) fn list(&mut self, session: &Session, after: Option<At>, until: Instant) -> Result<Listing, Trouble> {
+        let mut page = Listing {
+            last: after,
+            ..Listing::default()
+        };
+        while let Some((at, slot)) = self.following(page.last.as_ref()) {
+            if page.is_full(until) {
+                page.more = true;
+                break;
             }
+            page.add(session, &at, slot)?;
+            page.last = Some(at);
         }
-        list.sort_by(|a, b| (&a.key, a.version).cmp(&(&b.key, b.version)));
-        Ok(Listing { versions: list, unfit })
+        Ok(page)
+    }
+
+    /// The version behind `after`, or the first.
+    fn following(&mut self, after: Option<&At>) -> Option<(At, &mut Slot)> {
+        let names = match after {
+            None => self.keys.range_mut::<KeyName, _>(..),
+            Some((name, _)) => self.keys.range_mut(name..),
+        };
+        let mut slots = names.flat_map(|(name, versions)| {
+            let from = match after {
+                Some((last, version)) if last == name => Bound::Excluded(*version),
+                _ => Bound::Unbounded,
+            };
+            let found = versions.range_mut((from, Bound::Unbounded));
+            found.map(move |(version, slot)| ((name.clone(), *version), slot))
+        });
+        slots.find(|(_, slot)| !matches!(slot, Slot::Unseen(_)))
     }
 
     /// Adds a version that was just generated.
@@ -253,16 +285,53 @@ impl Index {
                 other.id
             )),
             Some(Slot::Refused { why, .. }) => refuse(format!("{why}; another object of that label has CKA_ID {id}")),
+            Some(Slot::Unseen(_)) => slot,
         };
         versions.insert(label.version, slot);
     }
 
     fn known(&self, label: &KeyLabel) -> Option<&Entry> {
         match self.keys.get(&label.name)?.get(&label.version)? {
-            // What it was is what it must be.
-            Slot::Usable(entry) | Slot::Changed { before: entry, .. } => Some(entry),
+            Slot::Unseen(entry) | Slot::Usable(entry) | Slot::Changed { before: entry, .. } => Some(entry),
             Slot::Refused { before, .. } => before.as_ref(),
         }
+    }
+}
+
+impl Listing {
+    fn is_full(&self, until: Instant) -> bool {
+        self.versions.len() + self.unfit.len() >= PAGE_VERSIONS_MAX
+            || !(self.versions.is_empty() && self.unfit.is_empty()) && Instant::now() >= until
+    }
+
+    /// Puts a version on the page, proven if it was not yet.
+    fn add(&mut self, session: &Session, (name, version): &At, slot: &mut Slot) -> Result<(), Trouble> {
+        let found = match (prove(session, name, *version, slot), &*slot) {
+            (Ok(proven), _) => proven,
+            (Err(Trouble::Failed(failure)), Slot::Changed { before, now, .. }) => {
+                tracing::error!(key = %name, %version, "{failure}");
+                before.found(*now)
+            }
+            (Err(Trouble::Failed(failure)), _) => {
+                tracing::error!(key = %name, %version, "left out of the token's keys: {failure}");
+                self.unfit.push(UnfitVersion {
+                    key: name.clone(),
+                    version: *version,
+                    why: failure.message,
+                });
+                return Ok(());
+            }
+            (Err(trouble), _) => return Err(trouble),
+        };
+        self.versions.push(TokenKeyVersion {
+            key: name.clone(),
+            version: *version,
+            suite: found.suite,
+            kcv: found.kcv,
+            token_id: found.id,
+            origin: found.origin,
+        });
+        Ok(())
     }
 }
 
@@ -273,16 +342,25 @@ pub(super) fn objects(
     version: KeyVersion,
 ) -> Result<Vec<(ObjectHandle, TokenObjectId)>, Trouble> {
     let mut objects = Vec::new();
-    let search = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Token(true)];
-    for handle in session.find_objects(&search).map_err(while_doing("to find its keys"))? {
-        let found = identify(session, handle).map_err(while_doing("to read a key's label"))?;
-        objects.extend(
-            found
-                .filter(|(label, _)| label.name == *name && label.version == version)
-                .map(|(_, id)| (handle, id)),
-        );
+    for label in KeyLabel::variants(name, version) {
+        for handle in labelled(session, &label)? {
+            let found = identify(session, handle).map_err(while_doing("to read a key's label"))?;
+            objects.extend(found.map(|(_, id)| (handle, id)));
+        }
     }
     Ok(objects)
+}
+
+/// Every secret key object of the token with that label.
+pub(super) fn labelled(session: &Session, label: &KeyLabel) -> Result<Vec<ObjectHandle>, Trouble> {
+    let search = [
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::Token(true),
+        Attribute::Label(label.to_string().into_bytes()),
+    ];
+    session
+        .find_objects(&search)
+        .map_err(while_doing("to find a key by its label"))
 }
 
 /// Whether the token holds a secret key with that `CKA_ID`, whatever its label.
@@ -363,6 +441,7 @@ fn prove(session: &Session, name: &KeyName, version: KeyVersion, slot: &mut Slot
     let entry = match slot {
         Slot::Usable(entry) => entry,
         Slot::Changed { why, .. } | Slot::Refused { why, .. } => return Err(unusable(why).into()),
+        Slot::Unseen(_) => return Err(missing(name, version).into()),
     };
     if let (true, Some(kcv)) = (entry.proven, entry.kcv) {
         return Ok(entry.found(kcv));

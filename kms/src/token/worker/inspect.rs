@@ -2,7 +2,7 @@
 
 use strongroom_proto::{Failure, Reason};
 
-use super::{WorkerOptions, engine::Engine, queue::Gone, vault::Vault};
+use super::{WorkerOptions, engine::Engine, queue::Gone};
 use crate::token::{TokenKeyVersion, TokenProfile};
 
 /// What there is to say of a token.
@@ -23,12 +23,26 @@ pub fn inspect(options: &WorkerOptions, log_in: bool) -> Result<Inspection, Fail
     let mut engine = Engine::open(options)?;
     let versions = if log_in {
         engine.log_in().map_err(gone)??;
-        Some(engine.run(Vault::list).map_err(gone)??.versions)
+        Some(versions(&mut engine)?)
     } else {
         None
     };
     let profile = engine.inspect().map_err(gone)??;
     Ok(Inspection { profile, versions })
+}
+
+fn versions(engine: &mut Engine) -> Result<Vec<TokenKeyVersion>, Failure> {
+    let mut versions = Vec::new();
+    let (mut anew, mut after) = (true, None);
+    loop {
+        let page = engine.run(|vault| vault.list(anew, after.clone()));
+        let page = page.map_err(gone)??;
+        versions.extend(page.versions);
+        if !page.more {
+            return Ok(versions);
+        }
+        (anew, after) = (false, page.last);
+    }
 }
 
 fn gone(_: Gone) -> Failure {

@@ -29,6 +29,7 @@ mod remedy;
 mod sealing;
 mod service;
 mod suite;
+mod survey;
 mod transferring;
 mod transport;
 mod trial;

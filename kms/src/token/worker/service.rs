@@ -23,7 +23,7 @@ use crate::{
         ClonePublicKey, NewVersion, SealedCall, TransferCall, WrappedClone,
         pb::{self, token_worker_server::TokenWorker},
         sealed::optional_signature,
-        wire::{item_to_wire, malformed, parse_clone, parse_id, parse_key_ref},
+        wire::{item_to_wire, malformed, parse_clone, parse_id, parse_key_ref, parse_place, place},
     },
 };
 
@@ -54,12 +54,17 @@ impl TokenWorker for Service {
 
     async fn list_versions(
         &self,
-        _: Request<pb::ListVersionsRequest>,
+        request: Request<pb::ListVersionsRequest>,
     ) -> Result<Response<pb::ListVersionsResponse>, Status> {
-        let listing = self.queue.call(|engine| engine.run(Vault::list)).await?;
+        let pb::ListVersionsRequest { anew, after } = request.into_inner();
+        let after = after.as_ref().map(parse_place).transpose()?;
+        let call = move |engine: &mut Engine| engine.run(|vault| vault.list(anew, after.clone()));
+        let listing = self.queue.call(call).await?;
         Ok(Response::new(pb::ListVersionsResponse {
             versions: listing.versions.into_iter().map(Into::into).collect(),
             unfit: listing.unfit.into_iter().map(Into::into).collect(),
+            last: listing.last.map(|(key, version)| place(&key, version)),
+            more: listing.more,
         }))
     }
 

@@ -1,6 +1,9 @@
 //! An open, logged-in session with what is cached in it, and whole calls against it.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
 
 use cryptoki::{
     mechanism::{Mechanism, MechanismType},
@@ -18,15 +21,21 @@ use super::{
     dek::Dek,
     derived::DerivedKeys,
     import,
-    index::{self, Found, Index, Listing, Place},
+    index::{self, At, Found, Index, Listing, Place},
     label::KeyLabel,
     object::SessionObject,
     remedy::{Refusal, Trouble, while_doing},
     suite::{OpenError, Spot, ZoneKey, suite},
+    survey::Survey,
     transport::TransportKeys,
     trial::Abilities,
 };
 use crate::token::{ClonePublicKey, ImportKey, NewVersion, Origin, TokenKeyVersion, TokenObjectId, WrappedClone};
+
+/// How long a new session searches the token before it serves. What it has not come to by then is found by its label.
+const FIRST_SLICE: Duration = Duration::from_secs(2);
+/// How long a page of a listing keeps others from the token.
+const SLICE: Duration = Duration::from_millis(100);
 
 /// One EDEK to unwrap.
 pub(super) struct UnwrapItem {
@@ -50,6 +59,8 @@ pub(super) struct Vault {
     pub(super) session: Session,
     abilities: Abilities,
     index: Index,
+    /// The search for all keys that is under way.
+    survey: Option<Survey>,
     derived: DerivedKeys,
     /// EDEKs of the worker's own making, by the object that wrapped them, for suites that count uses.
     references: HashMap<TokenObjectId, Reference>,
@@ -73,22 +84,25 @@ impl Vault {
             Some(abilities) => abilities,
             None => Abilities::try_out(&session, offered)?,
         };
-        let index = Index::build(&session, &before.index)?;
-        Ok(Self {
+        let survey = Survey::begin(&session)?;
+        let mut vault = Self {
             session,
             abilities,
-            index,
+            index: before.index,
+            survey: Some(survey),
             derived: DerivedKeys::default(),
             references: HashMap::new(),
             transport: TransportKeys::default(),
             audit: None,
-        })
+        };
+        vault.search(Instant::now() + FIRST_SLICE)?;
+        Ok(vault)
     }
 
     /// Closes the session and keeps what the next one needs.
     pub(super) fn close(self) -> Memory {
         Memory {
-            index: self.index,
+            index: self.index.into_memory(),
             abilities: Some(self.abilities),
         }
     }
@@ -102,10 +116,21 @@ impl Vault {
         &self.abilities
     }
 
-    /// Searches the token anew and lists every version.
-    pub(super) fn list(&mut self) -> Result<Listing, Trouble> {
-        self.search()?;
-        self.index.list(&self.session)
+    /// A page of the token's versions, those behind `after`; the first page of a listing begins a search of the token. While
+    /// that is under way a page has none.
+    pub(super) fn list(&mut self, anew: bool, after: Option<At>) -> Result<Listing, Trouble> {
+        let until = Instant::now() + SLICE;
+        if anew {
+            self.survey = Some(Survey::begin(&self.session)?);
+        }
+        if self.search(until)? {
+            return self.index.list(&self.session, after, until);
+        }
+        Ok(Listing {
+            last: after,
+            more: true,
+            ..Listing::default()
+        })
     }
 
     /// Generates a version, and answers only once its attributes are read back and its canary has sung.
@@ -287,7 +312,8 @@ impl Vault {
                 .destroy_object(handle)
                 .map_err(while_doing("to destroy a key"))?;
         }
-        self.search()?;
+        self.index.look_for(&self.session, name, version)?;
+        self.forget_unusable();
         let held = index::holds_id(&self.session, id)?;
         if held || self.index.contains(name, version) {
             return Err(refused(format!(
@@ -454,28 +480,38 @@ impl Vault {
         self.index.find(&self.session, name, version)
     }
 
-    /// What the token holds in the place of a new version. A look for one label costs a fraction of a whole search where
-    /// there are many keys, and a free place is the rule.
+    /// What the token holds in the place of a new version. A look for the labels of one suite costs a fraction of one for all
+    /// where there are many keys, and a free place is the rule.
     fn place(&mut self, label: &KeyLabel, id: TokenObjectId) -> Result<Place, Trouble> {
-        let mut found = false;
+        let mut found = self.survey.is_some() || !matches!(self.index.place(label, id), Place::Free);
         for label in KeyLabel::variants(&label.name, label.version).filter(|variant| variant.suite == label.suite) {
-            let sought = [Attribute::Token(true), Attribute::Label(label.to_string().into_bytes())];
-            let objects = self.session.find_objects(&sought);
-            found |= !objects.map_err(while_doing("to find a key by its label"))?.is_empty();
+            found |= !index::labelled(&self.session, &label)?.is_empty();
         }
-        if found || !matches!(self.index.place(label, id), Place::Free) {
-            self.search()?;
+        if found {
+            self.index.look_for(&self.session, &label.name, label.version)?;
         }
         Ok(self.index.place(label, id))
     }
 
-    /// Finds the token's keys anew, and forgets what was made with those that are gone or fit for use no more.
-    fn search(&mut self) -> Result<(), Trouble> {
-        self.index = Index::build(&self.session, &self.index)?;
+    /// Goes on with the search for all keys, if one is under way, and says whether it is done.
+    fn search(&mut self, until: Instant) -> Result<bool, Trouble> {
+        let Some(mut survey) = self.survey.take() else {
+            return Ok(true);
+        };
+        if !survey.go_on(&self.session, &self.index, until)? {
+            self.survey = Some(survey);
+            return Ok(false);
+        }
+        self.index = survey.end(&self.session, &self.index)?;
+        self.forget_unusable();
+        Ok(true)
+    }
+
+    /// Forgets what was made with versions that are gone, or fit for use no more.
+    fn forget_unusable(&mut self) {
         let usable = self.index.usable();
         self.derived.keep_of(&self.session, &usable);
         self.references.retain(|id, _| usable.contains(id));
-        Ok(())
     }
 
     /// Reads a new key's attributes back; answers its bytes and where it comes from.

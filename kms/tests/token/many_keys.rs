@@ -1,0 +1,60 @@
+//! Many keys in a token that takes its time: it comes up, serves while its keys are listed, and is not taken for one that hangs.
+
+use std::time::{Duration, Instant};
+
+use strongroom_kms::token::{TokenConfig, TokenState};
+use strongroom_pkcs11_shim::{Fault, Function, Shim, When};
+use strongroom_proto::KeyVersion;
+
+use crate::fixture::{Fixture, fresh, name, zone};
+
+const KEYS: u32 = 120;
+/// Of each look at an object's attributes, of which a key takes several: as many keys take longer than any one call may.
+const LATENCY: Duration = Duration::from_millis(30);
+const CALL_MAX: Duration = Duration::from_secs(10);
+
+#[tokio::test]
+async fn a_slow_token_with_many_keys_is_listed_whole_and_serves_meanwhile() {
+    let fixture = Fixture::new();
+    let token = fixture.start().await;
+    let mut made = Vec::new();
+    for n in 0..KEYS {
+        let new = fresh(&format!("key-{n:03}"), 0);
+        made.push(token.generate(&new).await.expect("a fresh version"));
+    }
+    token.stop().await;
+
+    let shim = Shim::in_front_of(&fixture.config().module).expect("the module is written");
+    let latency = Fault::Delay {
+        least: LATENCY,
+        jitter: Duration::ZERO,
+    };
+    shim.set(Function::GetAttributeValue, latency, When::Always);
+    let config = TokenConfig {
+        module: shim.module(),
+        ..fixture.config()
+    };
+    let token = fixture.try_start(config).await.expect("all is there");
+    assert_eq!(*token.subscribe().borrow(), TokenState::Ready);
+    let started = Instant::now();
+    let listing = tokio::spawn({
+        let token = token.clone();
+        async move { token.list_versions().await }
+    });
+    let mut longest = Duration::ZERO;
+    while !listing.is_finished() {
+        let asked = Instant::now();
+        let minted = token.mint(&name("key-119"), KeyVersion(0), &zone(1), 1).await;
+        assert_eq!(minted.expect("served meanwhile").len(), 1);
+        longest = longest.max(asked.elapsed());
+    }
+    assert!(
+        started.elapsed() > CALL_MAX,
+        "too quick to show anything: {:?}",
+        started.elapsed()
+    );
+    assert!(longest < Duration::from_secs(3), "a call waited for {longest:?}");
+    assert_eq!(listing.await.expect("no panic").expect("listed"), made);
+    assert_eq!(fixture.starts().len(), 2, "no worker was taken for one that hangs");
+    token.stop().await;
+}
