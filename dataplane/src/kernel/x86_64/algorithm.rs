@@ -117,14 +117,20 @@ macro_rules! counter_mode {
             counter: u128,
             /// The state after two rounds of the run's first counter, in each block.
             base: Vector,
+            /// The same of the run after it. It takes a chain of instructions as long as a sixth of a run, so it is made long
+            /// before it is needed.
+            following: Vector,
         }
 
         impl Run {
             #[inline]
             #[target_feature(enable = $features)]
             fn at<const KEYS: usize>(keys: &RoundKeys<KEYS>, counter: u128) -> Self {
-                let base = base(keys, counter);
-                Self { counter, base }
+                Self {
+                    counter,
+                    base: base(keys, counter),
+                    following: base(keys, counter.wrapping_add(RUN_BLOCKS as u128)),
+                }
             }
         }
 
@@ -173,13 +179,13 @@ macro_rules! counter_mode {
             }
             run.counter = run.counter.wrapping_add((BLOCKS * N) as u128);
             if row + BLOCKS * N >= RUN_BLOCKS {
-                let following = base(keys, run.counter);
-                let change = xor(run.base, following);
+                let change = xor(run.base, run.following);
                 for (i, state) in states.iter_mut().enumerate() {
                     let mask = beyond(row + BLOCKS * i + GROUP_BLOCKS_MAX - RUN_BLOCKS);
                     *state = xor(*state, and(change, load(mask)));
                 }
-                run.base = following;
+                run.base = run.following;
+                run.following = base(keys, run.counter.wrapping_add(RUN_BLOCKS as u128));
             }
             states
         }
