@@ -128,6 +128,12 @@ pub(crate) struct Vectors<'t, const N: usize, const W: usize> {
 }
 
 impl<const N: usize, const W: usize> Vectors<'_, N, W> {
+    /// The same vectors, lent.
+    #[inline]
+    pub(crate) fn again(&mut self) -> Vectors<'_, N, W> {
+        Vectors { ..*self }
+    }
+
     #[inline]
     pub(crate) fn input(&self) -> &[[u8; W]; N] {
         // SAFETY: `Text::take_vectors` found N * W bytes, and byte arrays have no alignment. `output` borrows exclusively.

@@ -72,7 +72,7 @@ fn promised() -> Vec<&'static str> {
                 "vaes",
                 "avx512f",
                 "avx512bw",
-                "vpclmulqdq",
+                "pclmulqdq",
                 "sse4_2",
             ],
         ),

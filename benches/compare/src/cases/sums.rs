@@ -6,7 +6,7 @@ use std::{hint::black_box, num::NonZeroUsize};
 use crc_fast::{CrcAlgorithm, checksum};
 use strongroom_dataplane::{Ctr, CtrKey, Direction};
 
-use super::{Case, KEY_128, KEY_256, pattern};
+use super::{Case, KEY_128, KEY_256, aligned, pattern};
 use crate::{
     measure::Contestant,
     peers::{AwsLc, CtrCipher, IV},
@@ -27,17 +27,18 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 fn contestants(key: &'static [u8], bytes: usize) -> Vec<Contestant> {
-    let from = pattern(bytes);
     let aws_lc = AwsLc::new(key);
-    verify(key, &aws_lc, &from);
+    verify(key, &aws_lc, &pattern(bytes));
     vec![
-        one(warm(key), from.clone()),
-        chunked(warm(key), from.clone()),
-        Contestant::other("without", encrypt(warm(key), from.clone(), |_| ())),
-        Contestant::other("two-passes", encrypt(warm(key), from.clone(), sum)),
-        Contestant::other("two-passes/512", encrypt(warm(key), from.clone(), sum_chunks)),
-        Contestant::other("aws-lc+crc-fast", peer(aws_lc, from.clone(), sum)),
-        Contestant::other("aws-lc+crc-fast/512", peer(AwsLc::new(key), from, sum_chunks)),
+        one(warm(key), bytes, Direction::Encrypt, "one"),
+        one(warm(key), bytes, Direction::Decrypt, "one-back"),
+        chunked(warm(key), bytes, Direction::Encrypt, "each512"),
+        chunked(warm(key), bytes, Direction::Decrypt, "each512-back"),
+        Contestant::other("without", encrypt(warm(key), bytes, |_| ())),
+        Contestant::other("two-passes", encrypt(warm(key), bytes, sum)),
+        Contestant::other("two-passes/512", encrypt(warm(key), bytes, sum_chunks)),
+        Contestant::other("aws-lc+crc-fast", peer(aws_lc, bytes, sum)),
+        Contestant::other("aws-lc+crc-fast/512", peer(AwsLc::new(key), bytes, sum_chunks)),
     ]
 }
 
@@ -47,30 +48,30 @@ fn warm(key: &[u8]) -> Ctr {
     ctr
 }
 
-fn one(ctr: Ctr, from: Vec<u8>) -> Contestant {
-    let mut to = from.clone();
-    Contestant::own("one", move |count| {
+fn one(ctr: Ctr, bytes: usize, direction: Direction, name: &'static str) -> Contestant {
+    let (from, mut to) = (aligned(bytes), aligned(bytes));
+    Contestant::own(name, move |count| {
         for _ in 0..count {
-            let crc = ctr.apply_to_summed(0, black_box(&from), &mut to, Direction::Encrypt, 0);
+            let crc = ctr.apply_to_summed(0, black_box(&from), &mut to, direction, 0);
             black_box(crc.expect("a position"));
         }
     })
 }
 
-fn chunked(ctr: Ctr, from: Vec<u8>) -> Contestant {
-    let (mut to, mut sums) = (from.clone(), vec![0; from.len() / CHUNK]);
+fn chunked(ctr: Ctr, bytes: usize, direction: Direction, name: &'static str) -> Contestant {
+    let (from, mut to, mut sums) = (aligned(bytes), aligned(bytes), vec![0; bytes / CHUNK]);
     let chunk = NonZeroUsize::new(CHUNK).expect("not 0");
-    Contestant::own("each512", move |count| {
+    Contestant::own(name, move |count| {
         for _ in 0..count {
-            ctr.apply_to_chunk_sums(0, black_box(&from), &mut to, Direction::Encrypt, chunk, &mut sums)
+            ctr.apply_to_chunk_sums(0, black_box(&from), &mut to, direction, chunk, &mut sums)
                 .expect("a position");
             black_box(&sums);
         }
     })
 }
 
-fn encrypt(ctr: Ctr, from: Vec<u8>, after: fn(&[u8])) -> impl FnMut(usize) {
-    let mut to = from.clone();
+fn encrypt(ctr: Ctr, bytes: usize, after: fn(&[u8])) -> impl FnMut(usize) {
+    let (from, mut to) = (aligned(bytes), aligned(bytes));
     move |count| {
         for _ in 0..count {
             ctr.apply_to(0, black_box(&from), &mut to).expect("a position");
@@ -79,8 +80,8 @@ fn encrypt(ctr: Ctr, from: Vec<u8>, after: fn(&[u8])) -> impl FnMut(usize) {
     }
 }
 
-fn peer(mut aws_lc: AwsLc, from: Vec<u8>, after: fn(&[u8])) -> impl FnMut(usize) {
-    let mut to = from.clone();
+fn peer(mut aws_lc: AwsLc, bytes: usize, after: fn(&[u8])) -> impl FnMut(usize) {
+    let (from, mut to) = (aligned(bytes), aligned(bytes));
     move |count| {
         for _ in 0..count {
             aws_lc.across(black_box(&from), &mut to);

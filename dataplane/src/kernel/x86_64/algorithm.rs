@@ -196,9 +196,20 @@ macro_rules! counter_mode {
         fn finish<const N: usize, const FROM: usize, const KEYS: usize, const AROUND: bool>(
             keys: &RoundKeys<KEYS>,
             mut states: [Vector; N],
-            mut text: Vectors<'_, N, WIDTH>,
+            text: Vectors<'_, N, WIDTH>,
         ) {
             rounds!(keys, states, FROM);
+            finish_last::<N, KEYS, AROUND>(keys, states, text);
+        }
+
+        /// The last round, and the text.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn finish_last<const N: usize, const KEYS: usize, const AROUND: bool>(
+            keys: &RoundKeys<KEYS>,
+            states: [Vector; N],
+            mut text: Vectors<'_, N, WIDTH>,
+        ) {
             let last = key(keys, KEYS - 1);
             for (i, state) in states.into_iter().enumerate() {
                 let data = xor(load(&text.input()[i]), last);

@@ -1,105 +1,190 @@
-//! CRC-32C (RFC 3720, B.4) over groups of 512 bytes, by folding with carry-less multiplication (Gopal et al., "Fast CRC
-//! Computation for Generic Polynomials Using PCLMULQDQ Instruction", Intel, 2009): few enough instructions to fit between
-//! AES rounds.
-//!
-//! Four lanes take vectors in turn, so that none waits for the fold just before it; in the end each lane is moved to the last
-//! one's place by its own distance. A chunk of HDFS is one group, and its checksum must not take longer than the next chunk's
-//! encryption.
+//! CRC-32C (RFC 3720, B.4) with the processor's instruction for it, eight bytes at a time in several lanes, since each step
+//! waits three cycles for the one before it. It runs on general registers and so beside AES, which leaves those alone. Lanes
+//! are put together by carry-less multiplication (Gopal et al., "Fast CRC Computation for iSCSI Polynomial Using CRC32
+//! Instruction", Intel, 2011).
 
-use std::arch::x86_64::{
-    __m128i, __m512i, _mm_crc32_u8, _mm_crc32_u64, _mm_cvtsi128_si64, _mm_extract_epi64, _mm_xor_si128,
-    _mm256_castsi256_si128, _mm256_extracti128_si256, _mm256_xor_si256, _mm512_castsi512_si256,
-    _mm512_clmulepi64_epi128, _mm512_extracti64x4_epi64, _mm512_mask_mov_epi64, _mm512_set_epi64, _mm512_setzero_si512,
-    _mm512_ternarylogic_epi64, _mm512_xor_si512,
+use std::arch::{
+    asm,
+    x86_64::{
+        __m128i, _mm_clmulepi64_si128, _mm_crc32_u8, _mm_crc32_u64, _mm_cvtsi64_si128, _mm_cvtsi128_si64, _mm_xor_si128,
+    },
 };
 
 /// x^32 modulo the polynomial, with the highest power in the lowest bit, as all polynomials here.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
-/// Vectors of a group: 512 bytes, the chunk that HDFS keeps checksums of.
-pub(super) const GROUP: usize = 8;
-const VECTOR_BITS: u32 = 8 * 64;
-const LANES: usize = 4;
-/// Moves a lane to where its next vector is.
-const OVER_LANES: Shift = Shift::by(VECTOR_BITS * LANES as u32);
-/// Moves each lane but the last to the last one's place.
-const TO_LAST: [Shift; LANES - 1] = [
-    Shift::by(3 * VECTOR_BITS),
-    Shift::by(2 * VECTOR_BITS),
-    Shift::by(VECTOR_BITS),
-];
+/// Bytes of a lane.
+const LANE: usize = 128;
+/// Bytes that are put together at a time: the chunk that HDFS keeps checksums of.
+pub(super) const PART: usize = 512;
+const PART_LANES: usize = PART / LANE;
+/// Lanes of a group, which is two parts.
+pub(super) const LANES: usize = 2 * PART_LANES;
+const LANE_WORDS: usize = LANE / 8;
+/// Eight bytes at a time of a group.
+pub(super) const WORDS: usize = LANES * LANE_WORDS;
+/// What moves a lane to the end of its part, by the lane's place; and what moves a state over a part.
+const TO_END: [i64; PART_LANES - 1] = [over(3 * LANE), over(2 * LANE), over(LANE)];
+const OVER_PART: i64 = over(PART);
 
-/// A checksum under way: 256 bytes that have the same remainder as everything folded in so far.
-pub(super) struct Sum([__m512i; LANES]);
+/// The lanes of a group under way.
+pub(super) struct Lanes([u64; LANES]);
 
-impl Sum {
-    /// The first 512 bytes after those that `crc` is of, 0 at the start.
-    #[inline]
-    #[target_feature(enable = "avx512f,vpclmulqdq")]
-    pub(super) fn start(crc: u32, group: [__m512i; GROUP]) -> Self {
-        let [mut first, second, third, fourth, rest @ ..] = group;
-        first = _mm512_xor_si512(first, _mm512_set_epi64(0, 0, 0, 0, 0, 0, 0, i64::from(!crc)));
-        let mut sum = Self([first, second, third, fourth]);
-        sum.fold_lanes(rest);
-        sum
+impl Lanes {
+    pub(super) const fn blank() -> Self {
+        Self([0; LANES])
     }
 
-    /// The next 512 bytes.
+    /// Takes in the words numbered `from` and up to but not including `to`, two at most; all lanes advance together.
     #[inline]
-    #[target_feature(enable = "avx512f,vpclmulqdq")]
-    pub(super) fn fold(&mut self, group: [__m512i; GROUP]) {
-        let [first, second, third, fourth, rest @ ..] = group;
-        self.fold_lanes([first, second, third, fourth]);
-        self.fold_lanes(rest);
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,vpclmulqdq")]
-    fn fold_lanes(&mut self, vectors: [__m512i; LANES]) {
-        for (lane, vector) in self.0.iter_mut().zip(vectors) {
-            *lane = shift(*lane, OVER_LANES, vector);
+    #[target_feature(enable = "sse4.2")]
+    pub(super) fn take(&mut self, words: &[[u8; 8]; WORDS], from: usize, to: usize) {
+        if from < to {
+            self.step(words, from % LANES, from / LANES);
+        }
+        if from + 1 < to {
+            self.step(words, (from + 1) % LANES, (from + 1) / LANES);
         }
     }
 
-    /// The checksum so far, complemented as it is inside.
     #[inline]
-    #[target_feature(enable = "avx512f,vpclmulqdq,sse4.2")]
-    pub(super) fn state(self) -> u32 {
-        let [rest @ .., mut folded] = self.0;
-        for (lane, over) in rest.into_iter().zip(TO_LAST) {
-            folded = shift(lane, over, folded);
-        }
-        let narrow = narrow(folded);
-        let first = _mm_crc32_u64(0, _mm_cvtsi128_si64(narrow) as u64);
-        _mm_crc32_u64(first, _mm_extract_epi64::<1>(narrow) as u64) as u32
+    #[target_feature(enable = "sse4.2")]
+    fn step(&mut self, words: &[[u8; 8]; WORDS], lane: usize, place: usize) {
+        let word = u64::from_le_bytes(words[lane * LANE_WORDS + place]);
+        self.0[lane] = _mm_crc32_u64(self.0[lane], word);
+    }
+
+    /// The checksums of the group's parts, each as if it were alone. Here, since lanes that went through memory would have to
+    /// arrive there before they could be read as vectors.
+    #[inline]
+    #[target_feature(enable = "avx,sse4.2,pclmulqdq")]
+    pub(super) fn parts(self) -> Parts {
+        let [a, b, c, d, e, f, g, h] = self.0;
+        Parts(joined(a, b, c, d), joined(e, f, g, h))
     }
 }
 
-/// Sixteen bytes with the remainder of those 64.
+/// Checksums of the parts of a group, each as if it were alone.
+pub(super) struct Parts(u32, u32);
+
+impl Parts {
+    #[inline]
+    #[target_feature(enable = "avx,sse4.2,pclmulqdq")]
+    fn of(words: &[[u8; 8]; WORDS]) -> Self {
+        let mut lanes = Lanes::blank();
+        for place in 0..LANE_WORDS {
+            for lane in 0..LANES {
+                lanes.step(words, lane, place);
+            }
+        }
+        lanes.parts()
+    }
+}
+
+/// The checksums of a text's chunks, which are given in order. Chunks but the only one consist of whole parts.
+pub(super) struct Sums<'s> {
+    rest: &'s mut [u32],
+    chunk_bytes: usize,
+    /// Bytes that the chunk under way still lacks.
+    lacking: usize,
+    /// The checksum under way, complemented.
+    state: u32,
+}
+
+impl<'s> Sums<'s> {
+    /// Each of `sums` goes on from what it holds.
+    pub(super) fn new(chunk_bytes: usize, sums: &'s mut [u32]) -> Self {
+        let state = !sums.first().copied().unwrap_or_default();
+        Self {
+            rest: sums,
+            chunk_bytes,
+            lacking: chunk_bytes,
+            state,
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx,sse4.2,pclmulqdq")]
+    pub(super) fn add(&mut self, Parts(first, second): Parts) {
+        self.add_part(first);
+        self.add_part(second);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx,sse4.2,pclmulqdq")]
+    fn add_part(&mut self, part: u32) {
+        self.state = reduced(multiplied(self.state.into(), OVER_PART)) ^ part;
+        self.count(PART);
+    }
+
+    /// A group that was not taken in between other work.
+    #[target_feature(enable = "avx,sse4.2,pclmulqdq")]
+    pub(super) fn add_group(&mut self, words: &[[u8; 8]; WORDS]) {
+        self.add(Parts::of(words));
+    }
+
+    /// What is left of the text, less than a group.
+    #[target_feature(enable = "sse4.2")]
+    pub(super) fn finish(mut self, bytes: &[u8]) {
+        for part in bytes.chunks(PART) {
+            self.state = extend(self.state, part);
+            self.count(part.len());
+        }
+        if let Some(last) = self.rest.first_mut() {
+            *last = !self.state;
+        }
+    }
+
+    #[inline]
+    fn count(&mut self, bytes: usize) {
+        self.lacking -= bytes;
+        if self.lacking > 0 {
+            return;
+        }
+        if let Some((sum, rest)) = std::mem::take(&mut self.rest).split_first_mut() {
+            *sum = !self.state;
+            *self = Self::new(self.chunk_bytes, rest);
+        }
+    }
+}
+
+/// The checksum of a part from those of its lanes.
 #[inline]
-#[target_feature(enable = "avx512f,vpclmulqdq")]
-fn narrow(vector: __m512i) -> __m128i {
-    let [first, second, third] = const { [Shift::by(3 * 128), Shift::by(2 * 128), Shift::by(128)] };
-    let powers = _mm512_set_epi64(
-        0,
-        0,
-        third.second,
-        third.first,
-        second.second,
-        second.first,
-        first.second,
-        first.first,
-    );
-    // The last sixteen bytes are where they belong.
-    let last = _mm512_mask_mov_epi64(_mm512_setzero_si512(), 0b1100_0000, vector);
-    let moved = multiply_add(vector, powers, last);
-    let half = _mm256_xor_si256(_mm512_castsi512_si256(moved), _mm512_extracti64x4_epi64::<1>(moved));
-    _mm_xor_si128(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half))
+#[target_feature(enable = "avx,sse4.2,pclmulqdq")]
+fn joined(first: u64, second: u64, third: u64, last: u64) -> u32 {
+    let [over_three, over_two, over_one] = TO_END;
+    let ahead = _mm_xor_si128(multiplied(first, over_three), multiplied(second, over_two));
+    reduced(_mm_xor_si128(ahead, multiplied(third, over_one))) ^ last as u32
+}
+
+#[inline]
+#[target_feature(enable = "sse4.2")]
+fn reduced(product: __m128i) -> u32 {
+    _mm_crc32_u64(0, _mm_cvtsi128_si64(product) as u64) as u32
+}
+
+#[inline]
+#[target_feature(enable = "avx,pclmulqdq")]
+fn multiplied(state: u64, power: i64) -> __m128i {
+    _mm_clmulepi64_si128::<0>(vector(state), _mm_cvtsi64_si128(power))
+}
+
+/// `state` in a vector, from register to register. In assembly, because of the intrinsic the compiler makes a gathering in memory,
+/// from which it then reads more at once than was written at once: that waits until all stores before it are done.
+#[inline]
+#[target_feature(enable = "avx")]
+fn vector(state: u64) -> __m128i {
+    let vector;
+    // SAFETY: the instruction is one of this function's features; it changes the named register and nothing else.
+    unsafe {
+        asm!("vmovq {vector}, {state}", vector = out(xmm_reg) vector, state = in(reg) state, options(pure, nomem, nostack, preserves_flags));
+    }
+    vector
 }
 
 /// The complemented checksum `state` after more bytes, eight at a time.
 #[inline]
 #[target_feature(enable = "sse4.2")]
-pub(super) fn extend(state: u32, bytes: &[u8]) -> u32 {
+fn extend(state: u32, bytes: &[u8]) -> u32 {
     let (words, rest) = bytes.as_chunks::<8>();
     let mut wide = u64::from(state);
     for word in words {
@@ -112,47 +197,12 @@ pub(super) fn extend(state: u32, bytes: &[u8]) -> u32 {
     state
 }
 
-/// Each sixteen bytes of `vector` moved up by `over`, plus `addend`.
-#[inline]
-#[target_feature(enable = "avx512f,vpclmulqdq")]
-fn shift(vector: __m512i, over: Shift, addend: __m512i) -> __m512i {
-    let Shift { first, second } = over;
-    let powers = _mm512_set_epi64(second, first, second, first, second, first, second, first);
-    multiply_add(vector, powers, addend)
-}
-
-/// Sums of the products of both halves of each sixteen bytes, plus `addend`.
-#[inline]
-#[target_feature(enable = "avx512f,vpclmulqdq")]
-fn multiply_add(vector: __m512i, powers: __m512i, addend: __m512i) -> __m512i {
-    let low = _mm512_clmulepi64_epi128::<0x00>(vector, powers);
-    let high = _mm512_clmulepi64_epi128::<0x11>(vector, powers);
-    _mm512_ternarylogic_epi64::<0x96>(low, high, addend)
-}
-
-/// What the two halves of sixteen bytes are multiplied by to move them up.
-#[derive(Clone, Copy)]
-struct Shift {
-    first: i64,
-    second: i64,
-}
-
-impl Shift {
-    /// The half that comes first in memory holds the higher powers. A product of such mirrored numbers comes out multiplied
-    /// by x, so the powers are one less.
-    const fn by(bits: u32) -> Self {
-        Self {
-            first: power(bits + 63),
-            second: power(bits - 1),
-        }
-    }
-}
-
-/// x^exponent modulo the polynomial, in the upper half.
-const fn power(exponent: u32) -> i64 {
+/// What a state is multiplied by to move it over `bytes`. A product of such mirrored numbers comes out multiplied by x, and
+/// the instruction that reduces it multiplies by x^32, so there are 33 powers less.
+const fn over(bytes: usize) -> i64 {
     let mut power = 1_u32 << 31;
     let mut done = 0;
-    while done < exponent {
+    while done < 8 * bytes - 33 {
         let carry = power & 1;
         power >>= 1;
         if carry == 1 {
@@ -160,5 +210,5 @@ const fn power(exponent: u32) -> i64 {
         }
         done += 1;
     }
-    ((power as u64) << 32) as i64
+    power as i64
 }

@@ -40,8 +40,8 @@ pub(crate) fn detect() -> Tier {
     let aesni = is_x86_feature_detected!("aes") && is_x86_feature_detected!("ssse3");
     let vaes256 = aesni && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("vaes");
     // No processor has VAES on AVX-512 without these two, but the checksum beside it rests on them.
-    let folding = is_x86_feature_detected!("vpclmulqdq") && is_x86_feature_detected!("sse4.2");
-    let avx512 = folding && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+    let summing = is_x86_feature_detected!("pclmulqdq") && is_x86_feature_detected!("sse4.2");
+    let avx512 = summing && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
     match (aesni, vaes256, avx512) {
         (true, true, true) => Tier::Vaes512,
         (true, true, false) => Tier::Vaes256,
@@ -174,8 +174,8 @@ impl<const KEYS: usize> Keystream<KEYS> {
     fn apply_summed(&self, block: u64, text: Text<'_>, by: Direction, chunk_bytes: usize, sums: &mut [u32]) -> bool {
         let counter = self.iv.wrapping_add(block.into());
         let within_epoch = text.len().div_ceil(16) as u64 <= epoch_rest(counter);
-        let in_vectors = sums.len() == 1 || chunk_bytes.is_multiple_of(vaes512::WIDTH);
-        if self.backend.tier() != Tier::Vaes512 || !within_epoch || !in_vectors {
+        let in_parts = sums.len() == 1 || chunk_bytes.is_multiple_of(crc::PART);
+        if self.backend.tier() != Tier::Vaes512 || !within_epoch || !in_parts {
             return false;
         }
         let Some(table) = self.table(counter, text.len()) else {

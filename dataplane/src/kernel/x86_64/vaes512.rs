@@ -12,7 +12,7 @@ use std::arch::{
 use super::{
     aesni,
     algorithm::{counter_mode, rounds},
-    crc::{GROUP, Sum, extend},
+    crc::{Lanes, Parts, Sums, WORDS},
     schedule::RoundKeys,
     table::{GROUP_BLOCKS_MAX, RUN_BLOCKS, Table, beyond},
 };
@@ -21,85 +21,117 @@ use crate::kernel::text::{Direction, Text, Vectors};
 type Vector = __m512i;
 const BLOCKS: usize = 4;
 const WIDE: usize = 16;
-/// Vectors in flight beside a checksum.
-const SUMMED: usize = GROUP;
 
 counter_mode!("aes,avx512f,avx512bw,vaes");
 
-/// As `cached`, with the CRC-32C of the ciphertext of each `chunk_bytes` of the text, whole vectors unless
-/// there is only one. Each of `sums` goes on from what it holds. One pass: what was just encrypted is folded while the next rounds are under way.
-#[target_feature(enable = "aes,avx512f,avx512bw,vaes,vpclmulqdq,sse4.2")]
+/// As `cached`, with the CRC-32C of the ciphertext of each `chunk_bytes` of the text, a multiple of 512 unless there is only one
+/// chunk. Each of `sums` goes on from what it holds. One pass: checksums advance while rounds are under way.
+#[target_feature(enable = "aes,avx512f,avx512bw,vaes,pclmulqdq,sse4.2")]
 pub(super) fn summed<const KEYS: usize>(
     keys: &RoundKeys<KEYS>,
     table: &Table,
     counter: u128,
-    mut text: Text<'_>,
+    text: Text<'_>,
     direction: Direction,
     chunk_bytes: usize,
     sums: &mut [u32],
 ) {
-    let mut run = Run::at(keys, counter);
-    for sum in sums {
-        let chunk = text.take(chunk_bytes.min(text.len()));
-        *sum = match direction {
-            Direction::Encrypt => summed_chunk::<KEYS, true>(keys, table, &mut run, chunk, *sum),
-            Direction::Decrypt => summed_chunk::<KEYS, false>(keys, table, &mut run, chunk, *sum),
-        };
+    let (mut run, sums) = (Run::at(keys, counter), Sums::new(chunk_bytes, sums));
+    match direction {
+        Direction::Encrypt => encrypted(keys, table, &mut run, text, sums),
+        Direction::Decrypt => decrypted(keys, table, &mut run, text, sums),
     }
 }
 
-#[inline]
-#[target_feature(enable = "aes,avx512f,avx512bw,vaes,vpclmulqdq,sse4.2")]
-fn summed_chunk<const KEYS: usize, const ENCRYPT: bool>(
+/// Sums each group a group later, when its ciphertext is there.
+#[target_feature(enable = "aes,avx512f,avx512bw,vaes,pclmulqdq,sse4.2")]
+fn encrypted<const KEYS: usize>(
     keys: &RoundKeys<KEYS>,
     table: &Table,
     run: &mut Run,
     mut text: Text<'_>,
-    crc: u32,
-) -> u32 {
-    let mut state = !crc;
-    if let Some(group) = text.take_vectors() {
-        let mut sum = Sum::start(crc, ciphertext::<KEYS, ENCRYPT>(keys, table, run, group));
-        while let Some(group) = text.take_vectors() {
-            sum.fold(ciphertext::<KEYS, ENCRYPT>(keys, table, run, group));
-        }
-        state = sum.state();
+    mut sums: Sums<'_>,
+) {
+    let mut first = text.take(text.len().min(WIDE * WIDTH));
+    cached_from::<KEYS, false>(keys, table, run, first.again());
+    let Some(mut behind) = first.take_vectors() else {
+        return sums.finish(first.output());
+    };
+    while let Some(mut group) = text.take_vectors() {
+        let ciphertext = words(behind.output());
+        sums.add(group_beside::<KEYS, true>(
+            keys,
+            table,
+            run,
+            group.again(),
+            Some(ciphertext),
+        ));
+        behind = group;
     }
-    if !ENCRYPT {
-        state = extend(state, text.input());
-    }
+    sums.add_group(words(behind.output()));
     cached_from::<KEYS, false>(keys, table, run, text.again());
-    if ENCRYPT {
-        state = extend(state, text.output());
-    }
-    !state
+    sums.finish(text.output());
 }
 
-/// Transforms a group, and gives back what of it is ciphertext.
-#[inline]
-#[target_feature(enable = "aes,avx512f,avx512bw,vaes")]
-fn ciphertext<const KEYS: usize, const ENCRYPT: bool>(
+#[target_feature(enable = "aes,avx512f,avx512bw,vaes,pclmulqdq,sse4.2")]
+fn decrypted<const KEYS: usize>(
     keys: &RoundKeys<KEYS>,
     table: &Table,
     run: &mut Run,
-    mut group: Vectors<'_, SUMMED, WIDTH>,
-) -> [Vector; SUMMED] {
-    let mut states = cached_states::<SUMMED, KEYS>(keys, table, run);
-    // A loop here: written out, this would be too long to be inlined twice.
-    for round in 3..KEYS - 1 {
-        let key = key(keys, round);
-        for state in &mut states {
-            *state = encrypt(*state, key);
-        }
+    mut text: Text<'_>,
+    mut sums: Sums<'_>,
+) {
+    while let Some(group) = text.take_vectors::<WIDE, WIDTH>() {
+        sums.add(group_beside::<KEYS, false>(keys, table, run, group, None));
     }
-    let last = key(keys, KEYS - 1);
-    for (i, state) in states.iter_mut().enumerate() {
-        let data = load(&group.input()[i]);
-        let done = encrypt_last(*state, xor(data, last));
-        store(&mut group.output()[i], done);
-        *state = if ENCRYPT { done } else { data };
+    sums.finish(text.input());
+    cached_from::<KEYS, false>(keys, table, run, text);
+}
+
+/// Transforms a group, and between its rounds takes the checksum of the group `behind` it, or of its own input. All in one
+/// function, since vectors that pass from one to another would pass through memory.
+#[inline]
+#[target_feature(enable = "aes,avx512f,avx512bw,vaes,pclmulqdq,sse4.2")]
+fn group_beside<const KEYS: usize, const ENCRYPT: bool>(
+    keys: &RoundKeys<KEYS>,
+    table: &Table,
+    run: &mut Run,
+    group: Vectors<'_, WIDE, WIDTH>,
+    behind: Option<&[[u8; 8]; WORDS]>,
+) -> Parts {
+    let mut states: [Vector; WIDE] = cached_states(keys, table, run);
+    let words = behind.unwrap_or_else(|| words(group.input()));
+    let mut lanes = Lanes::blank();
+    // Written out, as in `rounds!`: states and lanes stay in registers only if each is named by a constant.
+    macro_rules! step {
+        ($done:literal $key:ident $($i:literal)*) => {
+            $(
+                states[$i] = encrypt(states[$i], $key);
+                let (at, all) = (WIDE * $done + $i, WIDE * (KEYS - 4));
+                lanes.take(words, at * WORDS / all, (at + 1) * WORDS / all);
+            )*
+        };
     }
-    states
+    macro_rules! round {
+        ($($done:literal)*) => {
+            $(
+                if 3 + $done < KEYS - 1 {
+                    let key = key(keys, 3 + $done);
+                    step!($done key 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+                }
+            )*
+        };
+    }
+    round!(0 1 2 3 4 5 6 7 8 9 10);
+    finish_last::<WIDE, KEYS, false>(keys, states, group);
+    lanes.parts()
+}
+
+/// The bytes of a group, as its checksum takes them.
+#[inline]
+fn words(group: &[[u8; WIDTH]; WIDE]) -> &[[u8; 8]; WORDS] {
+    let (words, _) = group.as_flattened().as_chunks();
+    words.first_chunk().expect("1 KiB is 128 times 8 bytes")
 }
 
 #[inline]
