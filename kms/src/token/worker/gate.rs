@@ -2,28 +2,35 @@
 //! in a file that it reads itself, and follows while it runs.
 
 use std::{
-    collections::{BTreeSet, HashSet},
     fmt,
     path::PathBuf,
     sync::{Mutex, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use strongroom_proto::{
     Failure, KeyName, Reason,
-    sealed::{ANSWER_DOMAIN, REQUEST_DOMAIN, RequestDigest, SealedRequest},
-    transfer::{TRANSFER_DOMAIN, TransferRequest},
+    sealed::{ANSWER_DOMAIN, REQUEST_DOMAIN, RequestDigest, SEALED_LIFETIME_MS_MAX, SealedRequest},
+    transfer::{TRANSFER_DOMAIN, TRANSFER_LIFETIME_MS_MAX, TransferRequest},
     transport::{CertificateSignature, PeerIdentity, TlsError, TlsFiles, TlsIdentity},
 };
 
+use super::taken::{Moment, NotTaken, Taken, ms};
 use crate::token::{SealedOnly, SealedReply};
 
 /// How far a user's clock may be ahead of this machine's, in milliseconds. For as long after its start the worker refuses
 /// every request: one that an earlier worker took could be dated that far ahead.
 const AHEAD_MS_MAX: u64 = 2_000;
-/// Requests that are remembered at once, each until it expires.
-const REMEMBERED_MAX: usize = 1 << 18;
+/// How long a request of any kind can hold, from its date on or from when it was taken.
+const HOLDS: Duration = Duration::from_millis(
+    AHEAD_MS_MAX
+        + if SEALED_LIFETIME_MS_MAX > TRANSFER_LIFETIME_MS_MAX {
+            SEALED_LIFETIME_MS_MAX
+        } else {
+            TRANSFER_LIFETIME_MS_MAX
+        },
+);
 
 /// What a user can sign.
 pub(super) trait Signed: Sized {
@@ -183,13 +190,6 @@ pub(super) struct Gate {
     taken: Mutex<Taken>,
 }
 
-/// Requests that were taken and have not expired.
-#[derive(Default)]
-struct Taken {
-    known: HashSet<RequestDigest>,
-    by_expiry: BTreeSet<(u64, RequestDigest)>,
-}
-
 /// Why there is no sealed delivery.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GateError {
@@ -220,27 +220,27 @@ impl Gate {
         Ok(Self {
             own,
             started_ms: ms(now),
-            taken: Mutex::default(),
+            taken: Mutex::new(Taken::new(HOLDS)),
         })
     }
 
     /// The request, if its user signed it, it holds at `now` and was not taken before.
     ///
     /// # Errors
-    /// `permission-denied` if it is nobody's, another's or was taken before; `signed-too-early` if it is out of date;
-    /// `overloaded` if too many are remembered.
+    /// `permission-denied` if it is nobody's, another's or was taken before; `signed-too-early` if it is out of date, or the
+    /// clock was set back; `overloaded` if too many of its signer, or in all, are remembered.
     pub(super) fn admit<R: Signed>(
         &self,
         encoded: &[u8],
         signature: &CertificateSignature,
-        now: SystemTime,
+        now: Moment,
     ) -> Result<R, Failure> {
-        let signer = self.own.trust().verify(R::DOMAIN, encoded, signature, now)?;
+        let signer = self.own.trust().verify(R::DOMAIN, encoded, signature, now.wall)?;
         let request = R::decode(encoded)?;
         check_signer(&signer, request.signer())?;
         let (issued_ms, expires_ms) = request.times_ms();
-        self.check_time(issued_ms, expires_ms, ms(now))?;
-        self.take(RequestDigest::of(encoded), expires_ms, ms(now))?;
+        self.check_time(issued_ms, expires_ms, now.wall_ms())?;
+        self.take(RequestDigest::of(encoded), issued_ms, signer, now)?;
         Ok(request)
     }
 
@@ -256,12 +256,6 @@ impl Gate {
     }
 
     fn check_time(&self, issued_ms: u64, expires_ms: u64, now_ms: u64) -> Result<(), Failure> {
-        let early = |why: &str| {
-            Err(Failure::new(
-                Reason::SignedTooEarly,
-                format!("the signed request {why}; sign another"),
-            ))
-        };
         if issued_ms > now_ms.saturating_add(AHEAD_MS_MAX) {
             let ahead = issued_ms - now_ms;
             return Err(refused(&format!(
@@ -269,40 +263,26 @@ impl Gate {
             )));
         }
         if issued_ms <= self.started_ms.saturating_add(AHEAD_MS_MAX) {
-            return early("was signed before the token worker took requests");
+            return Err(early("was signed before the token worker took requests; sign another"));
         }
         if expires_ms < now_ms {
-            return early("has expired");
+            return Err(early("has expired; sign another"));
         }
         Ok(())
     }
 
-    fn take(&self, digest: RequestDigest, expires_ms: u64, now_ms: u64) -> Result<(), Failure> {
+    fn take(&self, digest: RequestDigest, issued_ms: u64, signer: PeerIdentity, now: Moment) -> Result<(), Failure> {
         // Nothing is left half done by a panic in here.
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.forget_before(now_ms);
-        if taken.known.len() >= REMEMBERED_MAX {
-            return Err(Failure::new(
-                Reason::Overloaded,
-                format!("the token worker remembers {REMEMBERED_MAX} signed requests already; try again after a pause"),
-            ));
-        }
-        if !taken.known.insert(digest) {
-            return Err(refused("it was answered before, and each is answered once"));
-        }
-        taken.by_expiry.insert((expires_ms, digest));
-        Ok(())
-    }
-}
-
-impl Taken {
-    fn forget_before(&mut self, now_ms: u64) {
-        while let Some(&(expires_ms, digest)) = self.by_expiry.first()
-            && expires_ms < now_ms
-        {
-            self.by_expiry.pop_first();
-            self.known.remove(&digest);
-        }
+        taken.take(digest, issued_ms, signer, now).map_err(|why| match why {
+            NotTaken::Before => refused("it was answered before, and each is answered once"),
+            NotTaken::BelowFloor { wait } => early(&format!(
+                "is dated no later than some that were answered and are forgotten, since the clock of the token worker's machine \
+                 was set back; sign another in {} s, or restart the key service",
+                wait.as_secs() + 1
+            )),
+            NotTaken::Full(text) => Failure::new(Reason::Overloaded, text),
+        })
     }
 }
 
@@ -331,7 +311,121 @@ fn refused(why: &str) -> Failure {
     )
 }
 
-fn ms(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+fn early(why: &str) -> Failure {
+    Failure::new(Reason::SignedTooEarly, format!("the signed request {why}"))
+}
+
+#[cfg(test)]
+#[path = "../../../tests/support/pki.rs"]
+#[allow(unreachable_pub, dead_code, reason = "tests of the whole crate use it too")]
+mod pki;
+
+#[cfg(test)]
+#[path = "../../../tests/support/sealed_user.rs"]
+#[allow(unreachable_pub, dead_code, reason = "tests of the whole crate use it too")]
+mod sealed_user;
+
+#[cfg(test)]
+mod tests {
+    use strongroom_proto::{Edek, EdekSuite, KeyVersion, ZoneId};
+
+    use super::{
+        pki::{Pki, load},
+        sealed_user::{SealedUser, Signed},
+        *,
+    };
+
+    /// A gate, a user, and both clocks of the machine in the gate's hands.
+    struct Scene {
+        _pki: Pki,
+        gate: Gate,
+        user: SealedUser,
+        start: Moment,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let (pki, start) = (Pki::new(), Moment::now());
+            let own = pki.issue("token-worker", "service/token-worker");
+            let options = SealedOptions {
+                client_ca: own.ca,
+                certificate: own.certificate,
+                key: own.key,
+                only: Vec::new(),
+            };
+            let gate = Gate::open(&options, start.wall).expect("a certificate of its own");
+            let user = SealedUser::new(load(&pki.issue("alice", "user/alice")));
+            Self {
+                _pki: pki,
+                gate,
+                user,
+                start,
+            }
+        }
+
+        /// So many seconds by each clock.
+        fn at(&self, wall_s: u64, steady_s: u64) -> Moment {
+            Moment {
+                wall: self.start.wall + Duration::from_secs(wall_s),
+                steady: self.start.steady + Duration::from_secs(steady_s),
+            }
+        }
+
+        fn signed(&self, wall_s: u64) -> Signed {
+            let edek = Edek {
+                key: "payroll".parse().expect("a key name"),
+                version: KeyVersion(0),
+                zone: ZoneId::from_bytes([1; 16]),
+                suite: EdekSuite::Kw,
+                wrapped: Bytes::from_static(&[0; 48]),
+            };
+            let mut request = self.user.request(&[edek]);
+            request.issued_ms = self.at(wall_s, 0).wall_ms();
+            request.expires_ms = request.issued_ms + 30_000;
+            self.user.sign(request)
+        }
+
+        fn admit(&self, signed: &Signed, now: Moment) -> Result<(), Failure> {
+            let admitted: Result<SealedRequest, Failure> = self.gate.admit(&signed.encoded, &signed.signature, now);
+            admitted.map(drop)
+        }
+
+        fn refused(&self, signed: &Signed, now: Moment, reason: Reason, word: &str) {
+            let failure = self.admit(signed, now).expect_err("must be refused");
+            assert_eq!(failure.reason, reason, "{failure}");
+            assert!(failure.message.contains(word), "{failure} lacks {word:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_lets_no_request_in_twice() {
+        let scene = Scene::new();
+        let first = scene.signed(10);
+        scene.admit(&first, scene.at(10, 10)).expect("it holds");
+
+        // An hour ahead for a second.
+        let (late, ahead) = (scene.signed(11), scene.signed(3611));
+        scene.refused(&late, scene.at(3611, 11), Reason::SignedTooEarly, "has expired");
+        scene
+            .admit(&ahead, scene.at(3611, 11))
+            .expect("the user's clock is ahead too");
+        let (again, denied) = ("answered before", Reason::PermissionDenied);
+        scene.refused(&first, scene.at(12, 12), denied, again);
+        scene.refused(&ahead, scene.at(12, 12), denied, "ahead of the token worker's clock");
+        let second = scene.signed(12);
+        scene
+            .admit(&second, scene.at(12, 12))
+            .expect("the clock is right again");
+
+        // What was taken is forgotten in time, and the clock is set back to before that.
+        scene.admit(&scene.signed(200), scene.at(200, 200)).expect("it holds");
+        for forgotten in [&first, &second] {
+            scene.refused(forgotten, scene.at(13, 201), Reason::SignedTooEarly, "was set back");
+        }
+        scene
+            .admit(&scene.signed(14), scene.at(14, 202))
+            .expect("later than those");
+        // It comes to the hour of the request that was ahead.
+        scene.refused(&ahead, scene.at(3612, 3800), denied, again);
+    }
 }

@@ -30,6 +30,7 @@ mod sealing;
 mod service;
 mod suite;
 mod survey;
+mod taken;
 mod transferring;
 mod transport;
 mod trial;

@@ -14,6 +14,7 @@ use super::{
     engine::Engine,
     gate::Delivery,
     queue::Queue,
+    taken::Moment,
     vault::{RewrapItem, UnwrapItem, Vault},
 };
 use crate::{
@@ -175,7 +176,7 @@ impl TokenWorker for Service {
     ) -> Result<Response<pb::UnwrapSealedResponse>, Status> {
         let call = SealedCall::try_from(request.into_inner())?;
         let gate = self.delivery.gate()?;
-        let admitted: SealedRequest = gate.admit(&call.request, &call.signature, SystemTime::now())?;
+        let admitted: SealedRequest = gate.admit(&call.request, &call.signature, Moment::now())?;
         let left_out = call.left_out;
         let job = move |engine: &mut Engine| engine.run(|vault| vault.unwrap_sealed(&admitted, &left_out));
         let sealed = self.queue.call(job).await?;
@@ -191,7 +192,7 @@ impl TokenWorker for Service {
         let call = TransferCall::try_from(request.into_inner())?;
         let gate = self.delivery.gate()?;
         let (signed, to, left_out) = (call.signed, call.to, call.left_out);
-        let admitted: TransferRequest = gate.admit(&signed.request, &signed.signature, SystemTime::now())?;
+        let admitted: TransferRequest = gate.admit(&signed.request, &signed.signature, Moment::now())?;
         self.delivery.check_transfer(&admitted.from.key, &admitted.to.key)?;
         let job = move |engine: &mut Engine| engine.run(|vault| vault.transfer(&admitted, to, &left_out));
         Ok(Response::new(self.queue.call(job).await?.into()))
