@@ -402,3 +402,58 @@ async fn between_hadoop_keys_it_takes_the_right_to_open_on_both_sides() {
     kms.stop().await;
     token.stop().await;
 }
+
+/// A zone on record blocks a deletion until it is proved or approved, so nobody may have one recorded who has no EDEKs for it.
+#[tokio::test]
+async fn a_transfer_that_moves_nothing_notes_no_zone() {
+    let (site, fixture) = (Site::with_policy(POLICY), Fixture::new());
+    let token = token(&site, &fixture).await;
+    let kms = site.start(&token).await;
+    let mut admin = kms.as_user("user/keyadmin");
+    for name in ["payroll", "archive"] {
+        create(&mut admin, name, "kw", false).await;
+    }
+    let mut scene = Scene {
+        site: &site,
+        metadata: kms.as_user("service/metadata"),
+        alice: load(&site.pki.issue("alice", "user/alice")),
+    };
+    let items = scene.mint("payroll", 1).await;
+    let (from, to) = (place("payroll", HERE), place("archive", THERE));
+    // The worker takes requests by now.
+    let elsewhere = place("payroll", THERE);
+    moved(&mut scene.metadata, &scene.alice, &from, &elsewhere, &items).await;
+
+    let forged = {
+        let signer = scene.alice.identity().clone();
+        let request = TransferRequest::new(signer, from.clone(), to.clone(), items.clone(), SystemTime::now());
+        request.sign(&scene.user("mallory")).expect("signs")
+    };
+    let not_permitted = sign(&scene.user("reader"), &from, &to, &items);
+    for signed in [forged, not_permitted] {
+        let failure = present(&mut scene.metadata, signed).await.expect_err("refused");
+        assert_eq!(failure.reason, Reason::PermissionDenied, "{failure}");
+    }
+    let mut bytes = items[0].1.to_vec();
+    bytes[3] ^= 1;
+    let bad = [(items[0].0, Bytes::from(bytes))];
+    let answer = present(&mut scene.metadata, sign(&scene.alice, &from, &to, &bad)).await;
+    let results = answer.expect("answered").results;
+    assert!(matches!(results[0].result, Some(rewrap_result::Result::Failure(_))));
+    admin.roll("archive").await.expect("rolled");
+    admin
+        .delete("archive", Some(0), Vec::new())
+        .await
+        .expect("no zone needs it");
+
+    moved(&mut scene.metadata, &scene.alice, &from, &to, &items).await;
+    admin.roll("archive").await.expect("rolled");
+    let failure = admin
+        .delete("archive", Some(1), Vec::new())
+        .await
+        .expect_err("a zone may");
+    assert_eq!(failure.reason, Reason::DeletionBlocked);
+    assert!(failure.message.contains(&THERE.to_string()), "{failure}");
+    kms.stop().await;
+    token.stop().await;
+}

@@ -1,16 +1,19 @@
 //! What operators see of the tokens and do with them over the key service's own port, and what the audit log says of it.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use strongroom_kms::{audit::Outcome, fleet::Health};
 use strongroom_proto::{
     Failure, Reason,
-    kms::v1::{self as pb, TokenHealth, token_admin_client::TokenAdminClient},
+    kms::v1::{self as pb, KeyVersionState as State, TokenHealth, token_admin_client::TokenAdminClient},
 };
 
 use crate::{
     failover::becomes,
-    pair::{LABELS, Pair},
+    pair::{LABELS, Pair, report},
     support::Site,
 };
 
@@ -93,4 +96,54 @@ async fn tokens_are_listed_filled_up_and_their_alarms_recorded() {
         ]
     );
     assert_eq!(of("token-alarm"), [Outcome::Failed]);
+}
+
+/// One token is restored from a backup that still has the version, the other one is filled up from it.
+#[tokio::test]
+async fn filling_up_a_token_does_not_bring_a_destroyed_version_back() {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let (site, pair) = (Site::new(), Pair::new());
+    let fleet = Arc::new(pair.start().await);
+    let kms = site.start(&fleet).await;
+    let mut admin = kms.as_user("user/keyadmin");
+    admin.create("payroll").await.expect("in both");
+    admin.roll("payroll").await.expect("in both");
+    pair.back_up(LABELS[0]);
+    admin
+        .delete("payroll", Some(0), Vec::new())
+        .await
+        .expect("no zone needs it");
+    site.clock.advance(Duration::from_secs(8 * 24 * 3600));
+    let began = Instant::now();
+    while admin.describe("payroll").await.expect("known").versions[0].state() != State::Destroyed {
+        assert!(began.elapsed() < PATIENCE, "nobody destroys it");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    pair.restore(LABELS[0]);
+    while report(&fleet, LABELS[0]).held != 2 {
+        assert!(began.elapsed() < 2 * PATIENCE, "its version is not seen");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    pair.make_token(LABELS[1]);
+    pair.signal(LABELS[1], "KILL");
+    pair.link(false).expect("introduced");
+    let mut tokens = TokenAdminClient::new(kms.channel("user/keyadmin"));
+    // Both come up in their time: until then there is nothing to fill up, or nothing to fill it from.
+    let cloned = loop {
+        let label = LABELS[1].to_owned();
+        let done = tokens.resync_token(pb::ResyncTokenRequest { label }).await;
+        let cloned = done.map_or_else(|_| Vec::new(), |done| done.into_inner().cloned);
+        if !cloned.is_empty() {
+            break cloned;
+        }
+        assert!(began.elapsed() < 3 * PATIENCE, "it is not filled up");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let versions: Vec<u32> = cloned.iter().map(|cloned| cloned.version).collect();
+    assert_eq!(versions, [1]);
+    let dump = pair.probe(LABELS[1], "dump", &[]);
+    assert!(dump.contains("payroll@1") && !dump.contains("payroll@0"), "{dump}");
+    kms.stop().await;
+    fleet.stop().await;
 }

@@ -140,6 +140,22 @@ impl Pair {
         self.signal(label, "KILL");
     }
 
+    /// Keeps a copy of a token's objects.
+    pub(crate) fn back_up(&self, label: &str) {
+        let copied = Command::new("cp")
+            .arg("-a")
+            .args([self.folder(label), self.path(&format!("{}.backup", slug(label)))])
+            .status();
+        assert!(copied.expect("cp is there").success());
+    }
+
+    /// Puts that copy in the token's place.
+    pub(crate) fn restore(&self, label: &str) {
+        fs::remove_dir_all(self.folder(label)).expect("it was there");
+        fs::rename(self.path(&format!("{}.backup", slug(label))), self.folder(label)).expect("it was backed up");
+        self.signal(label, "KILL");
+    }
+
     /// Plugs it in again.
     pub(crate) fn return_token(&self, label: &str) {
         fs::remove_dir_all(self.folder(label)).expect("it was removed");

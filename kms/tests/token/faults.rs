@@ -1,7 +1,7 @@
 //! A token that fails in the middle: lost sessions, a lost device, codes that say nothing, attributes that are wrong. The
 //! failures come from a module in front of the token's own.
 
-use strongroom_kms::token::{Token, TokenConfig, TokenState};
+use strongroom_kms::token::{NewVersion, Token, TokenConfig, TokenState};
 use strongroom_pkcs11_shim::{Ckr, Fault, Function, Shim, When};
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyVersion, Reason};
 
@@ -301,4 +301,45 @@ async fn a_pin_that_is_locked_while_the_worker_runs_is_not_tried_again() {
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
     assert_eq!(faulty.shim.logins(), 2, "one at the start, one that was refused");
     assert!(faulty.fixture.path("state/pin-rejected").exists());
+}
+
+/// All calls are there before the first of their carriers leaves, which takes them all: one thread runs everything here.
+#[tokio::test]
+async fn calls_that_went_with_one_that_fails_are_made_again_alone() {
+    let faulty = Faulty::new();
+    let (token, good) = faulty.start_with_edek().await;
+    let new = NewVersion {
+        suite: EdekSuite::Gcm,
+        ..fresh("broken", 0)
+    };
+    token.generate(&new).await.expect("a fresh version");
+    let minted = token.mint(&new.key, V0, &zone(1), 1).await.expect("minted").remove(0);
+    let bad = Edek {
+        key: new.key,
+        suite: EdekSuite::Gcm,
+        wrapped: minted,
+        ..good.clone()
+    };
+    // No other suite is opened by this function.
+    faulty.shim.set(
+        Function::Decrypt,
+        Fault::Error(Ckr::SESSION_HANDLE_INVALID),
+        When::Always,
+    );
+    let (first, failed, second, third) = tokio::join!(
+        unwrap_one(&token, &good),
+        unwrap_one(&token, &bad),
+        unwrap_one(&token, &good),
+        unwrap_one(&token, &good),
+    );
+    for outcome in [first, second, third] {
+        outcome.expect("nothing is wrong with its key");
+    }
+    assert_eq!(failed.expect_err("its key fails").reason, Reason::TokenUnavailable);
+    let fired = faulty.shim.fired(Function::Decrypt);
+    assert!(
+        fired > 2,
+        "{fired}: alone it is tried twice, and it went with the others before"
+    );
+    assert_eq!(faulty.fixture.starts().len(), 1, "no worker was lost");
 }

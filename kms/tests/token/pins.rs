@@ -238,3 +238,39 @@ fn initialising_tries_no_officers_pin_twice() {
     again("");
     assert_eq!(shim.logins(), 2);
 }
+
+/// Whoever may write anywhere, as root, meets a disk that is full and a name that is taken.
+#[tokio::test]
+async fn no_pin_is_tried_while_its_login_cannot_be_noted() {
+    for (name, full) in [("login-under-way.new", true), ("login-lock", false)] {
+        let fixture = Fixture::new();
+        let shim = Shim::in_front_of(&fixture.config().module).expect("the module is written");
+        let obstacle = fixture.path("state").join(name);
+        fs::create_dir_all(fixture.path("state")).expect("a directory of our own");
+        if full {
+            std::os::unix::fs::symlink("/dev/full", &obstacle).expect("linked");
+        } else {
+            fs::create_dir(&obstacle).expect("made");
+        }
+        let config = TokenConfig {
+            module: shim.module(),
+            ..fixture.config()
+        };
+        let token = fixture.try_start(config).await.expect("starts all the same");
+        let refused = |state: &TokenState| match state {
+            TokenState::Unavailable { why } => why.contains("cannot keep the mark of a rejected PIN"),
+            _ => false,
+        };
+        reaches(&token, refused).await;
+        crate::fixture::becomes("it is tried again to note it", || fixture.starts().len() > 1).await;
+        assert_eq!(shim.logins(), 0, "{name}");
+        if full {
+            fs::remove_file(&obstacle).expect("it was there");
+        } else {
+            fs::remove_dir(&obstacle).expect("it was there");
+        }
+        reaches(&token, |state| *state == TokenState::Ready).await;
+        assert_eq!(shim.logins(), 1, "{name}");
+        token.stop().await;
+    }
+}
