@@ -126,22 +126,28 @@ pub(crate) struct Keystream<const KEYS: usize> {
 impl<const KEYS: usize> Keystream<KEYS> {
     /// On the heap before there is a key in it, so that moving it leaves no copy behind.
     fn blank(iv: u128, backend: Backend) -> Box<Self> {
-        Box::new(Self {
-            keys: RoundKeys::blank(),
-            backend,
-            iv,
-            tables: [const { OnceLock::new() }; 2],
-            cold_bytes: AtomicU64::new(0),
-        })
+        // Not `Box::new`, which would make it on the stack and copy it.
+        Box::write(
+            Box::new_uninit(),
+            Self {
+                keys: RoundKeys::blank(),
+                backend,
+                iv,
+                tables: [const { OnceLock::new() }; 2],
+                cold_bytes: AtomicU64::new(0),
+            },
+        )
     }
 
     #[inline]
     fn apply(&self, block: u64, mut text: Text<'_>) {
         let mut counter = self.iv.wrapping_add(block.into());
-        while text.len() > 0 {
+        loop {
             let blocks = epoch_rest(counter);
-            let bytes = usize::try_from(16 * blocks).map_or(text.len(), |room| room.min(text.len()));
-            self.apply_within_epoch(counter, text.take(bytes));
+            match usize::try_from(16 * blocks) {
+                Ok(room) if room < text.len() => self.apply_within_epoch(counter, text.take(room)),
+                _ => return self.apply_within_epoch(counter, text),
+            }
             counter = counter.wrapping_add(blocks.into());
         }
     }
