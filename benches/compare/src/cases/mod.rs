@@ -3,6 +3,7 @@
 mod cores;
 mod ctr;
 mod gcm;
+mod large;
 mod setup;
 mod sums;
 
@@ -20,6 +21,8 @@ const KEY_256: &[u8] = b"a key of thirty-two bytes, AES-2";
 pub(crate) struct Case {
     /// `area/what/size`, and what follows from it.
     pub(crate) name: String,
+    /// Whether it runs only if it is named.
+    pub(crate) on_request: bool,
     /// Bytes that one repetition handles; 0 if it is only timed.
     bytes: usize,
     /// Checks that all contestants do the same, and readies them.
@@ -29,6 +32,7 @@ pub(crate) struct Case {
 pub(crate) fn all() -> Vec<Case> {
     [
         ctr::cases(),
+        large::cases(),
         cores::cases(),
         sums::cases(),
         setup::cases(),
@@ -43,8 +47,16 @@ impl Case {
     fn new(name: String, bytes: usize, contestants: impl Fn() -> Vec<Contestant> + 'static) -> Self {
         Self {
             name,
+            on_request: false,
             bytes,
             contestants: Box::new(contestants),
+        }
+    }
+
+    fn on_request(name: String, bytes: usize, contestants: impl Fn() -> Vec<Contestant> + 'static) -> Self {
+        Self {
+            on_request: true,
+            ..Self::new(name, bytes, contestants)
         }
     }
 

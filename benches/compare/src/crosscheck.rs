@@ -1,0 +1,90 @@
+//! Our AES-CTR against OpenSSL's and AWS-LC's on random keys, counters, lengths and positions, before anything is timed.
+
+use std::hash::{BuildHasher, RandomState};
+
+use aws_lc_rs::{
+    cipher::{AES_128, AES_256, EncryptingKey, EncryptionContext, UnboundCipherKey},
+    iv::FixedLength,
+};
+use openssl::symm::{self, Cipher};
+use strongroom_dataplane::{Backend, Ctr, CtrKey};
+
+const ROUNDS: usize = 300;
+const BYTES_MAX: u64 = 70_000;
+
+/// # Panics
+/// If any of ours differs from either, with the seed.
+pub(crate) fn random_inputs() {
+    let seed = RandomState::new().hash_one("compare");
+    let mut random = Random(seed);
+    for _ in 0..ROUNDS {
+        let mut key = vec![0; if random.below(2) == 0 { 16 } else { 32 }];
+        random.fill(&mut key);
+        let iv = random.counter();
+        let mut plain = vec![0; random.below(BYTES_MAX) as usize >> random.below(12)];
+        random.fill(&mut plain);
+        let start = random.below(plain.len() as u64 + 1) as usize;
+        let expected = openssl(&key, &iv, &plain);
+        assert!(
+            aws_lc(&key, &iv, &plain) == expected,
+            "seed {seed}: OpenSSL and AWS-LC differ"
+        );
+        for backend in Backend::all() {
+            let ctr = Ctr::with_backend(CtrKey::try_from(key.as_slice()).expect("16 or 32 bytes"), &iv, backend);
+            let mut own = plain.clone();
+            ctr.apply(0, &mut own[..start]).expect("a position");
+            ctr.apply_to(start as u64, &plain[start..], &mut own[start..])
+                .expect("a position");
+            assert!(
+                own == expected,
+                "seed {seed}: {backend}, {} bytes cut at {start}",
+                plain.len()
+            );
+        }
+    }
+}
+
+fn openssl(key: &[u8], iv: &[u8; 16], plain: &[u8]) -> Vec<u8> {
+    let cipher = if key.len() == 16 {
+        Cipher::aes_128_ctr()
+    } else {
+        Cipher::aes_256_ctr()
+    };
+    symm::encrypt(cipher, key, Some(iv), plain).expect("key and IV fit")
+}
+
+fn aws_lc(key: &[u8], iv: &[u8; 16], plain: &[u8]) -> Vec<u8> {
+    let algorithm = if key.len() == 16 { &AES_128 } else { &AES_256 };
+    let key = EncryptingKey::ctr(UnboundCipherKey::new(algorithm, key).expect("16 or 32 bytes")).expect("AES has CTR");
+    let mut text = plain.to_vec();
+    key.less_safe_encrypt(&mut text, EncryptionContext::Iv128(FixedLength::from(iv)))
+        .expect("a short message");
+    text
+}
+
+/// SplitMix64 (Steele, Lea and Flood, 2014): no secret, and the same again from the same seed.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) {
+        bytes.fill_with(|| self.next() as u8);
+    }
+
+    /// Every second one is about to carry through some of its bytes.
+    fn counter(&mut self) -> [u8; 16] {
+        let any = (u128::from(self.next()) << 64) | u128::from(self.next());
+        let ones = u128::MAX.checked_shr(8 * self.below(32) as u32).unwrap_or(0);
+        ((any & !0xfff) | ones.wrapping_sub(self.below(0x1000).into())).to_be_bytes()
+    }
+}
