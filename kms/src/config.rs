@@ -14,7 +14,7 @@ use crate::{
     BearerConfig, MetricsConfig, TracesConfig,
     audit::AuditConfig,
     fleet::RedundancyConfig,
-    keys::{ROLL_AFTER_DEFAULT, USES_MAX},
+    keys::{Quorum, ROLL_AFTER_DEFAULT, USES_MAX},
     policy::PolicyFiles,
     token::{SealedConfig, TokenConfig},
 };
@@ -94,6 +94,8 @@ pub struct KeysConfig {
     /// Users other than the one who asks that have to approve a destruction where no proofs say that nothing needs the
     /// key any more: 1 to 16.
     pub destroy_approvals: usize,
+    /// Whether every destruction needs them, also one that proofs allow.
+    pub destroy_approvals_always: bool,
     /// The shortest rotation period in seconds.
     pub rotation_min_seconds: u32,
     /// Uses after which a `gcm` version is rolled by itself: 16 to 2^31, after which it makes no more. An EDEK counts
@@ -107,6 +109,7 @@ impl Default for KeysConfig {
     fn default() -> Self {
         Self {
             destroy_approvals: 2,
+            destroy_approvals_always: false,
             rotation_min_seconds: 24 * 3600,
             gcm_roll_after_uses: ROLL_AFTER_DEFAULT,
             zones_max: 100_000,
@@ -115,9 +118,12 @@ impl Default for KeysConfig {
 }
 
 impl KeysConfig {
-    /// Approvals that a destruction without proofs needs.
-    pub(crate) fn approvals(&self) -> usize {
-        self.destroy_approvals.clamp(1, 16)
+    /// Approvals that destructions need.
+    pub(crate) fn quorum(&self) -> Quorum {
+        Quorum {
+            approvals: self.destroy_approvals.clamp(1, 16),
+            always: self.destroy_approvals_always,
+        }
     }
 
     /// Uses after which a `gcm` version is rolled.

@@ -633,6 +633,37 @@ async fn a_key_that_is_to_be_deleted_opens_and_mints_again_if_that_is_taken_back
 }
 
 #[tokio::test]
+async fn where_every_destruction_needs_approvals_a_proof_alone_is_not_enough() {
+    let (mut site, hsm) = (site(), MemoryHsm::new());
+    site.config.keys.destroy_approvals = 1;
+    site.config.keys.destroy_approvals_always = true;
+    let kms = site.start(&hsm).await;
+    let (mut admin, mut metadata) = (kms.as_user("user/keyadmin"), kms.as_user("service/metadata"));
+    admin.create("payroll").await.expect("created");
+    let zone = ZoneId::generate();
+    metadata.mint("payroll", zone, 1).await.expect("minted");
+    admin.roll("payroll").await.expect("rolled");
+    site.clock.advance(Duration::from_secs(5));
+    let proofs = vec![proof(&site, zone, 0)];
+    let key = admin.delete("payroll", Some(0), proofs).await.expect("pending");
+    let missing = |key: &pb::Key| key.versions[0].deletion.as_ref().map(|deletion| deletion.approvals_missing);
+    assert_eq!(missing(&key), Some(1));
+    site.clock.advance(40 * DAY);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let key = admin.describe("payroll").await.expect("known");
+    assert_eq!(missing(&key), Some(1), "its time alone does not destroy it");
+    kms.as_user("user/bob")
+        .approve_delete("payroll", Some(0))
+        .await
+        .expect("approved");
+    until("the destruction", &kms, "payroll", |key| {
+        (key.versions[0].state() == State::Destroyed).then_some(())
+    })
+    .await;
+    kms.stop().await;
+}
+
+#[tokio::test]
 async fn the_last_use_of_a_version_is_known_after_a_restart() {
     let (site, hsm) = (Site::new(), MemoryHsm::new());
     let kms = site.start(&hsm).await;

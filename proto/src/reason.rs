@@ -147,6 +147,9 @@ impl FromStr for Reason {
     }
 }
 
+/// When it is worth trying again where whoever is overloaded cannot tell: some of the calls under way are done by then.
+const OVERLOAD_PAUSE: Duration = Duration::from_millis(200);
+
 /// A refusal that crosses a process boundary: the word for programs, the sentence for people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -160,12 +163,12 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure with its sentence.
+    /// A failure with its sentence; of an overload, with the hint to come back after 200 ms.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             reason,
             message: message.into(),
-            retry_after: None,
+            retry_after: matches!(reason, Reason::Overloaded).then_some(OVERLOAD_PAUSE),
         }
     }
 

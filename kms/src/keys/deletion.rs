@@ -80,6 +80,15 @@ pub(crate) struct Proven {
 /// The zones that ever minted with a key, each with its last proof.
 pub(crate) type Zones = BTreeMap<ZoneId, Option<Proven>>;
 
+/// Whose agreement destructions need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Quorum {
+    /// Users besides the one who asks.
+    pub(crate) approvals: usize,
+    /// Of every destruction, and not only where proofs do not say everything.
+    pub(crate) always: bool,
+}
+
 /// What a key's deletion asks for.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Demands {
@@ -87,8 +96,8 @@ pub(crate) struct Demands {
     pub(crate) outside_zones: bool,
     /// Approvals besides proofs: there may be zones that nobody remembers.
     pub(crate) zones_lost: bool,
-    /// How many, where any.
-    pub(crate) approvals: usize,
+    /// How many, where any, and whether in any case.
+    pub(crate) quorum: Quorum,
 }
 
 /// What a deletion waits for, besides its time.
@@ -116,7 +125,7 @@ impl Deletion {
         }
     }
 
-    /// What is missing: proofs for versions up to `newest`, and approvals where proofs do not say everything.
+    /// What is missing: proofs for versions up to `newest`, and approvals where proofs do not say everything or they are always asked for.
     pub(crate) fn obstacles(&self, newest: KeyVersion, zones: &Zones, demands: Demands) -> Obstacles {
         let mut found = Obstacles::default();
         if !demands.outside_zones {
@@ -129,8 +138,9 @@ impl Deletion {
                 }
             }
         }
-        if demands.outside_zones || demands.zones_lost || found.unknown_zones > 0 {
-            found.approvals = demands.approvals.saturating_sub(self.approvals.len());
+        let unproven = demands.outside_zones || demands.zones_lost || found.unknown_zones > 0;
+        if unproven || demands.quorum.always {
+            found.approvals = demands.quorum.approvals.saturating_sub(self.approvals.len());
         }
         found
     }
@@ -194,6 +204,10 @@ pub(crate) fn zones_text(zones: &[ZoneId]) -> String {
 mod tests {
     use super::*;
 
+    const QUORUM: Quorum = Quorum {
+        approvals: 2,
+        always: false,
+    };
     const NEWEST: KeyVersion = KeyVersion(3);
 
     fn proof(through: u32, issued_ms: u64, known: bool) -> Option<Proven> {
@@ -210,7 +224,7 @@ mod tests {
         let deletion = Deletion::new("user keyadmin".to_owned(), 1, 100);
         let zone = ZoneId::from_bytes([1; 16]);
         let demands = Demands {
-            approvals: 2,
+            quorum: QUORUM,
             ..Demands::default()
         };
         for (given, zones, approvals) in [
@@ -230,6 +244,10 @@ mod tests {
             );
         }
         assert_eq!(deletion.obstacles(NEWEST, &Zones::new(), demands), Obstacles::default());
+        let proven = Zones::from([(zone, proof(3, 101, true))]);
+        let quorum = Quorum { always: true, ..QUORUM };
+        let always = Demands { quorum, ..demands };
+        assert_eq!(deletion.obstacles(NEWEST, &proven, always).approvals, 2);
     }
 
     #[test]
@@ -237,7 +255,7 @@ mod tests {
         let mut deletion = Deletion::new("user keyadmin".to_owned(), 1, 100);
         let demands = Demands {
             outside_zones: true,
-            approvals: 2,
+            quorum: QUORUM,
             ..Demands::default()
         };
         let missing = |deletion: &Deletion| deletion.obstacles(NEWEST, &Zones::new(), demands).approvals;

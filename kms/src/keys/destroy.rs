@@ -31,7 +31,7 @@ impl<H: Hsm> Keys<H> {
         let due = deleting.flat_map(|key| {
             let zones = self.registry.zones_of(&key.name);
             let targets = key.deletions.keys().copied();
-            let due = targets.filter(|&target| key.is_due(target, &zones, self.config.approvals(), now_ms));
+            let due = targets.filter(|&target| key.is_due(target, &zones, self.config.quorum(), now_ms));
             due.map(|target| (key.name.clone(), target)).collect::<Vec<_>>()
         });
         due.collect()
@@ -51,7 +51,7 @@ impl<H: Hsm> Keys<H> {
         let now_ms = self.clock.now_ms();
         if !self
             .known(name)?
-            .is_due(target, &zones, self.config.approvals(), now_ms)
+            .is_due(target, &zones, self.config.quorum(), now_ms)
         {
             return Ok(None);
         }

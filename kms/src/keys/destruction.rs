@@ -3,18 +3,18 @@
 use strongroom_proto::KeyVersion;
 
 use super::{
-    deletion::{Begun, Target, Zones},
+    deletion::{Begun, Quorum, Target, Zones},
     key::Key,
     version::{Presence, Standing},
 };
 
 impl Key {
     /// Whether the target may be destroyed at `now_ms`.
-    pub(crate) fn is_due(&self, target: Target, zones: &Zones, needed: usize, now_ms: u64) -> bool {
+    pub(crate) fn is_due(&self, target: Target, zones: &Zones, quorum: Quorum, now_ms: u64) -> bool {
         let Some(deletion) = self.deletions.get(&target) else {
             return false;
         };
-        let obstacles = self.obstacles(target, zones, needed).unwrap_or_default();
+        let obstacles = self.obstacles(target, zones, quorum).unwrap_or_default();
         deletion.begun.is_some()
             || (deletion.due_ms.is_some_and(|due| due <= now_ms)
                 && obstacles.zones.is_empty()

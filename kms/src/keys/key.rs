@@ -6,7 +6,7 @@ use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, Reason};
 
 use super::{
     attributes::Attributes,
-    deletion::{Deletion, Demands, Obstacles, Target, Zones, blocked, zones_text},
+    deletion::{Deletion, Demands, Obstacles, Quorum, Target, Zones, blocked, zones_text},
     rotation::Rotation,
     version::{Presence, Standing, Version, time_text, unusable},
 };
@@ -270,7 +270,7 @@ impl Key {
     /// Starts the pending time of a deletion for which nothing but approvals is missing. Answers whether it did.
     pub(crate) fn make_pending(&mut self, target: Target, zones: &Zones, now_ms: u64) -> bool {
         let newest = self.newest_of(target);
-        let demands = self.demands(0);
+        let demands = self.demands(Quorum::default());
         let Some(deletion) = self.deletions.get_mut(&target) else {
             return false;
         };
@@ -283,9 +283,9 @@ impl Key {
     }
 
     /// What the deletion of `target` waits for, besides its time.
-    pub(crate) fn obstacles(&self, target: Target, zones: &Zones, needed: usize) -> Option<Obstacles> {
+    pub(crate) fn obstacles(&self, target: Target, zones: &Zones, quorum: Quorum) -> Option<Obstacles> {
         let deletion = self.deletions.get(&target)?;
-        Some(deletion.obstacles(self.newest_of(target), zones, self.demands(needed)))
+        Some(deletion.obstacles(self.newest_of(target), zones, self.demands(quorum)))
     }
 
     /// Takes a deletion back: the target opens, and mints if it did.
@@ -323,11 +323,11 @@ impl Key {
         begun.any(|(target, _)| target.covers(number))
     }
 
-    fn demands(&self, approvals: usize) -> Demands {
+    fn demands(&self, quorum: Quorum) -> Demands {
         Demands {
             outside_zones: self.attributes.outside_zones,
             zones_lost: self.zones_lost,
-            approvals,
+            quorum,
         }
     }
 

@@ -113,7 +113,7 @@ impl<H: Hsm> Keys<H> {
             aliases: self.registry.aliases_of(&key.name),
             uses: self.registry.uses_of(&key.name),
             zones: self.registry.zones_of(&key.name),
-            approvals: self.config.approvals(),
+            quorum: self.config.quorum(),
         }
     }
 
@@ -125,7 +125,7 @@ impl<H: Hsm> Keys<H> {
             } else {
                 Zones::new()
             },
-            approvals: self.config.approvals(),
+            quorum: self.config.quorum(),
             ..Around::default()
         }
     }

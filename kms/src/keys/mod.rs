@@ -50,7 +50,7 @@ use tokio::sync::{Mutex, RwLock as AsyncRwLock, watch};
 pub(crate) use self::{
     attributes::{Attributes, description, tags},
     delete::{CheckedProof, ProofChecker, target},
-    deletion::{Target, pending_ms},
+    deletion::{Quorum, Target, pending_ms},
     import::{Material, VERSIONS_MAX as IMPORTS_MAX},
     list::KeyPage,
     manage::NewKey,

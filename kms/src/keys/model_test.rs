@@ -8,7 +8,7 @@ use strongroom_proto::{EdekSuite, KeyName, KeyVersion, ZoneId};
 
 use super::{
     compare::compare,
-    deletion::{Begun, Proven, Target, Zones},
+    deletion::{Begun, Proven, Quorum, Target, Zones},
     key::Key,
     records::{KeyRecord, VersionRecord, key_key, read_key, read_version, version_key},
     rotation::Rotation,
@@ -69,6 +69,7 @@ struct World {
     edeks: BTreeMap<u32, BTreeSet<ZoneId>>,
     destroyed: BTreeSet<u32>,
     store_lost: bool,
+    quorum: Quorum,
 }
 
 fn name() -> KeyName {
@@ -96,7 +97,7 @@ fn target(version: Option<u32>) -> Target {
 }
 
 impl World {
-    fn new(outside_zones: bool) -> Self {
+    fn new(outside_zones: bool, always: bool) -> Self {
         let mut key = Key::new(name(), EdekSuite::Kw, 0);
         key.attributes.outside_zones = outside_zones;
         key.activate(&object(0), false, 0);
@@ -108,6 +109,10 @@ impl World {
             backup: BTreeMap::from([(0, object(0))]),
             edeks: BTreeMap::new(),
             destroyed: BTreeSet::new(),
+            quorum: Quorum {
+                approvals: APPROVALS,
+                always,
+            },
             store_lost: false,
         }
     }
@@ -213,7 +218,7 @@ impl World {
         self.now_ms += by_ms;
         let targets: Vec<Target> = self.key.deletions.keys().copied().collect();
         for at in targets {
-            if !self.key.is_due(at, &self.zones, APPROVALS, self.now_ms) {
+            if !self.key.is_due(at, &self.zones, self.quorum, self.now_ms) {
                 continue;
             }
             let approvals = self.key.deletions[&at].approvals.len();
@@ -227,6 +232,7 @@ impl World {
                 if self.key.attributes.outside_zones || self.store_lost {
                     assert!(approvals >= APPROVALS, "{number} went with {approvals} approvals");
                 } else {
+                    assert!(approvals >= APPROVALS || !self.quorum.always, "{number} went without approvals");
                     assert!(!left, "{number} was destroyed while a zone has EDEKs of it");
                 }
                 self.token.remove(&number.0);
@@ -309,8 +315,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_key_lives_by_its_rules(outside_zones in any::<bool>(), steps in steps()) {
-        let mut world = World::new(outside_zones);
+    fn a_key_lives_by_its_rules(outside_zones in any::<bool>(), always in any::<bool>(), steps in steps()) {
+        let mut world = World::new(outside_zones, always);
         for step in &steps {
             world.step(step);
             world.check();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use strongroom_proto::{KeyVersion, kms::v1 as pb};
 
 use super::{
-    deletion::{Deletion, Target, Zones},
+    deletion::{Deletion, Quorum, Target, Zones},
     key::Key,
     version::{Presence, Standing, Version},
 };
@@ -22,8 +22,8 @@ pub(crate) struct Around {
     /// When each version was last used, in milliseconds since 1970.
     pub(crate) uses: BTreeMap<KeyVersion, u64>,
     pub(crate) zones: Zones,
-    /// Approvals that a deletion needs.
-    pub(crate) approvals: usize,
+    /// Whose agreement deletions need.
+    pub(crate) quorum: Quorum,
 }
 
 impl Key {
@@ -93,7 +93,7 @@ impl Key {
             ..
         } = self.deletions.get(&target)?;
         let obstacles = self
-            .obstacles(target, &around.zones, around.approvals)
+            .obstacles(target, &around.zones, around.quorum)
             .unwrap_or_default();
         Some(pb::Deletion {
             requested_by: requested_by.clone(),
