@@ -643,10 +643,17 @@ async fn where_every_destruction_needs_approvals_a_proof_alone_is_not_enough() {
     let zone = ZoneId::generate();
     metadata.mint("payroll", zone, 1).await.expect("minted");
     admin.roll("payroll").await.expect("rolled");
+    let unproved = admin.delete("payroll", Some(0), Vec::new()).await;
+    unproved.expect_err("retired, and no more");
     site.clock.advance(Duration::from_secs(5));
     let proofs = vec![proof(&site, zone, 0)];
     let key = admin.delete("payroll", Some(0), proofs).await.expect("pending");
-    let missing = |key: &pb::Key| key.versions[0].deletion.as_ref().map(|deletion| deletion.approvals_missing);
+    let missing = |key: &pb::Key| {
+        key.versions[0]
+            .deletion
+            .as_ref()
+            .map(|deletion| deletion.approvals_missing)
+    };
     assert_eq!(missing(&key), Some(1));
     site.clock.advance(40 * DAY);
     tokio::time::sleep(Duration::from_millis(1500)).await;

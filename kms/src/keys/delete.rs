@@ -89,9 +89,7 @@ impl<H: Hsm> Keys<H> {
             })
             .await?;
         let key = self.known(name)?;
-        let obstacles = key
-            .obstacles(target, &zones, self.config.quorum())
-            .unwrap_or_default();
+        let obstacles = key.obstacles(target, &zones, self.config.quorum()).unwrap_or_default();
         if obstacles.zones.is_empty() {
             Ok(wire)
         } else {

@@ -49,10 +49,7 @@ impl<H: Hsm> Keys<H> {
         let zones = self.ledger.zones(name).await?;
         self.registry.put_zones(name, &zones);
         let now_ms = self.clock.now_ms();
-        if !self
-            .known(name)?
-            .is_due(target, &zones, self.config.quorum(), now_ms)
-        {
+        if !self.known(name)?.is_due(target, &zones, self.config.quorum(), now_ms) {
             return Ok(None);
         }
         let mut repeated = false;

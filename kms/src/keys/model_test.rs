@@ -232,7 +232,10 @@ impl World {
                 if self.key.attributes.outside_zones || self.store_lost {
                     assert!(approvals >= APPROVALS, "{number} went with {approvals} approvals");
                 } else {
-                    assert!(approvals >= APPROVALS || !self.quorum.always, "{number} went without approvals");
+                    assert!(
+                        approvals >= APPROVALS || !self.quorum.always,
+                        "{number} went without approvals"
+                    );
                     assert!(!left, "{number} was destroyed while a zone has EDEKs of it");
                 }
                 self.token.remove(&number.0);

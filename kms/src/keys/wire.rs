@@ -92,9 +92,7 @@ impl Key {
             approvals,
             ..
         } = self.deletions.get(&target)?;
-        let obstacles = self
-            .obstacles(target, &around.zones, around.quorum)
-            .unwrap_or_default();
+        let obstacles = self.obstacles(target, &around.zones, around.quorum).unwrap_or_default();
         Some(pb::Deletion {
             requested_by: requested_by.clone(),
             retired_ms: *retired_ms,

@@ -31,7 +31,7 @@ use super::{SealedConfig, TokenConfig, pb::token_worker_client::TokenWorkerClien
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a worker needs of the environment: itself little, SoftHSM2 and p11-kit their configuration, vendors' modules theirs.
-const ENVIRONMENT: [&str; 19] = [
+const ENVIRONMENT: [&str; 20] = [
     "PATH",
     "HOME",
     "USER",
@@ -40,6 +40,7 @@ const ENVIRONMENT: [&str; 19] = [
     "TZ",
     "TMPDIR",
     "XDG_RUNTIME_DIR",
+    "CREDENTIALS_DIRECTORY",
     "RUST_LOG",
     "RUST_BACKTRACE",
     "SOFTHSM2_CONF",

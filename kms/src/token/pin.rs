@@ -5,12 +5,12 @@ use std::{
     fs::{File, Metadata},
     io::{self, Read},
     num::NonZeroU32,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
 use aws_lc_rs::pbkdf2;
 use cryptoki::types::AuthPin;
+use strongroom_proto::transport::mode_open_to_others;
 use zeroize::Zeroizing;
 
 /// Bytes of a PIN file; PKCS#11 tokens take far fewer.
@@ -110,14 +110,12 @@ fn check_private(path: &Path, metadata: &Metadata) -> Result<(), PinError> {
     if !metadata.is_file() {
         return Err(PinError::NotAFile { path: path.to_owned() });
     }
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 == 0 {
-        Ok(())
-    } else {
-        Err(PinError::ReadableByOthers {
+    match mode_open_to_others(path, metadata) {
+        None => Ok(()),
+        Some(mode) => Err(PinError::ReadableByOthers {
             path: path.to_owned(),
             mode,
-        })
+        }),
     }
 }
 
@@ -130,7 +128,7 @@ fn read_error(path: &Path) -> impl Fn(io::Error) -> PinError {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::*;
 

@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Remote, Remotes, Role, TlsError, TlsIdentity, connect_any, connect_bearer,
+    private::mode_open_to_others,
     tls::{provider, roots_of},
 };
 use crate::{Failure, Reason};
@@ -207,8 +208,7 @@ impl TokenFile {
 
     fn stamp(&self) -> Result<Stamp, TlsError> {
         let file = std::fs::metadata(&self.path).map_err(|error| self.unreadable(error))?;
-        let mode = file.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
+        if let Some(mode) = mode_open_to_others(&self.path, &file) {
             return Err(TlsError::KeyReadable {
                 path: self.path.clone(),
                 mode,

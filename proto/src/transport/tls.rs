@@ -16,6 +16,7 @@ use rustls::{
 
 use super::{
     identity::{PeerIdentity, Role, of_certificate},
+    private::mode_open_to_others,
     renewal::Current,
     signing::Trust,
 };
@@ -318,21 +319,17 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     })
 }
 
-#[cfg(unix)]
 fn refuse_open_key(path: &Path) -> Result<(), TlsError> {
-    use std::os::unix::fs::PermissionsExt;
     let metadata = std::fs::metadata(path).map_err(|source| TlsError::Read {
         path: path.to_owned(),
         source,
     })?;
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 == 0 {
-        Ok(())
-    } else {
-        Err(TlsError::KeyReadable {
+    match mode_open_to_others(path, &metadata) {
+        None => Ok(()),
+        Some(mode) => Err(TlsError::KeyReadable {
             path: path.to_owned(),
             mode,
-        })
+        }),
     }
 }
 
