@@ -1,14 +1,17 @@
 //! The key service's configuration file.
 
 use std::{
-    io,
     net::SocketAddr,
     num::NonZeroU32,
     path::{Path, PathBuf},
 };
 
 use strongroom_kv::StoreConfig;
-use strongroom_proto::{limits::CONNECTION_AGE_MAX, transport::TlsFiles};
+use strongroom_proto::{
+    config::{self, ConfigError},
+    limits::CONNECTION_AGE_MAX,
+    transport::TlsFiles,
+};
 
 use crate::{
     BearerConfig, MetricsConfig, TracesConfig,
@@ -137,44 +140,15 @@ impl KeysConfig {
     }
 }
 
-/// Why a configuration is not used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read the configuration {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// The file is not TOML, or not this configuration.
-    #[error("the configuration {} is not valid", path.display())]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        #[source]
-        source: Box<toml::de::Error>,
-    },
-}
-
 impl Config {
     /// Reads a configuration file.
     ///
     /// # Errors
     /// Names the file and, in its source, the line.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        let config: Self = toml::from_str(&text).map_err(|source| ConfigError::Parse {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })?;
-        Ok(config.relative_to(path.parent().unwrap_or(Path::new(""))))
+        config::load(path, "kms.sample.toml", |config: Self, base| {
+            Ok(config.relative_to(base))
+        })
     }
 
     /// The files that say who may do what.

@@ -22,7 +22,7 @@ pub mod token;
 
 pub use bearer::{BearerConfig, BearerError};
 pub use clock::Clock;
-pub use config::{Config, ConfigError, InstancesConfig, KeysConfig};
+pub use config::{Config, InstancesConfig, KeysConfig};
 pub use keys::KeysError;
 pub use ops::{MetricsConfig, TracesConfig};
 pub use service::{RunError, run, serve, serve_at};

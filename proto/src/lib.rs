@@ -1,11 +1,12 @@
 //! The wire contract and the vocabulary that every Strongroom process speaks.
 //!
-//! Three things live here and nothing else: the generated gRPC code ([`kms`], [`metadata`], [`block`]),
-//! the typed ids and values that wire fields parse into at the edge, and the [`transport`]: mutual
-//! TLS 1.3, deadlines and peer identity, once for all services. No type here can hold a DEK other than
+//! Four things live here and nothing else: the generated gRPC code ([`kms`], [`metadata`], [`block`]),
+//! the typed ids and values that wire fields parse into at the edge, the [`transport`]: mutual
+//! TLS 1.3, deadlines and peer identity, once for all services, and how their [`config`] files are read. No type here can hold a DEK other than
 //! the generated unwrap answer, whose `Debug` is withheld.
 
 pub mod capability;
+pub mod config;
 mod edek;
 mod ids;
 pub mod limits;

@@ -1,6 +1,5 @@
 use std::{
     fmt::Display,
-    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
@@ -9,6 +8,7 @@ use std::{
 use serde::{Deserialize, Deserializer};
 use strongroom_proto::{
     NodeId,
+    config::{self, ConfigError},
     transport::{Remote, TlsFiles},
 };
 
@@ -34,48 +34,18 @@ pub struct Config {
     pub tls: TlsFiles,
 }
 
-/// Why a configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read the configuration {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// The file is not what `block.sample.toml` shows.
-    #[error("the configuration {} is not valid", path.display())]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        #[source]
-        source: Box<toml::de::Error>,
-    },
-}
-
 impl Config {
     /// Reads a configuration. Relative paths in it are taken from the file's directory.
     ///
     /// # Errors
     /// Says which line is not valid.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        let config: Self = toml::from_str(&text).map_err(|source| ConfigError::Parse {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })?;
-        let base = path.parent().unwrap_or(Path::new("."));
-        Ok(Self {
-            data_dir: base.join(&config.data_dir),
-            tls: config.tls.relative_to(base),
-            ..config
+        config::load(path, "block.sample.toml", |config: Self, base| {
+            Ok(Self {
+                data_dir: base.join(&config.data_dir),
+                tls: config.tls.relative_to(base),
+                ..config
+            })
         })
     }
 }

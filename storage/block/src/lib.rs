@@ -14,6 +14,6 @@ mod news;
 mod server;
 mod store;
 
-pub use config::{Config, ConfigError};
+pub use config::Config;
 pub use server::{RunError, run};
 pub use store::{BlockStore, OpenError, Part, Sealed, StoreError, Usage};

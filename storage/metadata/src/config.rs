@@ -1,13 +1,15 @@
 //! The metadata role's configuration file.
 
 use std::{
-    io,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use serde::Deserialize;
-use strongroom_proto::transport::{Remotes, TlsFiles, UserName};
+use strongroom_proto::{
+    config::{self, ConfigError},
+    transport::{Remotes, TlsFiles, UserName},
+};
 
 /// Everything that the metadata service is told. Paths are absolute once loaded.
 #[derive(Debug, Clone, Deserialize)]
@@ -78,61 +80,22 @@ impl Default for Settings {
     }
 }
 
-/// Why a configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read the configuration {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// The file is not what it must be.
-    #[error("the configuration {} is not valid; compare it with metadata.sample.toml", path.display())]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        #[source]
-        source: Box<toml::de::Error>,
-    },
-    /// A number breaks a rule.
-    #[error("the configuration {} is not valid: {rule}", path.display())]
-    Rule {
-        /// The file.
-        path: PathBuf,
-        /// The rule.
-        rule: &'static str,
-    },
-}
-
 impl Config {
     /// Reads and checks a configuration file. Relative paths in it are taken from its directory.
     ///
     /// # Errors
     /// Names the file and what is wrong with it.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        let mut config: Self = toml::from_str(&text).map_err(|source| ConfigError::Parse {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })?;
-        if let Some(rule) = config.settings.broken_rule() {
-            return Err(ConfigError::Rule {
-                path: path.to_owned(),
-                rule,
-            });
-        }
-        let base = path.parent().unwrap_or(Path::new("."));
-        config.tls = config.tls.relative_to(base);
-        config.data_dir = base.join(&config.data_dir);
-        Ok(config)
+        config::load(path, "metadata.sample.toml", |config: Self, base| {
+            match config.settings.broken_rule() {
+                Some(rule) => Err(rule),
+                None => Ok(Self {
+                    tls: config.tls.relative_to(base),
+                    data_dir: base.join(&config.data_dir),
+                    ..config
+                }),
+            }
+        })
     }
 }
 

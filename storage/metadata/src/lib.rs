@@ -28,7 +28,7 @@ mod zones;
 
 pub use clock::Clock;
 pub use cluster::key::KeyError;
-pub use config::{Config, ConfigError, Settings};
+pub use config::{Config, Settings};
 pub use core::OpenError;
 pub use error::MetadataError;
 pub use run::{RunError, run};
