@@ -382,6 +382,21 @@ mod tests {
         }
     }
 
+    /// As instances do that share the directory of marks, each with a PIN file of its own.
+    #[test]
+    fn a_refused_pin_is_known_again_by_whoever_keeps_marks_in_the_same_place() {
+        let guarded = Guarded::new();
+        let file = guarded.directory.path().join("pin of another");
+        replace(guarded.directory.path(), "pin of another", "4711").expect("writable");
+        let other = PinMark::open(guarded.mark().directory(), Path::new("/m.so"), "t", &file).expect("writable");
+        guarded.has_pin("4711");
+        assert!(guarded.attempt(Err("wrong")));
+        let read = || Pin::read(&file).map_err(drop);
+        let login = other.guard("0001", read, |_| Ok(()), |()| true);
+        assert!(matches!(login, Ok(Login::Withheld)), "{login:?}");
+        assert!(!guarded.attempt(Ok(())), "nor by the first again");
+    }
+
     #[test]
     fn logins_that_are_never_answered_count_in_whatever_file() {
         let guarded = Guarded::new();
