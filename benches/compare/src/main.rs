@@ -12,6 +12,7 @@
 
 mod cases;
 mod crosscheck;
+mod ipsec;
 mod limit;
 mod measure;
 mod peers;

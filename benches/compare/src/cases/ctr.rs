@@ -4,9 +4,10 @@ use std::hint::black_box;
 
 use super::{Case, KEY_128, KEY_256, aligned, pattern};
 use crate::{
+    ipsec::Ipsec,
     limit,
     measure::Contestant,
-    peers::{CtrCipher, ctr_ciphers},
+    peers::{CtrCipher, IV, ctr_ciphers},
 };
 
 const SIZES: [(usize, &str); 6] = [
@@ -35,11 +36,15 @@ pub(super) fn cases() -> Vec<Case> {
 
 fn contestants(key: &'static [u8], bytes: usize, across: bool) -> Vec<Contestant> {
     let mut ciphers = ctr_ciphers(key);
-    verify(&mut ciphers, bytes);
+    let expected = verify(&mut ciphers, bytes);
     let mut contestants: Vec<Contestant> = ciphers
         .into_iter()
         .map(|cipher| contestant(cipher, bytes, across))
         .collect();
+    if let Some(mut ipsec) = Ipsec::start(key, &IV, bytes, across) {
+        assert!(ipsec.show(bytes) == expected, "ipsec-mb is wrong at {bytes} bytes");
+        contestants.push(Contestant::timing_itself("ipsec-mb", move |count| ipsec.run(count)));
+    }
     contestants.push(limit::aes_contestant(key.len(), bytes));
     contestants.push(limit::memory_contestant(bytes, across));
     contestants
@@ -63,9 +68,11 @@ fn contestant(mut cipher: Box<dyn CtrCipher>, bytes: usize, across: bool) -> Con
     }
 }
 
+/// The ciphertext of a pattern.
+///
 /// # Panics
 /// If two implementations disagree.
-fn verify(ciphers: &mut [Box<dyn CtrCipher>], bytes: usize) {
+fn verify(ciphers: &mut [Box<dyn CtrCipher>], bytes: usize) -> Vec<u8> {
     let plain = pattern(bytes);
     let mut expected = plain.clone();
     ciphers.last_mut().expect("there are peers").in_place(&mut expected);
@@ -77,4 +84,5 @@ fn verify(ciphers: &mut [Box<dyn CtrCipher>], bytes: usize) {
         cipher.across(&plain, &mut own);
         assert!(own == expected, "{} is wrong at {bytes} bytes", cipher.name());
     }
+    expected
 }
