@@ -6,8 +6,9 @@ use crate::report::Figure;
 
 const SIZES: [&str; 6] = ["64B", "512B", "4KiB", "64KiB", "1MiB", "64MiB"];
 /// Name in figures, label and colour; ours first, the limit last.
-const SERIES: [(&str, &str, &str); 5] = [
+const SERIES: [(&str, &str, &str); 6] = [
     ("", "Strongroom", "#0b6e4f"),
+    ("ipsec-mb", "ipsec-mb", "#4a7fb5"),
     ("aws-lc", "AWS-LC", "#d17a22"),
     ("openssl", "OpenSSL", "#7a6c5d"),
     ("rustcrypto", "RustCrypto", "#9a8fbf"),
@@ -21,7 +22,7 @@ const BOTTOM: f64 = 370.0;
 
 /// AES-256-CTR in place, in GB/s.
 pub(crate) fn svg(figures: &[Figure]) -> String {
-    let columns: Vec<[f64; 5]> = SIZES.iter().map(|size| rates(figures, size)).collect();
+    let columns: Vec<[f64; 6]> = SIZES.iter().map(|size| rates(figures, size)).collect();
     let highest = columns.iter().flatten().copied().fold(1.0, f64::max);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"13\">\n\
@@ -38,7 +39,7 @@ pub(crate) fn svg(figures: &[Figure]) -> String {
 }
 
 /// What each series reached at a size; 0 where it was not measured.
-fn rates(figures: &[Figure], size: &str) -> [f64; 5] {
+fn rates(figures: &[Figure], size: &str) -> [f64; 6] {
     let start = format!("ctr/aes256/{size}/");
     // Our fastest backend comes first.
     let own = figures
@@ -63,7 +64,7 @@ fn height(rate: f64, highest: f64) -> f64 {
 
 fn legend(svg: &mut String) {
     for (position, (_, label, colour)) in SERIES.iter().enumerate() {
-        let x = LEFT + 120.0 * position as f64;
+        let x = LEFT + 112.0 * position as f64;
         let _ = writeln!(
             svg,
             "<rect x=\"{x}\" y=\"38\" width=\"12\" height=\"12\" fill=\"{colour}\"/><text x=\"{}\" y=\"49\">{label}</text>",
@@ -89,32 +90,32 @@ fn scale(svg: &mut String, highest: f64) {
     }
 }
 
-fn column(svg: &mut String, position: usize, size: &str, rates: &[f64; 5], highest: f64) {
+fn column(svg: &mut String, position: usize, size: &str, rates: &[f64; 6], highest: f64) {
     let left = LEFT + 15.0 + 128.0 * position as f64;
     let [bars @ .., _] = rates;
     for (bar, (rate, (_, _, colour))) in bars.iter().zip(SERIES).enumerate() {
-        let (x, high) = (left + 25.0 * bar as f64, height(*rate, highest));
+        let (x, high) = (left + 21.0 * bar as f64, height(*rate, highest));
         let _ = writeln!(
             svg,
-            "<rect x=\"{x}\" y=\"{:.1}\" width=\"22\" height=\"{high:.1}\" fill=\"{colour}\"/>\
-             <text x=\"{}\" y=\"{:.1}\" font-size=\"10\" text-anchor=\"middle\">{rate:.1}</text>",
+            "<rect x=\"{x}\" y=\"{:.1}\" width=\"19\" height=\"{high:.1}\" fill=\"{colour}\"/>\
+             <text x=\"{}\" y=\"{:.1}\" font-size=\"9\" text-anchor=\"middle\">{rate:.1}</text>",
             BOTTOM - high,
-            x + 11.0,
+            x + 9.5,
             BOTTOM - high - 3.0
         );
     }
-    let (x, y) = (left + 48.0, BOTTOM + 20.0);
+    let (x, y) = (left + 52.0, BOTTOM + 20.0);
     let _ = writeln!(svg, "<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\">{size}</text>");
 }
 
 /// What registers can do is the same at each size: the median.
-fn limit(svg: &mut String, columns: &[[f64; 5]], highest: f64) {
-    let mut limits: Vec<f64> = columns.iter().map(|rates| rates[4]).collect();
+fn limit(svg: &mut String, columns: &[[f64; 6]], highest: f64) {
+    let mut limits: Vec<f64> = columns.iter().map(|rates| rates[5]).collect();
     limits.sort_by(f64::total_cmp);
     let (y, right, colour) = (
         BOTTOM - height(limits[limits.len() / 2], highest),
         WIDTH - 20.0,
-        SERIES[4].2,
+        SERIES[5].2,
     );
     let _ = writeln!(
         svg,

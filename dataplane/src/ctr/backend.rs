@@ -70,6 +70,10 @@ impl Backend {
         TIERS[self.0 as usize].1
     }
 
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "only kernels of our own differ by it")
+    )]
     pub(crate) const fn tier(self) -> Tier {
         self.0
     }
