@@ -475,7 +475,11 @@ async fn what_a_caller_waits_for_no_more_is_left_undone_and_recorded() {
         .mint("payroll", ZoneId::generate(), 1)
         .await
         .expect("the token is free");
-    assert_eq!(hsm.calls(), uses + 1, "the mint; the token did nothing for the one who left");
+    assert_eq!(
+        hsm.calls(),
+        uses + 1,
+        "the mint; the token did nothing for the one who left"
+    );
     kms.stop().await;
 }
 

@@ -239,7 +239,10 @@ static ulong call(int f, int arity, ulong *a) {
     ulong rv;
     control->calls[f]++;
     if (f == INITIALIZE) returns_seen = control->returns;
-    if (is_gone(f, a, &rv)) return rv;
+    if (is_gone(f, a, &rv)) {
+        control->fired[f]++;
+        return rv;
+    }
     struct rule *rule = control->rules + f;
     enum fault fault = take(f, a);
     switch (fault) {

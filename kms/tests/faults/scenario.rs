@@ -10,9 +10,9 @@ use futures::{Stream, StreamExt, stream};
 use strongroom_kms::{
     fleet::{Fleet, Health},
     hsm::Hsm,
-    token::TokenConfig,
+    token::{TokenConfig, marks_directory},
 };
-use strongroom_pkcs11_shim::Shim;
+use strongroom_pkcs11_shim::{Function, Shim};
 
 use crate::{
     fixture::Fixture,
@@ -33,6 +33,8 @@ pub(crate) struct Scenario {
     inject: Box<dyn Fn(&Shim) + Send + Sync>,
     lasts: Duration,
     may_fail: bool,
+    /// Whether the token is back in service some time after the fault.
+    returns: bool,
 }
 
 impl Scenario {
@@ -42,6 +44,7 @@ impl Scenario {
             inject: Box::new(inject),
             lasts: FAULT_TIME,
             may_fail: true,
+            returns: true,
         }
     }
 
@@ -56,6 +59,22 @@ impl Scenario {
         self
     }
 
+    /// It takes a person to mend it.
+    pub(crate) const fn for_good(mut self) -> Self {
+        self.returns = false;
+        self
+    }
+
+    /// Injects the fault, waits while it lasts, and sees that it has struck: a row whose calls are not made any more shows
+    /// nothing.
+    async fn strike(&self, shim: &Shim) {
+        (self.inject)(shim);
+        tokio::time::sleep(self.lasts).await;
+        let struck: u64 = Function::ALL.iter().map(|&function| shim.fired(function)).sum();
+        assert!(struck > 0, "{}: no call met the fault", self.name);
+        shim.clear_all();
+    }
+
     async fn run(self) -> Row {
         let fixture = Fixture::new();
         let shim = Shim::in_front_of(&fixture.config().module).expect("the module is written");
@@ -66,9 +85,7 @@ impl Scenario {
         let token = fixture.try_start(config).await.expect("all is there");
         let load = Arc::new(Load::prepare(token.clone()).await);
         let running = load.start();
-        (self.inject)(&shim);
-        tokio::time::sleep(self.lasts).await;
-        shim.clear_all();
+        self.strike(&shim).await;
         let recovered = load.recovery(RECOVERY_MAX).await;
         let recovery = recovered.unwrap_or_else(|| panic!("{}: no recovery in {RECOVERY_MAX:?}", self.name));
         load.stop(running).await;
@@ -84,7 +101,7 @@ impl Scenario {
         Row {
             name: self.name,
             outcome,
-            recovery,
+            recovery: Some(recovery),
         }
     }
 }
@@ -100,14 +117,23 @@ async fn run_beside_another(scenario: Scenario) -> Row {
     both_serve(&fleet).await.expect("both are sound");
     let load = Arc::new(Load::prepare(fleet.clone()).await);
     let running = load.start();
-    (scenario.inject)(&shim);
-    tokio::time::sleep(scenario.lasts).await;
-    shim.clear_all();
-    let recovered = both_serve(&fleet).await;
-    let recovery = recovered.unwrap_or_else(|| panic!("{}: {:?} stays out", scenario.name, fleet.tokens()));
+    scenario.strike(&shim).await;
+    let recovery = if scenario.returns {
+        let recovered = both_serve(&fleet).await;
+        Some(recovered.unwrap_or_else(|| panic!("{}: {:?} stays out", scenario.name, fleet.tokens())))
+    } else {
+        let tokens = fleet.tokens();
+        assert_ne!(tokens[0].health, Health::Serving, "{}", scenario.name);
+        None
+    };
     load.stop(running).await;
     fleet.stop().await;
 
+    if !scenario.returns {
+        // What its operator does once the token takes the PIN again.
+        let marks = marks_directory(&pair.path("state"), &configs[0].label);
+        std::fs::remove_dir_all(marks).expect("the rejection was marked");
+    }
     let clean = pair.start().await;
     let outcome = load.judge(scenario.name, &clean).await;
     clean.stop().await;
@@ -135,7 +161,8 @@ async fn both_serve(fleet: &Fleet) -> Option<Duration> {
 struct Row {
     name: &'static str,
     outcome: Outcome,
-    recovery: Duration,
+    /// `None` if it takes a person.
+    recovery: Option<Duration>,
 }
 
 impl fmt::Display for Row {
@@ -148,11 +175,12 @@ impl fmt::Display for Row {
         } = &self.outcome;
         write!(
             f,
-            "| {} | {succeeded} | {failed} | {} | {:.1} s | {:.2} s |",
+            "| {} | {succeeded} | {failed} | {} | {:.1} s | {} |",
             self.name,
             reasons.join(", "),
             longest.as_secs_f64(),
-            self.recovery.as_secs_f64()
+            self.recovery
+                .map_or("by hand".to_owned(), |time| format!("{:.2} s", time.as_secs_f64()))
         )
     }
 }
