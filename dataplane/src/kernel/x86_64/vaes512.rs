@@ -89,7 +89,8 @@ fn decrypted<const KEYS: usize>(
 }
 
 /// Transforms a group, and between its rounds takes the checksum of the group `behind` it, or of its own input. All in one
-/// function, since vectors that pass from one to another would pass through memory.
+/// function, since vectors that pass from one to another would pass through memory; one for each direction, as the compiler
+/// inlines what is called once.
 #[inline]
 #[target_feature(enable = "aes,avx512f,avx512bw,vaes,pclmulqdq,sse4.2")]
 fn group_beside<const KEYS: usize, const ENCRYPT: bool>(
