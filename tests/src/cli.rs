@@ -13,6 +13,7 @@ use crate::strongroom;
 pub struct Cli {
     home: PathBuf,
     identity: Option<String>,
+    variables: Vec<(&'static str, PathBuf)>,
 }
 
 /// How a command ended.
@@ -34,6 +35,7 @@ impl Cli {
         Self {
             home: home.to_owned(),
             identity: None,
+            variables: Vec::new(),
         }
     }
 
@@ -41,9 +43,17 @@ impl Cli {
     #[must_use]
     pub fn as_user(&self, name: &str) -> Self {
         Self {
-            home: self.home.clone(),
             identity: Some(name.to_owned()),
+            ..self.clone()
         }
+    }
+
+    /// The same with a variable in the environment.
+    #[must_use]
+    pub fn with_variable(&self, name: &'static str, value: impl Into<PathBuf>) -> Self {
+        let mut cli = self.clone();
+        cli.variables.push((name, value.into()));
+        cli
     }
 
     /// Runs a command to its end.
@@ -69,6 +79,7 @@ impl Cli {
     pub fn command(&self) -> Command {
         let mut command = Command::new(strongroom());
         environment(&mut command, &self.home);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         if let Some(identity) = &self.identity {
             command.args(["--as", identity]);
         }

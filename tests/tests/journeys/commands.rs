@@ -13,7 +13,7 @@ const KEY: &str = "name\",\"suite";
 const MANUAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cli.md");
 
 /// The names of the outermost object in the manual's line of code that starts with `start`.
-fn documented(start: &str) -> BTreeSet<String> {
+pub(crate) fn documented(start: &str) -> BTreeSet<String> {
     let manual = fs::read_to_string(MANUAL).expect("the manual");
     let at = manual
         .find(&format!("{{\"{start}\""))
@@ -57,7 +57,8 @@ fn shaped(outcome: Outcome, start: &str) -> Value {
     last
 }
 
-fn json(cli: &Cli, line: &str, start: &str) -> Value {
+/// Runs a command with `--json`, whose answer has to be as documented; gives the last object.
+pub(crate) fn json(cli: &Cli, line: &str, start: &str) -> Value {
     shaped(cli.line(&format!("--json {line}")), start)
 }
 

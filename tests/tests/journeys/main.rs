@@ -9,6 +9,8 @@ mod files;
 mod instances;
 mod key_life;
 mod keys;
+mod logs;
 mod monitoring;
 mod refusals;
 mod sealed;
+mod tokens;
