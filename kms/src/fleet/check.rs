@@ -26,6 +26,8 @@ const CHECK_PAUSE: Duration = Duration::from_secs(1);
 const CHECK_REST: u32 = 9;
 /// Differences that one alarm names.
 const NAMED_MAX: usize = 8;
+/// How long the token that another one is compared with may take over its part: if it hangs, it must not keep that one out.
+const REFERENCE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the start waits for every token to be compared.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -342,10 +344,7 @@ pub(super) async fn try_version(own: &Token, other: Option<&Token>, version: &To
     let opened = open_one(own, &mine).await?;
     let Some(other) = other else { return Ok(()) };
     // The other one's troubles are not this one's.
-    let Ok(theirs) = mint_one(other, version).await else {
-        return Ok(());
-    };
-    let Ok(reference) = open_one(other, &theirs).await else {
+    let Ok(Ok((theirs, reference))) = timeout(REFERENCE_TIMEOUT, mint_and_open(other, version)).await else {
         return Ok(());
     };
     let crossed = open_one(own, &theirs).await?;
@@ -372,6 +371,12 @@ pub(super) async fn try_version(own: &Token, other: Option<&Token>, version: &To
             other.label()
         ),
     ))
+}
+
+async fn mint_and_open(token: &Token, version: &TokenKeyVersion) -> Result<(Edek, bytes::Bytes), Failure> {
+    let minted = mint_one(token, version).await?;
+    let opened = open_one(token, &minted).await?;
+    Ok((minted, opened))
 }
 
 async fn mint_one(token: &Token, version: &TokenKeyVersion) -> Result<Edek, Failure> {

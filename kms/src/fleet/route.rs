@@ -134,9 +134,9 @@ impl Fleet {
                 None if running.is_empty() => return Err(verdict.unwrap_or_else(|| self.none_serves())),
                 None => {}
             }
-            // Until an attempt ends, or all that run are silent and another token could be asked.
+            // Until an attempt ends, or all that run are silent and another token could be asked. That one may come back only
+            // while the call waits.
             loop {
-                let more = self.others_serve(&tried);
                 tokio::select! {
                     Some((place, outcome)) = running.next() => match outcome {
                         Ok(done) => return Ok((done, place)),
@@ -147,10 +147,11 @@ impl Fleet {
                             break;
                         }
                     },
-                    () = sleep(self.settings().hedge_after()), if more => {
+                    () = sleep(self.settings().hedge_after()) => {
                         let silence = self.settings().hedge_after();
                         let silent = |place: &usize| self.members()[*place].token.silent_for(silence);
-                        if tried.iter().filter(|place| !ask.avoid.contains(place)).all(silent) {
+                        let all_silent = tried.iter().filter(|place| !ask.avoid.contains(place)).all(silent);
+                        if all_silent && self.others_serve(&tried) {
                             tracing::warn!("no answer within {silence:?}; another token is asked too");
                             break;
                         }

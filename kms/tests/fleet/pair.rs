@@ -127,17 +127,27 @@ impl Pair {
 
     /// Sends a signal to the youngest worker of a token.
     pub(crate) fn signal(&self, label: &str, signal: &str) {
+        let output = self.kill(label, signal);
+        assert!(output.status.success(), "no worker of {label} is running: {output:?}");
+    }
+
+    /// Ends the youngest worker of a token that it may have left already, because its token is gone.
+    fn end_worker(&self, label: &str) {
+        _ = self.kill(label, "KILL");
+    }
+
+    fn kill(&self, label: &str, signal: &str) -> Output {
         let text = fs::read_to_string(self.starts_file(label)).expect("a worker was started");
         let pid = text.lines().last().expect("a worker was started");
-        let status = Command::new("kill").arg(format!("-{signal}")).arg(pid).status();
-        assert!(status.expect("kill is there").success(), "worker {pid} is not running");
+        let output = Command::new("kill").arg(format!("-{signal}")).arg(pid).output();
+        output.expect("kill is there")
     }
 
     /// Takes a token away, as if it were unplugged: its objects are gone and its worker with them.
     pub(crate) fn remove(&self, label: &str) {
         fs::rename(self.folder(label), self.path(&format!("{}.removed", slug(label)))).expect("it was there");
         self.make_slots(label);
-        self.signal(label, "KILL");
+        self.end_worker(label);
     }
 
     /// Keeps a copy of a token's objects.
@@ -153,7 +163,7 @@ impl Pair {
     pub(crate) fn restore(&self, label: &str) {
         fs::remove_dir_all(self.folder(label)).expect("it was there");
         fs::rename(self.path(&format!("{}.backup", slug(label))), self.folder(label)).expect("it was backed up");
-        self.signal(label, "KILL");
+        self.end_worker(label);
     }
 
     /// Plugs it in again.
