@@ -104,6 +104,9 @@ pub enum Fault {
     Leak(u64),
     /// A boolean attribute of this type (`CKA_…`) reads back as false.
     Deny(u64),
+    /// Of `C_EncryptInit` with AES-GCM: the token draws an IV of its own and writes it over the caller's once `C_Encrypt` has
+    /// answered, as AWS CloudHSM and tokens in FIPS mode do.
+    OwnIv,
 }
 
 impl Fault {
@@ -126,6 +129,7 @@ impl Fault {
             Self::Nothing => [10, 0, 0],
             Self::Leak(bytes) => [11, bytes, 0],
             Self::Deny(attribute) => [12, attribute, 0],
+            Self::OwnIv => [13, 0, 0],
         }
     }
 }

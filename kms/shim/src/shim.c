@@ -20,6 +20,7 @@ typedef _Atomic uint64_t word;
 struct functions { unsigned char version[2]; void *entry[68]; };
 struct attribute { ulong type; void *value; ulong length; };
 struct mechanism { ulong type; void *parameter; ulong length; };
+struct gcm { unsigned char *iv; ulong iv_length, iv_bits, aad, aad_length, tag_bits; };
 
 enum function {
     INITIALIZE, FINALIZE, GET_INFO, GET_FUNCTION_LIST, GET_SLOT_LIST, GET_SLOT_INFO, GET_TOKEN_INFO, GET_MECHANISM_LIST,
@@ -29,9 +30,9 @@ enum function {
     VERIFY_RECOVER_INIT = 52, GENERATE_KEY = 58, GENERATE_KEY_PAIR, WRAP_KEY, UNWRAP_KEY, DERIVE_KEY, GENERATE_RANDOM = 64,
     FUNCTIONS = 68
 };
-enum fault { NONE, ERROR, ERROR_AFTER, DELAY, HANG, CLOSE_SESSIONS, CRASH, CRASH_AFTER, FLIP, OTHER_OBJECT, SKIP, LEAK, DENY };
+enum fault { NONE, ERROR, ERROR_AFTER, DELAY, HANG, CLOSE_SESSIONS, CRASH, CRASH_AFTER, FLIP, OTHER_OBJECT, SKIP, LEAK, DENY, OWN_IV };
 enum { OK = 0, GENERAL_ERROR = 5, DEVICE_REMOVED = 0x32, PIN_INCORRECT = 0xa0, PIN_LOCKED = 0xa4, TOKEN_NOT_PRESENT = 0xe0 };
-enum { CKA_VALUE = 0x11, CKA_VALUE_LEN = 0x161, CKM_AES_KEY_GEN = 0x1080, TEMPLATE_MAX = 64 };
+enum { CKA_VALUE = 0x11, CKA_VALUE_LEN = 0x161, CKM_AES_KEY_GEN = 0x1080, CKM_AES_GCM = 0x1087, TEMPLATE_MAX = 64, IV_MAX = 16 };
 
 struct rule { word kind, value, extra, remaining, chance, seed; };
 struct control {
@@ -208,6 +209,28 @@ static void deny(ulong *a, ulong type) {
         if (list[i].type == type && list[i].value) *(unsigned char *)list[i].value = 0;
 }
 
+/* An encryption that the calling thread has begun, of a token that makes its own IVs: its IV, and where the caller expects it. */
+static _Thread_local struct { unsigned char bytes[IV_MAX], *told; ulong length; } own_iv;
+
+/* The token works with an IV that it draws; the caller's parameters stay as they are until there is a ciphertext. */
+static ulong encrypt_init_with_own_iv(int arity, ulong *a) {
+    struct mechanism mechanism = *(struct mechanism *)a[1];
+    struct gcm *asked = mechanism.parameter, parameters;
+    if (mechanism.type != CKM_AES_GCM || asked->iv_length > IV_MAX) return forward(ENCRYPT_INIT, arity, a);
+    ulong random[] = {a[0], (ulong)own_iv.bytes, asked->iv_length}, init[] = {a[0], (ulong)&mechanism, a[2]};
+    ulong rv = forward(GENERATE_RANDOM, 3, random);
+    if (rv != OK) return rv;
+    parameters = *asked, parameters.iv = own_iv.bytes, mechanism.parameter = &parameters;
+    rv = forward(ENCRYPT_INIT, arity, init);
+    own_iv.told = rv == OK ? asked->iv : 0, own_iv.length = asked->iv_length;
+    return rv;
+}
+
+static void tell_own_iv(void) {
+    if (own_iv.told) memcpy(own_iv.told, own_iv.bytes, own_iv.length);
+    own_iv.told = 0;
+}
+
 /* What a token that was pulled out answers. One that is back is seen by those only who initialise the library anew. */
 static int is_gone(int f, ulong *a, ulong *rv) {
     if (!control->gone && returns_seen == control->returns) return 0;
@@ -256,10 +279,13 @@ static ulong call(int f, int arity, ulong *a) {
     default: break;
     }
     swap_arguments(f, a);
-    rv = f == LOGIN ? log_in(arity, a) : forward(f, arity, a);
+    if (f == LOGIN) rv = log_in(arity, a);
+    else if (f == ENCRYPT_INIT && fault == OWN_IV) rv = encrypt_init_with_own_iv(arity, a);
+    else rv = forward(f, arity, a);
     if (fault == CRASH_AFTER) crash();
     if (fault == DENY && f == GET_ATTRIBUTE_VALUE) deny(a, rule->value); /* some attributes are there though the call failed */
     if (rv != OK) return rv;
+    if (f == ENCRYPT && a[3]) tell_own_iv();
     if (fault == ERROR_AFTER) return rule->value;
     if (fault == OTHER_OBJECT && new_handle(f, a)) exchange_object(f, a);
     if (fault == FLIP) flip(f, a);

@@ -8,6 +8,7 @@ mod forgetting;
 mod import;
 mod keys;
 mod many_keys;
+mod own_ivs;
 mod pins;
 mod sealed;
 mod sealed_suites;
