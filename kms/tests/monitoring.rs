@@ -2,40 +2,14 @@
 
 mod support;
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use axum::body::to_bytes;
 use strongroom_kms::token::TokenState;
 use strongroom_proto::{
     Failure, Reason, ZoneId,
     kms::v1::{self as pb, audit_client::AuditClient, token_admin_client::TokenAdminClient},
 };
-use support::{Kms, MemoryHsm, Site};
-use tonic::transport::Channel;
-use tower::{Service as _, ServiceExt as _};
-
-/// Bytes of the largest page that is read.
-const PAGE_BYTES_MAX: usize = 1 << 20;
-
-/// Status and text of a page, asked for as `who`.
-async fn page(kms: &Kms<'_>, address: SocketAddr, who: &str, path: &str) -> (u16, String) {
-    ask(&mut kms.channel_to(address, who), path).await
-}
-
-async fn ask(channel: &mut Channel, path: &str) -> (u16, String) {
-    let request = http::Request::get(path)
-        .body(tonic::body::Body::empty())
-        .expect("a request");
-    let ready = channel.ready().await.expect("connected");
-    let response = ready.call(request).await.expect("an answer");
-    let status = response.status().as_u16();
-    let body = to_bytes(axum::body::Body::new(response.into_body()), PAGE_BYTES_MAX);
-    let text = String::from_utf8(body.await.expect("a body").to_vec()).expect("text");
-    (status, text)
-}
+use support::{Kms, MemoryHsm, Site, ask, page};
 
 #[tokio::test]
 async fn calls_and_key_operations_are_counted_for_those_who_may_see_them() {
@@ -158,6 +132,77 @@ async fn looks(kms: &Kms<'_>, who: &str) -> Vec<(&'static str, Result<(), Reason
             ended(tokens.list_tokens(pb::ListTokensRequest {}).await.err()),
         ),
     ]
+}
+
+/// Whoever spreads calls over instances sees it before a call is refused, and again when there is room.
+#[tokio::test]
+async fn readiness_says_that_all_places_are_taken() {
+    const CALLS_PER_CONNECTION: usize = 128;
+    let (site, address) = Site::with_policy("permit (principal, action, resource);").monitored();
+    let hsm = MemoryHsm::new();
+    let kms = site.start(&hsm).await;
+    kms.as_user("user/keyadmin").create("payroll").await.expect("created");
+    let mut metadata = kms.as_user("service/metadata");
+    let edeks = metadata.mint("payroll", ZoneId::generate(), 1).await.expect("minted");
+
+    let held = hsm.hold();
+    let mut under_way = tokio::task::JoinSet::new();
+    // Each may have half of all 1024.
+    for who in ["user/alice", "user/bob"] {
+        for _ in 0..4 {
+            let unwrap = kms.as_user(who).unwrap;
+            for _ in 0..CALLS_PER_CONNECTION {
+                let (mut unwrap, edeks) = (unwrap.clone(), edeks.clone());
+                under_way.spawn(async move { unwrap.unwrap(pb::UnwrapRequest { edeks }).await });
+            }
+        }
+    }
+    let mut watcher = kms.channel_to(address, "user/anybody");
+    let began = Instant::now();
+    loop {
+        let answer = ask(&mut watcher, "/ready").await;
+        if answer == (429, "overloaded\n".to_owned()) {
+            break;
+        }
+        assert_eq!(answer, (200, "ready\n".to_owned()));
+        assert!(began.elapsed() < Duration::from_secs(20), "its places are not taken");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(held);
+    let ended = under_way.join_all().await;
+    assert!(ended.iter().all(Result::is_ok), "nobody was refused");
+    assert_eq!(ask(&mut watcher, "/ready").await, (200, "ready\n".to_owned()));
+
+    // Who is refused makes it so for a while.
+    refuse_one(&kms, &hsm, &edeks).await;
+    assert_eq!(ask(&mut watcher, "/ready").await, (429, "overloaded\n".to_owned()));
+    let began = Instant::now();
+    while ask(&mut watcher, "/ready").await.0 != 200 {
+        assert!(began.elapsed() < Duration::from_secs(20), "it stays overloaded");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    kms.stop().await;
+}
+
+/// One caller asks for more than its share at once.
+async fn refuse_one(kms: &Kms<'_>, hsm: &MemoryHsm, edeks: &[pb::Edek]) {
+    let held = hsm.hold();
+    let mut under_way = tokio::task::JoinSet::new();
+    for _ in 0..5 {
+        let unwrap = kms.as_user("user/alice").unwrap;
+        for _ in 0..128 {
+            let (mut unwrap, edeks) = (unwrap.clone(), edeks.to_vec());
+            under_way.spawn(async move { unwrap.unwrap(pb::UnwrapRequest { edeks }).await });
+        }
+    }
+    // The first that ends is one that was refused: the others are held.
+    let first = under_way.join_next().await.expect("there are calls").expect("no panic");
+    assert_eq!(
+        Failure::from(first.expect_err("there is no place")).reason,
+        Reason::Overloaded
+    );
+    drop(held);
+    under_way.join_all().await;
 }
 
 /// As many calls of one caller as may be under way, over several connections.

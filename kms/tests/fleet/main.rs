@@ -7,6 +7,7 @@ mod fixture;
 mod import;
 mod keys;
 mod linking;
+mod measured;
 mod operator;
 mod pair;
 mod planted;

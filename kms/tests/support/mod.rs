@@ -10,6 +10,7 @@
 
 mod audit_key;
 mod memory_hsm;
+mod page;
 mod pki;
 
 use std::{
@@ -40,6 +41,7 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 
 pub use audit_key::SoftKey;
 pub use memory_hsm::{Crash, CutAt, MemoryHsm};
+pub use page::{ask, page};
 pub use pki::{Pki, load};
 
 /// How long a test waits for something that must happen.

@@ -19,6 +19,7 @@ use strongroom_proto::{
 };
 use strongroom_tests::{Ca, SoftHsm, Validity, strongroom, until, until_async};
 use tempfile::TempDir;
+use tonic::Code;
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// Bytes of the largest export that the collector takes.
@@ -177,6 +178,51 @@ async fn a_call_becomes_part_of_its_callers_trace() {
     assert!(holds(&TRACE_ID), "the caller's trace");
     assert!(holds(&[1, 2, 3, 4, 5, 6, 7, 8]), "the caller's span");
     assert!(holds(b"strongroom-kms"), "the service's name");
+}
+
+/// The files are looked at every second, and a change counts when they have rested for one. On a hangup they are read again
+/// however they look.
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_policies_are_in_force_after_a_hangup() {
+    let place = Place::new();
+    let kms = Kms::start(&place, "", &[]);
+    let remote = kms.address.to_string().parse().expect("an address");
+    let channel = connect(&remote, &place.identity("keyadmin", "user/keyadmin"), Role::Kms);
+    let allowed = || {
+        let mut client = KeyAdminClient::new(channel.clone());
+        async move {
+            client
+                .list_keys(ListKeysRequest::default())
+                .await
+                .map(drop)
+                .map_err(|status| status.code())
+        }
+    };
+    until_async("the key service answers", LIMIT, || async { allowed().await.ok() }).await;
+    for (policy, expected) in [
+        ("forbid (principal, action, resource);", Err(Code::PermissionDenied)),
+        ("permit (principal, action, resource);", Ok(())),
+    ] {
+        let new = place.path("policy.new");
+        fs::write(&new, policy).expect("own directory");
+        fs::rename(&new, place.path("policy.cedar")).expect("own directory");
+        kill_process(Pid::from_child(&kms.child), Signal::HUP).expect("it runs");
+        let taken_up = || async { (allowed().await == expected).then_some(()) };
+        until_async(&format!("{policy} is in force"), Duration::from_secs(6), taken_up).await;
+    }
+    // A set that cannot be read changes nothing, and the service lives on.
+    fs::write(place.path("policy.cedar"), "permit (principal, action);").expect("own directory");
+    kill_process(Pid::from_child(&kms.child), Signal::HUP).expect("it runs");
+    let broken = || recorded(&place, "policy-broken").then_some(());
+    until("the audit log tells of it", LIMIT, broken);
+    assert_eq!(allowed().await, Ok(()));
+    assert!(recorded(&place, "policy-reloaded"));
+    kms.stop();
+}
+
+fn recorded(place: &Place, action: &str) -> bool {
+    let log = fs::read_to_string(place.path("data/audit/000001.log")).expect("an audit log");
+    log.contains(&format!("\"action\":\"{action}\""))
 }
 
 /// systemd is told when calls are served and when the service stops (`sd_notify(3)`).
