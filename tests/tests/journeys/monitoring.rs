@@ -14,7 +14,7 @@ use std::{
 use axum::{Router, body::to_bytes, extract::Request, response::Response, routing::post};
 use rustix::process::{Pid, Signal, kill_process};
 use strongroom_proto::{
-    kms::v1::{ListKeysRequest, key_admin_client::KeyAdminClient},
+    kms::v1::{ListInstancesRequest, ListKeysRequest, key_admin_client::KeyAdminClient},
     transport::{self, Role, TlsFiles, TlsIdentity, connect},
 };
 use strongroom_tests::{Ca, SoftHsm, Validity, strongroom, until, until_async};
@@ -192,7 +192,7 @@ async fn changed_policies_are_in_force_after_a_hangup() {
         let mut client = KeyAdminClient::new(channel.clone());
         async move {
             client
-                .list_keys(ListKeysRequest::default())
+                .list_instances(ListInstancesRequest {})
                 .await
                 .map(drop)
                 .map_err(|status| status.code())
