@@ -83,14 +83,13 @@ impl<'a> Bench<'a> {
 
     /// Median of the rates, and of their ratios to the bare loop's rate of `operation`.
     async fn held_against_raw(&mut self, operation: &str, load: impl AsyncFn(&Self) -> f64) -> (f64, f64) {
-        let (mut rates, mut ratios) = (Vec::new(), Vec::new());
+        let mut rates = Vec::new();
         for _ in 0..ROUNDS {
             let limit = self.raw.rate(operation, self.suite, RAW_MS);
             let rate = load(self).await;
-            rates.push(rate);
-            ratios.push(rate / limit);
+            rates.push((rate, rate / limit));
         }
-        (median(rates), median(ratios))
+        medians(&rates)
     }
 
     fn figure(&self, what: &str, (value, ratio): (f64, f64)) -> Figure {
@@ -141,21 +140,23 @@ async fn batched(bench: &mut Bench<'_>) -> Vec<Figure> {
 async fn unary(bench: &mut Bench<'_>) -> Vec<Figure> {
     let mut figures = Vec::new();
     for in_flight in [1, 16, 64] {
-        let (mut p50, mut p99) = (Vec::new(), Vec::new());
-        let (mut rates, mut ratios) = (Vec::new(), Vec::new());
+        let (mut rates, mut p50, mut p99) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             let limit = bench.raw.rate("unwrap", bench.suite, RAW_MS);
             let (rate, mut latencies) = load::unary(&bench.target, &bench.edeks, in_flight, RUN).await;
-            rates.push(rate);
-            ratios.push(rate / limit);
-            p50.push(latencies.at_ms(0.50));
-            p99.push(latencies.at_ms(0.99));
+            rates.push((rate, rate / limit));
+            for (percentile, at) in [(&mut p50, 0.50), (&mut p99, 0.99)] {
+                let ms = latencies.at_ms(at);
+                percentile.push((ms, 1000.0 / limit / ms));
+            }
         }
-        let (p50, p99) = (median(p50), median(p99));
-        note(&format!(
-            "unwrap, {in_flight} single calls in flight: p50 {p50:.2} ms, p99 {p99:.2} ms"
-        ));
-        figures.push(bench.figure(&format!("unwrap/unary{in_flight}"), (median(rates), median(ratios))));
+        let what = format!("unwrap/unary{in_flight}");
+        figures.push(bench.figure(&what, medians(&rates)));
+        for (name, percentile) in [("p50", p50), ("p99", p99)] {
+            let mut figure = bench.figure(&format!("{what}-{name}"), medians(&percentile));
+            figure.unit = "ms";
+            figures.push(figure);
+        }
     }
     let client = Arc::new(UnwrapClient::connect(
         &bench.service.remote().into(),
@@ -172,6 +173,12 @@ async fn unary(bench: &mut Bench<'_>) -> Vec<Figure> {
         .await;
     figures.push(bench.figure("unwrap/client64", through_client));
     figures
+}
+
+/// Medians of values and of their ratios.
+fn medians(rounds: &[(f64, f64)]) -> (f64, f64) {
+    let (values, ratios): (Vec<f64>, Vec<f64>) = rounds.iter().copied().unzip();
+    (median(values), median(ratios))
 }
 
 /// Single calls at half the rate that 64 in flight reach, begun on time: their latency beside that of one fsync.
@@ -262,19 +269,19 @@ async fn compared(
     ours: impl AsyncFn() -> f64,
     other: impl AsyncFn() -> f64,
 ) -> Figure {
-    let (mut rates, mut ratios) = (Vec::new(), Vec::new());
+    let mut rates = Vec::new();
     for _ in 0..ROUNDS {
         let (other, ours) = (other().await, ours().await);
-        rates.push(ours);
-        ratios.push(ours / other);
+        rates.push((ours, ours / other));
     }
+    let (value, ratio) = medians(&rates);
     Figure {
         bench: format!("kms/{what}"),
         implementation: "strongroom",
-        value: median(rates),
+        value,
         unit: "op/s",
         against,
-        ratio: median(ratios),
+        ratio,
     }
 }
 
