@@ -21,9 +21,6 @@ use crate::{
     output::Output,
 };
 
-/// The services allocate for every frame of HTTP/2 that comes or goes; the system's allocator took a quarter of their time.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
