@@ -159,11 +159,25 @@ impl Fleet {
         }
         self.set_health(member, Health::Checking);
         self.compare_one(place).await;
-        if self.settings().auto_resync && member.serves() && member.read(|status| status.lacking) > 0 {
-            match self.fill(member.label()).await {
-                Ok(done) => tracing::info!(token = member.label(), cloned = done.cloned.len(), "filled up"),
-                Err(failure) => tracing::warn!(token = member.label(), "cannot fill up the token: {failure}"),
+        self.fill_unasked(member).await;
+    }
+
+    /// Fills up a token that was found to lack versions, where that is not left to an operator.
+    async fn fill_unasked(&self, member: &Member) {
+        let lacks = || member.serves() && member.read(|status| status.lacking) > 0;
+        if !self.settings().auto_resync || !self.clones() || !lacks() {
+            return;
+        }
+        match self.fill(member.label()).await {
+            Ok(done) if done.left.is_empty() => {
+                tracing::info!(token = member.label(), cloned = done.cloned.len(), "filled up");
             }
+            Ok(done) => {
+                let (key, version, why) = &done.left[0];
+                let left = done.left.len();
+                tracing::warn!(token = member.label(), left, %key, %version, why, "not all that the token lacks could be cloned");
+            }
+            Err(failure) => tracing::warn!(token = member.label(), "cannot fill up the token: {failure}"),
         }
     }
 
@@ -178,6 +192,8 @@ impl Fleet {
                 let state = self.members()[place].token.subscribe().borrow().clone();
                 if state == TokenState::Ready {
                     self.compare_one(place).await;
+                    // What it should hold may have been learnt, or its officer's trust given, after it came up.
+                    self.fill_unasked(&self.members()[place]).await;
                 }
             }
             sleep(CHECK_PAUSE.max(started.elapsed() * CHECK_REST)).await;

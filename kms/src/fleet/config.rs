@@ -28,7 +28,8 @@ pub struct RedundancyConfig {
     pub queue_wait_ms_max: u64,
     /// A token that has answered nothing for that long while a call waits gets company: the call is also made on another.
     pub hedge_after_ms: u64,
-    /// Whether a token that lacks versions gets them without being asked: `strongroom token resync` at every return.
+    /// Whether a token that lacks versions gets them without being asked: `strongroom token resync` whenever a comparison finds
+    /// that it lacks some.
     pub auto_resync: bool,
 }
 

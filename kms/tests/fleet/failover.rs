@@ -35,14 +35,14 @@ fn edek(wrapped: bytes::Bytes, byte: u8) -> Edek {
 }
 
 /// Callers that mint, re-wrap and unwrap all the time, and count what they got.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     rounds: Arc<AtomicUsize>,
     callers: JoinSet<Duration>,
 }
 
 impl Load {
-    fn start(fleet: &Fleet) -> Self {
+    pub(crate) fn start(fleet: &Fleet) -> Self {
         let (stop, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let mut callers = JoinSet::new();
         for caller in 0..4_u8 {
@@ -62,7 +62,7 @@ impl Load {
     }
 
     /// Waits until so many more rounds were made.
-    async fn goes_on(&self, rounds: usize) {
+    pub(crate) async fn goes_on(&self, rounds: usize) {
         let (start, deadline) = (
             self.rounds.load(Ordering::Relaxed),
             Instant::now() + Duration::from_secs(30),
@@ -74,7 +74,7 @@ impl Load {
     }
 
     /// Ends it; every caller got all it asked for, or this panics. The slowest round of three calls.
-    async fn end(mut self) -> Duration {
+    pub(crate) async fn end(mut self) -> Duration {
         self.stop.store(true, Ordering::Relaxed);
         let mut slowest = Duration::ZERO;
         while let Some(ended) = self.callers.join_next().await {

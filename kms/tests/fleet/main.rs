@@ -1,10 +1,13 @@
 //! Several tokens used as one, on real SoftHSM2 tokens.
 
+#[path = "../../../storage/kv/tests/cluster/mod.rs"]
+mod cluster;
 mod failover;
 #[path = "../token/fixture.rs"]
 #[allow(dead_code, reason = "each test binary uses a part of what they share")]
 mod fixture;
 mod import;
+mod instances;
 mod keys;
 mod linking;
 mod measured;

@@ -159,6 +159,15 @@ impl Pair {
         assert!(copied.expect("cp is there").success());
     }
 
+    /// Exchanges the token's objects with that copy. Nobody may use them.
+    pub(crate) fn swap_backup(&self, label: &str) {
+        let (folder, backup) = (self.folder(label), self.path(&format!("{}.backup", slug(label))));
+        let aside = self.path(&format!("{}.aside", slug(label)));
+        for (from, to) in [(&folder, &aside), (&backup, &folder), (&aside, &backup)] {
+            fs::rename(from, to).expect("it was backed up");
+        }
+    }
+
     /// Puts that copy in the token's place.
     pub(crate) fn restore(&self, label: &str) {
         fs::remove_dir_all(self.folder(label)).expect("it was there");
@@ -187,6 +196,19 @@ impl Pair {
 
     pub(crate) fn probe(&self, label: &str, command: &str, rest: &[&str]) -> String {
         let output = self.try_probe(label, command, rest);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// Runs the thief on a token, with or without the user's PIN; what it tried and what came of it, line by line.
+    pub(crate) fn thief(&self, command: &str, label: &str, with_pin: bool, rest: &[&str]) -> String {
+        let mut process = Command::new(example("token_thief"));
+        process.arg(command).arg(self.vendor(label).module()).arg(label);
+        if with_pin {
+            process.arg(self.path("pin"));
+        }
+        let output = process.args(rest).envs([self.environment(label)]).output();
+        let output = output.expect("the example token_thief is built with the tests");
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).expect("text")
     }

@@ -1,10 +1,15 @@
 //! Tokens that are down, empty or hold another key.
 
-use strongroom_kms::{fleet::Health, hsm::Hsm};
-use strongroom_proto::{KeyVersion, Reason};
+use std::time::{Duration, Instant};
+
+use strongroom_kms::{
+    fleet::{Fleet, Health, RedundancyConfig},
+    hsm::Hsm,
+};
+use strongroom_proto::{Edek, EdekSuite, KeyVersion, Reason};
 
 use crate::{
-    failover::becomes,
+    failover::{Load, becomes},
     fixture::{fresh, name, zone},
     pair::{LABELS, Pair, report},
 };
@@ -75,6 +80,121 @@ async fn a_replacement_is_linked_and_filled_up() {
         Reason::NotFound
     );
     fleet.stop().await;
+}
+
+/// Waits until a token holds so many versions and lacks none.
+async fn is_full(fleet: &Fleet, label: &str, held: usize) {
+    let began = Instant::now();
+    while (report(fleet, label).held, report(fleet, label).lacking) != (held, 0) {
+        let seen = report(fleet, label);
+        assert!(
+            began.elapsed() < Duration::from_secs(30),
+            "it is not filled up: {seen:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_empty_replacement_is_filled_without_being_asked() {
+    let pair = Pair::new();
+    let settings = || RedundancyConfig {
+        auto_resync: true,
+        ..Pair::settings()
+    };
+    let fleet = pair.start_with(&pair.configs(), settings()).await;
+    let mut versions = Vec::new();
+    for version in 0..3 {
+        let made = fleet.generate(&fresh("payroll", version)).await.expect("in both");
+        versions.push((made.version, made.kcv));
+    }
+    fleet.expect(&name("payroll"), &versions);
+    let minted = fleet
+        .mint(&name("payroll"), KeyVersion(2), &zone(1), 1)
+        .await
+        .expect("minted");
+
+    // It is seen empty before its officer has introduced it.
+    pair.remove(LABELS[1]);
+    becomes(&fleet, LABELS[1], |health| matches!(health, Health::Away(_))).await;
+    pair.make_token(LABELS[1]);
+    becomes(&fleet, LABELS[1], |health| *health == Health::Serving).await;
+    assert_eq!(report(&fleet, LABELS[1]).lacking, 3);
+    pair.link(false).expect("introduced");
+    is_full(&fleet, LABELS[1], 3).await;
+    fleet.stop().await;
+
+    // Replaced while the service was down, which learns what to expect from its store once the tokens are up.
+    pair.make_token(LABELS[0]);
+    pair.link(false).expect("introduced");
+    let fleet = pair.start_with(&pair.configs(), settings()).await;
+    fleet.expect(&name("payroll"), &versions);
+    is_full(&fleet, LABELS[0], 3).await;
+    fleet.stop().await;
+    // What it has now went through both replacements.
+    let alone = pair.start_with(&pair.configs()[..1], Pair::settings()).await;
+    let edek = Edek {
+        key: name("payroll"),
+        version: KeyVersion(2),
+        zone: zone(1),
+        suite: EdekSuite::Kw,
+        wrapped: minted[0].clone(),
+    };
+    let opened = alone.unwrap(&[edek]).await.expect("called");
+    assert!(opened[0].is_ok(), "{:?}", opened[0].as_ref().err());
+    alone.stop().await;
+}
+
+/// Everything that is minted while a token comes back with another key under the same label and id opens in the right one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_comes_back_with_another_key_serves_nothing() {
+    let pair = Pair::new();
+    let fleet = pair.start().await;
+    let made = fleet.generate(&fresh("payroll", 0)).await.expect("in both");
+    fleet.stop().await;
+    pair.back_up(LABELS[1]);
+    let id = made.token_id.to_string();
+    pair.probe(LABELS[1], "replace", &["strongroom:1:kw:payroll@0", &id, "no"]);
+    pair.swap_backup(LABELS[1]);
+
+    let fleet = pair.start().await;
+    fleet.expect(&made.key, &[(made.version, made.kcv)]);
+    let load = Load::start(&fleet);
+    load.goes_on(10).await;
+    pair.restore(LABELS[1]);
+    let (mut minted, mut out) = (Vec::new(), 0);
+    // Until it was out for some time.
+    while out < 50 {
+        let wrapped = fleet.mint(&made.key, made.version, &zone(1), 4).await;
+        minted.extend(wrapped.expect("the right one serves"));
+        out += usize::from(matches!(report(&fleet, LABELS[1]).health, Health::Out(_)));
+        assert!(minted.len() < 100_000, "{:?}", report(&fleet, LABELS[1]));
+    }
+    load.end().await;
+    let alarms = fleet.alarms().borrow().clone();
+    assert_eq!(alarms.len(), 1, "{alarms:?}");
+    assert!(
+        alarms[0].token == LABELS[1] && alarms[0].what.contains("it is another key"),
+        "{alarms:?}"
+    );
+    fleet.stop().await;
+
+    let alone = pair.start_with(&pair.configs()[..1], Pair::settings()).await;
+    let edeks: Vec<_> = minted
+        .into_iter()
+        .map(|wrapped| Edek {
+            key: made.key.clone(),
+            version: made.version,
+            zone: zone(1),
+            suite: EdekSuite::Kw,
+            wrapped,
+        })
+        .collect();
+    for part in edeks.chunks(1000) {
+        let opened = alone.unwrap(part).await.expect("called");
+        assert!(opened.iter().all(Result::is_ok), "one was minted under the other key");
+    }
+    alone.stop().await;
 }
 
 #[tokio::test]
