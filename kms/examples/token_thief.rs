@@ -6,7 +6,7 @@
 //! elsewhere, and prints a line for each attempt: its name, a colon, and `done` or the token's answer.
 //! `token_thief peep MODULE LABEL` tries it without a PIN.
 
-use std::{error::Error, fs};
+use std::{error::Error, ffi::c_ulong, fs};
 
 use cryptoki::{
     context::{CInitializeArgs, CInitializeFlags, Pkcs11},
@@ -14,6 +14,7 @@ use cryptoki::{
     mechanism::{
         Mechanism, MechanismType,
         rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource},
+        vendor_defined::VendorDefinedMechanism,
     },
     object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
     session::{Session, UserType},
@@ -21,6 +22,13 @@ use cryptoki::{
 };
 
 const OWN: &[u8] = b"strongroom:clone-key:1";
+
+/// `CK_KEY_DERIVATION_STRING_DATA` (PKCS#11 3.1, section 6.43), which the binding has no mechanism for.
+#[repr(C)]
+struct StringData {
+    data: *const u8,
+    length: c_ulong,
+}
 
 type Answer<T = ()> = Result<T, TokenError>;
 
@@ -83,7 +91,15 @@ fn open_clone(session: &Session, clone: &[u8]) -> Result<(), Box<dyn Error>> {
     // Whether left out or not, the key comes out bound to trusted keys.
     let unwrapped = open(&aes(true, true, None)).or_else(|_| open(&aes(true, true, Some(true))));
     match unwrapped {
-        Ok(key) => abuse(session, "opened clone", key)?,
+        Ok(key) => {
+            abuse(session, "opened clone", key)?;
+            let mut derives = aes(true, true, Some(true));
+            derives.push(Attribute::Derive(true));
+            match open(&derives) {
+                Ok(key) => derive(session, "opened clone", key)?,
+                Err(error) => tell::<()>("clone that derives", Err(error)),
+            }
+        }
         // A clone for another token.
         Err(error) => tell::<()>("opened clone", Err(error)),
     }
@@ -127,7 +143,9 @@ fn loosen_clone_key(session: &Session, clone: &[u8]) -> Result<(), Box<dyn Error
 
 /// The same for the EZ key itself, and the keys that it may be wrapped under.
 fn abuse_keys(session: &Session) -> Result<(), Box<dyn Error>> {
-    abuse(session, "EZ key", ez_key(session)?)?;
+    let key = ez_key(session)?;
+    abuse(session, "EZ key", key)?;
+    derive(session, "EZ key", key)?;
     let trusted = own_aes(session, &[Attribute::Trusted(true)]);
     tell("own AES key made trusted", trusted);
     let untrusted = own_aes(session, &[])?;
@@ -142,7 +160,11 @@ fn abuse_keys(session: &Session) -> Result<(), Box<dyn Error>> {
     tell("own RSA key declared trusted", trusted);
     let copied = session.copy_object(public, &[Attribute::Token(false), Attribute::Trusted(true)]);
     tell("own RSA key copied trusted", copied);
-    let peer = only(session, &peer_search())?;
+    let Ok(peer) = only(session, &peer_search()) else {
+        // A token that cannot be told whom to trust.
+        tell::<()>("trusted key found", Err(TokenError::NotSupported));
+        return Ok(());
+    };
     let modulus = read(session, public, AttributeType::Modulus)?;
     let modulus = [Attribute::Modulus(modulus)];
     tell(
@@ -192,6 +214,40 @@ fn abuse(session: &Session, what: &str, key: ObjectHandle) -> Result<(), Box<dyn
         }
     }
     Ok(())
+}
+
+/// Derives what holds the key itself, or tells it bit by bit, as a readable secret or one that can be wrapped.
+fn derive(session: &Session, what: &str, key: ObjectHandle) -> Result<(), Box<dyn Error>> {
+    let (own, offset, zeros) = (own_aes(session, &[])?.handle(), 0, [0; 32]);
+    let data = StringData {
+        data: zeros.as_ptr(),
+        length: c_ulong::try_from(zeros.len())?,
+    };
+    for (how, mechanism) in [
+        ("key and data", by(MechanismType::CONCATENATE_BASE_AND_DATA, &data)),
+        ("data and key", by(MechanismType::CONCATENATE_DATA_AND_BASE, &data)),
+        ("key xor zeros", by(MechanismType::XOR_BASE_AND_DATA, &data)),
+        ("key and own key", by(MechanismType::CONCATENATE_BASE_AND_KEY, &own)),
+        (
+            "part of key",
+            by::<c_ulong>(MechanismType::EXTRACT_KEY_FROM_KEY, &offset),
+        ),
+    ] {
+        for (as_what, sensitive) in [("readable", false), ("wrappable", true)] {
+            let mut template = secret(KeyType::GENERIC_SECRET, sensitive, true);
+            template.push(Attribute::WrapWithTrusted(false));
+            // Some tokens want a length, others none.
+            let with_length = [template.as_slice(), &[Attribute::ValueLen(16.into())]].concat();
+            let derived = session.derive_key(&mechanism, key, &template);
+            let derived = derived.or_else(|_| session.derive_key(&mechanism, key, &with_length));
+            tell(&format!("{what} derived {as_what} as {how}"), derived);
+        }
+    }
+    Ok(())
+}
+
+fn by<T>(kind: MechanismType, parameter: &T) -> Mechanism<'_> {
+    Mechanism::VendorDefined(VendorDefinedMechanism::new(kind, Some(parameter)))
 }
 
 /// Without a login.
