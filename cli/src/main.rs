@@ -21,7 +21,6 @@ use crate::{
     output::Output,
 };
 
-
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
