@@ -147,14 +147,22 @@ fn abuse_keys(session: &Session) -> Result<(), Box<dyn Error>> {
     abuse(session, "EZ key", key)?;
     derive(session, "EZ key", key)?;
     let trusted = own_aes(session, &[Attribute::Trusted(true)]);
+    if let Ok(trusted) = &trusted {
+        for mechanism in [Mechanism::AesKeyWrap, Mechanism::AesKeyWrapPad] {
+            let wrapped = session.wrap_key(&mechanism, *trusted, key);
+            tell("EZ key wrapped under own trusted AES key", wrapped);
+        }
+    }
     tell("own AES key made trusted", trusted);
     let untrusted = own_aes(session, &[])?;
     let trusted = session.update_attributes(untrusted, &[Attribute::Trusted(true)]);
     tell("own AES key declared trusted", trusted);
-    tell(
-        "own RSA key made trusted",
-        own_rsa(session, &[Attribute::Trusted(true)]),
-    );
+    let trusted = own_rsa(session, &[Attribute::Trusted(true)]);
+    if let Ok((trusted, _)) = &trusted {
+        let wrapped = session.wrap_key(&oaep(), *trusted, key);
+        tell("EZ key wrapped under own trusted RSA key", wrapped);
+    }
+    tell("own RSA key made trusted", trusted);
     let (public, _) = own_rsa(session, &[])?;
     let trusted = session.update_attributes(public, &[Attribute::Trusted(true)]);
     tell("own RSA key declared trusted", trusted);

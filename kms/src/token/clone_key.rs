@@ -138,6 +138,8 @@ pub(super) fn private_attributes() -> Vec<Attribute> {
         Attribute::Sensitive(true),
         Attribute::Extractable(false),
         Attribute::Modifiable(false),
+        // A copy may be given another use, and on some tokens no template that it imposes.
+        Attribute::Copyable(false),
         Attribute::Unwrap(true),
         Attribute::Decrypt(false),
         Attribute::Sign(false),

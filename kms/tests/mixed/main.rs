@@ -200,6 +200,39 @@ async fn the_one_that_cannot_send_serves_alone_and_an_emptied_one_is_filled_agai
     receiver.stop().await;
 }
 
+/// What kryoptic lets the user do against the standard, by which the security officer alone says what is trusted
+/// (`docs/threat-model.md`), and copies with another use that is within what the PIN's holder can do anyway.
+const LET: [&str; 9] = [
+    "opened clone copied public",
+    "EZ key copied public",
+    "EZ key copied modifiable",
+    "EZ key copied encrypting",
+    "EZ key wrapped under own trusted AES key",
+    "own AES key made trusted",
+    "EZ key wrapped under own trusted RSA key",
+    "own RSA key made trusted",
+    "own RSA key copied trusted",
+];
+
+/// As `kms/tests/fleet/theft.rs` for the tokens that can send.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_clone_on_its_way_can_be_had_where_it_arrives_with_the_users_pin() {
+    let pair = linked();
+    let fleet = pair.start().await;
+    fleet.generate(&fresh("payroll", 0)).await.expect("in both");
+    fleet.stop().await;
+    let clone = pair.thief("intercept", SENDER, true, &[]);
+    let attempts = pair.thief("steal", RECEIVER, true, &[clone.trim()]);
+    let done: Vec<_> = attempts
+        .lines()
+        .filter_map(|line| line.strip_suffix(": done"))
+        .collect();
+    assert_eq!(done, LET, "all:\n{attempts}");
+    assert!(attempts.lines().count() > 40, "{attempts}");
+    let seen = pair.thief("peep", RECEIVER, false, &[]);
+    assert!(!seen.contains("objects seen: done"), "{seen}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_none_can_send_clones_no_version_is_made_and_it_is_said_why() {
     let pair = Pair::unlinked([&Kryoptic, &Kryoptic]);
