@@ -21,8 +21,8 @@ use crate::token::{Kcv, Token, TokenKeyVersion, TokenState, WireDek};
 const TRIALS: usize = 3;
 /// Least pause between two comparisons, however often one is asked for.
 const CHECK_PAUSE: Duration = Duration::from_secs(1);
-/// How many times as long as a comparison took the tokens are left alone after it: with thousands of keys in a slow token it
-/// takes minutes, and operations come first.
+/// How many times as long as a comparison took the tokens are left alone after it, if all take part: with thousands of keys in a
+/// slow token it takes minutes, and operations come first.
 const CHECK_REST: u32 = 9;
 /// Differences that one alarm names.
 const NAMED_MAX: usize = 8;
@@ -182,9 +182,10 @@ impl Fleet {
     }
 
     async fn compare_again_and_again(&self) {
+        let mut rest = Duration::ZERO;
         loop {
             tokio::select! {
-                () = sleep(self.settings().check_interval()) => {}
+                () = sleep(self.settings().check_interval().max(rest)) => {}
                 () = self.0.check_now.notified() => {}
             }
             let started = Instant::now();
@@ -192,11 +193,16 @@ impl Fleet {
                 let state = self.members()[place].token.subscribe().borrow().clone();
                 if state == TokenState::Ready {
                     self.compare_one(place).await;
-                    // What it should hold may have been learnt, or its officer's trust given, after it came up.
-                    self.fill_unasked(&self.members()[place]).await;
                 }
             }
-            sleep(CHECK_PAUSE.max(started.elapsed() * CHECK_REST)).await;
+            // One that is out waits for the next comparison.
+            let all_serve = self.members().iter().all(Member::serves);
+            rest = if all_serve {
+                started.elapsed() * CHECK_REST
+            } else {
+                Duration::ZERO
+            };
+            sleep(CHECK_PAUSE).await;
         }
     }
 
