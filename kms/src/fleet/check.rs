@@ -21,8 +21,9 @@ use crate::token::{Kcv, Token, TokenKeyVersion, TokenState, WireDek};
 const TRIALS: usize = 3;
 /// Least pause between two comparisons, however often one is asked for.
 const CHECK_PAUSE: Duration = Duration::from_secs(1);
-/// How many times as long as a comparison took the tokens are left alone after it, if all take part: with thousands of keys in a
-/// slow token it takes minutes, and operations come first.
+/// A comparison of thousands of keys in a slow token takes minutes. After one that took longer than this the tokens are left alone
+/// for so many times as long, if all take part: operations come first.
+const CHECK_LONG: Duration = Duration::from_secs(10);
 const CHECK_REST: u32 = 9;
 /// Differences that one alarm names.
 const NAMED_MAX: usize = 8;
@@ -197,8 +198,9 @@ impl Fleet {
             }
             // One that is out waits for the next comparison.
             let all_serve = self.members().iter().all(Member::serves);
-            rest = if all_serve {
-                started.elapsed() * CHECK_REST
+            let took = started.elapsed();
+            rest = if all_serve && took > CHECK_LONG {
+                took * CHECK_REST
             } else {
                 Duration::ZERO
             };
@@ -245,21 +247,36 @@ impl Fleet {
     }
 
     async fn judge(&self, place: usize) -> Verdict {
+        match self.judge_once(place).await {
+            // It may have been destroyed since it was listed.
+            Err(failure) if failure.reason == Reason::KeyVersionUnusable => {
+                let again = self.judge_once(place).await;
+                again.unwrap_or_else(|failure| Verdict::Wrong(failure.message))
+            }
+            Err(failure) => Verdict::Wrong(failure.message),
+            Ok(verdict) => verdict,
+        }
+    }
+
+    /// One comparison; what a trial failed with is left to be judged.
+    async fn judge_once(&self, place: usize) -> Result<Verdict, Failure> {
         let member = &self.members()[place];
         let held = match member.token.list_versions().await {
             Ok(versions) => Inventory::of(versions),
-            Err(failure) => return Verdict::Silent(failure),
+            Err(failure) => return Ok(Verdict::Silent(failure)),
         };
         let differing = self.differing(place, &held);
         if !differing.is_empty() {
             let more = if differing.len() > NAMED_MAX { " and more" } else { "" };
             let named = differing.into_iter().take(NAMED_MAX).collect::<Vec<_>>().join("; ");
-            return Verdict::Wrong(format!("{named}{more}"));
+            return Ok(Verdict::Wrong(format!("{named}{more}")));
         }
         match self.try_out(place, &held).await {
-            Ok(()) => Verdict::Sound(held),
-            Err(failure) if failure.is_transient() || failure.reason == Reason::PinRejected => Verdict::Silent(failure),
-            Err(failure) => Verdict::Wrong(failure.message),
+            Ok(()) => Ok(Verdict::Sound(held)),
+            Err(failure) if failure.is_transient() || failure.reason == Reason::PinRejected => {
+                Ok(Verdict::Silent(failure))
+            }
+            Err(failure) => Err(failure),
         }
     }
 
