@@ -12,7 +12,7 @@ use strongroom_proto::{
 };
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{Desk, Waiting, caller, edek_count, to_its_end, transfer::Asked, while_waited_for};
+use super::{Desk, caller, edek_count, to_its_end, transfer::Asked};
 use crate::{
     audit::{Caller, Entry},
     hsm::Hsm,
@@ -30,9 +30,8 @@ impl<H: Hsm> Mint for MintFace<H> {
         let (name, zone) = key_and_zone(&wire.key_name, &wire.zone_id)?;
         let count = edek_count(wire.count as usize)?;
         let desk = Arc::clone(&self.0);
-        let place = self.0.places.take(&caller.identity)?;
-        let minted = while_waited_for(place, |waiting| async move {
-            desk.mint(&caller, name, &zone, count, waiting).await
+        let minted = to_its_end(self.0.places.take(&caller.identity)?, async move {
+            desk.mint(&caller, name, &zone, count).await
         })
         .await?;
         Ok(Response::new(MintResponse {
@@ -50,9 +49,8 @@ impl<H: Hsm> Mint for MintFace<H> {
         edek_count(wire.edeks.len())?;
         let items = wire.edeks.into_iter().map(wrapped).collect::<Result<Vec<_>, _>>()?;
         let desk = Arc::clone(&self.0);
-        let place = self.0.places.take(&caller.identity)?;
-        let rewrapped = while_waited_for(place, |waiting| async move {
-            desk.rewrap(&caller, name, &zone, items, waiting).await
+        let rewrapped = to_its_end(self.0.places.take(&caller.identity)?, async move {
+            desk.rewrap(&caller, name, &zone, items).await
         })
         .await?;
         Ok(Response::new(RewrapResponse {
@@ -76,21 +74,14 @@ impl<H: Hsm> Mint for MintFace<H> {
 impl<H: Hsm> Desk<H> {
     /// `name` may be an alias, here and in [`Self::rewrap`]. What it names, and what policies know of that, is looked at when
     /// this instance is known to work with what the others changed.
-    async fn mint(
-        &self,
-        caller: &Caller,
-        name: KeyName,
-        zone: &ZoneId,
-        count: usize,
-        waiting: Waiting,
-    ) -> Result<Minted, Failure> {
+    async fn mint(&self, caller: &Caller, name: KeyName, zone: &ZoneId, count: usize) -> Result<Minted, Failure> {
         let entry = Entry::new(caller, "mint").edeks(zone, count);
         let lease = self.keys.wait_lease().await;
         let name = &self.keys.resolve(name);
         let (facts, context) = (self.keys.facts(name), Context::of("mint").zone(*zone));
         let entry = self.authorize(caller, Action::Mint, &facts, &context, entry).await?;
         let outcome = match lease {
-            Ok(()) => waiting.or_leave(self.keys.mint(name, zone, count)).await,
+            Ok(()) => self.keys.mint(name, zone, count).await,
             Err(failure) => Err(failure),
         };
         let entry = entry.version(outcome.as_ref().ok().map(|minted| minted.version));
@@ -103,7 +94,6 @@ impl<H: Hsm> Desk<H> {
         name: KeyName,
         zone: &ZoneId,
         items: Vec<(KeyVersion, Bytes)>,
-        waiting: Waiting,
     ) -> Result<Rewrapped, Failure> {
         let entry = Entry::new(caller, "rewrap").edeks(zone, items.len());
         let lease = self.keys.wait_lease().await;
@@ -111,7 +101,7 @@ impl<H: Hsm> Desk<H> {
         let (facts, context) = (self.keys.facts(name), Context::of("rewrap").zone(*zone));
         let entry = self.authorize(caller, Action::Rewrap, &facts, &context, entry).await?;
         let outcome = match lease {
-            Ok(()) => waiting.or_leave(self.keys.rewrap(name, zone, items)).await,
+            Ok(()) => self.keys.rewrap(name, zone, items).await,
             Err(failure) => Err(failure),
         };
         let entries = match &outcome {

@@ -1,7 +1,6 @@
 //! The gRPC faces. Every call goes the same way: fields are parsed into typed values, policy decides, the
-//! keys do it, the audit log has it on disk, and only then it is answered. A call runs to its end, record included, also when
-//! its caller goes away or its deadline passes meanwhile: no use of a key is unrecorded. But EDEKs that wait for the token are
-//! not worked on any more when nobody waits for them: an overloaded token serves the living.
+//! keys do it, the audit log has it on disk, and only then it is answered. A call that uses a key runs to its end,
+//! record included, also when its caller goes away or its deadline passes meanwhile: no use of a key is unrecorded.
 //! What cannot be parsed is refused before anything is decided; [`calls`] records that too.
 
 mod admin;
@@ -16,7 +15,7 @@ mod tokens;
 mod transfer;
 mod unwrap;
 
-use std::{convert::Infallible, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use strongroom_proto::{
@@ -28,7 +27,6 @@ use strongroom_proto::{
     limits::{EDEKS_PER_CALL_MAX, MESSAGE_BYTES_MAX},
     transport,
 };
-use tokio::sync::oneshot;
 use tonic::{Request, service::Routes};
 use tracing::Instrument as _;
 
@@ -203,35 +201,6 @@ async fn to_its_end<T: Send + 'static>(
             "the call was cut off; a create or roll may be repeated with the same request id to learn how it ended",
         ))
     })
-}
-
-/// As [`to_its_end`], for calls whose work can be left undone when nobody waits for it.
-async fn while_waited_for<T, F>(place: Place, call: impl FnOnce(Waiting) -> F) -> Result<T, Failure>
-where
-    T: Send + 'static,
-    F: Future<Output = Result<T, Failure>> + Send + 'static,
-{
-    // The server drops this future when the caller goes away or its deadline passes.
-    let (_here, waiting) = oneshot::channel();
-    to_its_end(place, call(Waiting(waiting))).await
-}
-
-/// Knows whether somebody waits for a call.
-struct Waiting(oneshot::Receiver<Infallible>);
-
-impl Waiting {
-    /// Runs work on EDEKs, or stops it.
-    async fn or_leave<T>(self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-        tokio::select! {
-            biased;
-            outcome = work => outcome,
-            _ = self.0 => Err(Failure::new(
-                Reason::DeadlineExceeded,
-                "the caller went away or its deadline passed; whether the key was used by then is not known, and nothing was \
-                 handed out",
-            )),
-        }
-    }
 }
 
 /// Who sent a request: whom a bearer token named, which only the port for tokens looks at, or the certificate's holder.

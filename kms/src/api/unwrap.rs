@@ -12,7 +12,7 @@ use strongroom_proto::{
 };
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{Desk, Waiting, caller, edek_count, sealed::Asked, to_its_end, while_waited_for};
+use super::{Desk, caller, edek_count, sealed::Asked, to_its_end};
 use crate::{
     audit::{Caller, Entry},
     batch::{merge, split},
@@ -31,11 +31,9 @@ impl<H: Hsm> Unwrap for UnwrapFace<H> {
         edek_count(wire.len())?;
         let parsed: Vec<Result<Edek, Failure>> = wire.into_iter().map(|edek| Ok(Edek::try_from(edek)?)).collect();
         let desk = Arc::clone(&self.0);
-        let place = self.0.places.take(&caller.identity)?;
-        let results = while_waited_for(
-            place,
-            |waiting| async move { desk.open(&caller, parsed, waiting).await },
-        )
+        let results = to_its_end(self.0.places.take(&caller.identity)?, async move {
+            desk.open(&caller, parsed).await
+        })
         .await?;
         Ok(Response::new(UnwrapResponse {
             results: results.into_iter().map(to_wire).collect(),
@@ -66,7 +64,6 @@ impl<H: Hsm> Desk<H> {
         &self,
         caller: &Caller,
         parsed: Vec<Result<Edek, Failure>>,
-        waiting: Waiting,
     ) -> Result<Vec<Result<WireDek, Failure>>, Failure> {
         self.keys.try_lease().await;
         let verdicts = self.verdicts(caller, &parsed);
@@ -83,8 +80,8 @@ impl<H: Hsm> Desk<H> {
         let (allowed, places) = split(parsed, checks);
         let outcome = match refused {
             Some(failure) => Err(failure),
-            None => waiting
-                .or_leave(self.open_allowed(allowed))
+            None => self
+                .open_allowed(allowed)
                 .await
                 .and_then(|opened| merge(opened, places.clone())),
         };
