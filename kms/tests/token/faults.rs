@@ -69,6 +69,21 @@ async fn unwrap_one(token: &Token, edek: &Edek) -> Result<(), Failure> {
 }
 
 #[tokio::test]
+async fn a_listing_that_meets_a_passing_error_fails_and_leaves_no_version_out() {
+    let faulty = Faulty::new();
+    let (token, _) = faulty.start_with_edek().await;
+    token.stop().await;
+    let token = faulty.start().await;
+    faulty
+        .shim
+        .set(Function::DeriveKey, Fault::Error(Ckr::DEVICE_MEMORY), When::Next(1));
+    let failure = token.list_versions().await.expect_err("its check value is not known");
+    assert_eq!(failure.reason, Reason::TokenUnavailable, "{failure}");
+    assert_eq!(token.unfit(), []);
+    assert_eq!(token.list_versions().await.expect("listed").len(), 1);
+}
+
+#[tokio::test]
 async fn a_lost_session_is_opened_anew_within_the_call() {
     let faulty = Faulty::new();
     let (token, edek) = faulty.start_with_edek().await;

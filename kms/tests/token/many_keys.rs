@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use strongroom_kms::token::{TokenConfig, TokenState};
 use strongroom_pkcs11_shim::{Fault, Function, Shim, When};
-use strongroom_proto::KeyVersion;
+use strongroom_proto::{KeyVersion, Reason};
 
 use crate::fixture::{Fixture, fresh, name, zone};
 
@@ -41,6 +41,11 @@ async fn a_slow_token_with_many_keys_is_listed_whole_and_serves_meanwhile() {
         let token = token.clone();
         async move { token.list_versions().await }
     });
+    // What changes meanwhile is not overlooked for good, nor brought back.
+    let gone = made.remove(0);
+    let late = token.generate(&fresh("late", 0)).await.expect("made meanwhile");
+    let destroyed = token.destroy(&gone.key, gone.version, gone.token_id).await;
+    destroyed.expect("destroyed meanwhile");
     let mut longest = Duration::ZERO;
     while !listing.is_finished() {
         let asked = Instant::now();
@@ -54,7 +59,17 @@ async fn a_slow_token_with_many_keys_is_listed_whole_and_serves_meanwhile() {
         started.elapsed()
     );
     assert!(longest < Duration::from_secs(3), "a call waited for {longest:?}");
-    assert_eq!(listing.await.expect("no panic").expect("listed"), made);
+    let mut listed = listing.await.expect("no panic").expect("listed");
+    listed.retain(|version| ![&gone.key, &late.key].contains(&&version.key));
+    assert_eq!(listed, made);
+    shim.clear_all();
+    let failure = token
+        .mint(&gone.key, gone.version, &zone(1), 1)
+        .await
+        .expect_err("gone");
+    assert_eq!(failure.reason, Reason::KeyVersionUnusable);
+    made.push(late);
+    assert_eq!(token.list_versions().await.expect("listed"), made);
     assert_eq!(fixture.starts().len(), 2, "no worker was taken for one that hangs");
     token.stop().await;
 }

@@ -136,12 +136,18 @@ impl Index {
     }
 
     /// Looks for one version by its label: it may not have been come to yet, or another process on the same token may have made
-    /// or destroyed it.
-    pub(super) fn look_for(&mut self, session: &Session, name: &KeyName, version: KeyVersion) -> Result<(), Trouble> {
+    /// or destroyed it. What `before` knows of it, or this, is held against what is found.
+    pub(super) fn look_for(
+        &mut self,
+        session: &Session,
+        name: &KeyName,
+        version: KeyVersion,
+        before: Option<&Self>,
+    ) -> Result<(), Trouble> {
         let mut sought = Self::default();
         for label in KeyLabel::variants(name, version) {
             for handle in labelled(session, &label)? {
-                sought.take_in(session, handle, self)?;
+                sought.take_in(session, handle, before.unwrap_or(self))?;
             }
         }
         let versions = self.keys.entry(name.clone()).or_default();
@@ -158,6 +164,21 @@ impl Index {
             self.insert(label, id, slot, known);
         }
         Ok(())
+    }
+
+    /// Takes over the check values that `other` has learnt of the same objects.
+    pub(super) fn adopt_proofs(&mut self, other: &Self) {
+        for (name, versions) in &mut self.keys {
+            for (version, slot) in versions {
+                let known = other.keys.get(name).and_then(|versions| versions.get(version));
+                if let (Slot::Usable(entry), Some(Slot::Usable(known))) = (slot, known)
+                    && entry.kcv.is_none()
+                    && (entry.handle, entry.id) == (known.handle, known.id)
+                {
+                    *entry = known.clone();
+                }
+            }
+        }
     }
 
     /// Versions that `other` lacks or only remembers, and that were found here.
@@ -308,6 +329,8 @@ impl Listing {
     fn add(&mut self, session: &Session, (name, version): &At, slot: &mut Slot) -> Result<(), Trouble> {
         let found = match (prove(session, name, *version, slot), &*slot) {
             (Ok(proven), _) => proven,
+            // Nothing is known of it then, and it must not be taken for missing.
+            (Err(Trouble::Failed(failure)), _) if failure.is_transient() => return Err(failure.into()),
             (Err(Trouble::Failed(failure)), Slot::Changed { before, now, .. }) => {
                 tracing::error!(key = %name, %version, "{failure}");
                 before.found(*now)

@@ -1,15 +1,17 @@
 //! The search for all key versions in a token, in slices: a token may hold thousands, each costs several calls, and a network
 //! HSM takes a millisecond over each call. Between slices the token serves others.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use cryptoki::{
     object::{Attribute, ObjectClass, ObjectHandle},
     session::Session,
 };
 
+use strongroom_proto::{KeyName, KeyVersion};
+
 use super::{
-    index::Index,
+    index::{At, Index},
     remedy::{Trouble, while_doing},
 };
 
@@ -18,6 +20,10 @@ use super::{
 pub(super) struct Survey {
     left: Vec<ObjectHandle>,
     found: Index,
+    /// Versions to look for once more: what happened to them since the search began is not in what it found.
+    touched: BTreeSet<At>,
+    /// Whether those are among them that are known and were not found.
+    compared: bool,
 }
 
 impl Survey {
@@ -26,26 +32,49 @@ impl Survey {
         Ok(Self {
             left: session.find_objects(&search).map_err(while_doing("to find its keys"))?,
             found: Index::default(),
+            touched: BTreeSet::new(),
+            compared: false,
         })
     }
 
-    /// Looks at one object at least, then at others until `until`, and says whether that was all. What `index` knows of a
-    /// version is held against what is found.
-    pub(super) fn go_on(&mut self, session: &Session, index: &Index, until: Instant) -> Result<bool, Trouble> {
-        while let Some(handle) = self.left.pop() {
-            self.found.take_in(session, handle, index)?;
-            if Instant::now() >= until {
-                break;
-            }
-        }
-        Ok(self.left.is_empty())
+    /// Notes that a version was made, looked for or destroyed meanwhile.
+    pub(super) fn touch(&mut self, name: &KeyName, version: KeyVersion) {
+        self.touched.insert((name.clone(), version));
     }
 
-    /// What was found, and of what `index` holds beyond that, which may have been made meanwhile, what is still there.
-    pub(super) fn end(mut self, session: &Session, index: &Index) -> Result<Index, Trouble> {
-        for (name, version) in index.lacking_in(&self.found) {
-            self.found.look_for(session, &name, version)?;
+    /// Takes one step at least, then others until `until`, and says whether that was all. What `index` knows of a version is
+    /// held against what is found. A step that fails is taken again the next time.
+    pub(super) fn go_on(&mut self, session: &Session, index: &Index, until: Instant) -> Result<bool, Trouble> {
+        while self.step(session, index)? {
+            if Instant::now() >= until {
+                return Ok(false);
+            }
         }
-        Ok(self.found)
+        Ok(true)
+    }
+
+    /// Answers whether there was anything to do.
+    fn step(&mut self, session: &Session, index: &Index) -> Result<bool, Trouble> {
+        if let Some(&handle) = self.left.last() {
+            self.found.take_in(session, handle, index)?;
+            self.left.pop();
+            return Ok(true);
+        }
+        if !self.compared {
+            self.touched.extend(index.lacking_in(&self.found));
+            self.compared = true;
+        }
+        let Some(at) = self.touched.first().cloned() else {
+            return Ok(false);
+        };
+        self.found.look_for(session, &at.0, at.1, Some(index))?;
+        self.touched.remove(&at);
+        Ok(true)
+    }
+
+    /// What was found, with what `index` has learnt of it.
+    pub(super) fn end(mut self, index: &Index) -> Index {
+        self.found.adopt_proofs(index);
+        self.found
     }
 }

@@ -312,7 +312,7 @@ impl Vault {
                 .destroy_object(handle)
                 .map_err(while_doing("to destroy a key"))?;
         }
-        self.index.look_for(&self.session, name, version)?;
+        self.look_for(name, version)?;
         self.forget_unusable();
         let held = index::holds_id(&self.session, id)?;
         if held || self.index.contains(name, version) {
@@ -475,7 +475,7 @@ impl Vault {
     fn find(&mut self, name: &KeyName, version: KeyVersion) -> Result<Found, Trouble> {
         // The key service asks for versions that were made; this one by another process, since the last search.
         if !self.index.contains(name, version) {
-            self.index.look_for(&self.session, name, version)?;
+            self.look_for(name, version)?;
         }
         self.index.find(&self.session, name, version)
     }
@@ -488,23 +488,37 @@ impl Vault {
             found |= !index::labelled(&self.session, &label)?.is_empty();
         }
         if found {
-            self.index.look_for(&self.session, &label.name, label.version)?;
+            self.look_for(&label.name, label.version)?;
         }
         Ok(self.index.place(label, id))
     }
 
     /// Goes on with the search for all keys, if one is under way, and says whether it is done.
     fn search(&mut self, until: Instant) -> Result<bool, Trouble> {
-        let Some(mut survey) = self.survey.take() else {
+        let Some(survey) = &mut self.survey else {
             return Ok(true);
         };
         if !survey.go_on(&self.session, &self.index, until)? {
-            self.survey = Some(survey);
             return Ok(false);
         }
-        self.index = survey.end(&self.session, &self.index)?;
+        if let Some(survey) = self.survey.take() {
+            self.index = survey.end(&self.index);
+        }
         self.forget_unusable();
         Ok(true)
+    }
+
+    /// Looks for one version by its label.
+    fn look_for(&mut self, name: &KeyName, version: KeyVersion) -> Result<(), Trouble> {
+        self.touch(name, version);
+        self.index.look_for(&self.session, name, version, None)
+    }
+
+    /// Has a search that is under way look for a version once more.
+    fn touch(&mut self, name: &KeyName, version: KeyVersion) {
+        if let Some(survey) = &mut self.survey {
+            survey.touch(name, version);
+        }
     }
 
     /// Forgets what was made with versions that are gone, or fit for use no more.
