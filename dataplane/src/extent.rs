@@ -90,7 +90,8 @@ impl ExtentKey {
     /// frame while they are in the cache. `block` holds each frame's plaintext followed by 16 bytes to fill
     /// ([`Geometry::sealed_offset`]); `last` says that no block follows in the extent.
     ///
-    /// A block of the same index must never be sealed twice with different plaintext.
+    /// A block of the same index must never be sealed twice, whatever the plaintext and `last`: two tags under one nonce give the
+    /// authentication key away (NIST SP 800-38D, section 8 and appendix A).
     ///
     /// # Errors
     /// [`SealError`], before anything is sealed.

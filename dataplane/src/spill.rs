@@ -18,8 +18,8 @@ pub struct SpillRangeError {
     pub end: u64,
 }
 
-/// A spill file's encryption: AES-256-CTR under a key that is drawn here, is nowhere else, cannot be taken out and is wiped
-/// when this is dropped, after which nobody can read the file. Bytes are only appended, so that no position is ever encrypted twice.
+/// A spill file's encryption: AES-256-CTR under a key that is made at the start, cannot be taken out and is wiped when this
+/// is dropped, after which nobody can read the file. Bytes are only appended, so that no position is ever encrypted twice.
 ///
 /// It keeps spilled data from who gets hold of the disk. It does not notice changes to it.
 pub struct Spill {

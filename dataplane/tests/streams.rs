@@ -93,6 +93,30 @@ fn several_cores_give_the_same_bytes() {
     }
 }
 
+/// Pieces that are written past the cache, side by side, between bytes that are not theirs.
+#[test]
+fn several_cores_copy_between_buffers() {
+    const BYTES: usize = (49 << 20) + 7;
+    let whole = keystream(BYTES + 33);
+    let from = vec![0; BYTES];
+    for backend in Backend::all() {
+        for (position, threads, start) in [(0, 2, 64), (16, 3, 1), (33, 7, 64)] {
+            let threads = NonZeroUsize::new(threads).expect("not 0");
+            let mut around = vec![0xa5; BYTES + 128];
+            ctr(backend)
+                .apply_to_on_cores(position, &from, &mut around[start..start + BYTES], threads)
+                .expect("a small position");
+            let expected = &whole[position as usize..][..BYTES];
+            assert!(
+                around[start..start + BYTES] == *expected,
+                "{backend}: {threads} threads from {position}"
+            );
+            let outside = around[..start].iter().chain(&around[start + BYTES..]);
+            assert!(outside.copied().all(|byte| byte == 0xa5), "{backend}: outside");
+        }
+    }
+}
+
 #[test]
 fn large_copies_are_written_whole_wherever_they_start() {
     const BYTES: usize = (17 << 20) + 100;

@@ -1,4 +1,9 @@
-use std::{env, fmt, str::FromStr, sync::OnceLock};
+use std::{
+    env::{self, VarError},
+    fmt,
+    str::FromStr,
+    sync::OnceLock,
+};
 
 use crate::kernel::{self, Tier};
 
@@ -49,7 +54,8 @@ impl Backend {
             match bound {
                 Ok(Ok((bound, _))) => Self(detected.min(bound)),
                 Ok(Err(error)) => panic!("{BACKEND_VARIABLE}: {error}"),
-                Err(_) => Self(detected),
+                Err(VarError::NotPresent) => Self(detected),
+                Err(VarError::NotUnicode(_)) => panic!("{BACKEND_VARIABLE} is not text"),
             }
         })
     }

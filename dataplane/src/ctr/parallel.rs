@@ -59,7 +59,10 @@ impl Ctr {
         };
         thread::scope(|scope| {
             for _ in 1..threads {
-                scope.spawn(work);
+                // Where the system gives no thread, those that there are do it all.
+                if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                    break;
+                }
             }
             work();
         });

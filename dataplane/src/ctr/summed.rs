@@ -90,7 +90,8 @@ impl Ctr {
 
     /// A checksum of the whole text. What comes before the first whole block goes ahead.
     fn sum_one(&self, mut position: u64, mut text: Text<'_>, direction: Direction, mut crc: u32) -> u32 {
-        let ahead = (position.next_multiple_of(BLOCK as u64) - position) as usize;
+        // Also of a position in the last block, behind which there is no other.
+        let ahead = (position.wrapping_neg() % BLOCK as u64) as usize;
         if ahead > 0 {
             let head = text.take(ahead.min(text.len()));
             let count = head.len() as u64;

@@ -9,7 +9,7 @@ use strongroom_dataplane::{Ctr, Direction};
 use crate::naive::{backends, ctr, keys, keystream};
 
 const PAGE: usize = 4096;
-/// From here on, copies go around the cache and are fetched ahead of their use.
+/// From here on, copies go around the cache.
 const LARGE: usize = 16 << 20;
 const IV: u128 = 0x0f0e_0d0c_0b0a_0908_0706_0504_0302_01f8;
 

@@ -25,6 +25,22 @@ fn the_naive_checksum_is_the_standards() {
     assert_eq!(crc32c(&[0xff; 32]), 0x62a8_ab43);
 }
 
+/// Behind the last block there is no other to align to.
+#[test]
+fn one_checksum_at_the_last_positions() {
+    for key in keys() {
+        for backend in backends() {
+            let ctr = ctr(key, IV, backend, false);
+            for length in 0..40_usize {
+                let position = u64::MAX - length as u64;
+                let mut expected = vec![7; length];
+                ctr.apply(position, &mut expected).expect("ends at the last position");
+                check_one(&ctr, position, &vec![7; length], &expected);
+            }
+        }
+    }
+}
+
 #[test]
 fn one_checksum_at_every_length() {
     let plain = pattern(2200);

@@ -8,6 +8,8 @@ use std::arch::{
     },
 };
 
+use zeroize::Zeroizing;
+
 use super::{
     aesni,
     algorithm::{counter_mode, rounds},
@@ -58,7 +60,7 @@ pub(super) fn finish_stores() {
 #[inline]
 #[target_feature(enable = "sse2")]
 fn load_part(bytes: &[u8]) -> Vector {
-    let mut padded = [0; 16];
+    let mut padded = Zeroizing::new([0; 16]);
     padded[..bytes.len()].copy_from_slice(bytes);
     load(&padded)
 }
@@ -66,7 +68,8 @@ fn load_part(bytes: &[u8]) -> Vector {
 #[inline]
 #[target_feature(enable = "sse2")]
 fn store_part(bytes: &mut [u8], vector: Vector) {
-    let mut padded = [0; 16];
+    // Past the end of the text this is key stream of bytes that are not written yet.
+    let mut padded = Zeroizing::new([0; 16]);
     store(&mut padded, vector);
     bytes.copy_from_slice(&padded[..bytes.len()]);
 }

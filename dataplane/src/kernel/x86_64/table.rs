@@ -46,7 +46,7 @@ impl Table {
     }
 }
 
-/// All ones for the blocks of a group that lie beyond the end of a run of 256: the rows from `row` on, where row 32 is the
+/// All ones for the blocks of a group that lie beyond the end of a run of 256: the rows from `row` on, where row 64 is the
 /// first block beyond.
 #[inline]
 pub(super) fn beyond<const W: usize>(row: usize) -> &'static [u8; W] {

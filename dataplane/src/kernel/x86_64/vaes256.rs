@@ -9,6 +9,8 @@ use std::arch::{
     },
 };
 
+use zeroize::Zeroizing;
+
 use super::{
     aesni,
     algorithm::{counter_mode, rounds},
@@ -53,7 +55,7 @@ fn store_around(bytes: &mut [u8; 32], vector: Vector) {
 #[inline]
 #[target_feature(enable = "avx2")]
 fn load_part(bytes: &[u8]) -> Vector {
-    let mut padded = [0; 32];
+    let mut padded = Zeroizing::new([0; 32]);
     padded[..bytes.len()].copy_from_slice(bytes);
     load(&padded)
 }
@@ -61,7 +63,8 @@ fn load_part(bytes: &[u8]) -> Vector {
 #[inline]
 #[target_feature(enable = "avx2")]
 fn store_part(bytes: &mut [u8], vector: Vector) {
-    let mut padded = [0; 32];
+    // Past the end of the text this is key stream of bytes that are not written yet.
+    let mut padded = Zeroizing::new([0; 32]);
     store(&mut padded, vector);
     bytes.copy_from_slice(&padded[..bytes.len()]);
 }
