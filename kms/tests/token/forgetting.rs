@@ -1,6 +1,10 @@
 //! What workers still know of a version that was destroyed: each has a session of its own, with keys derived in it.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use strongroom_kms::token::{Token, TokenConfig};
 use strongroom_pkcs11_shim::{Ckr, Fault, Function, Shim, When};
@@ -69,6 +73,22 @@ fn write_worker(fixture: &Fixture, first: &Path, second: &Path) {
     fs::write(&path, format!("{start}\n{swap}\n{exec}\n")).expect("writable");
 }
 
+/// Waits until a call to every worker that serves reaches both, and again: a worker looks for keys at its start too.
+async fn both_serve(token: &Token, shims: &[Shim; 2]) {
+    let searches = || shims.each_ref().map(|shim| shim.calls(Function::FindObjectsInit));
+    let (started, mut reached) = (Instant::now(), 0);
+    while reached < 2 {
+        assert!(
+            started.elapsed() < Duration::from_secs(20),
+            "one of the workers does not serve"
+        );
+        let before = searches();
+        token.look_again().await.expect("looked");
+        let both = searches().iter().zip(before).all(|(now, before)| *now > before);
+        reached = if both { reached + 1 } else { 0 };
+    }
+}
+
 #[tokio::test]
 async fn a_version_counts_as_destroyed_only_when_every_worker_has_forgotten_it() {
     let fixture = Fixture::new();
@@ -81,7 +101,7 @@ async fn a_version_counts_as_destroyed_only_when_every_worker_has_forgotten_it()
         ..fixture.config()
     };
     let token = fixture.try_start(config).await.expect("all is there");
-    crate::fixture::becomes("both workers are there", || shims.iter().all(|shim| shim.logins() == 1)).await;
+    both_serve(&token, &shims).await;
     let made = token.generate(&fresh("payroll", 0)).await.expect("a fresh version");
     token.look_again().await.expect("both know it");
 
