@@ -194,6 +194,8 @@ impl Fleet {
                 let state = self.members()[place].token.subscribe().borrow().clone();
                 if state == TokenState::Ready {
                     self.compare_one(place).await;
+                    // What it should hold may have been learnt, or its officer's trust given, after it came up.
+                    self.fill_unasked(&self.members()[place]).await;
                 }
             }
             // One that is out waits for the next comparison.
