@@ -7,7 +7,6 @@ use cryptoki::{
     object::{Attribute, ObjectClass, ObjectHandle},
     session::Session,
 };
-
 use strongroom_proto::{KeyName, KeyVersion};
 
 use super::{

@@ -508,17 +508,12 @@ impl Vault {
         Ok(true)
     }
 
-    /// Looks for one version by its label.
+    /// Looks for one version by its label, and has a search that is under way look for it once more: it may be about to change.
     fn look_for(&mut self, name: &KeyName, version: KeyVersion) -> Result<(), Trouble> {
-        self.touch(name, version);
-        self.index.look_for(&self.session, name, version, None)
-    }
-
-    /// Has a search that is under way look for a version once more.
-    fn touch(&mut self, name: &KeyName, version: KeyVersion) {
         if let Some(survey) = &mut self.survey {
             survey.touch(name, version);
         }
+        self.index.look_for(&self.session, name, version, None)
     }
 
     /// Forgets what was made with versions that are gone, or fit for use no more.
