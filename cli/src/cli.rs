@@ -7,7 +7,7 @@ use strongroom_kms::{
     audit::Outcome,
     policy::{Action, Authentication, GroupName},
 };
-use strongroom_proto::{EdekSuite, KeyName, ZoneId};
+use strongroom_proto::{EdekSuite, FrameSize, KeyName, ZoneId};
 
 use crate::{error::EXIT_CODES_HELP, profile::PROFILE_VARIABLE};
 
@@ -228,13 +228,18 @@ fn tag(text: &str) -> Result<(String, String), String> {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ZoneCommand {
     /// Make an empty directory a zone under a key
-    #[command(after_help = "Example:\n  strongroom zone create /payroll --key payroll")]
+    #[command(
+        after_help = "Examples:\n  strongroom zone create /payroll --key payroll\n  strongroom zone create /records --key records --frame-size 4KiB"
+    )]
     Create {
         /// An existing, empty directory
         path: String,
         /// The zone's EZ key
         #[arg(long, value_name = "NAME")]
         key: KeyName,
+        /// How much is sealed at once and must be fetched to read a byte: a power of two from 4KiB to 1MiB
+        #[arg(long, value_name = "SIZE", default_value_t)]
+        frame_size: FrameSize,
     },
     /// List zones
     #[command(visible_alias = "ls", after_help = "Example:\n  strongroom zone list")]

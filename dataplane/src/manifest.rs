@@ -246,17 +246,18 @@ mod tests {
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(own.verify(&made, &flipped), forged, "bit {bit}");
         }
-        let one = |block| {
+        let one = |frame, block| {
             let extent = ManifestExtent {
                 id: [1; 16],
                 salt: [2; 16],
                 length: 5,
                 blocks: 1,
             };
-            Manifest::new(Geometry::new(4096, block).expect("valid"), vec![extent]).expect("consistent")
+            Manifest::new(Geometry::new(frame, block).expect("valid"), vec![extent]).expect("consistent")
         };
-        let code = own.authenticate(&one(8192));
-        assert_eq!(own.verify(&one(4096), &code), forged);
+        let code = own.authenticate(&one(4096, 8192));
+        assert_eq!(own.verify(&one(4096, 4096), &code), forged, "other blocks");
+        assert_eq!(own.verify(&one(8192, 8192), &code), forged, "other frames");
         assert_eq!(format!("{own:?}"), "ManifestKey(withheld)");
     }
 

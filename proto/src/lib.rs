@@ -8,6 +8,7 @@
 pub mod capability;
 pub mod config;
 mod edek;
+mod frame_size;
 mod ids;
 pub mod limits;
 mod path;
@@ -20,6 +21,7 @@ pub mod transport;
 mod wire;
 
 pub use edek::Edek;
+pub use frame_size::FrameSize;
 pub use ids::{
     BlockId, DataSuite, EdekSuite, ExtentId, FileId, KeyName, KeyVersion, NodeId, ParseError, RequestId, ZoneId,
 };

@@ -14,6 +14,12 @@ pub const EXTENTS_PER_FILE_MAX: usize = 1024;
 /// Ciphertext bytes of one block: 4 MiB of plaintext and room for the tags of its frames, down to 4 KiB frames.
 pub const BLOCK_BYTES_MAX: usize = (4 << 20) + (32 << 10);
 
+/// Plaintext bytes of the smallest frame.
+pub const FRAME_BYTES_MIN: u32 = 4 << 10;
+
+/// Plaintext bytes of the largest frame.
+pub const FRAME_BYTES_MAX: u32 = 1 << 20;
+
 /// Bytes of one gRPC message, either direction: a block and its envelope.
 pub const MESSAGE_BYTES_MAX: usize = BLOCK_BYTES_MAX + (64 << 10);
 

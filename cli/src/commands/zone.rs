@@ -24,7 +24,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(250);
 pub(super) async fn run(session: &Session, command: ZoneCommand, output: Output) -> Result<(), Error> {
     let fs = session.zones()?;
     match command {
-        ZoneCommand::Create { path, key } => show(&fs.create_zone(&parse(&path)?, &key).await?, output),
+        ZoneCommand::Create { path, key, frame_size } => {
+            show(&fs.create_zone(&parse(&path)?, &key, frame_size).await?, output)
+        }
         ZoneCommand::List => list(&fs, output).await,
         ZoneCommand::Info { path } => show(&fs.zone(&parse(&path)?).await?, output),
         ZoneCommand::Reencrypt { path, wait } => reencrypt(&fs, &parse(&path)?, wait, output).await,
@@ -72,12 +74,13 @@ fn show(zone: &Zone, output: Output) -> Result<(), Error> {
 
 fn zone_text(zone: &Zone) -> String {
     let mut text = format!(
-        "zone     {}\nid       {}\nkey      {} (EDEK suite {})\nsuite    {}\ncreated  {}\nEDEKs    {} in stock\n",
+        "zone     {}\nid       {}\nkey      {} (EDEK suite {})\nsuite    {}, in frames of {}\ncreated  {}\nEDEKs    {} in stock\n",
         zone.path,
         zone.zone_id,
         zone.key_name,
         zone.edek_suite,
         zone.data_suite,
+        zone.frame,
         time_text(zone.created_ms),
         zone.edeks_in_stock
     );

@@ -146,6 +146,11 @@ fn paths_and_local_files() {
                 &["at most 255 bytes"],
             ),
             (&["zone", "info", "zone"], 2, &["start with /"]),
+            (
+                &["zone", "create", "/z", "--key", "k", "--frame-size", "5000"],
+                2,
+                &["a power of two from 4KiB to 1MiB"],
+            ),
             (&["fs", "put", "{home}/none", "/z"], 3, &["cannot read", "/none"]),
             (&["fs", "put", "{home}/dir", "/z"], 2, &["is a directory", "-r"]),
             (&["fs", "get", "/a", "-"], 2, &["strongroom fs cat", "./-"]),

@@ -4,7 +4,8 @@ use std::fmt::Display;
 
 use serde::{Serialize, Serializer};
 use strongroom_proto::{
-    DataSuite, EdekSuite, FileId, KeyName, KeyVersion, NodeId, ParseError, ZoneId, ZonePath, metadata::v1 as pb,
+    DataSuite, EdekSuite, FileId, FrameSize, KeyName, KeyVersion, NodeId, ParseError, ZoneId, ZonePath,
+    metadata::v1 as pb,
 };
 
 use crate::FsError;
@@ -133,6 +134,9 @@ pub struct Zone {
     /// How bytes are encrypted.
     #[serde(serialize_with = "text")]
     pub data_suite: DataSuite,
+    /// Plaintext bytes of a frame, which is what can be read alone.
+    #[serde(rename = "frame_bytes", serialize_with = "frame_bytes")]
+    pub frame: FrameSize,
     /// When it was made, in milliseconds since the Unix epoch.
     pub created_ms: u64,
     /// Files by the key version that their EDEK uses.
@@ -171,6 +175,7 @@ impl Zone {
             key_name: wire.key_name.parse()?,
             edek_suite: wire.edek_suite.parse()?,
             data_suite: wire.data_suite.parse()?,
+            frame: FrameSize::from_wire(wire.frame_bytes)?,
             created_ms: wire.created_ms,
             files: wire.files.into_iter().map(count).collect(),
             edeks_in_stock: wire.edeks_in_stock,
@@ -339,6 +344,10 @@ fn version<S: Serializer>(value: &KeyVersion, serializer: S) -> Result<S::Ok, S:
     serializer.serialize_u32(value.0)
 }
 
+fn frame_bytes<S: Serializer>(value: &FrameSize, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u32(value.bytes())
+}
+
 fn optional_version<S: Serializer>(value: &Option<KeyVersion>, serializer: S) -> Result<S::Ok, S::Error> {
     match value {
         Some(value) => serializer.serialize_u32(value.0),
@@ -390,6 +399,17 @@ mod tests {
         };
         let stat = Stat::try_from(directory).expect("valid");
         assert_eq!((stat.zone_path, stat.key_name, stat.data_suite), (None, None, None));
+    }
+
+    /// Sizes are parsed by one crate and used by another, which does not know it.
+    #[test]
+    fn every_frame_size_of_a_zone_has_a_geometry() {
+        use strongroom_dataplane::{BLOCK_BYTES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MIN, Geometry};
+        for bytes in (1..=FRAME_BYTES_MAX.ilog2() + 1).map(|bits| 1 << bits) {
+            let is_size = FrameSize::from_wire(bytes).is_ok();
+            assert_eq!(is_size, (FRAME_BYTES_MIN..=FRAME_BYTES_MAX).contains(&bytes), "{bytes}");
+            assert_eq!(is_size, Geometry::new(bytes, BLOCK_BYTES_MAX).is_ok(), "{bytes}");
+        }
     }
 
     #[test]

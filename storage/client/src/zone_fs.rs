@@ -3,7 +3,7 @@ use std::sync::Arc;
 use strongroom_dataplane::{DataKey, Geometry};
 use strongroom_kms_unwrap::{Dek, UnwrapClient};
 use strongroom_proto::{
-    DataSuite, Edek, KeyName, KeyVersion, ZoneId, ZonePath,
+    DataSuite, Edek, FrameSize, KeyName, KeyVersion, ZoneId, ZonePath,
     metadata::v1 as pb,
     proof::SignedProof,
     transport::{Remote, Remotes, Repeat, TlsIdentity, retry},
@@ -181,15 +181,16 @@ impl ZoneFs {
         FileReader::new(self.clone(), opening, &DataKey::new(dek.expose_256()?))
     }
 
-    /// Makes an empty directory the root of a zone under an EZ key.
+    /// Makes an empty directory the root of a zone under an EZ key, whose files are sealed in frames of `frame`.
     ///
     /// # Errors
     /// `not-empty`, `already-zone`, `key-not-found`, or `permission-denied` for other than administrators.
-    pub async fn create_zone(&self, path: &ZonePath, key: &KeyName) -> Result<Zone, FsError> {
+    pub async fn create_zone(&self, path: &ZonePath, key: &KeyName, frame: FrameSize) -> Result<Zone, FsError> {
         let request = pb::CreateZoneRequest {
             path: path.into(),
             key_name: key.as_str().to_owned(),
             data_suite: DataSuite::Gcm.as_str().to_owned(),
+            frame_bytes: frame.bytes(),
         };
         retry(Repeat::Unsent, || self.metadata().create_zone(request.clone()))
             .await?

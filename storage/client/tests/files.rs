@@ -221,6 +221,24 @@ async fn swapped_and_truncated_blocks_are_refused() {
 }
 
 #[tokio::test]
+async fn a_frame_size_that_is_not_the_writers_is_refused() {
+    let world = World::start(4 * FRAME as u32).await;
+    let data = plain(3 * FRAME);
+    put(&world, "/z/a", &data).await;
+    for other in [8192, 16_384] {
+        world.metadata.lock().frame_bytes = other;
+        let error = world
+            .fs
+            .open(&path("/z/a"))
+            .await
+            .expect_err("the manifest has another");
+        assert_eq!(error.reason(), Reason::ManifestInvalid, "{error}");
+    }
+    world.metadata.lock().frame_bytes = FRAME as u32;
+    assert!(read_all(&world, "/z/a").await.expect("read") == data);
+}
+
+#[tokio::test]
 async fn a_write_needs_two_nodes_and_no_more() {
     let world = world().await;
     world.set_health([Health::Up, Health::Down, Health::Up]);

@@ -46,7 +46,7 @@ async fn it_serves_without_a_key_service_and_stops_when_told() {
     let request = pb::CreateZoneRequest {
         path: "/a".into(),
         key_name: "payroll".to_owned(),
-        data_suite: String::new(),
+        ..pb::CreateZoneRequest::default()
     };
     let failure = refused(ZonesClient::new(channel.clone()).create_zone(request).await);
     check(&failure, Reason::Unavailable, &["key service"]);

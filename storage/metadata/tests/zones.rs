@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fixture::{NODES, World, check, kms::dek_of, refused};
+use fixture::{NODES, World, check, files::commit_request, kms::dek_of, refused};
 use strongroom_proto::{Failure, Reason, metadata::v1 as pb};
 
 #[tokio::test]
@@ -21,7 +21,7 @@ async fn zone_creation_checks_in_hdfs_order() {
     let ask = |path: &str, key: &str| pb::CreateZoneRequest {
         path: path.to_owned().into(),
         key_name: key.to_owned(),
-        data_suite: String::new(),
+        ..pb::CreateZoneRequest::default()
     };
     // Each request breaks its own rule and all that come after it.
     let failure = refused(world.user("alice").zones.create_zone(ask("/no", "")).await);
@@ -60,6 +60,13 @@ async fn zone_creation_checks_in_hdfs_order() {
         Reason::InvalidArgument,
         &["known suites: gcm"],
     );
+    let mut frames = ask("/empty", "payroll");
+    frames.frame_bytes = 5000;
+    check(
+        &refused(zones.create_zone(frames).await),
+        Reason::InvalidArgument,
+        &["frame size \"5000\"", "4KiB to 1MiB"],
+    );
     world.kms.away();
     check(
         &refused(zones.create_zone(ask("/empty", "payroll")).await),
@@ -71,6 +78,35 @@ async fn zone_creation_checks_in_hdfs_order() {
         .create_zone(ask("/empty", "payroll"))
         .await
         .expect("now it is right");
+}
+
+#[tokio::test]
+async fn a_zones_frame_size_is_that_of_its_files() {
+    let world = World::start().await;
+    assert_eq!(world.zone("/usual", "payroll").await.frame_bytes, 64 << 10);
+    world.mkdir("/small").await;
+    let request = pb::CreateZoneRequest {
+        path: "/small".into(),
+        key_name: "payroll".to_owned(),
+        frame_bytes: 4096,
+        ..pb::CreateZoneRequest::default()
+    };
+    let made = world.user("fsadmin").zones.create_zone(request).await;
+    assert_eq!(made.expect("a zone").into_inner().frame_bytes, 4096);
+    let zone = world.get_zone("/small").await.expect("a zone").into_inner();
+    assert_eq!(zone.frame_bytes, 4096);
+    let created = world.create("/small/f", false).await.expect("created");
+    assert_eq!(created.frame_bytes, 4096);
+    let grant = created.grant.expect("a grant");
+    let mut commit = commit_request(&grant, 10_000, &NODES);
+    check(
+        &world.commit(commit.clone()).await.expect_err("one tag is not three"),
+        Reason::InvalidArgument,
+        &["10048"],
+    );
+    commit.blocks[0].length = 10_000 + 3 * 16;
+    world.commit(commit).await.expect("three frames");
+    assert_eq!(world.read("/small/f").await.expect("it opens").frame_bytes, 4096);
 }
 
 #[tokio::test]

@@ -75,7 +75,8 @@ fn every_command_prints_the_json_of_the_manual() {
     json(&cli, "key list", KEY);
     json(&cli, "key versions payroll", "version\",\"state");
     json(&cli, "fs mkdir /zone", STAT);
-    json(&cli, "zone create /zone --key payroll", "zone_id");
+    let zone = json(&cli, "zone create /zone --key payroll --frame-size 4KiB", "zone_id");
+    assert_eq!(zone["frame_bytes"], 4096);
     assert_eq!(json(&cli, &format!("fs put {local} /zone/a"), "files")["files"], 1);
     assert_eq!(json(&cli, "fs ls /zone", STAT)["length"], 10);
     json(&cli, "fs stat /zone /zone/a", STAT);

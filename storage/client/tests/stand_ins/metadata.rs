@@ -28,6 +28,7 @@ pub(crate) struct FileRecord {
 }
 
 pub(crate) struct MetadataState {
+    pub(crate) frame_bytes: u32,
     pub(crate) block_bytes: u32,
     targets: Vec<Target>,
     pub(crate) files: HashMap<Bytes, FileRecord>,
@@ -58,6 +59,7 @@ impl MetadataState {
             }
         };
         Self {
+            frame_bytes: 4096,
             block_bytes,
             targets: nodes.iter().map(target).collect(),
             files: HashMap::new(),
@@ -116,7 +118,7 @@ impl MetadataState {
             grant: Some(self.grant(&file)),
             edek: Some(file.edek.clone()),
             data_suite: "gcm".to_owned(),
-            frame_bytes: 4096,
+            frame_bytes: self.frame_bytes,
             block_bytes: self.block_bytes,
         };
         self.open.insert(file.stat.file_id.clone(), file);
@@ -149,7 +151,7 @@ impl MetadataState {
         Ok(OpenedFile {
             stat: Some(file.stat.clone()),
             edek: Some(file.edek.clone()),
-            frame_bytes: 4096,
+            frame_bytes: self.frame_bytes,
             block_bytes: self.block_bytes,
             extents: file.extents.clone(),
             manifest_mac: file.code.clone(),

@@ -41,7 +41,7 @@ impl<S: Store, E: EdekSource> Zones for Api<S, E> {
     async fn create_zone(&self, request: Request<pb::CreateZoneRequest>) -> Result<Response<pb::Zone>, Status> {
         let by = self.administrator(&request, "make encryption zones")?;
         let asked = request.into_inner();
-        let zone = create(&self.core, &asked.path, &asked.key_name, &asked.data_suite).await?;
+        let zone = create(&self.core, &asked).await?;
         let path = String::from_utf8_lossy(&zone.path);
         tracing::info!(%by, %path, key = zone.key_name, "encryption zone made");
         Ok(Response::new(zone))

@@ -2,13 +2,13 @@
 
 use strongroom_kv::{Store, Txn};
 use strongroom_proto::{
-    Edek, ExtentId, FileId, KeyName, KeyVersion, ZoneId, ZonePath,
+    Edek, ExtentId, FileId, FrameSize, KeyName, KeyVersion, ZoneId, ZonePath,
     capability::Right,
     metadata::v1 as pb,
     transport::{PeerIdentity, UserName},
 };
 
-use super::{BLOCK_BYTES, FRAME_BYTES};
+use super::BLOCK_BYTES;
 use crate::{
     core::Core,
     error::MetadataError,
@@ -38,6 +38,7 @@ struct Place {
     key: KeyName,
     version_min: KeyVersion,
     data_suite: String,
+    frame: FrameSize,
 }
 
 /// Opens a file for writing.
@@ -108,6 +109,7 @@ async fn place(txn: &mut impl Txn, creation: &Creation) -> Result<Place, Metadat
         key: zone.key_name.parse()?,
         version_min: KeyVersion(zone.version_min),
         data_suite: zone.data_suite,
+        frame: FrameSize::from_wire(zone.frame_bytes)?,
         slot,
     })
 }
@@ -142,7 +144,7 @@ async fn record(
         overwrite: creation.overwrite,
         edek: Some(edek.clone().into()),
         data_suite: place.data_suite,
-        frame_bytes: FRAME_BYTES,
+        frame_bytes: place.frame.bytes(),
         block_bytes: BLOCK_BYTES,
         lease_expires_ms,
         extents: vec![records::OpenExtent {

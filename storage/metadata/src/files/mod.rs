@@ -6,8 +6,6 @@ pub(crate) mod create;
 pub(crate) mod lease;
 pub(crate) mod read;
 
-/// Plaintext bytes of a frame.
-pub(crate) const FRAME_BYTES: u32 = 64 << 10;
 /// Plaintext bytes of a full block.
 pub(crate) const BLOCK_BYTES: u32 = 4 << 20;
 /// What suite `gcm` adds to each frame (NIST SP 800-38D, the longest tag).

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use strongroom_kv::{Store, Txn};
-use strongroom_proto::{DataSuite, EdekSuite, Failure, FileId, KeyName, Reason, ZoneId, ZonePath, metadata::v1 as pb};
+use strongroom_proto::{DataSuite, Failure, FileId, FrameSize, KeyName, Reason, ZoneId, ZonePath, metadata::v1 as pb};
 
 use super::{source::EdekSource, source::Minted, view::wire_zone};
 use crate::{
@@ -13,27 +13,34 @@ use crate::{
     schema::{access, access::transact, keys, records},
 };
 
-/// Makes the empty directory at `path` a zone of `key`. That the caller is an administrator was checked before.
+/// Makes an empty directory a zone. That the caller is an administrator was checked before.
 pub(crate) async fn create<S: Store, E: EdekSource>(
     core: &Core<S, E>,
-    path: &[u8],
-    key: &str,
-    data_suite: &str,
+    asked: &pb::CreateZoneRequest,
 ) -> Result<pb::Zone, MetadataError> {
-    if key.is_empty() {
+    if asked.key_name.is_empty() {
         return Err(MetadataError::NoKeyGiven);
     }
-    let key: KeyName = key.parse()?;
-    let data_suite: DataSuite = match data_suite {
+    let key: KeyName = asked.key_name.parse()?;
+    let data_suite: DataSuite = match asked.data_suite.as_str() {
         "" => DataSuite::default(),
         named => named.parse()?,
     };
+    let frame = FrameSize::from_wire(asked.frame_bytes)?;
     let zone = ZoneId::generate();
     let minted = first_edeks(core, &key, zone).await?;
     // EDEKs are bound to the key's own name; an alias may name another key tomorrow.
     let key = minted.key.clone();
-    let path = ZonePath::parse(path)?;
-    let record = record(&key, minted.suite, data_suite, core.clock.now_ms());
+    let path = ZonePath::parse(&asked.path)?;
+    let record = records::Zone {
+        root: FileId::from_bytes([0; 16]).into(),
+        key_name: key.as_str().to_owned(),
+        edek_suite: minted.suite.as_str().to_owned(),
+        data_suite: data_suite.as_str().to_owned(),
+        created_ms: core.clock.now_ms(),
+        version_min: 0,
+        frame_bytes: frame.bytes(),
+    };
     let root = transact!(&core.store, [path, record], |txn| make(txn, &path, zone, &record)).await?;
     core.stock.add(zone, &key, minted);
     core.stock.warm(zone, &key);
@@ -62,17 +69,6 @@ async fn first_edeks<S, E: EdekSource>(
             ),
         )
         .into()),
-    }
-}
-
-fn record(key: &KeyName, suite: EdekSuite, data_suite: DataSuite, created_ms: u64) -> records::Zone {
-    records::Zone {
-        root: FileId::from_bytes([0; 16]).into(),
-        key_name: key.as_str().to_owned(),
-        edek_suite: suite.as_str().to_owned(),
-        data_suite: data_suite.as_str().to_owned(),
-        created_ms,
-        version_min: 0,
     }
 }
 

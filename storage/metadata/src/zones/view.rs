@@ -86,6 +86,7 @@ pub(crate) fn wire_zone<S, E: EdekSource>(
         created_ms: record.created_ms,
         files: Vec::new(),
         edeks_in_stock: u32::try_from(core.stock.count(id)).unwrap_or(u32::MAX),
+        frame_bytes: record.frame_bytes,
     }
 }
 
