@@ -20,35 +20,48 @@ const RESERVATIONS: &[u8] = b"reservations";
 
 /// What a reservation came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Reserved {
-    /// Uses of the version that are reserved by now.
-    pub(super) uses: u64,
-    /// Which reservation this was, of all.
-    pub(super) reservations: u64,
+pub(super) enum Reserved {
+    /// It is recorded.
+    Range {
+        /// Uses of the version that are reserved by now.
+        uses: u64,
+        /// Which reservation this was, of all.
+        reservations: u64,
+    },
+    /// Nothing is recorded: more than the most would be reserved then.
+    UsedUp,
+    /// Nothing is recorded: the store counts fewer reservations than were seen.
+    SetBack,
 }
 
 impl Ledger {
-    /// Reserves `range` uses of a version; `None`, and no change, if more than `most` would be reserved then.
+    /// Reserves `range` uses of a version, up to `most`, if the store has counted all the reservations that were `seen`. A
+    /// reservation in a store that was set back would have it look like one that was not.
     pub(super) async fn reserve_uses(
         &self,
         name: &KeyName,
         version: KeyVersion,
         range: u64,
         most: u64,
-    ) -> Result<Option<Reserved>, KeysError> {
+        seen: u64,
+    ) -> Result<Reserved, KeysError> {
         let key = uses_key(name, version);
         transact(&self.store, |txn| {
             let key = key.clone();
             Box::pin(async move {
+                let counted = reservations(txn).await?;
+                if counted < seen {
+                    return Ok(Reserved::SetBack);
+                }
                 let stored = txn.get(&key).await?;
                 let before = stored.map_or(Ok(0), |value| read_uses(&key, &value))?;
                 let Some(uses) = before.checked_add(range).filter(|&after| after <= most) else {
-                    return Ok(None);
+                    return Ok(Reserved::UsedUp);
                 };
                 txn.put(&key, uses.to_be_bytes().to_vec());
-                let reservations = reservations(txn).await? + 1;
+                let reservations = counted + 1;
                 txn.put(RESERVATIONS, reservations.to_be_bytes().to_vec());
-                Ok(Some(Reserved { uses, reservations }))
+                Ok(Reserved::Range { uses, reservations })
             })
         })
         .await

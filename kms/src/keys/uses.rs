@@ -17,7 +17,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId};
 use tokio::sync::Mutex as AsyncMutex;
 
-use super::{KeysError, ledger::Ledger, mark::Mark};
+use super::{KeysError, ledger::Ledger, ledger_uses::Reserved, mark::Mark};
 
 /// Uses after which a key rolls by itself, if the configuration says nothing: some 33 million EDEKs.
 pub(crate) const ROLL_AFTER_DEFAULT: u64 = 1 << 30;
@@ -101,18 +101,19 @@ impl Uses {
         let seen = mark.seen().unwrap_or_default();
         mark.advance(seen).map_err(KeysError::Mark)?;
         let range = RANGE.min(self.roll_after / 16).max(uses);
-        let reserved = ledger.reserve_uses(name, version, range, USES_MAX).await?;
-        let Some(reserved) = reserved else {
-            return Err(used_up(name, version));
+        let reserved = ledger.reserve_uses(name, version, range, USES_MAX, seen).await?;
+        let (reserved, reservations) = match reserved {
+            Reserved::Range { uses, reservations } => (uses, reservations),
+            Reserved::UsedUp => return Err(used_up(name, version)),
+            Reserved::SetBack => {
+                self.wear_out(ledger, &mut mark).await?;
+                return Err(set_back(name));
+            }
         };
-        if mark.seen().is_some_and(|seen| reserved.reservations <= seen) {
-            self.wear_out(ledger, &mut mark).await?;
-            return Err(set_back(name));
-        }
-        mark.advance(reserved.reservations).map_err(KeysError::Mark)?;
+        mark.advance(reservations).map_err(KeysError::Mark)?;
         let mut counts = self.counts();
         let count = counts.entry((name.clone(), version)).or_default();
-        count.reserved = count.reserved.max(reserved.uses);
+        count.reserved = count.reserved.max(reserved);
         count.left += range - uses;
         Ok(())
     }
@@ -254,8 +255,10 @@ mod tests {
             "after a restart too"
         );
 
-        let left = ledger.reserve_uses(&name, version, USES_MAX - 1600, USES_MAX).await;
-        assert_eq!(left.expect("stored").map(|left| left.uses), Some(USES_MAX));
+        let rest = USES_MAX - 1600;
+        let left = ledger.reserve_uses(&name, version, rest, USES_MAX, 0).await;
+        let left = left.expect("stored");
+        assert!(matches!(left, Reserved::Range { uses: USES_MAX, .. }), "{left:?}");
         let uses = Uses::new(1600, ledger.load_uses().await.expect("read"), mark(&dir, "a"));
         let failure = uses
             .charge(&ledger, &name, version, EdekSuite::Gcm, 1)
@@ -287,5 +290,33 @@ mod tests {
             2 << 16,
             "two ranges of 2^16"
         );
+    }
+
+    /// A crash right after would otherwise leave a store that was set back by one reservation looking like one that was not.
+    #[tokio::test]
+    async fn a_store_that_was_set_back_counts_no_reservation_before_its_versions_are_worn_out() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| dir.path().join(name);
+        let (name, version) = (key(), KeyVersion(0));
+        let ledger = open(&path("keys.redb")).await;
+        let uses = Uses::new(1600, Vec::new(), mark(&dir, "a"));
+        uses.charge(&ledger, &name, version, EdekSuite::Gcm, 1)
+            .await
+            .expect("room");
+        let older = ledger.reservations().await.expect("read");
+        drop(ledger);
+        std::fs::copy(path("keys.redb"), path("backup.redb")).expect("copied");
+        let ledger = open(&path("keys.redb")).await;
+        let reserved = ledger.reserve_uses(&name, version, 100, USES_MAX, older).await;
+        let Ok(Reserved::Range { reservations: seen, .. }) = reserved else {
+            panic!("{reserved:?}");
+        };
+
+        let ledger = open(&path("backup.redb")).await;
+        let before = ledger.load_uses().await.expect("read");
+        let refused = ledger.reserve_uses(&name, version, 100, USES_MAX, seen).await;
+        assert_eq!(refused.expect("answered"), Reserved::SetBack);
+        assert_eq!(ledger.reservations().await.expect("read"), older, "nothing is counted");
+        assert_eq!(ledger.load_uses().await.expect("read"), before);
     }
 }

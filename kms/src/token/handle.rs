@@ -25,6 +25,7 @@ use super::{
     board::Board,
     gather::Gather,
     link::{Fault, Link},
+    listing::Listings,
     pb::{self, token_worker_client::TokenWorkerClient},
     pin,
     pin_gate::PinGate,
@@ -34,9 +35,6 @@ use super::{
 
 /// How long a call waits for a worker that is being restarted.
 const RESTART_WAIT: Duration = Duration::from_secs(6);
-
-/// How long a listing may take: that of thousands of keys, at a few milliseconds for each of some ten calls.
-const LISTING_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// A token, worked through a supervised worker process. Clones share the worker; when the last one goes, so does it.
 #[derive(Clone)]
@@ -52,27 +50,9 @@ struct Inner {
     state: watch::Receiver<TokenState>,
     stop: watch::Sender<bool>,
     supervisors: Mutex<Vec<JoinHandle<()>>>,
+    listings: Listings,
     /// What the last listing left out.
     unfit: StdMutex<Vec<UnfitVersion>>,
-}
-
-/// What the pages of a listing come to.
-#[derive(Default)]
-struct Listing {
-    versions: Vec<TokenKeyVersion>,
-    unfit: Vec<UnfitVersion>,
-}
-
-impl Listing {
-    fn add(&mut self, versions: Vec<pb::TokenKeyVersion>, unfit: Vec<pb::UnfitVersion>) -> Result<(), Failure> {
-        for version in versions {
-            self.versions.push(version.try_into()?);
-        }
-        for version in unfit {
-            self.unfit.push(version.try_into()?);
-        }
-        Ok(())
-    }
 }
 
 /// The place of one worker, whichever process has it now.
@@ -104,7 +84,7 @@ pub(super) enum Attempt<T> {
 }
 
 impl<T> Attempt<T> {
-    fn outcome(self) -> Result<T, Failure> {
+    pub(super) fn outcome(self) -> Result<T, Failure> {
         match self {
             Self::Answered(outcome) => outcome,
             Self::Broken(failure) => Err(failure),
@@ -150,6 +130,7 @@ impl Token {
             state: board.subscribe(),
             stop,
             supervisors: Mutex::new(supervisors),
+            listings: Listings::default(),
             unfit: StdMutex::default(),
         };
         let token = Self {
@@ -197,64 +178,8 @@ impl Token {
             .try_into()
     }
 
-    /// Every key version in the token, by name and version. Objects that look like one and are not fit for use are left
-    /// out, with a line in the log, and so are two that claim to be the same version: [`Self::unfit`] says why.
-    ///
-    /// # Errors
-    /// `token-unavailable`, `pin-rejected`.
-    pub async fn list_versions(&self) -> Result<Vec<TokenKeyVersion>, Failure> {
-        let first = self.seat(None);
-        let link = self.link(first).await?;
-        let listing = match self.list_on(first, &link).await {
-            Attempt::Broken(_) if self.patient => {
-                let generation = link.generation();
-                drop(link);
-                let (second, link) = self.next_link(first, generation).await?;
-                self.list_on(second, &link).await.outcome()?
-            }
-            attempt => attempt.outcome()?,
-        };
-        *self.last_unfit() = listing.unfit;
-        Ok(listing.versions)
-    }
-
-    /// All pages of the listing of one worker. Each is answered in time or the worker is lost, and there is an end to them.
-    async fn list_on(&self, seat: usize, link: &Link) -> Attempt<Listing> {
-        let pages = timeout(LISTING_TIMEOUT, self.list_pages(seat, link)).await;
-        pages.unwrap_or_else(|_| {
-            let limit_min = LISTING_TIMEOUT.as_secs() / 60;
-            let text = format!("the token did not list its keys within {limit_min} minutes");
-            Attempt::Answered(Err(Failure::new(Reason::TokenUnavailable, text)))
-        })
-    }
-
-    async fn list_pages(&self, seat: usize, link: &Link) -> Attempt<Listing> {
-        let mut client = link.client();
-        let (mut listing, mut anew, mut after) = (Listing::default(), true, None);
-        loop {
-            let request = pb::ListVersionsRequest { anew, after };
-            let page = match self.attempt(seat, link, client.list_versions(request)).await {
-                Attempt::Answered(Ok(page)) => page,
-                Attempt::Answered(Err(failure)) => return Attempt::Answered(Err(failure)),
-                Attempt::Broken(failure) => return Attempt::Broken(failure),
-            };
-            if let Err(failure) = listing.add(page.versions, page.unfit) {
-                return Attempt::Answered(Err(failure));
-            }
-            if !page.more {
-                return Attempt::Answered(Ok(listing));
-            }
-            (anew, after) = (false, page.last);
-        }
-    }
-
-    /// What [`Self::list_versions`] last left out, and why.
-    #[must_use]
-    pub fn unfit(&self) -> Vec<UnfitVersion> {
-        self.last_unfit().clone()
-    }
-
-    fn last_unfit(&self) -> MutexGuard<'_, Vec<UnfitVersion>> {
+    /// What the last listing left out.
+    pub(super) fn last_unfit(&self) -> MutexGuard<'_, Vec<UnfitVersion>> {
         // Whole lists are put in, so that a panic elsewhere leaves nothing half done.
         self.inner.unfit.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -285,22 +210,6 @@ impl Token {
             async move { client.generate_version(request).await }
         });
         made.await?.try_into()
-    }
-
-    /// Has every worker that serves search the token, and forget what it derived from versions that are not there any more.
-    ///
-    /// # Errors
-    /// If a worker has not done it and goes on: `token-unavailable`, `overloaded`, `pin-rejected`.
-    pub async fn look_again(&self) -> Result<(), Failure> {
-        let mut outcome = Ok(());
-        for (number, seat) in self.inner.seats.iter().enumerate() {
-            if let Some(link) = seat.link()
-                && let Attempt::Answered(listed) = self.list_on(number, &link).await
-            {
-                outcome = outcome.and(listed.map(drop));
-            }
-        }
-        outcome
     }
 
     /// Has every worker that serves do a call. One that is lost over it has done it too, in a way: nothing is left of what
@@ -455,7 +364,7 @@ impl Token {
     }
 
     /// Another worker than the one that was `lost`, or the next in its place.
-    async fn next_link(&self, lost: usize, generation: u64) -> Result<(usize, Link), Failure> {
+    pub(super) async fn next_link(&self, lost: usize, generation: u64) -> Result<(usize, Link), Failure> {
         let second = self.seat(Some(lost));
         let after = if second == lost { generation } else { 0 };
         Ok((second, self.inner.seats[second].link_after(after).await?))
@@ -464,6 +373,16 @@ impl Token {
     /// Whether callers wait for a worker that is being started.
     pub(super) const fn is_patient(&self) -> bool {
         self.patient
+    }
+
+    /// Where those who have the token listed meet.
+    pub(super) fn listings(&self) -> &Listings {
+        &self.inner.listings
+    }
+
+    /// How many workers there are.
+    pub(super) fn seats(&self) -> usize {
+        self.inner.seats.len()
     }
 
     /// Where calls about few EDEKs meet.

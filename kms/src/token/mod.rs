@@ -13,6 +13,7 @@ mod gather;
 mod handle;
 pub mod init;
 mod link;
+mod listing;
 mod module;
 mod pin;
 mod pin_gate;
@@ -28,6 +29,7 @@ pub mod worker;
 
 pub use clone_key::{ClonePublicKey, Fingerprint as CloneFingerprint};
 pub use handle::Token;
+pub use listing::Listing;
 pub use module::ModuleError;
 pub use pin::PinError;
 pub use pin_mark::{MarkError, marks_directory};

@@ -2,23 +2,23 @@
 
 use std::time::{Duration, Instant};
 
-use strongroom_kms::token::{TokenConfig, TokenState};
+use strongroom_kms::token::{Token, TokenConfig, TokenKeyVersion, TokenState};
 use strongroom_pkcs11_shim::{Fault, Function, Shim, When};
 use strongroom_proto::{KeyVersion, Reason};
 
 use crate::fixture::{Fixture, fresh, name, zone};
 
 const KEYS: u32 = 120;
+const FEW: u32 = 20;
 /// Of each look at an object's attributes, of which a key takes several: as many keys take longer than any one call may.
 const LATENCY: Duration = Duration::from_millis(30);
 const CALL_MAX: Duration = Duration::from_secs(10);
 
-#[tokio::test]
-async fn a_slow_token_with_many_keys_is_listed_whole_and_serves_meanwhile() {
-    let fixture = Fixture::new();
+/// A slow token with that many keys.
+async fn slow(fixture: &Fixture, keys: u32) -> (Shim, Token, Vec<TokenKeyVersion>) {
     let token = fixture.start().await;
     let mut made = Vec::new();
-    for n in 0..KEYS {
+    for n in 0..keys {
         let new = fresh(&format!("key-{n:03}"), 0);
         made.push(token.generate(&new).await.expect("a fresh version"));
     }
@@ -36,16 +36,26 @@ async fn a_slow_token_with_many_keys_is_listed_whole_and_serves_meanwhile() {
     };
     let token = fixture.try_start(config).await.expect("all is there");
     assert_eq!(*token.subscribe().borrow(), TokenState::Ready);
+    (shim, token, made)
+}
+
+#[tokio::test]
+async fn a_slow_token_with_many_keys_is_listed_whole_and_serves_meanwhile() {
+    let fixture = Fixture::new();
+    let (shim, token, mut made) = slow(&fixture, KEYS).await;
     let started = Instant::now();
     let listing = tokio::spawn({
         let token = token.clone();
         async move { token.list_versions().await }
     });
     // What changes meanwhile is not overlooked for good, nor brought back.
+    let logins = shim.logins();
     let gone = made.remove(0);
     let late = token.generate(&fresh("late", 0)).await.expect("made meanwhile");
-    let destroyed = token.destroy(&gone.key, gone.version, gone.token_id).await;
-    destroyed.expect("destroyed meanwhile");
+    for gone in [&gone, &made.remove(KEYS as usize / 2)] {
+        let destroyed = token.destroy(&gone.key, gone.version, gone.token_id).await;
+        destroyed.expect("destroyed meanwhile");
+    }
     let mut longest = Duration::ZERO;
     while !listing.is_finished() {
         let asked = Instant::now();
@@ -62,6 +72,7 @@ async fn a_slow_token_with_many_keys_is_listed_whole_and_serves_meanwhile() {
     let mut listed = listing.await.expect("no panic").expect("listed");
     listed.retain(|version| ![&gone.key, &late.key].contains(&&version.key));
     assert_eq!(listed, made);
+    assert_eq!(shim.logins(), logins, "what is gone is not taken for a session that is");
     shim.clear_all();
     let failure = token
         .mint(&gone.key, gone.version, &zone(1), 1)
@@ -71,5 +82,47 @@ async fn a_slow_token_with_many_keys_is_listed_whole_and_serves_meanwhile() {
     made.push(late);
     assert_eq!(token.list_versions().await.expect("listed"), made);
     assert_eq!(fixture.starts().len(), 2, "no worker was taken for one that hangs");
+    token.stop().await;
+}
+
+#[tokio::test]
+async fn listings_that_are_asked_for_all_the_time_all_end_and_places_are_looked_for_meanwhile() {
+    let fixture = Fixture::new();
+    let (shim, token, made) = slow(&fixture, FEW).await;
+    let started = Instant::now();
+    token.list_versions().await.expect("listed");
+    let alone = started.elapsed();
+
+    let list = |token: &Token| {
+        let token = token.clone();
+        tokio::spawn(async move { token.list_versions().await })
+    };
+    let started = Instant::now();
+    let first = list(&token);
+    let mut others = Vec::new();
+    let places: Vec<_> = [&made[3], &made[7]]
+        .map(|made| (made.key.clone(), made.version))
+        .to_vec();
+    let mut asked = places.clone();
+    asked.push((name("nothing"), KeyVersion(0)));
+    while !first.is_finished() {
+        assert!(started.elapsed() < 4 * alone, "{} listings and none ends", others.len());
+        others.push(list(&token));
+        // A few places do not wait for a listing.
+        let found = token.look_for(&asked).await.expect("looked for").versions;
+        let found: Vec<_> = found.into_iter().map(|found| (found.key, found.version)).collect();
+        assert_eq!(found, places);
+    }
+    assert_eq!(first.await.expect("no panic").expect("listed"), made);
+    assert!(others.len() > 2, "too quick to show anything");
+    let surveys = started.elapsed();
+    for other in others {
+        assert_eq!(other.await.expect("no panic").expect("listed"), made);
+    }
+    assert!(
+        started.elapsed() < surveys + 3 * alone,
+        "they share one listing, or two"
+    );
+    shim.clear_all();
     token.stop().await;
 }

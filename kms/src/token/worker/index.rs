@@ -20,7 +20,7 @@ use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, Reason};
 use super::{
     attributes,
     label::{KeyLabel, PREFIX},
-    remedy::{Trouble, while_doing},
+    remedy::{Trouble, names_nothing, while_doing},
     suite::suite,
 };
 use crate::token::{Kcv, Origin, TokenKeyVersion, TokenObjectId, UnfitVersion};
@@ -147,7 +147,10 @@ impl Index {
         let mut sought = Self::default();
         for label in KeyLabel::variants(name, version) {
             for handle in labelled(session, &label)? {
-                sought.take_in(session, handle, before.unwrap_or(self))?;
+                let there = sought.take_in(session, handle, before.unwrap_or(self))?;
+                if !there && labelled(session, &label)?.contains(&handle) {
+                    return Err(unknown_handle());
+                }
             }
         }
         let versions = self.keys.entry(name.clone()).or_default();
@@ -156,14 +159,19 @@ impl Index {
         Ok(())
     }
 
-    /// Adds an object of the token if it is one of ours. What `before` knows of its version is held against it.
-    pub(super) fn take_in(&mut self, session: &Session, handle: ObjectHandle, before: &Self) -> Result<(), Trouble> {
-        if let Some((label, id)) = identify(session, handle).map_err(while_doing("to read a key's label"))? {
-            let slot = examine(session, handle, &label, id, before)?;
-            let known = before.known(&label);
-            self.insert(label, id, slot, known);
+    /// Adds an object of the token if it is one of ours. What `before` knows of its version is held against it. Answers
+    /// whether there is such an object: somebody may have destroyed it since it was found.
+    pub(super) fn take_in(&mut self, session: &Session, handle: ObjectHandle, before: &Self) -> Result<bool, Trouble> {
+        match read(session, handle, before) {
+            Ok(Some((label, id, slot))) => {
+                let known = before.known(&label);
+                self.insert(label, id, slot, known);
+                Ok(true)
+            }
+            Ok(None) => Ok(true),
+            Err(error) if names_nothing(&error) => Ok(false),
+            Err(error) => Err(Trouble::new("to read a key's attributes", &error)),
         }
-        Ok(())
     }
 
     /// Takes over the check values that `other` has learnt of the same objects.
@@ -239,32 +247,48 @@ impl Index {
             last: after,
             ..Listing::default()
         };
-        while let Some((at, slot)) = self.following(page.last.as_ref()) {
+        while let Some(at) = self.following(page.last.as_ref()) {
             if page.is_full(until) {
                 page.more = true;
                 break;
             }
-            page.add(session, &at, slot)?;
+            if let Err(trouble) = self.show(session, &at, &mut page) {
+                // It may have been destroyed since it was found.
+                self.look_for(session, &at.0, at.1, None)?;
+                if self.contains(&at.0, at.1) {
+                    return Err(trouble);
+                }
+            }
             page.last = Some(at);
         }
         Ok(page)
     }
 
-    /// The version behind `after`, or the first.
-    fn following(&mut self, after: Option<&At>) -> Option<(At, &mut Slot)> {
+    /// Puts what was found of a version on a page.
+    pub(super) fn show(&mut self, session: &Session, at: &At, page: &mut Listing) -> Result<(), Trouble> {
+        let slot = self.keys.get_mut(&at.0).and_then(|versions| versions.get_mut(&at.1));
+        match slot {
+            None | Some(Slot::Unseen(_)) => Ok(()),
+            Some(slot) => page.add(session, at, slot),
+        }
+    }
+
+    /// The place of the version behind `after`, or of the first.
+    fn following(&self, after: Option<&At>) -> Option<At> {
         let names = match after {
-            None => self.keys.range_mut::<KeyName, _>(..),
-            Some((name, _)) => self.keys.range_mut(name..),
+            None => self.keys.range::<KeyName, _>(..),
+            Some((name, _)) => self.keys.range(name..),
         };
         let mut slots = names.flat_map(|(name, versions)| {
             let from = match after {
                 Some((last, version)) if last == name => Bound::Excluded(*version),
                 _ => Bound::Unbounded,
             };
-            let found = versions.range_mut((from, Bound::Unbounded));
-            found.map(move |(version, slot)| ((name.clone(), *version), slot))
+            let found = versions.range((from, Bound::Unbounded));
+            found.map(move |(version, slot)| (name, *version, slot))
         });
-        slots.find(|(_, slot)| !matches!(slot, Slot::Unseen(_)))
+        let (name, version, _) = slots.find(|(_, _, slot)| !matches!(slot, Slot::Unseen(_)))?;
+        Some((name.clone(), version))
     }
 
     /// Adds a version that was just generated.
@@ -424,6 +448,24 @@ fn identify(session: &Session, handle: ObjectHandle) -> Result<Option<(KeyLabel,
     Ok(found)
 }
 
+/// What an object of the token is to be taken for, if it is one of ours.
+fn read(
+    session: &Session,
+    handle: ObjectHandle,
+    before: &Index,
+) -> Result<Option<(KeyLabel, TokenObjectId, Slot)>, Error> {
+    let Some((label, id)) = identify(session, handle)? else {
+        return Ok(None);
+    };
+    let slot = examine(session, handle, &label, id, before)?;
+    Ok(Some((label, id, slot)))
+}
+
+/// Handles that are found and name nothing are a session's that is broken: its keys must not be taken for missing.
+pub(super) fn unknown_handle() -> Trouble {
+    Trouble::Lost("the token finds keys by handles that it then does not know".to_owned())
+}
+
 /// Decides whether an object may serve as the version that its label says.
 fn examine(
     session: &Session,
@@ -431,8 +473,8 @@ fn examine(
     label: &KeyLabel,
     id: TokenObjectId,
     before: &Index,
-) -> Result<Slot, Trouble> {
-    let read = attributes::read_back(session, handle, label).map_err(while_doing("to read a key's attributes"))?;
+) -> Result<Slot, Error> {
+    let read = attributes::read_back(session, handle, label)?;
     if let Some(wrong) = read.wrong {
         let why = format!("{label} (CKA_ID {id}) is not used: its attribute {wrong} is not what a zone key's must be");
         let before = before.known(label).cloned();

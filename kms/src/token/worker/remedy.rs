@@ -8,8 +8,14 @@ use strongroom_proto::{Failure, Reason};
 pub(super) enum Remedy {
     /// Short of something for the moment; the caller may repeat the call.
     Repeat,
-    /// The session, the login or a handle is lost: open the session anew.
+    /// The session or the login is lost: open the session anew.
     Reopen,
+    /// A handle names no object: where objects are looked through, that one is gone; elsewhere open the session anew, since the
+    /// handle may be from another.
+    Stale,
+    /// The device says that it failed: open the session anew. Of an EDEK that is to be opened Kryoptic says so when it is wrong,
+    /// so there it is unclear.
+    Device,
     /// The library is lost: only another process can help.
     Restart,
     /// The PIN was refused: never try it again.
@@ -31,13 +37,13 @@ pub(super) const fn remedy_of(value: RvError) -> Remedy {
         RvError::SessionHandleInvalid
         | RvError::SessionClosed
         | RvError::UserNotLoggedIn
-        | RvError::KeyHandleInvalid
+        | RvError::OperationActive
+        | RvError::OperationNotInitialized => Remedy::Reopen,
+        RvError::KeyHandleInvalid
         | RvError::ObjectHandleInvalid
         | RvError::UnwrappingKeyHandleInvalid
-        | RvError::WrappingKeyHandleInvalid
-        | RvError::OperationActive
-        | RvError::OperationNotInitialized
-        | RvError::DeviceError => Remedy::Reopen,
+        | RvError::WrappingKeyHandleInvalid => Remedy::Stale,
+        RvError::DeviceError => Remedy::Device,
         RvError::DeviceRemoved
         | RvError::TokenNotPresent
         | RvError::TokenNotRecognized
@@ -127,7 +133,12 @@ pub(in crate::token) const fn refuses_pin(value: RvError) -> bool {
     matches!(remedy_of(value), Remedy::Pin | Remedy::Refuse)
 }
 
-fn remedy_of_error(error: &Error) -> Remedy {
+/// Whether a call failed because its handle names no object.
+pub(super) const fn names_nothing(error: &Error) -> bool {
+    matches!(remedy_of_error(error), Remedy::Stale)
+}
+
+const fn remedy_of_error(error: &Error) -> Remedy {
     match error {
         Error::Pkcs11(value, _) => remedy_of(*value),
         _ => Remedy::Refuse,
@@ -158,7 +169,7 @@ impl Trouble {
         match remedy_of_error(error) {
             Remedy::Repeat => Self::Failed(Failure::new(Reason::TokenUnavailable, text)),
             // Outside an unwrap, a failure that gives no reason is taken for a broken session.
-            Remedy::Reopen | Remedy::Unclear => Self::Lost(text),
+            Remedy::Reopen | Remedy::Stale | Remedy::Device | Remedy::Unclear => Self::Lost(text),
             Remedy::Restart => Self::Gone(text),
             Remedy::Pin | Remedy::Refuse => Self::Failed(Failure::new(Reason::TokenRefused, text)),
         }
@@ -183,11 +194,11 @@ pub(super) enum Refusal {
 impl Refusal {
     pub(super) fn of(error: &Error) -> Self {
         match remedy_of_error(error) {
-            // Kryoptic says so of an EDEK that is wrong.
-            _ if matches!(error, Error::Pkcs11(RvError::DeviceError, _)) => Self::Unclear,
             Remedy::Refuse => Self::Invalid,
-            Remedy::Unclear => Self::Unclear,
-            _ => Self::Trouble(Trouble::new("to unwrap an EDEK", error)),
+            Remedy::Unclear | Remedy::Device => Self::Unclear,
+            Remedy::Repeat | Remedy::Reopen | Remedy::Stale | Remedy::Restart | Remedy::Pin => {
+                Self::Trouble(Trouble::new("to unwrap an EDEK", error))
+            }
         }
     }
 }
@@ -297,25 +308,42 @@ mod tests {
         RvError::UnknownErrorCode(0x8000_0001),
     ];
 
+    /// What is done about each value, as it was last agreed on: a change here is a change of `remedies.txt`, for all to see.
+    const AGREED: &str = include_str!("remedies.txt");
+
     #[test]
-    fn return_values_lead_to_their_remedies() {
-        for (value, remedy) in [
-            (RvError::HostMemory, Remedy::Repeat),
-            (RvError::SessionHandleInvalid, Remedy::Reopen),
-            (RvError::UserNotLoggedIn, Remedy::Reopen),
-            (RvError::DeviceError, Remedy::Reopen),
-            (RvError::DeviceRemoved, Remedy::Restart),
-            (RvError::CryptokiNotInitialized, Remedy::Restart),
-            (RvError::PinIncorrect, Remedy::Pin),
-            (RvError::PinLocked, Remedy::Pin),
-            (RvError::GeneralError, Remedy::Unclear),
-            (RvError::MechanismInvalid, Remedy::Refuse),
-            (RvError::VendorDefined(0x8000_0001), Remedy::Refuse),
-        ] {
-            assert_eq!(remedy_of(value), remedy, "{value:?}");
+    fn every_return_value_leads_to_the_remedy_that_was_agreed_on() {
+        let mut table = String::new();
+        for value in EVERY {
+            let (call, unwrap) = (call_of(value), unwrap_of(value));
+            let login = if refuses_pin(value) { "never again" } else { "again" };
+            table += &format!("{:<30}{call:<16}{unwrap:<16}{login}\n", format!("{value:?}"));
+        }
+        let agreed = AGREED.lines().filter(|line| !line.starts_with('#'));
+        let agreed: Vec<_> = agreed.map(str::trim_end).collect();
+        let found: Vec<_> = table.lines().collect();
+        assert_eq!(found, agreed, "remedies.txt should have the lines:\n{table}");
+    }
+
+    fn call_of(value: RvError) -> &'static str {
+        let trouble = Trouble::new("to try", &Error::Pkcs11(value, Function::Encrypt));
+        match &trouble {
+            Trouble::Failed(failure) if failure.is_transient() => "try later",
+            Trouble::Failed(_) => "refused",
+            Trouble::Lost(_) => "session anew",
+            Trouble::Gone(_) => "worker anew",
         }
     }
 
+    fn unwrap_of(value: RvError) -> &'static str {
+        match Refusal::of(&Error::Pkcs11(value, Function::UnwrapKey)) {
+            Refusal::Invalid => "wrong EDEK",
+            Refusal::Unclear => "unclear",
+            Refusal::Trouble(_) => "as any call",
+        }
+    }
+
+    /// Whatever the value: what reaches the fleet is a reason for which it asks another token.
     #[test]
     fn every_return_value_lets_the_call_go_to_another_token() {
         for value in EVERY {
@@ -325,15 +353,5 @@ mod tests {
                 Trouble::Lost(_) | Trouble::Gone(_) => assert!(fails_over(Reason::TokenUnavailable)),
             }
         }
-    }
-
-    #[test]
-    fn a_refused_unwrap_blames_the_edek_only_where_the_token_can_mean_it() {
-        let of = |value| Refusal::of(&Error::Pkcs11(value, Function::UnwrapKey));
-        assert!(matches!(of(RvError::WrappedKeyInvalid), Refusal::Invalid));
-        assert!(matches!(of(RvError::GeneralError), Refusal::Unclear));
-        assert!(matches!(of(RvError::DeviceError), Refusal::Unclear));
-        assert!(matches!(of(RvError::SessionClosed), Refusal::Trouble(Trouble::Lost(_))));
-        assert!(matches!(of(RvError::DeviceRemoved), Refusal::Trouble(Trouble::Gone(_))));
     }
 }

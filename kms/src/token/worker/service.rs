@@ -22,6 +22,7 @@ use crate::{
     batch::{merge, split},
     token::{
         ClonePublicKey, NewVersion, SealedCall, TransferCall, WrappedClone,
+        listing::PLACES_MAX,
         pb::{self, token_worker_server::TokenWorker},
         sealed::optional_signature,
         wire::{item_to_wire, malformed, parse_clone, parse_id, parse_key_ref, parse_place, place},
@@ -66,6 +67,21 @@ impl TokenWorker for Service {
             unfit: listing.unfit.into_iter().map(Into::into).collect(),
             last: listing.last.map(|(key, version)| place(&key, version)),
             more: listing.more,
+        }))
+    }
+
+    async fn look_for(&self, request: Request<pb::LookForRequest>) -> Result<Response<pb::LookForResponse>, Status> {
+        let places = request.into_inner().places;
+        if places.is_empty() || places.len() > PLACES_MAX {
+            return Err(malformed("a number of places").into());
+        }
+        let places: Vec<_> = places.iter().map(parse_place).collect::<Result<_, _>>()?;
+        let call = move |engine: &mut Engine| engine.run(|vault| vault.look_for_all(&places));
+        let (listing, looked) = self.queue.call(call).await?;
+        Ok(Response::new(pb::LookForResponse {
+            versions: listing.versions.into_iter().map(Into::into).collect(),
+            unfit: listing.unfit.into_iter().map(Into::into).collect(),
+            looked: u32::try_from(looked).unwrap_or(u32::MAX),
         }))
     }
 

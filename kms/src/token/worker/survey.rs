@@ -10,7 +10,7 @@ use cryptoki::{
 use strongroom_proto::{KeyName, KeyVersion};
 
 use super::{
-    index::{At, Index},
+    index::{At, Index, unknown_handle},
     remedy::{Trouble, while_doing},
 };
 
@@ -18,6 +18,8 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Survey {
     left: Vec<ObjectHandle>,
+    /// Handles that named nothing any more when their turn came.
+    gone: Vec<ObjectHandle>,
     found: Index,
     /// Versions to look for once more: what happened to them since the search began is not in what it found.
     touched: BTreeSet<At>,
@@ -27,9 +29,9 @@ pub(super) struct Survey {
 
 impl Survey {
     pub(super) fn begin(session: &Session) -> Result<Self, Trouble> {
-        let search = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Token(true)];
         Ok(Self {
-            left: session.find_objects(&search).map_err(while_doing("to find its keys"))?,
+            left: every_key(session)?,
+            gone: Vec::new(),
             found: Index::default(),
             touched: BTreeSet::new(),
             compared: false,
@@ -55,8 +57,14 @@ impl Survey {
     /// Answers whether there was anything to do.
     fn step(&mut self, session: &Session, index: &Index) -> Result<bool, Trouble> {
         if let Some(&handle) = self.left.last() {
-            self.found.take_in(session, handle, index)?;
+            if !self.found.take_in(session, handle, index)? {
+                self.gone.push(handle);
+            }
             self.left.pop();
+            return Ok(true);
+        }
+        if !self.gone.is_empty() {
+            self.see_gone(session)?;
             return Ok(true);
         }
         if !self.compared {
@@ -71,9 +79,25 @@ impl Survey {
         Ok(true)
     }
 
+    /// Sees that what was destroyed since the search began is not found any more.
+    fn see_gone(&mut self, session: &Session) -> Result<(), Trouble> {
+        let there = every_key(session)?;
+        if self.gone.iter().any(|gone| there.contains(gone)) {
+            return Err(unknown_handle());
+        }
+        self.gone.clear();
+        Ok(())
+    }
+
     /// What was found, with what `index` has learnt of it.
     pub(super) fn end(mut self, index: &Index) -> Index {
         self.found.adopt_proofs(index);
         self.found
     }
+}
+
+/// The handle of every secret key object of the token.
+fn every_key(session: &Session) -> Result<Vec<ObjectHandle>, Trouble> {
+    let search = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Token(true)];
+    session.find_objects(&search).map_err(while_doing("to find its keys"))
 }

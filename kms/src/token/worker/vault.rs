@@ -133,6 +133,26 @@ impl Vault {
         })
     }
 
+    /// What the token holds in some places, one at least and no more once a moment is past, and in how many of them it was
+    /// looked for.
+    pub(super) fn look_for_all(&mut self, places: &[At]) -> Result<(Listing, usize), Trouble> {
+        let until = Instant::now() + SLICE;
+        let (mut listing, mut looked, mut gone) = (Listing::default(), 0, false);
+        for at in places {
+            self.look_for(&at.0, at.1)?;
+            self.index.show(&self.session, at, &mut listing)?;
+            gone |= !self.index.contains(&at.0, at.1);
+            looked += 1;
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        if gone {
+            self.forget_unusable();
+        }
+        Ok((listing, looked))
+    }
+
     /// Generates a version, and answers only once its attributes are read back and its canary has sung.
     pub(super) fn generate(&mut self, new: &NewVersion, clonable: bool) -> Result<TokenKeyVersion, Trouble> {
         self.abilities.check_asked(new)?;
