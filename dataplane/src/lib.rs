@@ -11,6 +11,7 @@
 //!
 //! The caller draws the salts: an extent's key is only as unique as its salt.
 
+mod cores;
 mod ctr;
 mod extent;
 mod gcm;
@@ -24,7 +25,7 @@ mod spill;
 pub use ctr::{
     BACKEND_VARIABLE, Backend, BackendError, Ctr, CtrError, CtrKey, CtrKeyLengthError, CtrStream, Direction,
 };
-pub use extent::{ExtentKey, OpenError, SealError};
+pub use extent::{ExtentKey, ExtentSealer, OpenError, SealError, SealedBlock, UnsealedBlock};
 pub use geometry::{
     BLOCK_BYTES_MAX, EXTENT_FRAMES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MIN, FrameRun, Geometry, GeometryError, Runs,
     TAG_BYTES,

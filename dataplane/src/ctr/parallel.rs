@@ -3,19 +3,16 @@
 use std::{
     num::NonZeroUsize,
     sync::{Mutex, PoisonError},
-    thread,
 };
 
 use super::{Ctr, CtrError, check_end, check_lengths};
-use crate::kernel::Text;
+use crate::{cores, kernel::Text};
 
 /// Least bytes for a thread. Starting one takes little, but on a machine that is busy it may wait for milliseconds before it
 /// runs, in which one core alone encrypts tens of MiB.
 const THREAD_BYTES_MIN: usize = 32 << 20;
-/// Threads take pieces of this in turn, so that one that runs late does not hold up the others by more.
+/// What a thread takes at once.
 const PIECE: usize = 16 << 20;
-/// More threads than this saturate any memory.
-const THREADS_MAX: usize = 64;
 
 impl Ctr {
     /// As [`Ctr::apply`], on up to `threads` cores (at most 64), each with 32 MiB or more to do. The caller's thread is one of
@@ -47,24 +44,15 @@ impl Ctr {
     }
 
     fn spread(&self, position: u64, text: Text<'_>, threads: NonZeroUsize) {
-        let threads = threads.get().min(THREADS_MAX).min(text.len() / THREAD_BYTES_MIN).max(1);
+        let threads = cores::useful(threads, text.len(), THREAD_BYTES_MIN);
         if threads == 1 {
             return self.transform(position, text);
         }
         let rest = Mutex::new((position, text));
-        let work = || {
+        cores::run(threads, || {
             while let Some((position, piece)) = next_piece(&rest) {
                 self.transform(position, piece);
             }
-        };
-        thread::scope(|scope| {
-            for _ in 1..threads {
-                // Where the system gives no thread, those that there are do it all.
-                if thread::Builder::new().spawn_scoped(scope, work).is_err() {
-                    break;
-                }
-            }
-            work();
         });
     }
 }

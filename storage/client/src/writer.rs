@@ -4,7 +4,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use strongroom_dataplane::{DataKey, ExtentKey, Geometry, Manifest, ManifestExtent, ManifestKey};
+use strongroom_dataplane::{
+    DataKey, ExtentKey, ExtentSealer, Geometry, Manifest, ManifestExtent, ManifestKey, SealError, UnsealedBlock,
+};
 use strongroom_proto::{BlockId, NodeId, ZonePath, limits::BLOCKS_PER_CALL_MAX, metadata::v1 as pb};
 use tokio::task::JoinSet;
 
@@ -35,15 +37,9 @@ pub struct FileWriter {
     path: ZonePath,
     lease: Arc<Lease>,
     keeper: Option<Keeper>,
-    key: Arc<ExtentKey>,
+    sealer: ExtentSealer,
     manifest_key: ManifestKey,
     salt: [u8; 16],
-    /// The block being filled, laid out as [`ExtentKey::seal_block`] takes it.
-    block: Vec<u8>,
-    /// Plaintext bytes in `block`.
-    filled: u32,
-    /// Blocks before `block`.
-    sent: u32,
     /// Where this file's rotation over the targets starts.
     spread: usize,
     tasks: JoinSet<Result<(u32, pb::BlockPlacement), FsError>>,
@@ -82,13 +78,10 @@ impl FileWriter {
             fs,
             path,
             keeper: Some(Keeper::start(Arc::clone(&lease))),
-            key: Arc::new(ExtentKey::derive(dek, file.as_bytes(), &salt, geometry)),
+            sealer: ExtentSealer::new(ExtentKey::derive(dek, file.as_bytes(), &salt, geometry)),
             manifest_key: ManifestKey::derive(dek, file.as_bytes()),
             lease,
             salt,
-            block: Vec::new(),
-            filled: 0,
-            sent: 0,
             spread: random::spread(),
             tasks: JoinSet::new(),
             placed: BTreeMap::new(),
@@ -146,51 +139,25 @@ impl FileWriter {
 
     async fn append(&mut self, mut data: &[u8]) -> Result<(), FsError> {
         while !data.is_empty() {
-            // A full block waits for a byte after it: only then is it known not to be the last.
-            if self.filled == self.key.geometry().block_bytes() {
-                self.send(false).await?;
+            let full = self.sealer.append(&mut data);
+            if let Some(block) = full.map_err(|source| self.seal_error(source))? {
+                self.send(block).await?;
             }
-            data = &data[self.fill(data)..];
         }
         Ok(())
     }
 
-    /// Takes bytes up to the end of the frame, with room for a tag after each full frame; returns how many.
-    fn fill(&mut self, data: &[u8]) -> usize {
-        let frame = self.key.geometry().frame_bytes();
-        let room = frame - self.filled % frame;
-        let taken = data.len().min(room as usize);
-        self.block.extend_from_slice(&data[..taken]);
-        self.filled += taken as u32;
-        if taken == room as usize {
-            self.add_tag_room();
-        }
-        taken
-    }
-
-    fn add_tag_room(&mut self) {
-        let room = self.block.len() + strongroom_dataplane::TAG_BYTES as usize;
-        self.block.resize(room, 0);
-    }
-
     /// Hands the block to a task that seals and stores it; waits while too many are under way.
-    async fn send(&mut self, last: bool) -> Result<(), FsError> {
-        if !self.filled.is_multiple_of(self.key.geometry().frame_bytes()) {
-            self.add_tag_room();
-        }
+    async fn send(&mut self, block: UnsealedBlock) -> Result<(), FsError> {
         while self.tasks.len() >= BLOCKS_IN_FLIGHT {
             self.collect().await?;
         }
-        let capacity = if last { 0 } else { self.block.len() };
         let task = BlockTask {
             fs: self.fs.clone(),
             path: self.path.clone(),
             lease: Arc::clone(&self.lease),
-            key: Arc::clone(&self.key),
-            index: self.sent,
-            last,
-            block: std::mem::replace(&mut self.block, Vec::with_capacity(capacity)),
-            first: self.spread.wrapping_add(self.sent as usize),
+            first: self.spread.wrapping_add(block.index() as usize),
+            block,
         };
         let permit = self.fs.block_permit().await;
         self.tasks.spawn(async move {
@@ -198,9 +165,14 @@ impl FileWriter {
             drop(permit);
             outcome
         });
-        self.sent += 1;
-        self.filled = 0;
         self.record().await
+    }
+
+    fn seal_error(&self, source: SealError) -> FsError {
+        FsError::Seal {
+            path: self.path.clone(),
+            source,
+        }
     }
 
     /// Waits for one block.
@@ -235,9 +207,10 @@ impl FileWriter {
     }
 
     async fn publish(&mut self, mtime_ms: u64) -> Result<Stat, FsError> {
-        let length = u64::from(self.sent) * u64::from(self.key.geometry().block_bytes()) + u64::from(self.filled);
-        if length > 0 {
-            self.send(true).await?;
+        let length = self.sealer.length();
+        let last = self.sealer.finish();
+        if let Some(block) = last.map_err(|source| self.seal_error(source))? {
+            self.send(block).await?;
         }
         while !self.tasks.is_empty() {
             self.collect().await?;
@@ -256,10 +229,10 @@ impl FileWriter {
             id: *self.lease.extent().as_bytes(),
             salt: self.salt,
             length,
-            blocks: self.sent,
+            blocks: self.sealer.blocks(),
         };
         let extents = if length == 0 { Vec::new() } else { vec![extent] };
-        let manifest = Manifest::new(self.key.geometry(), extents).map_err(|source| FsError::Manifest {
+        let manifest = Manifest::new(self.sealer.geometry(), extents).map_err(|source| FsError::Manifest {
             path: self.path.clone(),
             source,
         })?;
@@ -288,36 +261,29 @@ impl Drop for FileWriter {
     }
 }
 
-/// Seals one block and makes it durable. Sealing 4 MiB takes about a millisecond, less than handing it to another
-/// thread is worth.
+/// Seals one block and makes it durable. As each block has a task of its own, all cores seal at once; to have several at one
+/// block would gain nothing while there are others (`docs/performance.md`).
 struct BlockTask {
     fs: ZoneFs,
     path: ZonePath,
     lease: Arc<Lease>,
-    key: Arc<ExtentKey>,
-    index: u32,
-    last: bool,
-    block: Vec<u8>,
     first: usize,
+    block: UnsealedBlock,
 }
 
 impl BlockTask {
-    async fn run(mut self) -> Result<(u32, pb::BlockPlacement), FsError> {
-        let sealed = self.key.seal_block(self.index, self.last, &mut self.block);
-        let crc32c = sealed.map_err(|source| FsError::Seal {
-            path: self.path.clone(),
-            source,
-        })?;
+    async fn run(self) -> Result<(u32, pb::BlockPlacement), FsError> {
+        let sealed = self.block.seal();
         let block = SealedBlock {
             id: BlockId {
                 extent: self.lease.extent(),
-                index: self.index,
+                index: sealed.index,
             },
-            bytes: self.block.into(),
-            crc32c,
+            bytes: sealed.bytes.into(),
+            crc32c: sealed.crc32c,
         };
         let stored = replicate(self.fs.nodes(), &self.lease, &self.path, &block, self.first).await?;
-        Ok((self.index, placement(&block, stored)))
+        Ok((sealed.index, placement(&block, stored)))
     }
 }
 

@@ -1,7 +1,11 @@
-use std::fmt;
+//! Extents of data suite `gcm`: their keys, and how frames are sealed and opened under them.
+
+mod parallel;
+mod sealer;
+
+use std::{fmt, num::NonZeroUsize};
 
 use crc_fast::{CrcAlgorithm, Digest};
-use zeroize::Zeroize;
 
 use crate::{
     DataKey, Geometry, GeometryError,
@@ -9,13 +13,15 @@ use crate::{
     geometry::TAG_BYTES,
 };
 
+pub use self::sealer::{ExtentSealer, SealedBlock, UnsealedBlock};
+
 const TAG: usize = TAG_BYTES as usize;
 const CONTEXT: &[u8; 24] = b"strongroom/extent/gcm/v1";
 /// Data suite `gcm` in additional data and manifests.
 pub(crate) const SUITE: u8 = 1;
 const AAD_BYTES: usize = 1 + 16 + 16 + 4 + 1;
 
-/// Why a block was not sealed. Its buffer is as it was.
+/// Why blocks were not sealed. Their buffer is as it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
     /// The buffer is not a block: a full one, or for the last 17 bytes up to a full one, with a byte of
@@ -28,6 +34,17 @@ pub enum SealError {
     /// The block's frames would be numbered beyond 2^32.
     #[error("the extent is full")]
     Full(#[from] GeometryError),
+    /// The extent has its last block.
+    #[error("the extent was ended")]
+    Ended,
+    /// There is not one checksum for each block.
+    #[error("{sums} checksums were given for {blocks} blocks")]
+    Sums {
+        /// Checksums to fill.
+        sums: usize,
+        /// Blocks that the buffer has.
+        blocks: usize,
+    },
 }
 
 /// Why frames were not opened. The output holds zeros.
@@ -97,15 +114,7 @@ impl ExtentKey {
     /// [`SealError`], before anything is sealed.
     pub fn seal_block(&self, index: u32, last: bool, block: &mut [u8]) -> Result<u32, SealError> {
         let first = self.check_seal(index, last, block.len())?;
-        let mut crc = Digest::new(CrcAlgorithm::Crc32Iscsi);
-        let sealed_frame = self.geometry.sealed_frame_bytes() as usize;
-        let frames = block.len().div_ceil(sealed_frame);
-        for (i, frame) in block.chunks_mut(sealed_frame).enumerate() {
-            let number = first + i as u32;
-            self.seal_frame(number, last && i + 1 == frames, frame);
-            crc.update(frame);
-        }
-        Ok(crc.finalize() as u32)
+        Ok(self.seal_frames(first, last, block))
     }
 
     /// Opens whole frames from `first_frame` on into `out`, which takes exactly their plaintext. The extent's
@@ -120,13 +129,7 @@ impl ExtentKey {
         sealed: &[u8],
         out: &mut [u8],
     ) -> Result<(), OpenError> {
-        let opened = self
-            .check_open(extent_length, first_frame, sealed.len(), out.len())
-            .and_then(|last_frame| self.open_all(last_frame, first_frame, sealed, out));
-        if opened.is_err() {
-            out.zeroize();
-        }
-        opened
+        self.open_frames_on_cores(extent_length, first_frame, sealed, out, NonZeroUsize::MIN)
     }
 
     /// The number of the block's first frame, once all is known to fit.
@@ -181,6 +184,19 @@ impl ExtentKey {
                 .map_err(|_| OpenError::Tampered { frame: number })?;
         }
         Ok(())
+    }
+
+    /// Seals the frames of a block from number `first` on and sums them.
+    fn seal_frames(&self, first: u32, last: bool, block: &mut [u8]) -> u32 {
+        let mut crc = Digest::new(CrcAlgorithm::Crc32Iscsi);
+        let sealed_frame = self.geometry.sealed_frame_bytes() as usize;
+        let frames = block.len().div_ceil(sealed_frame);
+        for (i, frame) in block.chunks_mut(sealed_frame).enumerate() {
+            let number = first + i as u32;
+            self.seal_frame(number, last && i + 1 == frames, frame);
+            crc.update(frame);
+        }
+        crc.finalize() as u32
     }
 
     fn seal_frame(&self, number: u32, last: bool, frame: &mut [u8]) {
