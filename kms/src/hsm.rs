@@ -10,10 +10,19 @@ use crate::{
     audit::{AuditHead, AuditKey, AuditSignature},
     fleet::{Alarm, Resynced, TokenReport},
     token::{
-        ImportKey, Kcv, NewVersion, SealedCall, SealedReply, Token, TokenKeyVersion, TokenName, TokenObjectId,
+        ImportKey, Kcv, Listing, NewVersion, SealedCall, SealedReply, Token, TokenKeyVersion, TokenName, TokenObjectId,
         TokenState, TransferCall, TransferReply, UnfitVersion, Verified, WireDek,
     },
 };
+
+/// What tokens hold.
+#[derive(Debug, Clone, Default)]
+pub struct Held {
+    /// Key versions.
+    pub versions: Vec<TokenKeyVersion>,
+    /// What looks like a version and is not fit for use, each with the label of the token that holds it.
+    pub unfit: Vec<(String, UnfitVersion)>,
+}
 
 /// A token, reached asynchronously. Every call is bounded in time and fails with
 /// [`strongroom_proto::Reason::TokenUnavailable`] or `PinRejected` while the token cannot be used.
@@ -21,8 +30,11 @@ pub trait Hsm: Send + Sync + 'static {
     /// Whether the token answers now, and if not, why.
     fn check(&self) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Every key version in the token.
+    /// Every key version in the token, each as it was at some time since the call. It takes minutes where there are thousands.
     fn list_versions(&self) -> impl Future<Output = Result<Vec<TokenKeyVersion>, Failure>> + Send;
+
+    /// What the token holds in certain places now, each of which is looked for: quick for a few of them.
+    fn look_for(&self, places: &[(KeyName, KeyVersion)]) -> impl Future<Output = Result<Held, Failure>> + Send;
 
     /// Generates a key version, or finds the one that an earlier attempt made with the same id. A version that exists
     /// with another id is refused with `already-exists`.
@@ -143,6 +155,15 @@ impl Hsm for Token {
 
     async fn list_versions(&self) -> Result<Vec<TokenKeyVersion>, Failure> {
         Self::list_versions(self).await
+    }
+
+    async fn look_for(&self, places: &[(KeyName, KeyVersion)]) -> Result<Held, Failure> {
+        let Listing { versions, unfit } = Self::look_for(self, places).await?;
+        let labelled = |unfit| (self.label().to_owned(), unfit);
+        Ok(Held {
+            versions,
+            unfit: unfit.into_iter().map(labelled).collect(),
+        })
     }
 
     async fn generate(&self, new: &NewVersion) -> Result<TokenKeyVersion, Failure> {

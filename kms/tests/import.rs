@@ -9,12 +9,15 @@ mod support;
 #[allow(dead_code, reason = "each test binary uses a part of what they share")]
 mod vendor;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepPublicEncryptingKey, PublicEncryptingKey};
 use bytes::Bytes;
 use fixture::Fixture;
-use strongroom_kms::token::{Kcv, Origin, TokenKeyVersion, TokenObjectId};
+use strongroom_kms::token::{Kcv, Origin, TokenKeyVersion, TokenObjectId, TokenState};
 use strongroom_proto::{
     EdekSuite, KeyVersion, Reason, RequestId, ZoneId,
     kms::v1::{self as pb, KeyVersionState as State},
@@ -100,6 +103,47 @@ async fn all_versions_come_in_or_none_wherever_it_is_cut_off() {
             kms.stop().await;
         }
     }
+}
+
+/// What a listing found gets old while it goes on.
+#[tokio::test]
+async fn what_is_undone_during_a_listing_is_not_taken_for_somebody_elses() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let mut admin = kms.as_user("user/keyadmin");
+    let target = admin.import_key("lake").await.expect("an import key");
+    let asked = request(target.id.clone(), "kw", 256, material(), RequestId::generate());
+    hsm.cut_import(CutAt {
+        version: 1,
+        done: false,
+    });
+    admin.import_as(asked).await.expect_err("cut off");
+    // It cannot be undone before the listing either.
+    hsm.cut_destroy(CutAt {
+        version: 0,
+        done: false,
+    });
+    let listing = hsm.hold_lists();
+    hsm.wait_list(|| hsm.set_state(TokenState::Ready)).await;
+    assert!(hsm.holds("lake", 0) && !hsm.cuts_destroy(), "the listing has found it");
+    let others = (11..=13).map(|byte| Bytes::from(vec![byte; 32])).collect();
+    let again = request(target.id, "kw", 256, others, RequestId::generate());
+    let made = admin.import_as(again).await.expect("undone, and brought in anew");
+    let compared = admin.create("marker").await.expect("created");
+    hsm.lose(&compared.name, 0);
+    drop(listing);
+
+    // The next listing comes after that one.
+    let started = Instant::now();
+    hsm.wait_list(|| hsm.set_state(TokenState::Ready)).await;
+    while admin.describe("marker").await.expect("there").versions[0].state() != State::Missing {
+        assert!(started.elapsed() < Duration::from_secs(10), "compared again");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let now = admin.describe("lake").await.expect("there");
+        assert_eq!(now, made, "while it is compared");
+    }
+    assert_eq!(admin.describe("lake").await.expect("there"), made);
+    kms.stop().await;
 }
 
 #[tokio::test]

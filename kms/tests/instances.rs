@@ -173,6 +173,49 @@ async fn no_instance_mints_under_a_version_older_than_an_answered_roll() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_token_is_compared_although_keys_change_all_the_time() {
+    let cluster = Cluster::start();
+    let hsm = MemoryHsm::new();
+    let at: [_; 2] = sites(&cluster.fresh_url());
+    let one = at[0].start(&hsm).await;
+    let (mut alice, mut bob) = (one.as_user("user/alice"), one.as_user("user/alice"));
+    for name in ["k", "lost"] {
+        alice.create(name).await.expect("made");
+    }
+    hsm.lose("lost", 0);
+    hsm.set_list_takes(Duration::from_millis(700));
+    let stop = Arc::new(AtomicBool::new(false));
+    let rolls = tokio::spawn({
+        let stop = Arc::clone(&stop);
+        async move {
+            let mut rolls = 0;
+            while !stop.load(Ordering::SeqCst) {
+                alice.roll("k").await.expect("rolled");
+                rolls += 1;
+            }
+            rolls
+        }
+    });
+    // Comes up only once it has compared the token.
+    let started = Instant::now();
+    let two = at[1].start(&hsm).await;
+    let took = started.elapsed();
+    stop.store(true, Ordering::SeqCst);
+    let rolls = rolls.await.expect("no panic");
+    assert!(rolls > 3, "only {rolls} changes");
+    assert!(took < Duration::from_secs(8), "after {took:?}");
+    let lost = two.as_user("user/alice").describe("lost").await.expect("there");
+    assert_eq!(lost.versions[0].state(), State::Missing);
+    // The newest version is known to both, and in the token.
+    for caller in [&mut bob, &mut two.as_user("user/alice")] {
+        let key = caller.describe("k").await.expect("there");
+        assert_eq!(key.current_version, Some(rolls), "{key:?}");
+    }
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_two_changes_at_once_each_is_made_or_told_to_try_again() {
     let cluster = Cluster::start();
     let hsm = MemoryHsm::new();

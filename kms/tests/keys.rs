@@ -2,9 +2,14 @@
 
 mod support;
 
-use strongroom_kms::token::{Kcv, TokenObjectId, TokenState};
+use std::time::{Duration, Instant};
+
+use strongroom_kms::token::{Kcv, TokenKeyVersion, TokenObjectId, TokenState};
 use strongroom_proto::{Failure, Reason, RequestId, ZoneId, kms::v1::KeyVersionState as State};
 use support::{Crash, MemoryHsm, Site};
+
+/// How long a test waits for something that must happen.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 fn states(key: &strongroom_proto::kms::v1::Key) -> Vec<State> {
     key.versions
@@ -596,5 +601,54 @@ async fn reflection_names_every_service() {
         assert!(names.contains(&expected), "{names:?}");
     }
     drop(answers);
+    kms.stop().await;
+}
+
+/// A listing takes minutes where there are thousands of keys.
+#[tokio::test]
+async fn nobody_waits_for_a_listing_and_what_changes_meanwhile_is_not_mistaken() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let mut admin = kms.as_user("user/keyadmin");
+    for name in ["rolled", "lost", "cut"] {
+        admin.create(name).await.expect("created");
+    }
+    let lost = hsm.lose("lost", 0);
+    hsm.put(TokenKeyVersion {
+        key: "planted".parse().expect("a key name"),
+        token_id: TokenObjectId::generate(),
+        ..lost
+    });
+    let listing = hsm.hold_lists();
+    hsm.wait_list(|| hsm.set_state(TokenState::Ready)).await;
+    let changes = async {
+        admin.create("new").await.expect("created");
+        admin.roll("rolled").await.expect("rolled");
+        // One that is cut off is settled by the next, for which the token is not listed either.
+        for crash in [Crash::BeforeGenerate, Crash::AfterGenerate] {
+            hsm.crash_at_next(crash);
+            admin.roll("cut").await.expect_err("cut off");
+        }
+        admin.roll("cut").await.expect("rolled");
+    };
+    let outcome = tokio::time::timeout(PATIENCE, changes).await;
+    outcome.expect("nobody waits for the listing");
+    assert_eq!(states(&admin.describe("lost").await.expect("there")), [State::Active]);
+    drop(listing);
+
+    let started = Instant::now();
+    while states(&admin.describe("lost").await.expect("there")) != [State::Missing] {
+        assert!(started.elapsed() < PATIENCE, "what is lost is found out");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut metadata = kms.as_user("service/metadata");
+    for (name, current) in [("new", 0), ("rolled", 1), ("cut", 2)] {
+        let key = admin.describe(name).await.expect("there");
+        assert_eq!(key.current_version, Some(current), "{key:?}");
+        let minted = metadata.mint(name, ZoneId::generate(), 1).await.expect("minted");
+        assert_eq!(minted[0].key_version, current);
+    }
+    let planted = admin.describe("planted").await.expect("there");
+    assert_eq!(planted.current_version, None, "until somebody has looked at it");
     kms.stop().await;
 }

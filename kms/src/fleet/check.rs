@@ -7,15 +7,15 @@
 
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
-use strongroom_proto::{Edek, Failure, KeyName, KeyVersion, Reason, ZoneId};
+use strongroom_proto::{Edek, Failure, Reason, ZoneId};
 use tokio::time::{sleep, timeout};
 
 use super::{
     Fleet,
-    member::{Health, Inventory, Member, Status},
+    inventory::{Inventory, Listed},
+    member::{Health, Member, Status},
 };
-use crate::token::{Kcv, Token, TokenKeyVersion, TokenState, WireDek};
+use crate::token::{Token, TokenKeyVersion, TokenState, WireDek};
 
 /// Versions that one comparison tries with trial EDEKs, others each time.
 const TRIALS: usize = 3;
@@ -34,7 +34,7 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What a comparison came to.
 enum Verdict {
-    Sound(Inventory),
+    Sound(Listed),
     /// The token answers wrongly, and how.
     Wrong(String),
     /// It did not answer.
@@ -62,72 +62,6 @@ impl Fleet {
         let all = changes.wait_for(|_| self.members().iter().all(settled));
         // Whoever needs longer joins later.
         _ = timeout(SETTLE_TIMEOUT, all).await;
-    }
-
-    /// Takes in what the store expects of a key, and looks again at tokens that differ from it.
-    pub(super) fn expect_versions(&self, key: &KeyName, versions: &[(KeyVersion, Kcv)]) {
-        {
-            let mut expected = self
-                .0
-                .expected
-                .write()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            expected.set(key, versions);
-        }
-        if self.members().len() == 1 {
-            return;
-        }
-        let differs = |member: &Member| {
-            member.read(|status| {
-                let differs = |(version, kcv): &(KeyVersion, Kcv)| {
-                    status.held.get(key, *version).is_some_and(|held| held.kcv != *kcv)
-                };
-                versions.iter().any(differs)
-            })
-        };
-        if self.members().iter().any(differs) {
-            self.request_check();
-        }
-        for member in self.members() {
-            let lacking = self.lacking(&member.read(|status| status.held.clone()));
-            member.change(|status| status.lacking = lacking);
-        }
-    }
-
-    /// Every version that some token holds as it should. A version of a token that is away for the moment counts: it is
-    /// not missing, its token is.
-    pub(super) async fn list(&self) -> Result<Vec<TokenKeyVersion>, Failure> {
-        if let [single] = self.members() {
-            let versions = single.token.list_versions().await?;
-            single.change(|status| {
-                status.held = Inventory::of(versions.clone());
-                status.checked = Some(Timestamp::now());
-            });
-            let lacking = self.lacking(&single.read(|status| status.held.clone()));
-            single.change(|status| status.lacking = lacking);
-            return Ok(versions);
-        }
-        if !self.members().iter().any(Member::serves) {
-            return Err(self.none_serves());
-        }
-        let serving: Vec<_> = (0..self.members().len())
-            .filter(|&place| self.members()[place].serves())
-            .collect();
-        futures::future::join_all(serving.into_iter().map(|place| self.compare_one(place))).await;
-        let mut union = Inventory::default();
-        for member in self.members() {
-            member.read(|status| {
-                let counts = !matches!(status.health, Health::Out(_));
-                for held in status.held.iter().filter(|_| counts) {
-                    if !union.has(&held.key, held.version) {
-                        union.add(held.clone());
-                    }
-                }
-            });
-        }
-        let mut versions: Vec<_> = union.iter().cloned().collect();
-        versions.sort_by(|a, b| (&a.key, a.version).cmp(&(&b.key, b.version)));
-        Ok(versions)
     }
 
     /// Follows one token's supervisor for as long as it lives.
@@ -214,13 +148,8 @@ impl Fleet {
     pub(super) async fn compare_one(&self, place: usize) {
         let member = &self.members()[place];
         let health = match self.judge(place).await {
-            Verdict::Sound(held) => {
-                let lacking = self.lacking(&held);
-                member.change(|status| {
-                    status.held = held;
-                    status.lacking = lacking;
-                    status.checked = Some(Timestamp::now());
-                });
+            Verdict::Sound(listed) => {
+                self.take_in(member, &listed);
                 Health::Serving
             }
             Verdict::Wrong(why) => {
@@ -263,18 +192,20 @@ impl Fleet {
     /// One comparison; what a trial failed with is left to be judged.
     async fn judge_once(&self, place: usize) -> Result<Verdict, Failure> {
         let member = &self.members()[place];
-        let held = match member.token.list_versions().await {
-            Ok(versions) => Inventory::of(versions),
+        let listed = match self.listed(member).await {
+            Ok(listed) => listed,
             Err(failure) => return Ok(Verdict::Silent(failure)),
         };
-        let differing = self.differing(place, &held);
+        let differing = self.differing(place, listed.found());
         if !differing.is_empty() {
             let more = if differing.len() > NAMED_MAX { " and more" } else { "" };
             let named = differing.into_iter().take(NAMED_MAX).collect::<Vec<_>>().join("; ");
             return Ok(Verdict::Wrong(format!("{named}{more}")));
         }
+        // What was destroyed since it was listed is not tried.
+        let held = member.read(|status| listed.brought_up_to(&status.held));
         match self.try_out(place, &held).await {
-            Ok(()) => Ok(Verdict::Sound(held)),
+            Ok(()) => Ok(Verdict::Sound(listed)),
             Err(failure) if failure.is_transient() || failure.reason == Reason::PinRejected => {
                 Ok(Verdict::Silent(failure))
             }
@@ -326,15 +257,6 @@ impl Fleet {
             try_version(own, other, version).await?;
         }
         Ok(())
-    }
-
-    fn lacking(&self, held: &Inventory) -> usize {
-        self.expected(|expected| {
-            let lacking = expected
-                .iter()
-                .filter(|(key, version, kcv)| held.get(key, *version).is_none_or(|held| held.kcv != *kcv));
-            lacking.count()
-        })
     }
 
     fn set_health(&self, member: &Member, health: Health) {

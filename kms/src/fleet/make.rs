@@ -178,10 +178,10 @@ impl Fleet {
         original: &TokenKeyVersion,
     ) -> Result<TokenKeyVersion, Failure> {
         let deadline = Instant::now() + self.settings().replication_wait();
-        let is_it = |found: &TokenKeyVersion| found.key == original.key && found.version == original.version;
+        let place = [(original.key.clone(), original.version)];
         loop {
-            let held = destination.token.list_versions().await?;
-            match held.into_iter().find(is_it) {
+            let held = destination.token.look_for(&place).await?;
+            match held.versions.into_iter().next() {
                 Some(copy) if (copy.kcv, copy.token_id) == (original.kcv, original.token_id) => {
                     try_version(&destination.token, Some(&source.token), original).await?;
                     return Ok(copy);

@@ -1,7 +1,6 @@
 //! One token of the fleet: what is known of it and whether it is used.
 
 use std::{
-    collections::{BTreeMap, HashMap},
     sync::{
         PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
@@ -12,8 +11,8 @@ use std::{
 use jiff::Timestamp;
 use strongroom_proto::{KeyName, KeyVersion};
 
-use super::load::Load;
-use crate::token::{Kcv, Token, TokenKeyVersion};
+use super::{inventory::Inventory, load::Load};
+use crate::token::Token;
 
 /// How long a token that failed a call is asked last: doubled with each further failure until it answers one.
 const SHUNNED_FIRST: Duration = Duration::from_millis(250);
@@ -73,14 +72,6 @@ impl Health {
     }
 }
 
-/// Key versions by key.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Inventory(HashMap<KeyName, BTreeMap<KeyVersion, TokenKeyVersion>>);
-
-/// The check values that the key service's store knows.
-#[derive(Debug, Default)]
-pub(super) struct Expected(HashMap<KeyName, BTreeMap<KeyVersion, Kcv>>);
-
 impl Member {
     pub(super) fn new(token: Token) -> Self {
         Self {
@@ -134,68 +125,6 @@ impl Member {
 
     pub(super) fn answered(&self) {
         self.breaker.reset();
-    }
-}
-
-impl Inventory {
-    pub(super) fn of(versions: Vec<TokenKeyVersion>) -> Self {
-        let mut inventory = Self::default();
-        for version in versions {
-            inventory.add(version);
-        }
-        inventory
-    }
-
-    pub(super) fn add(&mut self, version: TokenKeyVersion) {
-        self.0
-            .entry(version.key.clone())
-            .or_default()
-            .insert(version.version, version);
-    }
-
-    pub(super) fn remove(&mut self, key: &KeyName, version: KeyVersion) {
-        if let Some(versions) = self.0.get_mut(key) {
-            versions.remove(&version);
-        }
-    }
-
-    pub(super) fn get(&self, key: &KeyName, version: KeyVersion) -> Option<&TokenKeyVersion> {
-        self.0.get(key)?.get(&version)
-    }
-
-    pub(super) fn has(&self, key: &KeyName, version: KeyVersion) -> bool {
-        self.get(key, version).is_some()
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &TokenKeyVersion> {
-        self.0.values().flat_map(BTreeMap::values)
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.0.values().map(BTreeMap::len).sum()
-    }
-}
-
-impl Expected {
-    /// Replaces what is expected of one key.
-    pub(super) fn set(&mut self, key: &KeyName, versions: &[(KeyVersion, Kcv)]) {
-        if versions.is_empty() {
-            self.0.remove(key);
-        } else {
-            self.0.insert(key.clone(), versions.iter().copied().collect());
-        }
-    }
-
-    pub(super) fn get(&self, key: &KeyName, version: KeyVersion) -> Option<Kcv> {
-        self.0.get(key)?.get(&version).copied()
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&KeyName, KeyVersion, Kcv)> {
-        let versions = |(key, versions)| {
-            let versions: &BTreeMap<KeyVersion, Kcv> = versions;
-            versions.iter().map(move |(&version, &kcv)| (key, version, kcv))
-        };
-        self.0.iter().flat_map(versions)
     }
 }
 

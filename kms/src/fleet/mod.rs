@@ -3,11 +3,13 @@
 //! `route` says which token a call goes to and what happens when that one fails; `check` decides which tokens take part:
 //! one that comes up is compared with what the key service's store expects before it serves, all are compared again while
 //! they run, and one whose keys differ is taken out with an alarm. `make` brings a new version into every token, or into
-//! none; `resync` fills up a token that lacks versions. A single token is a fleet of one: it is neither compared with
+//! none; `listing` knows what each holds, `resync` fills up a token that lacks versions. A single token is a fleet of one: it is neither compared with
 //! others nor taken out, and calls wait for it while its worker is restarted.
 
 mod check;
 mod config;
+mod inventory;
+mod listing;
 mod load;
 mod make;
 mod member;
@@ -41,14 +43,10 @@ pub(crate) use route::Ask;
 #[cfg(test)]
 pub(crate) use route::fails_over;
 
-use self::{
-    make::Material,
-    member::{Expected, Member},
-    meter::Meter,
-};
+use self::{inventory::Expected, make::Material, member::Member, meter::Meter};
 use crate::{
     audit::{AuditHead, AuditKey, AuditSignature},
-    hsm::Hsm,
+    hsm::{Held, Hsm},
     token::{
         ImportKey, Kcv, NewVersion, SealedCall, SealedReply, Token, TokenConfig, TokenKeyVersion, TokenName,
         TokenObjectId, TokenStartError, TokenState, TransferCall, TransferReply, UnfitVersion, Verified, WireDek,
@@ -225,6 +223,10 @@ impl Hsm for Fleet {
 
     async fn list_versions(&self) -> Result<Vec<TokenKeyVersion>, Failure> {
         self.list().await
+    }
+
+    async fn look_for(&self, places: &[(KeyName, KeyVersion)]) -> Result<Held, Failure> {
+        Self::look_for(self, places).await
     }
 
     async fn generate(&self, new: &NewVersion) -> Result<TokenKeyVersion, Failure> {

@@ -18,7 +18,6 @@ impl Fleet {
                 "these tokens replicate by themselves (redundancy.mode = \"replicated-by-hsm\"); synchronise them with the HSM's own tools",
             ));
         }
-        let _making = self.0.making.lock().await;
         self.compare_one(place).await;
         let destination = &self.members()[place];
         if !destination.serves() {
@@ -26,6 +25,11 @@ impl Fleet {
         }
         let mut done = Resynced::default();
         for (key, version) in self.lacked_by(destination) {
+            // Held for one version at a time: keys are made meanwhile, and destroyed.
+            let _making = self.0.making.lock().await;
+            if !self.lacks(destination, &key, version) {
+                continue;
+            }
             match self.refill(destination, &key, version).await {
                 Ok(()) => done.cloned.push((key, version)),
                 Err(failure) if failure.is_transient() => return Err(failure),
@@ -54,6 +58,12 @@ impl Fleet {
             Failure::new(Reason::KeyVersionUnusable, text)
         };
         Err(refused.unwrap_or_else(none))
+    }
+
+    /// Whether a version is still expected, and not in the token yet.
+    fn lacks(&self, member: &Member, key: &KeyName, version: KeyVersion) -> bool {
+        self.expected(|expected| expected.get(key, version)).is_some()
+            && !member.read(|status| status.held.has(key, version))
     }
 
     fn lacked_by(&self, member: &Member) -> Vec<(KeyName, KeyVersion)> {

@@ -27,8 +27,9 @@ const RENEWAL_WAIT: Duration = Duration::from_secs(3);
 const UNWRAP_WAIT: Duration = Duration::from_secs(1);
 /// How long a look at a key waits for what other instances recorded of its uses.
 const USES_WAIT: Duration = Duration::from_secs(1);
-/// How long a token may take to look for new versions.
-const LIST_WAIT: Duration = Duration::from_secs(1);
+/// How long a token may take to look for new versions, and how many are looked for. Others are found when they are used.
+const LOOK_WAIT: Duration = Duration::from_secs(1);
+const LOOKED_FOR_MAX: usize = 32;
 /// Pause between two looks at whether the others have seen a change, and how long they are looked at. A lease lapses
 /// sooner.
 const SEEN_PAUSE: Duration = Duration::from_millis(40);
@@ -224,10 +225,14 @@ impl<H: Hsm> Keys<H> {
         let (revision, changes) = self.ledger.changes(member.applied()).await?;
         let revision = match changes {
             Changes::These(changed) => {
+                for name in changed.keys.keys().chain(changed.aliases.keys()) {
+                    self.note_touched(name);
+                }
                 self.take_in_changes(member, changed).await?;
                 revision
             }
             Changes::TooMany => {
+                self.note_all_touched();
                 // The database may have been set back while it was away.
                 self.uses.check(&self.ledger).await?;
                 let (revision, keys) = self.ledger.load_at_rest().await?;
@@ -257,18 +262,18 @@ impl<H: Hsm> Keys<H> {
     }
 
     async fn take_in_keys(&self, member: &Member, keys: BTreeMap<KeyName, Key>) {
-        let mut unknown = false;
+        let mut unchecked = Vec::new();
         for mut key in keys.into_values() {
             if let Some(known) = self.table().get(&key.name) {
                 key.keep_presence(known);
                 member.remembers.fetch_or(key.has_lost(known), Ordering::Relaxed);
             }
-            unknown |= key.has_unchecked();
+            unchecked.extend(key.unchecked().map(|version| (key.name.clone(), version)));
             self.put(key);
         }
-        if unknown && *self.compared.borrow() {
-            // The token's worker searches it when it lists, and finds what another made there.
-            _ = tokio::time::timeout(LIST_WAIT, self.hsm.list_versions()).await;
+        unchecked.truncate(LOOKED_FOR_MAX);
+        if !unchecked.is_empty() && *self.compared.borrow() {
+            _ = tokio::time::timeout(LOOK_WAIT, self.look_for_unchecked(&unchecked)).await;
         }
     }
 

@@ -57,10 +57,12 @@ impl Key {
         }
     }
 
-    /// Whether a version was not compared with the token.
-    pub(crate) fn has_unchecked(&self) -> bool {
-        let mut versions = self.versions.values();
-        versions.any(|version| version.presence == Presence::Unchecked)
+    /// Versions that were not compared with the token.
+    pub(crate) fn unchecked(&self) -> impl Iterator<Item = KeyVersion> {
+        let versions = self.versions.iter();
+        let unchecked =
+            versions.filter(|(_, version)| version.presence == Presence::Unchecked && !version.is_destroyed());
+        unchecked.map(|(number, _)| *number)
     }
 
     /// Whether a version was destroyed since `known`, an older state of the key.
@@ -318,7 +320,8 @@ impl Key {
         !self.versions.is_empty() && self.versions.values().all(Version::is_destroyed)
     }
 
-    fn is_begun(&self, number: KeyVersion) -> bool {
+    /// Whether its destruction has begun.
+    pub(crate) fn is_begun(&self, number: KeyVersion) -> bool {
         let mut begun = self.deletions.iter().filter(|(_, deletion)| deletion.begun.is_some());
         begun.any(|(target, _)| target.covers(number))
     }

@@ -12,7 +12,7 @@ use super::{
     key::Key,
     lease::InstanceId,
     ledger_registry::load_alias,
-    ledger_shared::{REVISIONS, committed, number},
+    ledger_shared::{REVISIONS, committed, count, number},
     records::{
         INTENTS, Intent, IntentRecord, KEYS, KeyRecord, REQUESTS, RequestRecord, VERSIONS, VersionRecord, intent_key,
         key_key, name_after, read_intent, read_key, read_request, read_version, request_key, version_key,
@@ -160,13 +160,15 @@ impl Ledger {
         }
     }
 
-    /// Forgets an intent that came to nothing.
+    /// Forgets an intent that came to nothing, and counts that as a change: other instances may have seen the version in the
+    /// token.
     pub(super) async fn drop_intent(&self, name: &KeyName) -> Result<(), KeysError> {
         let mut attempt = 0;
         loop {
             let mut txn = self.store.begin().await?;
             self.unclaim(&mut txn, name).await?;
             txn.delete(&intent_key(name));
+            count(&mut txn, name.as_str()).await?;
             if committed(txn, &mut attempt).await? {
                 return Ok(());
             }

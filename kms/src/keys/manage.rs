@@ -1,4 +1,4 @@
-//! How keys change: create, roll, confirm, and what a token that comes up makes known.
+//! How keys change: create, roll, confirm.
 //!
 //! A version is made in three steps: an *intent* is stored, with the id that the token object is to get, the token
 //! generates the version, and once a canary has shown that it wraps and unwraps, the version becomes the current one in
@@ -9,29 +9,21 @@
 //!
 //! None of these futures may be dropped half way: callers run them in a task of their own.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId, ZoneId, kms::v1 as pb};
 
 use super::{
     Keys,
     attributes::Attributes,
-    compare::{Findings, compare, note_unfit},
     key::{KEY_BITS, Key},
     records::Intent,
     rotation::Rotation,
 };
 use crate::{
     hsm::Hsm,
-    token::{Kcv, TokenKeyVersion, TokenObjectId, TokenState, default_suite},
+    token::{Kcv, TokenKeyVersion, TokenObjectId, default_suite},
 };
-
-/// First and longest pause between attempts to compare a token that is up but does not answer as it should.
-const PAUSE_FIRST: Duration = Duration::from_millis(200);
-const PAUSE_MAX: Duration = Duration::from_secs(10);
-
-/// Times that a token is listed again because keys changed meanwhile.
-const LISTS_MAX: u32 = 10;
 
 /// Intents by key, held for the length of a change.
 pub(super) type Intents = BTreeMap<KeyName, Intent>;
@@ -152,103 +144,12 @@ impl<H: Hsm> Keys<H> {
         self.with_key(name, |key| Ok(key.clone()))
     }
 
-    /// Compares the token with the store whenever it comes up, for as long as its supervisor lives.
-    pub(crate) async fn follow_token(&self) {
-        let mut states = self.hsm.subscribe();
-        let mut pause = PAUSE_FIRST;
-        loop {
-            let state = states.borrow_and_update().clone();
-            if state != TokenState::Ready {
-                // While some token serves, calls go on; what one more or one less holds is taken in beside them.
-                self.compared.send_replace(false);
-            }
-            let outcome = match state {
-                TokenState::Ready => self.reconcile().await,
-                _ => Ok(()),
-            };
-            match outcome {
-                Ok(()) => {
-                    pause = PAUSE_FIRST;
-                    *self.obstacle() = None;
-                    self.compared.send_replace(state == TokenState::Ready);
-                    if states.changed().await.is_err() {
-                        return;
-                    }
-                }
-                Err(failure) => {
-                    tracing::error!(reason = %failure.reason, "cannot compare the token with the store: {failure}");
-                    *self.obstacle() = Some(failure);
-                    _ = tokio::time::timeout(pause, states.changed()).await;
-                    pause = (pause * 2).min(PAUSE_MAX);
-                }
-            }
-        }
-    }
-
-    /// Settles what was begun, then takes in what the token holds.
-    async fn reconcile(&self) -> Result<(), Failure> {
-        let mut intents = self.changes.lock().await;
-        let mut token = self.list_at_rest().await?;
-        let begun: Vec<_> = intents.keys().cloned().collect();
-        for name in &begun {
-            if let Err(failure) = self.settle(&mut intents, name, &token).await {
-                // The next change of the key tries again; all other keys are served meanwhile.
-                tracing::error!(key = %name, reason = %failure.reason, "a version that was begun cannot be finished: {failure}");
-            }
-        }
-        if !begun.is_empty() {
-            // What was undone is not there any more.
-            token = self.list_at_rest().await?;
-        }
-        self.take_in(&intents, token).await
-    }
-
-    /// Every version in the token, at a moment at which the table of keys is complete: what is in the token and not in the
-    /// table then is in nobody's making.
-    async fn list_at_rest(&self) -> Result<Vec<TokenKeyVersion>, Failure> {
-        for _ in 0..LISTS_MAX {
-            let before = self.synced().await?;
-            let token = self.hsm.list_versions().await?;
-            if self.synced().await? == before {
-                return Ok(token);
-            }
-        }
-        Err(Failure::new(
-            Reason::Overloaded,
-            "keys change too fast to be compared with the token",
-        ))
-    }
-
-    /// Brings keys and store up to what the token holds.
-    async fn take_in(&self, intents: &Intents, mut token: Vec<TokenKeyVersion>) -> Result<(), Failure> {
-        // What could not be settled, or is being made by another instance, is nobody's version yet.
-        let begun = self.begun(intents).await?;
-        token.retain(|found| begun.get(&found.key).is_none_or(|intent| !intent.covers(found.version)));
-        let mut keys = self.table().clone();
-        let findings = compare(&mut keys, &token, self.hsm.clones(), self.clock.now_ms());
-        note_unfit(&mut keys, self.hsm.unfit());
-        for name in &findings.changed {
-            let before = self.table().get(name).cloned();
-            if let Some(key) = keys.get_mut(name) {
-                key.revision = self.ledger.save(before.as_ref(), key).await?;
-            }
-        }
-        for key in keys.into_values() {
-            self.put(key);
-        }
-        report(&findings);
-        Ok(())
-    }
-
     /// Takes the right to change `name`, the token being up and nothing begun being left for it.
     pub(super) async fn changing(&self, name: &KeyName) -> Result<tokio::sync::MutexGuard<'_, Intents>, Failure> {
         self.wait_ready().await?;
         let mut intents = self.changes.lock().await;
         self.adopt(name, &mut intents).await?;
-        if intents.contains_key(name) {
-            let token = self.hsm.list_versions().await?;
-            self.settle(&mut intents, name, &token).await?;
-        }
+        self.settle(&mut intents, name).await?;
         Ok(intents)
     }
 
@@ -310,19 +211,26 @@ impl<H: Hsm> Keys<H> {
     /// Takes in a version that somebody else made in the place of `intent`'s. Attempts before this one are settled, so
     /// it is none of theirs.
     pub(super) async fn give_way(&self, intents: &mut Intents, intent: &Intent) -> Result<(), Failure> {
-        self.ledger.drop_intent(&intent.key).await?;
-        intents.remove(&intent.key);
-        let token = self.list_at_rest().await?;
-        self.take_in(intents, token).await
+        self.forget(intents, &intent.key).await?;
+        self.take_in_place(intents, intent).await
     }
 
-    /// Finishes or forgets what was begun for `name`.
-    async fn settle(&self, intents: &mut Intents, name: &KeyName, token: &[TokenKeyVersion]) -> Result<(), Failure> {
+    /// Forgets what was begun for `name`.
+    async fn forget(&self, intents: &mut Intents, name: &KeyName) -> Result<(), Failure> {
+        self.ledger.drop_intent(name).await?;
+        intents.remove(name);
+        self.note_touched(name);
+        Ok(())
+    }
+
+    /// Finishes or forgets what was begun for `name`, if something was.
+    pub(super) async fn settle(&self, intents: &mut Intents, name: &KeyName) -> Result<(), Failure> {
         let Some(intent) = intents.get(name).cloned() else {
             return Ok(());
         };
+        let token = self.hsm.look_for(&intent.places()).await?.versions;
         if intent.imports.is_some() {
-            return self.settle_import(intents, &intent, token).await;
+            return self.settle_import(intents, &intent, &token).await;
         }
         if token.iter().any(|found| is_of(found, &intent)) {
             tracing::warn!(key = %name, version = %intent.version, "finishing a version that was begun before");
@@ -331,8 +239,7 @@ impl<H: Hsm> Keys<H> {
             self.finish(intents, &intent, &made).await?;
         } else {
             tracing::warn!(key = %name, version = %intent.version, "forgetting a version that never reached the token");
-            self.ledger.drop_intent(name).await?;
-            intents.remove(name);
+            self.forget(intents, name).await?;
         }
         Ok(())
     }
@@ -421,22 +328,4 @@ pub(super) fn taken(intent: &Intent) -> Failure {
 pub(super) fn is_of(found: &TokenKeyVersion, intent: &Intent) -> bool {
     let place = found.key == intent.key && found.version == intent.version;
     place && found.suite == intent.suite && found.token_id == intent.token_id
-}
-
-fn report(findings: &Findings) {
-    for (key, version) in &findings.unknown {
-        tracing::warn!(%key, %version, "the token holds a version that the store did not know: it only opens until the key is confirmed");
-    }
-    for (key, version) in &findings.planted {
-        tracing::error!(%key, %version, "somebody brought this version into the token and has it too: it never mints; find out who, and roll the key");
-    }
-    for (key, version) in &findings.missing {
-        tracing::warn!(%key, %version, "the token lacks a version that the store knows: nothing under it can be opened");
-    }
-    for (key, version) in &findings.different {
-        tracing::error!(%key, %version, "the token holds another key in the place of this version: it is not used");
-    }
-    for (key, version) in &findings.returned {
-        tracing::error!(%key, %version, "the token holds a destroyed version again: it is never used; destroy the object in the token");
-    }
 }

@@ -1,7 +1,7 @@
 //! The keys: which exist, which version of each mints, and what is asked of the token for them.
 //!
 //! The token is authoritative for what exists; the store adds states, times and the answers of requests.
-//! Both are compared whenever the token comes up ([`Keys::follow_token`]), and nothing is done with a token
+//! Both are compared whenever the token comes up (`reconcile`), and nothing is done with a token
 //! that has not been compared.
 
 mod attributes;
@@ -22,6 +22,7 @@ mod ledger_uses;
 mod list;
 mod manage;
 mod mark;
+mod reconcile;
 mod records;
 mod registry;
 mod rotation;
@@ -60,6 +61,7 @@ pub(crate) use self::{
     uses::{ROLL_AFTER_DEFAULT, USES_MAX},
 };
 use self::{
+    compare::Touched,
     instances::Member,
     key::Key,
     ledger::{Ledger, Loaded},
@@ -191,6 +193,8 @@ pub(crate) struct Keys<H> {
     compared: watch::Sender<bool>,
     /// Why the last comparison failed, until one succeeds.
     obstacle: StdMutex<Option<Failure>>,
+    /// Keys that something happened to since a look at the token began that is under way.
+    touched: StdMutex<Option<Touched>>,
     /// Held by whoever changes keys: one change at a time. Versions that may or may not be in the token.
     changes: Mutex<BTreeMap<KeyName, Intent>>,
     /// This instance among others, if the store may be shared.
@@ -235,6 +239,7 @@ impl<H: Hsm> Keys<H> {
             making: AsyncRwLock::new(()),
             compared: watch::Sender::new(false),
             obstacle: StdMutex::new(None),
+            touched: StdMutex::new(None),
             changes: Mutex::new(loaded.intents),
             member,
         })

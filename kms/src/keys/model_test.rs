@@ -7,13 +7,16 @@ use prost::Message as _;
 use strongroom_proto::{EdekSuite, KeyName, KeyVersion, ZoneId};
 
 use super::{
-    compare::compare,
+    compare::{Look, compare},
     deletion::{Begun, Proven, Quorum, Target, Zones},
     key::Key,
     records::{KeyRecord, VersionRecord, key_key, read_key, read_version, version_key},
     rotation::Rotation,
 };
-use crate::token::{Kcv, Origin, TokenKeyVersion, TokenObjectId};
+use crate::{
+    hsm::Held,
+    token::{Kcv, Origin, TokenKeyVersion, TokenObjectId},
+};
 
 const APPROVALS: usize = 2;
 const PENDING_MS: u64 = 700;
@@ -248,7 +251,12 @@ impl World {
     fn compare(&mut self) {
         let mut keys = BTreeMap::from([(name(), self.key.clone())]);
         let found: Vec<TokenKeyVersion> = self.token.values().cloned().collect();
-        compare(&mut keys, &found, false, self.now_ms);
+        let held = Held {
+            versions: found,
+            unfit: Vec::new(),
+        };
+        let look = Look::new(keys.clone(), None, held);
+        compare(&mut keys, &look, false, self.now_ms);
         self.key = keys.remove(&name()).expect("no key is ever forgotten");
     }
 

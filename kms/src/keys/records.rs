@@ -182,6 +182,14 @@ impl Intent {
         version == self.version || (version.0 as usize) < earlier
     }
 
+    /// Where its versions come to be.
+    pub(super) fn places(&self) -> Vec<(KeyName, KeyVersion)> {
+        let earlier = self.imports.as_ref().map_or(0, Vec::len);
+        let earlier = (0..).take(earlier).map(KeyVersion);
+        let versions = earlier.chain([self.version]);
+        versions.map(|version| (self.key.clone(), version)).collect()
+    }
+
     /// What the token is asked for.
     pub(super) fn new_version(&self) -> NewVersion {
         NewVersion {

@@ -4,12 +4,13 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use strongroom_kms::{
     audit::{AuditHead, AuditKey, AuditSignature},
-    hsm::Hsm,
+    hsm::{Held, Hsm},
     token::{
         ImportKey, Kcv, NewVersion, OaepHash, Origin, SealedCall, SealedReply, TokenKeyVersion, TokenName,
         TokenObjectId, TokenState, TransferCall, TransferReply, Verified, WireDek,
@@ -41,6 +42,8 @@ pub struct MemoryHsm {
     state: watch::Sender<TokenState>,
     gate: Arc<RwLock<()>>,
     held: watch::Sender<usize>,
+    lists: Arc<RwLock<()>>,
+    listing: watch::Sender<usize>,
     pub audit: SoftKey,
 }
 
@@ -58,6 +61,7 @@ struct Inside {
     lists: Option<Failure>,
     looks: usize,
     fails_look: bool,
+    list_takes: Duration,
 }
 
 impl MemoryHsm {
@@ -67,6 +71,8 @@ impl MemoryHsm {
             state: watch::Sender::new(TokenState::Ready),
             gate: Arc::default(),
             held: watch::Sender::new(0),
+            lists: Arc::default(),
+            listing: watch::Sender::new(0),
             audit: SoftKey::new(),
         })
     }
@@ -108,6 +114,23 @@ impl MemoryHsm {
     /// What listing the versions fails with, if it does.
     pub fn set_list_failure(&self, failure: Option<Failure>) {
         self.inside().lists = failure;
+    }
+
+    /// How long a listing takes from now on.
+    pub fn set_list_takes(&self, pause: Duration) {
+        self.inside().list_takes = pause;
+    }
+
+    /// Has listings that begin from now on end when the guard is dropped, with what they found before.
+    pub fn hold_lists(&self) -> OwnedRwLockWriteGuard<()> {
+        Arc::clone(&self.lists).try_write_owned().expect("nobody lists")
+    }
+
+    /// Waits until a listing begins after what `begin` does.
+    pub async fn wait_list(&self, begin: impl FnOnce()) {
+        let mut listing = self.listing.subscribe();
+        begin();
+        listing.changed().await.expect("the sender is here");
     }
 
     /// The next time that it is to look again it fails.
@@ -228,11 +251,28 @@ impl Hsm for MemoryHsm {
     }
 
     async fn list_versions(&self) -> Result<Vec<TokenKeyVersion>, Failure> {
+        let listed = {
+            let inside = self.usable()?;
+            match &inside.lists {
+                Some(failure) => return Err(failure.clone()),
+                None => inside.versions.values().cloned().collect(),
+            }
+        };
+        self.listing.send_modify(|listing| *listing += 1);
+        // What it found gets old while it goes on.
+        drop(self.lists.read().await);
+        let pause = self.inside().list_takes;
+        tokio::time::sleep(pause).await;
+        Ok(listed)
+    }
+
+    async fn look_for(&self, places: &[(KeyName, KeyVersion)]) -> Result<Held, Failure> {
         let inside = self.usable()?;
-        match &inside.lists {
-            Some(failure) => Err(failure.clone()),
-            None => Ok(inside.versions.values().cloned().collect()),
-        }
+        let found = places.iter().filter_map(|place| inside.versions.get(place));
+        Ok(Held {
+            versions: found.cloned().collect(),
+            unfit: Vec::new(),
+        })
     }
 
     async fn generate(&self, new: &NewVersion) -> Result<TokenKeyVersion, Failure> {

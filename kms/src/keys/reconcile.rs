@@ -1,0 +1,219 @@
+//! What a token that comes up, or joins others, makes known of the keys.
+//!
+//! Nobody who changes keys waits for a listing, which takes minutes where there are thousands of keys: the right to change
+//! them is held only to settle what was begun, one key at a time, and to decide what a listing means. What changed since
+//! it began is looked at again, which takes a moment for a few versions.
+
+use std::{
+    collections::BTreeSet,
+    sync::{MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use strongroom_proto::{Failure, KeyName};
+
+use super::{
+    Keys, KeysError,
+    compare::{Findings, Look, Place, Touched, compare},
+    manage::Intents,
+    records::Intent,
+    version::Presence,
+};
+use crate::{
+    hsm::{Held, Hsm},
+    token::TokenState,
+};
+
+/// First and longest pause between attempts to compare a token that is up but does not answer as it should.
+const PAUSE_FIRST: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// Looks of one comparison: the first is at everything, each other one at what changed during the one before.
+const LOOKS_MAX: usize = 6;
+
+impl<H: Hsm> Keys<H> {
+    /// Compares the token with the store whenever it comes up, for as long as its supervisor lives.
+    pub(crate) async fn follow_token(&self) {
+        let mut states = self.hsm.subscribe();
+        let mut pause = PAUSE_FIRST;
+        loop {
+            let state = states.borrow_and_update().clone();
+            if state != TokenState::Ready {
+                // While some token serves, calls go on; what one more or one less holds is taken in beside them.
+                self.compared.send_replace(false);
+            }
+            let outcome = match state {
+                TokenState::Ready => self.reconcile().await,
+                _ => Ok(()),
+            };
+            match outcome {
+                Ok(()) => {
+                    pause = PAUSE_FIRST;
+                    *self.obstacle() = None;
+                    self.compared.send_replace(state == TokenState::Ready);
+                    if states.changed().await.is_err() {
+                        return;
+                    }
+                }
+                Err(failure) => {
+                    tracing::error!(reason = %failure.reason, "cannot compare the token with the store: {failure}");
+                    *self.obstacle() = Some(failure);
+                    _ = tokio::time::timeout(pause, states.changed()).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    /// Settles what was begun, then takes in what the token holds.
+    async fn reconcile(&self) -> Result<(), Failure> {
+        self.settle_begun().await;
+        let mut places = None;
+        for _ in 0..LOOKS_MAX {
+            let look = self.look(places).await?;
+            let intents = self.changes.lock().await;
+            let begun = self.begun(&intents).await?;
+            // After that: what another instance has given up since it was read is noted as touched.
+            self.synced().await?;
+            let open = self.take_in(&begun, look.since(self.touched_since())).await?;
+            if open.is_empty() {
+                return Ok(());
+            }
+            places = Some(open);
+        }
+        // Each look leaves a fraction of the one before, unless somebody changes the same keys without end.
+        let left = places.map_or(0, |places| places.len());
+        tracing::warn!(
+            left,
+            "versions changed each time that they were looked at in the token; they are looked at when it comes up again"
+        );
+        Ok(())
+    }
+
+    async fn settle_begun(&self) {
+        let begun: Vec<_> = self.changes.lock().await.keys().cloned().collect();
+        for name in &begun {
+            let mut intents = self.changes.lock().await;
+            if let Err(failure) = self.settle(&mut intents, name).await {
+                // The next change of the key tries again; all other keys are served meanwhile.
+                tracing::error!(key = %name, reason = %failure.reason, "a version that was begun cannot be finished: {failure}");
+            }
+        }
+    }
+
+    /// Looks at what the token holds, everywhere or in some places. From now on it is noted which keys are touched.
+    async fn look(&self, places: Option<BTreeSet<Place>>) -> Result<Look, Failure> {
+        *self.touched() = Some(Touched::default());
+        self.synced().await?;
+        let before = self.table().clone();
+        let held = match &places {
+            None => Held {
+                versions: self.hsm.list_versions().await?,
+                unfit: self.hsm.unfit(),
+            },
+            Some(places) => {
+                let places: Vec<_> = places.iter().cloned().collect();
+                self.hsm.look_for(&places).await?
+            }
+        };
+        Ok(Look::new(before, places, held))
+    }
+
+    /// Takes in what the token holds in the places of an intent that came to nothing, while nobody changes keys.
+    pub(super) async fn take_in_place(&self, intents: &Intents, intent: &Intent) -> Result<(), Failure> {
+        let places = intent.places();
+        let before = self.table().clone();
+        let held = self.hsm.look_for(&places).await?;
+        let begun = self.begun(intents).await?;
+        let look = Look::new(before, Some(places.into_iter().collect()), held);
+        self.take_in(&begun, look).await.map(drop)
+    }
+
+    /// Brings keys and store up to what a look found, and answers what it is too old for. `begun` is what could not be settled,
+    /// or is being made by another instance: nobody's version yet.
+    async fn take_in(&self, begun: &Intents, mut look: Look) -> Result<BTreeSet<Place>, Failure> {
+        look.leave_out(|key, version| begun.get(key).is_some_and(|intent| intent.covers(version)));
+        let known = self.table().clone();
+        let mut keys = known.clone();
+        let findings = compare(&mut keys, &look, self.hsm.clones(), self.clock.now_ms());
+        report(&findings);
+        let mut open = findings.open;
+        for name in &findings.changed {
+            let Some(key) = keys.get_mut(name) else { continue };
+            match self.ledger.save(known.get(name), key).await {
+                Ok(revision) => key.revision = revision,
+                Err(KeysError::Stale { .. } | KeysError::Claimed { .. }) => {
+                    // Another instance was quicker.
+                    open.extend(look.places_of(name));
+                    keys.remove(name);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        for key in keys.into_values().filter(|key| known.get(&key.name) != Some(key)) {
+            self.put(key);
+        }
+        Ok(open)
+    }
+
+    /// Looks for versions that another instance has made, so that it is known that the token holds them.
+    pub(super) async fn look_for_unchecked(&self, places: &[Place]) -> Result<(), Failure> {
+        let held = self.hsm.look_for(places).await?;
+        for found in held.versions {
+            let Some(mut key) = self.table().get(&found.key).cloned() else {
+                continue;
+            };
+            let same_suite = key.suite == found.suite;
+            if let Some(version) = key.versions.get_mut(&found.version)
+                && version.presence == Presence::Unchecked
+                && version.is_in(&found)
+                && same_suite
+            {
+                version.presence = Presence::Present;
+                self.put(key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that a version of a key was given up, or that another instance changed the key.
+    pub(super) fn note_touched(&self, name: &KeyName) {
+        if let Some(touched) = &mut *self.touched() {
+            touched.add(name.clone());
+        }
+    }
+
+    /// Notes that other instances changed more than they told.
+    pub(super) fn note_all_touched(&self) {
+        if let Some(touched) = &mut *self.touched() {
+            touched.add_all();
+        }
+    }
+
+    fn touched_since(&self) -> Touched {
+        self.touched().take().unwrap_or_default()
+    }
+
+    fn touched(&self) -> MutexGuard<'_, Option<Touched>> {
+        // Names are added one by one, so that a panic elsewhere leaves nothing half done.
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn report(findings: &Findings) {
+    for (key, version) in &findings.unknown {
+        tracing::warn!(%key, %version, "the token holds a version that the store did not know: it only opens until the key is confirmed");
+    }
+    for (key, version) in &findings.planted {
+        tracing::error!(%key, %version, "somebody brought this version into the token and has it too: it never mints; find out who, and roll the key");
+    }
+    for (key, version) in &findings.missing {
+        tracing::warn!(%key, %version, "the token lacks a version that the store knows: nothing under it can be opened");
+    }
+    for (key, version) in &findings.different {
+        tracing::error!(%key, %version, "the token holds another key in the place of this version: it is not used");
+    }
+    for (key, version) in &findings.returned {
+        tracing::error!(%key, %version, "the token holds a destroyed version again: it is never used; destroy the object in the token");
+    }
+}
