@@ -15,6 +15,7 @@ use strongroom_proto::{
     Edek, KeyName, ZoneId,
     kms::v1::{self as pb, mint_client::MintClient, unwrap_client::UnwrapClient as Grpc},
 };
+use tokio::sync::mpsc;
 use tonic::transport::Channel;
 
 use super::latency::Latencies;
@@ -124,13 +125,14 @@ pub(super) async fn unary_client(
 
 /// Single calls that begin `rate` times a second whether or not others have ended: how long each took from when it was due.
 pub(super) async fn paced(target: &Target, edeks: &[pb::Edek], rate: f64, time: Duration) -> Latencies {
-    let started = Instant::now();
     let calls = (rate * time.as_secs_f64()) as usize;
+    let mut begun = ticks(calls, Duration::from_secs_f64(1.0 / rate));
     let mut runs = Vec::with_capacity(calls);
-    for n in 0..calls {
-        let due = started + Duration::from_secs_f64(n as f64 / rate);
-        tokio::time::sleep_until(due.into()).await;
-        let (mut client, edek) = (Grpc::new(target.channel.clone()), edeks[n % edeks.len()].clone());
+    while let Some(due) = begun.recv().await {
+        let (mut client, edek) = (
+            Grpc::new(target.channel.clone()),
+            edeks[runs.len() % edeks.len()].clone(),
+        );
         runs.push(tokio::spawn(async move {
             single(&mut client, edek).await;
             due.elapsed()
@@ -141,6 +143,23 @@ pub(super) async fn paced(target: &Target, edeks: &[pb::Edek], rate: f64, time: 
         latencies.push(took.expect("no panic"));
     }
     latencies
+}
+
+/// The instants of an open loop, each told when it comes. A thread's sleep is precise to some 50 us; the runtime's timers tick
+/// in milliseconds, and would begin several calls at once.
+fn ticks(count: usize, every: Duration) -> mpsc::Receiver<Instant> {
+    let (told, ticks) = mpsc::channel(count.max(1));
+    let started = Instant::now();
+    std::thread::spawn(move || {
+        for n in 0..count {
+            let due = started + every.mul_f64(n as f64);
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            if told.blocking_send(due).is_err() {
+                return;
+            }
+        }
+    });
+    ticks
 }
 
 async fn single(client: &mut Grpc<Channel>, edek: pb::Edek) {

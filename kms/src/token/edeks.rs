@@ -187,7 +187,7 @@ impl Token {
         let items: Vec<_> = aboard.iter().flat_map(|passenger| passenger.items.clone()).collect();
         let count = items.len();
         let mut client = link.client();
-        let attempt = self.attempt(seat, &link, client.unwrap(pb::UnwrapRequest { items }));
+        let attempt = self.attempt(seat, &link, Box::pin(client.unwrap(pb::UnwrapRequest { items })));
         match attempt.await {
             Attempt::Broken(failure) => Err(lost(link.generation(), failure)),
             // One key that fails may have failed the others' calls; the worker is there, so each is made again on its own.

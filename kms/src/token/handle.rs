@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use strongroom_proto::{Failure, KeyName, KeyVersion, REASON_HEADER, Reason};
 use tokio::{
     sync::{Mutex, watch},
@@ -75,6 +76,9 @@ impl std::fmt::Debug for Token {
         write!(f, "Token({:?}, {:?})", self.inner.label, *self.inner.state.borrow())
     }
 }
+
+/// A gRPC call to a worker, under way.
+pub(super) type WorkerCall<'a, T> = BoxFuture<'a, Result<Response<T>, Status>>;
 
 /// What a call can do about a failed attempt.
 pub(super) enum Attempt<T> {
@@ -216,12 +220,13 @@ impl Token {
     /// it knew.
     async fn on_each<T, F>(&self, request: impl Fn(TokenWorkerClient<Channel>) -> F + Sync) -> Result<(), Failure>
     where
-        F: Future<Output = Result<Response<T>, Status>>,
+        F: Future<Output = Result<Response<T>, Status>> + Send,
     {
         let mut outcome = Ok(());
         for (number, seat) in self.inner.seats.iter().enumerate() {
             let Some(link) = seat.link() else { continue };
-            if let Attempt::Answered(Err(failure)) = self.attempt(number, &link, request(link.client())).await {
+            if let Attempt::Answered(Err(failure)) = self.attempt(number, &link, Box::pin(request(link.client()))).await
+            {
                 outcome = outcome.and(Err(failure));
             }
         }
@@ -335,11 +340,11 @@ impl Token {
         request: impl Fn(TokenWorkerClient<Channel>) -> F + Sync,
     ) -> Result<T, Failure>
     where
-        F: Future<Output = Result<Response<T>, Status>>,
+        F: Future<Output = Result<Response<T>, Status>> + Send,
     {
         let first = self.seat(None);
         let link = self.link(first).await?;
-        match self.attempt(first, &link, request(link.client())).await {
+        match self.attempt(first, &link, Box::pin(request(link.client()))).await {
             Attempt::Answered(outcome) => return outcome,
             Attempt::Broken(failure) if !self.patient => return Err(failure),
             Attempt::Broken(_) => {}
@@ -357,10 +362,12 @@ impl Token {
         request: impl Fn(TokenWorkerClient<Channel>) -> F + Sync,
     ) -> Result<T, Failure>
     where
-        F: Future<Output = Result<Response<T>, Status>>,
+        F: Future<Output = Result<Response<T>, Status>> + Send,
     {
         let (second, link) = self.next_link(lost, generation).await?;
-        self.attempt(second, &link, request(link.client())).await.outcome()
+        self.attempt(second, &link, Box::pin(request(link.client())))
+            .await
+            .outcome()
     }
 
     /// Another worker than the one that was `lost`, or the next in its place.
@@ -395,13 +402,9 @@ impl Token {
         self.inner.seats[seat].link()
     }
 
-    /// One attempt on the worker of a seat.
-    pub(super) async fn attempt<T>(
-        &self,
-        seat: usize,
-        link: &Link,
-        call: impl Future<Output = Result<Response<T>, Status>>,
-    ) -> Attempt<T> {
+    /// One attempt on the worker of a seat. The call is boxed: its future takes more than a KiB, and each function on the way
+    /// up that takes it by value and awaits it would hold it twice, and copy it.
+    pub(super) async fn attempt<T>(&self, seat: usize, link: &Link, call: WorkerCall<'_, T>) -> Attempt<T> {
         let in_flight = &self.inner.seats[seat].in_flight;
         in_flight.fetch_add(1, Ordering::Relaxed);
         let _in_flight = InFlight(in_flight);
@@ -476,7 +479,7 @@ impl Seat {
     }
 }
 
-async fn attempt<T>(link: &Link, call: impl Future<Output = Result<Response<T>, Status>>) -> Attempt<T> {
+async fn attempt<T>(link: &Link, call: WorkerCall<'_, T>) -> Attempt<T> {
     match timeout(CALL_TIMEOUT, call).await {
         Ok(Ok(response)) => {
             link.answered();

@@ -172,7 +172,7 @@ impl Token {
         let (mut listing, mut anew, mut after) = (Listing::default(), true, None);
         loop {
             let request = pb::ListVersionsRequest { anew, after };
-            let page = match self.attempt(seat, link, client.list_versions(request)).await {
+            let page = match self.attempt(seat, link, Box::pin(client.list_versions(request))).await {
                 Attempt::Answered(Ok(page)) => page,
                 Attempt::Answered(Err(failure)) => return Attempt::Answered(Err(failure)),
                 Attempt::Broken(failure) => return Attempt::Broken(failure),

@@ -58,11 +58,11 @@ impl Token {
 
     async fn once<T, F>(&self, call: impl FnOnce(TokenWorkerClient<Channel>) -> F) -> Result<T, Failure>
     where
-        F: Future<Output = Result<Response<T>, Status>>,
+        F: Future<Output = Result<Response<T>, Status>> + Send,
     {
         let seat = self.seat(None);
         let link = self.link(seat).await?;
-        match self.attempt(seat, &link, call(link.client())).await {
+        match self.attempt(seat, &link, Box::pin(call(link.client()))).await {
             Attempt::Answered(outcome) => outcome,
             Attempt::Broken(failure) => Err(failure),
         }
