@@ -66,9 +66,12 @@ pub(crate) enum Command {
     /// Run the key service
     #[command(after_help = "Example:\n  strongroom kms --config /etc/strongroom/kms.toml")]
     Kms(RoleArgs),
-    /// Run the metadata service
-    #[command(after_help = "Example:\n  strongroom metadata --config /etc/strongroom/metadata.toml")]
-    Metadata(RoleArgs),
+    /// Run the metadata service, or move its namespace
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:\n  strongroom metadata --config /etc/strongroom/metadata.toml\n  strongroom metadata export --config metadata.toml -o namespace.export"
+    )]
+    Metadata(MetadataArgs),
     /// Run a block node
     #[command(after_help = "Example:\n  strongroom block --config /etc/strongroom/block.toml")]
     Block(RoleArgs),
@@ -142,6 +145,53 @@ pub(crate) struct RoleArgs {
     /// Stop when standard input ends
     #[arg(long, hide = true)]
     pub(crate) stop_on_stdin_eof: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MetadataArgs {
+    #[command(flatten)]
+    pub(crate) role: Option<RoleArgs>,
+    #[command(subcommand)]
+    pub(crate) command: Option<MetadataCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MetadataCommand {
+    /// Write the namespace of a store into a file, to move it to another engine
+    #[command(
+        after_help = "Example:\n  strongroom metadata export --config /etc/strongroom/metadata.toml -o namespace.export"
+    )]
+    Export(MetadataExportArgs),
+    /// Read an export into an empty store; cut off, repeat it with the same file
+    #[command(
+        after_help = "Example:\n  strongroom metadata import --config /etc/strongroom/metadata-postgres.toml namespace.export"
+    )]
+    Import(MetadataImportArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MetadataExportArgs {
+    /// The metadata service's configuration, which names the store
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Where the export goes, a new file
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Export although a service works on the store: a copy of this moment, not a move
+    #[arg(long)]
+    pub(crate) running: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MetadataImportArgs {
+    /// The metadata service's configuration, which names the store
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// The export
+    pub(crate) export: PathBuf,
+    /// Refuse any export but the one with this SHA-256, as `metadata export` showed it
+    #[arg(long, value_name = "HASH", value_parser = sha256)]
+    pub(crate) sha256: Option<[u8; 32]>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -8,6 +8,7 @@ use strongroom_kms::{
     policy::{PolicyError, hadoop::ImportError},
     token::{ModuleError, PinError, init::InitError},
 };
+use strongroom_metadata::ExportError;
 use strongroom_proto::{Failure, ParseError, Reason, transport::TlsError};
 
 use crate::{dev::DevError, profile::ProfileError};
@@ -212,6 +213,9 @@ pub(crate) enum Error {
     /// A configuration file of Hadoop.
     #[error(transparent)]
     Import(#[from] ImportError),
+    /// A namespace that cannot be moved.
+    #[error(transparent)]
+    Export(#[from] ExportError),
     /// What was asked of the policies is denied.
     #[error("{sentence}")]
     PolicyDenies { sentence: String },
@@ -251,6 +255,7 @@ impl Error {
             Self::Partly { exit, .. } => *exit,
             Self::Policy(PolicyError::Read { source, .. }) => Exit::of_file(source),
             Self::Policy(_) | Self::Import(_) => Exit::Usage,
+            Self::Export(error) => export_exit(error),
             Self::PolicyDenies { .. } => Exit::Refused,
             Self::Interrupted => Exit::Interrupted,
             Self::Dev(error) => error.exit(),
@@ -312,6 +317,17 @@ fn audit_exit(error: &AuditError) -> Exit {
         AuditError::Io { source, .. } => Exit::of_file(source),
         AuditError::Empty { .. } => Exit::NotFound,
         AuditError::Broken { .. } | AuditError::Unexpected { .. } => Exit::Integrity,
+    }
+}
+
+fn export_exit(error: &ExportError) -> Exit {
+    match error {
+        ExportError::File { source, .. } => Exit::of_file(source),
+        ExportError::Damaged { .. } | ExportError::OtherExport { .. } | ExportError::Mismatch { .. } => Exit::Integrity,
+        ExportError::NotEmpty | ExportError::OtherImport { .. } | ExportError::Running => Exit::Conflict,
+        ExportError::Empty => Exit::NotFound,
+        ExportError::Store(error) => error.reason().into(),
+        ExportError::Open(_) | ExportError::Format { .. } => Exit::Failed,
     }
 }
 

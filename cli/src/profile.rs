@@ -20,8 +20,8 @@ pub(crate) const PROFILE_VARIABLE: &str = "STRONGROOM_PROFILE";
 pub(crate) struct Profile {
     /// The key service, at any of several addresses.
     pub(crate) kms: Remotes,
-    /// The metadata service.
-    pub(crate) metadata: Remote,
+    /// The metadata service, at any of several addresses.
+    pub(crate) metadata: Remotes,
     /// Whether DEKs are asked for by sealed delivery also where keys do not demand it.
     #[serde(default)]
     pub(crate) sealed: bool,

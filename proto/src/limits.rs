@@ -38,5 +38,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long any unary call may take unless its caller says less.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a block node takes the answer to a heartbeat, and with it the commands in it, after it asked.
+pub const HEARTBEAT_ANSWER_MAX: Duration = Duration::from_secs(5);
+
 /// After how long a server ends a connection in good order unless its configuration says otherwise.
 pub const CONNECTION_AGE_MAX: Duration = Duration::from_secs(3600);

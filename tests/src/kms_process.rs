@@ -74,7 +74,7 @@ impl KmsSite {
         )
     }
 
-    fn issue(&self, folder: &Path, name: &str, identity: &str) -> TlsFiles {
+    pub(crate) fn issue(&self, folder: &Path, name: &str, identity: &str) -> TlsFiles {
         self.ca.issue(folder, name, identity, Validity::Now)
     }
 }
@@ -94,6 +94,11 @@ impl KmsProcess<'_> {
         let tls = TlsIdentity::load(&files, SystemTime::now()).expect("fresh certificates");
         let remote = self.address.to_string().parse().expect("an address");
         connect(&remote, &tls, Role::Kms)
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Sends the service a signal. Its token worker does not get it.
@@ -122,7 +127,7 @@ impl Drop for KmsProcess<'_> {
     }
 }
 
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("an address")
 }

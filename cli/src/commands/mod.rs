@@ -4,6 +4,7 @@ mod audit;
 mod fs;
 mod instances;
 mod key;
+mod metadata;
 mod policy;
 mod roles;
 mod session;
@@ -21,7 +22,7 @@ use tokio::{
 };
 
 use crate::{
-    cli::{Cli, Command, DevArgs, Global, TokenCommand},
+    cli::{Cli, Command, DevArgs, Global, MetadataArgs, TokenCommand},
     dev::{self, DevOptions},
     error::Error,
     output::Output,
@@ -57,7 +58,11 @@ pub(crate) fn run(cli: Cli, output: Output) -> Result<(), Error> {
         Command::Token(TokenCommand::Local(command)) => token::run(command, output),
         Command::Policy(command) => policy::run(command, &global, output),
         Command::Kms(args) => on_runtime(roles::kms(&args, level)),
-        Command::Metadata(args) => on_runtime(roles::metadata(&args, level)),
+        Command::Metadata(MetadataArgs {
+            command: Some(command), ..
+        }) => on_runtime(client(metadata::run(command, output))),
+        Command::Metadata(MetadataArgs { role: Some(args), .. }) => on_runtime(roles::metadata(&args, level)),
+        Command::Metadata(_) => Err(metadata::nothing_asked()),
         Command::Block(args) => on_runtime(roles::block(&args, level)),
         Command::Dev(args) => on_runtime(dev::run(dev_options(args), output)),
         Command::Key(command) => on_runtime(client(async {
@@ -83,7 +88,10 @@ pub(crate) fn run(cli: Cli, output: Output) -> Result<(), Error> {
 const fn is_service(command: &Command) -> bool {
     matches!(
         command,
-        Command::Kms(_) | Command::Metadata(_) | Command::Block(_) | Command::TokenWorker(_)
+        Command::Kms(_)
+            | Command::Metadata(MetadataArgs { command: None, .. })
+            | Command::Block(_)
+            | Command::TokenWorker(_)
     )
 }
 

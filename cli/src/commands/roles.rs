@@ -1,6 +1,6 @@
 //! `strongroom kms|metadata|block`: one service, until it is told to stop.
 
-use std::error::Error as StdError;
+use std::{error::Error as StdError, path::Path};
 
 use crate::{
     cli::RoleArgs,
@@ -11,7 +11,7 @@ use crate::{
 
 /// The key service.
 pub(super) async fn kms(args: &RoleArgs, level: &str) -> Result<(), Error> {
-    let config = strongroom_kms::Config::load(&args.config).map_err(bad_config("kms", args))?;
+    let config = strongroom_kms::Config::load(&args.config).map_err(bad_config("kms", &args.config))?;
     let _traces = log_and_trace(level, &config).map_err(stopped("kms"))?;
     let stop = listen(args)?;
     strongroom_kms::run(config, stop).await.map_err(stopped("kms"))
@@ -20,7 +20,7 @@ pub(super) async fn kms(args: &RoleArgs, level: &str) -> Result<(), Error> {
 /// The metadata service.
 pub(super) async fn metadata(args: &RoleArgs, level: &str) -> Result<(), Error> {
     log_as_service(level);
-    let config = strongroom_metadata::Config::load(&args.config).map_err(bad_config("metadata", args))?;
+    let config = strongroom_metadata::Config::load(&args.config).map_err(bad_config("metadata", &args.config))?;
     let stop = listen(args)?;
     strongroom_metadata::run(config, stop)
         .await
@@ -30,7 +30,7 @@ pub(super) async fn metadata(args: &RoleArgs, level: &str) -> Result<(), Error> 
 /// A block node.
 pub(super) async fn block(args: &RoleArgs, level: &str) -> Result<(), Error> {
     log_as_service(level);
-    let config = strongroom_block::Config::load(&args.config).map_err(bad_config("block", args))?;
+    let config = strongroom_block::Config::load(&args.config).map_err(bad_config("block", &args.config))?;
     let stop = listen(args)?;
     strongroom_block::run(config, stop).await.map_err(stopped("block"))
 }
@@ -47,8 +47,11 @@ fn listen(args: &RoleArgs) -> Result<impl Future<Output = ()> + Send + 'static, 
     })
 }
 
-fn bad_config<E: StdError + Send + Sync + 'static>(role: &'static str, args: &RoleArgs) -> impl FnOnce(E) -> Error {
-    let path = args.config.clone();
+pub(super) fn bad_config<E: StdError + Send + Sync + 'static>(
+    role: &'static str,
+    path: &Path,
+) -> impl FnOnce(E) -> Error {
+    let path = path.to_owned();
     move |error| Error::RoleConfig {
         role,
         path,

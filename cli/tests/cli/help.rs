@@ -29,6 +29,8 @@ fn the_manual_has_every_command_and_exit_code() {
         "dev",
         "kms",
         "metadata",
+        "metadata export",
+        "metadata import",
         "block",
         "token init",
         "key create",

@@ -44,7 +44,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use strongroom_kv::{AnyOpenError, StoreConfig, StoreError};
+use strongroom_kv::{AnyOpenError, Store as _, StoreConfig, StoreError};
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, ZoneId};
 use tokio::sync::{Mutex, RwLock as AsyncRwLock, watch};
 

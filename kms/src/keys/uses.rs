@@ -14,6 +14,7 @@ use std::{
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
+use strongroom_kv::Store as _;
 use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId};
 use tokio::sync::Mutex as AsyncMutex;
 

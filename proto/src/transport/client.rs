@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Where a service is: `host:port`, the host being a name or address in its certificate.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Remote {
     host: String,
     port: u16,

@@ -11,6 +11,11 @@ use crate::ParseError;
 pub struct Remotes(Arc<[Remote]>);
 
 impl Remotes {
+    /// Each address.
+    pub fn iter(&self) -> impl Iterator<Item = &Remote> {
+        self.0.iter()
+    }
+
     /// The addresses, at least one, beginning with the one at `first` and going round.
     pub(super) fn round_from(&self, first: usize) -> impl Iterator<Item = &Remote> {
         let start = first % self.0.len();

@@ -1,31 +1,35 @@
 //! Who may do what: capabilities, and the keys that sign them.
 
-use std::sync::{PoisonError, RwLock};
+use std::{
+    collections::BTreeMap,
+    sync::{PoisonError, RwLock},
+};
 
 use bytes::Bytes;
 use strongroom_proto::{
     BlockId, Failure, NodeId, Reason,
     capability::{self, Right},
-    transport::PeerIdentity,
+    transport::{PeerIdentity, Remote},
 };
 
-/// The capability keys that the metadata service told last; none before it was reached.
+/// The capability keys that each instance of the metadata service told last; none before one was reached.
 pub(crate) struct Authority {
     node: NodeId,
-    keys: RwLock<Vec<Bytes>>,
+    keys: RwLock<BTreeMap<Remote, Vec<Bytes>>>,
 }
 
 impl Authority {
     pub(crate) const fn new(node: NodeId) -> Self {
         Self {
             node,
-            keys: RwLock::new(Vec::new()),
+            keys: RwLock::new(BTreeMap::new()),
         }
     }
 
-    /// Takes over the keys that count from now on.
-    pub(crate) fn learn(&self, keys: Vec<Bytes>) {
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+    /// Takes over the keys of an instance that count from now on. Those of one that is away stay.
+    pub(crate) fn learn(&self, instance: &Remote, keys: Vec<Bytes>) {
+        let mut known = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        known.insert(instance.clone(), keys);
     }
 
     /// Checks that `signed` lets `peer` use `right` on a block. Other nodes may pass on what a client gave them to
@@ -38,7 +42,10 @@ impl Authority {
         peer: &PeerIdentity,
         now_ms: u64,
     ) -> Result<(), Failure> {
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let keys: Vec<Bytes> = {
+            let known = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+            known.values().flatten().cloned().collect()
+        };
         if keys.is_empty() {
             let message = format!(
                 "node {} has not joined yet: it waits for the metadata service",

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 use strongroom_proto::{
     NodeId,
     config::{self, ConfigError},
-    transport::{Remote, TlsFiles},
+    transport::{Remote, Remotes, TlsFiles},
 };
 
 /// How a block node runs; `block.sample.toml` explains every field.
@@ -23,8 +23,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where clients and other nodes reach it.
     pub advertise: Remote,
-    /// The metadata service that it reports to.
-    pub metadata: Remote,
+    /// The metadata service that it reports to, every instance of it.
+    pub metadata: Remotes,
     /// The directory that holds its blocks, for this node alone.
     pub data_dir: PathBuf,
     /// Bytes of the disk that blocks leave free.

@@ -7,10 +7,11 @@ use std::{
 };
 
 use crc_fast::crc32_iscsi;
+use rustix::time::{ClockId, clock_gettime};
 use strongroom_proto::{
     BlockId, ExtentId, Failure, Reason,
     block::v1::PutBlockRequest,
-    limits::MESSAGE_BYTES_MAX,
+    limits::{HEARTBEAT_ANSWER_MAX, MESSAGE_BYTES_MAX},
     metadata::v1::{Command, HeartbeatRequest, HeartbeatResponse, Replicate, cluster_client::ClusterClient, command},
     transport::Remote,
 };
@@ -21,20 +22,18 @@ use tokio::{
 };
 use tonic::transport::Channel;
 
-use crate::api::Node;
+use crate::{api::Node, news::Results};
 
 /// Between heartbeats, unless there is news.
 const PERIOD: Duration = Duration::from_secs(1);
 /// News within this time share a heartbeat.
 const GATHER: Duration = Duration::from_millis(20);
-/// How long the metadata service may take to answer.
-const ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// Commands accepted and not finished; more are refused until there is room.
 const COMMANDS_MAX: usize = 4096;
 /// Commands under way at once.
 const COMMANDS_AT_ONCE: usize = 8;
 
-/// The node's side of the conversation with the metadata service.
+/// The node's side of the conversation with one instance of the metadata service.
 pub(crate) struct Heart {
     node: Arc<Node>,
     address: String,
@@ -43,32 +42,47 @@ pub(crate) struct Heart {
     /// What is known of the metadata service; nothing at the start.
     reachable: Option<bool>,
     work: Arc<Work>,
+    results: Arc<Results>,
     /// Dropped with the heart, which ends the commands under way.
     tasks: JoinSet<()>,
 }
 
-/// Commands that were accepted.
-struct Work {
-    /// With what each deletes, if it does.
-    accepted: Mutex<HashMap<u64, Option<Doomed>>>,
+/// The commands that were accepted, from whichever instance.
+pub(crate) struct Work {
+    accepted: Mutex<HashMap<CommandKey, Option<Doomed>>>,
     turns: Semaphore,
 }
 
-/// A block, or an extent with all its blocks.
+/// A command by who gave it and its number there.
+type CommandKey = (Remote, u64);
+
+/// What a command deletes: a block, or an extent with all its blocks.
 type Doomed = (ExtentId, Option<u32>);
 
+/// What becomes of a command that just came.
+enum Verdict {
+    Begin,
+    /// It is under way.
+    Known,
+    Refused(&'static str),
+}
+
 impl Heart {
-    pub(crate) fn new(node: Arc<Node>, advertise: &Remote, metadata: Remote, channel: Channel) -> Self {
+    pub(crate) fn new(
+        node: Arc<Node>,
+        work: Arc<Work>,
+        advertise: &Remote,
+        metadata: Remote,
+        channel: Channel,
+    ) -> Self {
         Self {
             node,
             address: advertise.to_string(),
             metadata,
             client: ClusterClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX),
             reachable: None,
-            work: Arc::new(Work {
-                accepted: Mutex::default(),
-                turns: Semaphore::new(COMMANDS_AT_ONCE),
-            }),
+            work,
+            results: Arc::default(),
             tasks: JoinSet::new(),
         }
     }
@@ -80,34 +94,61 @@ impl Heart {
             self.note_reachable(&reached);
             if reached.is_err() {
                 sleep(PERIOD).await;
-            } else if timeout(PERIOD, self.node.news.arrived()).await.is_ok() {
+            } else if timeout(PERIOD, self.news()).await.is_ok() {
                 sleep(GATHER).await;
             }
             while self.tasks.try_join_next().is_some() {}
         }
     }
 
+    /// Returns once there is something to tell.
+    async fn news(&self) {
+        tokio::select! {
+            () = self.node.news.arrived() => {}
+            () = self.results.arrived() => {}
+        }
+    }
+
     async fn once(&mut self) -> Result<(), Failure> {
         let usage = self.node.store.usage().await?;
-        let mut heartbeat = HeartbeatRequest {
+        let bad = self.node.news.take();
+        let heartbeat = HeartbeatRequest {
             node_id: self.node.id.to_string(),
             address: self.address.clone(),
             capacity_bytes: usage.capacity_bytes,
             free_bytes: usage.free_bytes,
             blocks: usage.blocks,
-            ..HeartbeatRequest::default()
+            bad_blocks: bad.iter().copied().map(Into::into).collect(),
+            results: self.results.oldest(),
         };
-        self.node.news.fill(&mut heartbeat);
-        let answer = timeout(ANSWER_WAIT, self.client.heartbeat(heartbeat.clone()))
-            .await
-            .map_err(|_| Failure::new(Reason::DeadlineExceeded, "it did not answer within 5 s"))??;
-        self.node.news.told(&heartbeat);
-        self.take(answer.into_inner());
-        Ok(())
+        let told = heartbeat.results.clone();
+        let asked = since_boot();
+        match self.tell(heartbeat).await {
+            Ok(answer) => {
+                self.results.told(&told);
+                self.take(answer, since_boot().saturating_sub(asked));
+                Ok(())
+            }
+            Err(failure) => {
+                self.node.news.give_back(bad);
+                Err(failure)
+            }
+        }
     }
 
-    fn take(&mut self, answer: HeartbeatResponse) {
-        self.node.authority.learn(answer.capability_keys);
+    async fn tell(&mut self, heartbeat: HeartbeatRequest) -> Result<HeartbeatResponse, Failure> {
+        match timeout(HEARTBEAT_ANSWER_MAX, self.client.heartbeat(heartbeat)).await {
+            Ok(answer) => Ok(answer?.into_inner()),
+            Err(_) => Err(Failure::new(Reason::DeadlineExceeded, "it did not answer within 5 s")),
+        }
+    }
+
+    /// Commands that come late, this process having been stopped, may be those of an instance that has no say any more.
+    fn take(&mut self, answer: HeartbeatResponse, took: Duration) {
+        self.node.authority.learn(&self.metadata, answer.capability_keys);
+        if took > HEARTBEAT_ANSWER_MAX {
+            return;
+        }
         for command in answer.commands {
             self.accept(command);
         }
@@ -116,28 +157,22 @@ impl Heart {
     /// Starts a command, unless it is under way or its result is about to be told.
     fn accept(&mut self, command: Command) {
         let id = command.command_id;
-        if self.node.news.has_result(id) {
+        if self.results.has(id) {
             return;
         }
-        let mut accepted = self.work.accepted.lock().unwrap_or_else(PoisonError::into_inner);
-        if accepted.len() >= COMMANDS_MAX {
-            return self
-                .node
-                .news
-                .result(id, "the node has too many commands already".to_owned());
-        }
-        let doomed = doomed(&command);
-        let is_known = accepted.contains_key(&id);
-        if !is_known && doomed.is_some() && accepted.values().any(|other| *other == doomed) {
-            // Two at once, and the slower one could hit a copy that came back after the faster one was answered.
-            return self
-                .node
-                .news
-                .result(id, "the same is being deleted already".to_owned());
-        }
-        if accepted.insert(id, doomed).is_none() {
-            let (node, work) = (Arc::clone(&self.node), Arc::clone(&self.work));
-            self.tasks.spawn(async move { work.run(&node, command).await });
+        let key = (self.metadata.clone(), id);
+        match self.work.judge(&key, doomed(&command)) {
+            Verdict::Known => {}
+            Verdict::Refused(why) => self.results.add(id, why.to_owned()),
+            Verdict::Begin => {
+                let (node, work, results) = (
+                    Arc::clone(&self.node),
+                    Arc::clone(&self.work),
+                    Arc::clone(&self.results),
+                );
+                self.tasks
+                    .spawn(async move { work.run(&node, &results, key, command).await });
+            }
         }
     }
 
@@ -156,7 +191,31 @@ impl Heart {
 }
 
 impl Work {
-    async fn run(&self, node: &Node, command: Command) {
+    pub(crate) fn new() -> Self {
+        Self {
+            accepted: Mutex::default(),
+            turns: Semaphore::new(COMMANDS_AT_ONCE),
+        }
+    }
+
+    /// Whether a command is to be carried out; if so it counts as accepted.
+    fn judge(&self, key: &CommandKey, doomed: Option<Doomed>) -> Verdict {
+        let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+        if accepted.contains_key(key) {
+            return Verdict::Known;
+        }
+        if accepted.len() >= COMMANDS_MAX {
+            return Verdict::Refused("the node has too many commands already");
+        }
+        if doomed.is_some() && accepted.values().any(|other| *other == doomed) {
+            // Two at once, and the slower one could hit a copy that came back after the faster one was answered.
+            return Verdict::Refused("the same is being deleted already");
+        }
+        accepted.insert(key.clone(), doomed);
+        Verdict::Begin
+    }
+
+    async fn run(&self, node: &Node, results: &Results, key: CommandKey, command: Command) {
         let _turn = self.turns.acquire().await.expect("the semaphore is never closed");
         let outcome = execute(node, command.command).await;
         if let Err(error) = &outcome {
@@ -164,10 +223,17 @@ impl Work {
         }
         let failure = outcome.err().map_or_else(String::new, |failure| failure.message);
         // First the result, then room: between the two the command counts as known either way.
-        node.news.result(command.command_id, failure);
+        results.add(command.command_id, failure);
         let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
-        accepted.remove(&command.command_id);
+        accepted.remove(&key);
     }
+}
+
+/// Time since the machine started, its sleep included.
+fn since_boot() -> Duration {
+    let time = clock_gettime(ClockId::Boottime);
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
 }
 
 fn doomed(command: &Command) -> Option<Doomed> {

@@ -8,6 +8,7 @@ use strongroom_proto::{
     limits::MESSAGE_BYTES_MAX,
     transport::{self, PeerIdentity, Role, ServeError, TlsError, TlsIdentity},
 };
+use tokio::task::JoinSet;
 use tonic::service::{Routes, interceptor::InterceptedService};
 
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
     authority::Authority,
     forward::Peers,
     gate::Gate,
-    heartbeat::Heart,
+    heartbeat::{Heart, Work},
     news::News,
     store::{BlockStore, OpenError},
 };
@@ -43,8 +44,8 @@ pub enum RunError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The thread that opens it ended early.
-    #[error("opening the data directory was interrupted")]
+    /// The thread that opens it, or the task that reports to the metadata service, ended early.
+    #[error("a task of the block node was interrupted")]
     Interrupted(#[from] tokio::task::JoinError),
     /// The server cannot listen or failed.
     #[error(transparent)]
@@ -81,12 +82,23 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
         stop.await;
         health.set_not_serving::<BlocksServer<BlocksService>>().await;
     };
-    let channel = transport::connect(&config.metadata, &tls, Role::Metadata);
-    let heart = Heart::new(node, &config.advertise, config.metadata, channel);
+    let mut hearts = beat(&node, &config, &tls);
     tokio::select! {
         () = transport::serve(listener, &tls, routes, stop) => Ok(()),
-        () = heart.beat() => unreachable!("a heart beats until it is dropped"),
+        Some(Err(ended)) = hearts.join_next() => Err(RunError::Interrupted(ended)),
     }
+}
+
+/// Reports to every instance of the metadata service until the set is dropped: each has to know that this node lives.
+fn beat(node: &Arc<Node>, config: &Config, tls: &TlsIdentity) -> JoinSet<()> {
+    let work = Arc::new(Work::new());
+    let mut hearts = JoinSet::new();
+    for metadata in config.metadata.iter() {
+        let channel = transport::connect(metadata, tls, Role::Metadata);
+        let (node, work) = (Arc::clone(node), Arc::clone(&work));
+        hearts.spawn(Heart::new(node, work, &config.advertise, metadata.clone(), channel).beat());
+    }
+    hearts
 }
 
 fn check_identity(config: &Config, tls: &TlsIdentity) -> Result<(), RunError> {

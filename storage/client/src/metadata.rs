@@ -5,7 +5,7 @@ use strongroom_proto::{
     metadata::v1::{
         self as pb, cluster_client::ClusterClient, namespace_client::NamespaceClient, zones_client::ZonesClient,
     },
-    transport::{self, Remote, Role, TlsIdentity},
+    transport::{self, Remotes, Role, TlsIdentity},
 };
 use tonic::{Response, Status, transport::Channel};
 
@@ -30,8 +30,8 @@ pub(crate) struct Metadata {
 }
 
 impl Metadata {
-    pub(crate) fn connect(remote: &Remote, tls: &TlsIdentity) -> Self {
-        let channel = transport::connect(remote, tls, Role::Metadata);
+    pub(crate) fn connect(remotes: &Remotes, tls: &TlsIdentity) -> Self {
+        let channel = transport::connect_any(remotes, tls, Role::Metadata);
         Self {
             namespace: NamespaceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             zones: ZonesClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),

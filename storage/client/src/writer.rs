@@ -7,7 +7,7 @@ use bytes::Bytes;
 use strongroom_dataplane::{
     DataKey, ExtentKey, ExtentSealer, Geometry, Manifest, ManifestExtent, ManifestKey, SealError, UnsealedBlock,
 };
-use strongroom_proto::{BlockId, NodeId, ZonePath, limits::BLOCKS_PER_CALL_MAX, metadata::v1 as pb};
+use strongroom_proto::{BlockId, NodeId, RequestId, ZonePath, limits::BLOCKS_PER_CALL_MAX, metadata::v1 as pb};
 use tokio::task::JoinSet;
 
 use crate::{
@@ -249,6 +249,7 @@ impl FileWriter {
             blocks: std::mem::take(&mut self.placed).into_values().collect(),
             manifest_mac: Bytes::copy_from_slice(&self.manifest_key.authenticate(&manifest)),
             mtime_ms,
+            request_id: RequestId::generate().into(),
         })
     }
 }

@@ -3,10 +3,10 @@ use std::sync::Arc;
 use strongroom_dataplane::{DataKey, Geometry};
 use strongroom_kms_unwrap::{Dek, UnwrapClient};
 use strongroom_proto::{
-    DataSuite, Edek, FrameSize, KeyName, KeyVersion, ZoneId, ZonePath,
+    DataSuite, Edek, FrameSize, KeyName, KeyVersion, RequestId, ZoneId, ZonePath,
     metadata::v1 as pb,
     proof::SignedProof,
-    transport::{Remote, Remotes, Repeat, TlsIdentity, retry},
+    transport::{Remotes, Repeat, TlsIdentity, retry},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -46,7 +46,7 @@ impl std::fmt::Debug for ZoneFs {
 impl ZoneFs {
     /// A filesystem whose services are there; connects at the first call. Needs a Tokio runtime.
     #[must_use]
-    pub fn connect(kms: &Remotes, metadata: &Remote, tls: Arc<TlsIdentity>) -> Self {
+    pub fn connect(kms: &Remotes, metadata: &Remotes, tls: Arc<TlsIdentity>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 kms: UnwrapClient::connect(kms, &tls),
@@ -71,9 +71,9 @@ impl ZoneFs {
             path: path.into(),
             mode,
             parents,
+            request_id: RequestId::generate().into(),
         };
-        let repeat = if parents { Repeat::Harmless } else { Repeat::Unsent };
-        retry(repeat, || self.metadata().make_directory(request.clone()))
+        retry(Repeat::Harmless, || self.metadata().make_directory(request.clone()))
             .await?
             .try_into()
     }
@@ -113,8 +113,9 @@ impl ZoneFs {
             from: from.into(),
             to: to.into(),
             overwrite,
+            request_id: RequestId::generate().into(),
         };
-        retry(Repeat::Unsent, || self.metadata().rename(request.clone()))
+        retry(Repeat::Harmless, || self.metadata().rename(request.clone()))
             .await?
             .try_into()
     }
@@ -127,8 +128,9 @@ impl ZoneFs {
         let request = pb::RemoveRequest {
             path: path.into(),
             recursive,
+            request_id: RequestId::generate().into(),
         };
-        retry(Repeat::Unsent, || self.metadata().remove(request.clone())).await?;
+        retry(Repeat::Harmless, || self.metadata().remove(request.clone())).await?;
         Ok(())
     }
 
@@ -146,6 +148,7 @@ impl ZoneFs {
             path: path.into(),
             mode,
             mtime_ms,
+            request_id: RequestId::generate().into(),
         };
         retry(Repeat::Harmless, || self.metadata().set_attributes(request.clone()))
             .await?
@@ -162,8 +165,8 @@ impl ZoneFs {
             path: path.into(),
             mode: options.mode,
             overwrite: options.overwrite,
+            request_id: RequestId::generate().into(),
         };
-        // A file that was opened by an attempt whose answer was lost is reaped when its lease ends.
         let created = retry(Repeat::Harmless, || self.metadata().create_file(request.clone())).await?;
         self.open_new(path, created).await
     }
@@ -191,8 +194,9 @@ impl ZoneFs {
             key_name: key.as_str().to_owned(),
             data_suite: DataSuite::Gcm.as_str().to_owned(),
             frame_bytes: frame.bytes(),
+            request_id: RequestId::generate().into(),
         };
-        retry(Repeat::Unsent, || self.metadata().create_zone(request.clone()))
+        retry(Repeat::Harmless, || self.metadata().create_zone(request.clone()))
             .await?
             .try_into()
     }

@@ -55,12 +55,6 @@ impl AnyStore {
             StoreConfig::Postgres(config) => Ok(Self::Postgres(PostgresStore::open(config).await?)),
         }
     }
-
-    /// Whether other processes may have the same store.
-    #[must_use]
-    pub const fn is_shared(&self) -> bool {
-        matches!(self, Self::Postgres(_))
-    }
 }
 
 impl Store for AnyStore {
@@ -71,6 +65,13 @@ impl Store for AnyStore {
             Self::Embedded(store) => AnyTxn::Embedded(store.begin().await?),
             Self::Postgres(store) => AnyTxn::Postgres(store.begin().await?),
         })
+    }
+
+    fn is_shared(&self) -> bool {
+        match self {
+            Self::Embedded(store) => store.is_shared(),
+            Self::Postgres(store) => store.is_shared(),
+        }
     }
 }
 

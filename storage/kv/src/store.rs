@@ -12,6 +12,9 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// # Errors
     /// If the store cannot be read now.
     fn begin(&self) -> impl Future<Output = Result<Self::Txn, StoreError>> + Send;
+
+    /// Whether other processes may have the same store.
+    fn is_shared(&self) -> bool;
 }
 
 /// A transaction: reads see one snapshot and the transaction's own writes. Dropping it forgets the writes.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde::Deserialize;
+use strongroom_kv::StoreConfig;
 use strongroom_proto::{
     config::{self, ConfigError},
     transport::{Remotes, TlsFiles, UserName},
@@ -19,8 +20,11 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Its certificate, key and CA.
     pub tls: TlsFiles,
-    /// Where the store and the capability key are.
+    /// Where the capability key is, and the store unless it is a database.
     pub data_dir: PathBuf,
+    /// The engine of the store.
+    #[serde(default)]
+    pub store: StoreConfig,
     /// The key service.
     pub kms: Remotes,
     /// Users who may make zones and re-encrypt them.
@@ -92,6 +96,7 @@ impl Config {
                 None => Ok(Self {
                     tls: config.tls.relative_to(base),
                     data_dir: base.join(&config.data_dir),
+                    store: config.store.relative_to(base),
                     ..config
                 }),
             }
@@ -158,6 +163,10 @@ mod tests {
         assert_eq!(config.settings, Settings::default());
         assert!(config.data_dir.is_absolute() && config.tls.ca.is_absolute());
         assert_eq!(config.administrators.len(), 1);
+        assert!(
+            matches!(&config.store, StoreConfig::Postgres(store) if store.url_file.is_absolute()),
+            "the sample shows the table of the key service"
+        );
     }
 
     #[test]

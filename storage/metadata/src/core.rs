@@ -1,19 +1,22 @@
 //! The metadata service without its network: what every operation works on, and the work in the background.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{any::Any, future::Future, panic::resume_unwind, sync::Arc, time::Duration};
 
 use prost::Message;
 use strongroom_kv::{Store, Txn};
 use strongroom_proto::{
+    NodeId,
     capability::Signer,
     transport::{TlsIdentity, UserName},
 };
 use tokio::{sync::Notify, task::JoinSet, time::sleep};
 
 use crate::{
+    answers,
     clock::Clock,
     cluster::{Cluster, gone::Passes, repair::Rounds},
     config::Settings,
+    duty::Duty,
     error::{MetadataError, chain},
     files::lease::reap,
     namespace::remove::purge_round,
@@ -21,6 +24,9 @@ use crate::{
     schema::{NODES_MAX, ROOT, access, access::transact, keys, records},
     zones::{source::EdekSource, stock::Stock},
 };
+
+/// The embedded engine's file in the data directory.
+pub(crate) const STORE_FILE: &str = "metadata.redb";
 
 /// Pauses of the background loops.
 const REPAIR_EVERY: Duration = Duration::from_millis(500);
@@ -41,6 +47,14 @@ pub enum OpenError {
         /// What to do.
         remedy: &'static str,
     },
+    /// The store is somebody else's.
+    #[error(
+        "the store holds records and no namespace: it is another service's; give the metadata service one of its own"
+    )]
+    Foreign,
+    /// An import into the store is not finished.
+    #[error("an import into this store was cut off; repeat it with the same file: strongroom metadata import")]
+    Importing,
     /// The store failed.
     #[error("the metadata store cannot be read")]
     Store(#[from] MetadataError),
@@ -57,6 +71,7 @@ pub(crate) struct Core<S, E> {
     pub(crate) identity: Arc<TlsIdentity>,
     pub(crate) stock: Stock<E>,
     pub(crate) cluster: Cluster,
+    pub(crate) duty: Duty,
     /// Told when there is a re-encryption to work on.
     pub(crate) work: Notify,
 }
@@ -75,6 +90,10 @@ impl<S: Store, E: EdekSource> Core<S, E> {
         let source = Arc::new(source);
         let now_ms = clock.now_ms();
         let format = transact!(&store, [], |txn| prepare(txn, now_ms)).await?;
+        let Some(format) = format else {
+            let is_import = access::import(&mut store.begin().await.map_err(MetadataError::from)?).await?;
+            return Err(is_import.map_or(OpenError::Foreign, |_| OpenError::Importing));
+        };
         if format != keys::FORMAT_VERSION {
             return Err(OpenError::Format {
                 found: format,
@@ -85,6 +104,7 @@ impl<S: Store, E: EdekSource> Core<S, E> {
         let core = Self {
             stock: Stock::new(Arc::clone(&source), clock.clone(), settings),
             cluster: Cluster::new(clock.clone(), settings, signer),
+            duty: Duty::new(),
             store,
             source,
             clock,
@@ -97,16 +117,38 @@ impl<S: Store, E: EdekSource> Core<S, E> {
         Ok(core)
     }
 
-    /// The work in the background, each kind in a task of its own. Dropping the set ends it.
+    /// The work in the background. Dropping the set ends it.
     pub(crate) fn background(self: &Arc<Self>) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         tasks.spawn(warm(Arc::clone(self)));
+        tasks.spawn(forget_stocks(Arc::clone(self)));
+        tasks.spawn(on_duty(Arc::clone(self)));
+        tasks
+    }
+
+    /// What one instance does for all, each kind in a task of its own.
+    fn duties(self: &Arc<Self>) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
         tasks.spawn(worker::work(Arc::clone(self)));
         tasks.spawn(repair(Arc::clone(self)));
         tasks.spawn(replace_gone(Arc::clone(self)));
         tasks.spawn(purge(Arc::clone(self)));
         tasks.spawn(reap_leases(Arc::clone(self)));
+        tasks.spawn(forget_answers(Arc::clone(self)));
         tasks
+    }
+
+    /// Where a node is. One that has reported, but not to this instance, is in the store.
+    pub(crate) async fn address(&self, txn: &mut impl Txn, node: &NodeId) -> Result<Option<String>, MetadataError> {
+        if let Some(address) = self.cluster.address(node) {
+            return Ok(Some(address));
+        }
+        let record: Option<records::Node> = access::record(txn, &keys::node(node), "node").await?;
+        let address = record.map(|record| record.address);
+        if let Some(address) = &address {
+            self.cluster.nodes.remember(node.clone(), address.clone());
+        }
+        Ok(address)
     }
 
     async fn remember_nodes(&self) -> Result<(), MetadataError> {
@@ -120,11 +162,15 @@ impl<S: Store, E: EdekSource> Core<S, E> {
     }
 }
 
-/// Says the store's format, after giving an empty store the format of this version and its root.
-async fn prepare(txn: &mut impl Txn, now_ms: u64) -> Result<u32, MetadataError> {
+/// Says the store's format, after giving an empty store the format of this version and its root; none if it holds
+/// something else.
+async fn prepare(txn: &mut impl Txn, now_ms: u64) -> Result<Option<u32>, MetadataError> {
     if let Some(format) = txn.get(&keys::format()).await? {
         let format = <[u8; 4]>::try_from(format.as_ref()).map_err(|_| MetadataError::Corrupt { what: "format" })?;
-        return Ok(u32::from_be_bytes(format));
+        return Ok(Some(u32::from_be_bytes(format)));
+    }
+    if !access::page(txn, &keys::everything(), 1).await?.is_empty() {
+        return Ok(None);
     }
     let root = records::Inode {
         parent: ROOT.into(),
@@ -135,7 +181,7 @@ async fn prepare(txn: &mut impl Txn, now_ms: u64) -> Result<u32, MetadataError> 
     };
     txn.put(&keys::inode(ROOT), root.encode_to_vec());
     txn.put(&keys::format(), keys::FORMAT_VERSION.to_be_bytes().to_vec());
-    Ok(keys::FORMAT_VERSION)
+    Ok(Some(keys::FORMAT_VERSION))
 }
 
 /// Fills the stocks of all zones once after a start.
@@ -159,6 +205,31 @@ async fn warm<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
         match found.last() {
             Some((last, _)) if found.len() == PAGE => range = range.after(last),
             _ => return,
+        }
+    }
+}
+
+/// Does the duties of the background while this instance has them.
+async fn on_duty<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
+    loop {
+        core.duty.win(&core.store).await;
+        let mut duties = core.duties();
+        tokio::select! {
+            () = core.duty.keep(&core.store) => {}
+            panicked = first_panic(&mut duties) => resume_unwind(panicked),
+        }
+        duties.shutdown().await;
+        core.cluster.commands().clear();
+    }
+}
+
+/// Why a task ended, of tasks that never do.
+async fn first_panic(tasks: &mut JoinSet<()>) -> Box<dyn Any + Send> {
+    loop {
+        if let Some(Err(error)) = tasks.join_next().await
+            && let Ok(panicked) = error.try_into_panic()
+        {
+            return panicked;
         }
     }
 }
@@ -193,6 +264,19 @@ async fn reap_leases<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
         if let Some(reaped @ 1..) = logged("reap", reap(&core.store, core.clock.now_ms())).await {
             tracing::info!(reaped, "files whose writers were silent for too long are given up");
         }
+    }
+}
+
+async fn forget_answers<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
+    loop {
+        logged("forget", answers::forget(&core.store, core.clock.now_ms())).await;
+        sleep(REAP_EVERY).await;
+    }
+}
+
+async fn forget_stocks<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
+    loop {
+        sleep(REAP_EVERY).await;
         logged("stock", drop_stocks(&core)).await;
     }
 }

@@ -202,7 +202,9 @@ impl MetadataError {
 
 const fn store_reason(error: &StoreError) -> Reason {
     match error {
-        StoreError::Full { .. } => Reason::NoSpace,
+        StoreError::Full { .. } | StoreError::DatabaseFull { .. } => Reason::NoSpace,
+        // Whoever asks again with the same id of its request is answered rightly, whatever became of the first one.
+        StoreError::Unreachable { .. } | StoreError::OutcomeUnknown { .. } => Reason::Unavailable,
         StoreError::Overloaded { .. } | StoreError::Contended { .. } => Reason::Overloaded,
         _ => Reason::StoreFailed,
     }

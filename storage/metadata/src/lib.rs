@@ -11,12 +11,15 @@
 //! All state that matters is in the store, changed in transactions; what is in memory (stock, nodes, commands)
 //! can be lost at any time.
 
+mod answers;
 mod api;
 mod clock;
 mod cluster;
 mod config;
 mod core;
+mod duty;
 mod error;
+mod export;
 mod files;
 mod kms;
 mod namespace;
@@ -31,6 +34,7 @@ pub use cluster::key::KeyError;
 pub use config::{Config, Settings};
 pub use core::OpenError;
 pub use error::MetadataError;
+pub use export::{ExportError, Summary, export, import};
 pub use run::{RunError, run};
 pub use service::{Service, StartError};
 pub use zones::source::{EdekSource, Minted, Rewrapped};

@@ -3,11 +3,11 @@
 use std::{io, os::unix::fs::DirBuilderExt, path::Path, path::PathBuf, sync::Arc, time::SystemTime};
 
 use strongroom_kms_mint::MintClient;
-use strongroom_kv::EmbeddedStore;
+use strongroom_kv::{AnyOpenError, AnyStore};
 use strongroom_proto::transport::{ServeError, TlsError, TlsIdentity, bind, serve};
 use tokio::task::{JoinError, JoinSet};
 
-use crate::{Clock, Config, Service, StartError};
+use crate::{Clock, Config, Service, StartError, core::STORE_FILE};
 
 /// Why the metadata service does not run, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -26,10 +26,7 @@ pub enum RunError {
     Tls(#[from] TlsError),
     /// The store cannot be opened.
     #[error(transparent)]
-    Store(#[from] strongroom_kv::OpenError),
-    /// The thread that opens the store failed.
-    #[error("opening the store failed")]
-    Opening(#[from] JoinError),
+    Store(#[from] AnyOpenError),
     /// Work in the background panicked.
     #[error("the metadata service's work in the background failed; start it again and report this")]
     Background(#[source] JoinError),
@@ -48,10 +45,12 @@ pub enum RunError {
 /// Says what is missing or taken, and the way out.
 pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Result<(), RunError> {
     let tls = Arc::new(TlsIdentity::load(&config.tls, SystemTime::now())?);
-    make_data_dir(&config.data_dir)?;
+    make_data_dir(&config.data_dir).map_err(|source| RunError::DataDir {
+        path: config.data_dir.clone(),
+        source,
+    })?;
     let listener = bind(config.listen).await?;
-    let store = config.data_dir.join("metadata.redb");
-    let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&store)).await??;
+    let store = AnyStore::open(&config.store, &config.data_dir.join(STORE_FILE)).await?;
     let service = Service::open(
         store,
         MintClient::connect(&config.kms, &tls),
@@ -70,6 +69,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
         error = failed(&mut background) => Err(RunError::Background(error)),
     };
     background.shutdown().await;
+    service.retire().await;
     outcome
 }
 
@@ -85,14 +85,6 @@ async fn failed(background: &mut JoinSet<()>) -> JoinError {
 }
 
 /// Makes the directory for its owner alone; one that exists is left as it is.
-fn make_data_dir(path: &Path) -> Result<(), RunError> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|source| RunError::DataDir {
-            path: path.to_owned(),
-            source,
-        })
+pub(crate) fn make_data_dir(path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }

@@ -85,9 +85,15 @@ impl<S: Store, E: EdekSource> Service<S, E> {
         Ok(routes.routes())
     }
 
-    /// Starts the work in the background: stocks, re-encryption, repair, purges, leases. Dropping the set ends it.
+    /// Starts the work in the background: stocks, re-encryption, repair, purges, leases. Dropping the set ends it. Of
+    /// several instances over one store, one at a time does what concerns them all.
     #[must_use]
     pub fn background(&self) -> JoinSet<()> {
         self.core.background()
+    }
+
+    /// Lets another instance have the duties of the background at once. To be called when they have ended here.
+    pub async fn retire(&self) {
+        self.core.duty.give_up(&self.core.store).await;
     }
 }

@@ -1,15 +1,19 @@
 //! The role as a whole: it serves without a key service, answers health checks and reflection, and stops when told;
 //! what keeps it from starting is said.
 
+#[path = "../../kv/tests/cluster/mod.rs"]
+mod cluster;
 mod fixture;
 
 use std::{
     net::{SocketAddr, TcpListener},
+    path::Path,
     time::{Duration, Instant},
 };
 
+use cluster::Cluster;
 use fixture::{check, pki::Pki, refused};
-use strongroom_kv::{EmbeddedStore, Store, Txn};
+use strongroom_kv::{EmbeddedStore, Store, StoreConfig, Txn};
 use strongroom_metadata::{Config, RunError, Settings, run};
 use strongroom_proto::{
     Reason,
@@ -32,17 +36,7 @@ async fn it_serves_without_a_key_service_and_stops_when_told() {
     let channel = user(&pki, config.listen);
     let (stop, stopped) = oneshot::channel::<()>();
     let role = tokio::spawn(run(config, async { _ = stopped.await }));
-    let mut namespace = NamespaceClient::new(channel.clone());
-    let request = || pb::MakeDirectoryRequest {
-        path: "/a".into(),
-        mode: 0o755,
-        parents: true,
-    };
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while namespace.make_directory(request()).await.is_err() {
-        assert!(Instant::now() < deadline, "it never serves");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    serving(&channel).await;
     let request = pb::CreateZoneRequest {
         path: "/a".into(),
         key_name: "payroll".to_owned(),
@@ -65,6 +59,54 @@ async fn it_serves_without_a_key_service_and_stops_when_told() {
     );
     drop(stop);
     role.await.expect("no panic").expect("a clean stop");
+}
+
+/// Waits until the directory `/a` can be made.
+async fn serving(channel: &Channel) {
+    let mut namespace = NamespaceClient::new(channel.clone());
+    let request = || pb::MakeDirectoryRequest {
+        path: "/a".into(),
+        mode: 0o755,
+        parents: true,
+        ..pb::MakeDirectoryRequest::default()
+    };
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while namespace.make_directory(request()).await.is_err() {
+        assert!(Instant::now() < deadline, "it never serves");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_in_a_database_is_there_after_a_restart_with_another_data_directory() {
+    let database = Cluster::start();
+    let url_file = database.fresh_url();
+    for round in 0..2 {
+        let (pki, dir) = (Pki::new(), tempfile::tempdir().expect("a directory"));
+        let config = Config {
+            store: in_database(&url_file),
+            ..config(&pki, &dir)
+        };
+        let channel = user(&pki, config.listen);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let role = tokio::spawn(run(config, async { _ = stopped.await }));
+        if round == 0 {
+            serving(&channel).await;
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let request = || pb::GetStatRequest { path: "/a".into() };
+        while NamespaceClient::new(channel.clone()).get_stat(request()).await.is_err() {
+            assert!(Instant::now() < deadline, "round {round}: /a is not there");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        drop(stop);
+        role.await.expect("no panic").expect("a clean stop");
+    }
+}
+
+fn in_database(url_file: &Path) -> StoreConfig {
+    let text = format!("engine = 'postgres'\nurl_file = '{}'", url_file.display());
+    toml::from_str(&text).expect("a table")
 }
 
 #[tokio::test]
@@ -94,7 +136,7 @@ async fn what_keeps_it_from_starting_is_said() {
     );
 
     config.data_dir = dir.path().join("newer");
-    newer_store(&config).await;
+    store_with(&config, b"v", &2_u32.to_be_bytes()).await;
     let error = run(config.clone(), std::future::pending())
         .await
         .expect_err("a newer store");
@@ -104,18 +146,25 @@ async fn what_keeps_it_from_starting_is_said() {
         "{text}"
     );
 
+    config.data_dir = dir.path().join("foreign");
+    store_with(&config, b"key/payroll", b"1").await;
+    let error = run(config.clone(), std::future::pending())
+        .await
+        .expect_err("another service's store");
+    assert!(error.to_string().contains("another service's"), "{error}");
+
     config.data_dir = dir.path().join("file");
     std::fs::write(&config.data_dir, b"").expect("written");
     let error = run(config, std::future::pending()).await.expect_err("a file");
     assert!(matches!(error, RunError::DataDir { .. }), "{error}");
 }
 
-/// A store as a later version may leave it.
-async fn newer_store(config: &Config) {
+/// A store with one record, as a later version or another service may leave it.
+async fn store_with(config: &Config, key: &[u8], value: &[u8]) {
     std::fs::create_dir_all(&config.data_dir).expect("a directory");
     let store = EmbeddedStore::open(&config.data_dir.join("metadata.redb")).expect("a store");
     let mut txn = store.begin().await.expect("a transaction");
-    txn.put(b"v", 2_u32.to_be_bytes().to_vec());
+    txn.put(key, value.to_vec());
     txn.commit().await.expect("committed");
 }
 
@@ -129,6 +178,7 @@ fn config(pki: &Pki, dir: &TempDir) -> Config {
         listen: free(),
         tls: pki.files("service/metadata"),
         data_dir: dir.path().join("metadata"),
+        store: StoreConfig::default(),
         kms: free().to_string().parse().expect("an address"),
         administrators: vec!["fsadmin".parse().expect("valid")],
         settings: Settings {

@@ -191,6 +191,7 @@ async fn no_edek_is_handed_out_twice() {
                 path,
                 mode: 0o644,
                 overwrite: false,
+                ..pb::CreateFileRequest::default()
             };
             let created = namespace.create_file(request).await.expect("created").into_inner();
             dek_of(&created.edek.expect("an EDEK").wrapped)

@@ -166,6 +166,7 @@ async fn names_that_break_their_rule_are_refused_with_it() {
             path: path.to_vec().into(),
             mode: 0o755,
             parents: true,
+            ..MakeDirectoryRequest::default()
         };
         let failure =
             strongroom_proto::Failure::from(client.make_directory(request).await.expect_err("must be refused"));
@@ -233,7 +234,7 @@ pub(crate) fn zone_fs(dev: &Dev, user: &str) -> ZoneFs {
     let tls = TlsIdentity::load(&dev.tls_files(user), SystemTime::now()).expect("a usable certificate");
     ZoneFs::connect(
         &(&dev.remote(Role::Kms)).into(),
-        &dev.remote(Role::Metadata),
+        &(&dev.remote(Role::Metadata)).into(),
         Arc::new(tls),
     )
 }

@@ -1,19 +1,17 @@
 //! Two key services as processes over one PostgreSQL database and one token, one of them stopped or killed at bad moments.
 
-#[path = "../../../storage/kv/tests/cluster/mod.rs"]
-mod cluster;
-
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
-use cluster::Cluster;
 use rustix::process::Signal;
 use strongroom_proto::{Failure, Reason, kms::v1 as kms};
 use strongroom_tests::{KmsProcess, KmsSite, create_key, describe_key, mint, roll_key, until_async, unwrap};
 use tonic::transport::Channel;
+
+use crate::cluster::Cluster;
 
 const LIMIT: Duration = Duration::from_secs(40);
 /// How long the second journey goes on killing.

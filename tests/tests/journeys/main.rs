@@ -2,6 +2,8 @@
 //! through the command line and the client library, and hurt in every way that the fixtures know.
 
 mod blocks;
+#[path = "../../../storage/kv/tests/cluster/mod.rs"]
+mod cluster;
 mod commands;
 mod crash;
 mod dev;

@@ -95,7 +95,7 @@ impl World {
         .await;
         let alice = Arc::new(pki.issue("user/alice"));
         Self {
-            fs: ZoneFs::connect(&(&kms_remote).into(), &metadata_remote, alice),
+            fs: ZoneFs::connect(&(&kms_remote).into(), &(&metadata_remote).into(), alice),
             metadata,
             nodes,
             failing_unwraps,

@@ -58,6 +58,10 @@ impl Store for EmbeddedStore {
             writes: WriteSet::default(),
         })
     }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
 }
 
 /// The file and the thread that writes it; closed when the last store handle and transaction are gone.

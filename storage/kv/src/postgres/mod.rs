@@ -140,6 +140,10 @@ impl Store for PostgresStore {
             }
         }
     }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
 }
 
 /// A transaction of a [`PostgresStore`]. It holds a connection, so it should be short.

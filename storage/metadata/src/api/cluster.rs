@@ -38,7 +38,7 @@ impl<S: Store, E: EdekSource> Cluster for Api<S, E> {
         self.lose(&node, asked.bad_blocks).await?;
         Ok(Response::new(pb::HeartbeatResponse {
             capability_keys: self.core.cluster.public_keys(),
-            commands: self.core.cluster.take_commands(&node),
+            commands: self.commands(&node),
         }))
     }
 
@@ -58,6 +58,14 @@ impl<S: Store, E: EdekSource> Cluster for Api<S, E> {
 }
 
 impl<S: Store, E: EdekSource> Api<S, E> {
+    /// What to tell a node that just reported; nothing, unless it gets that while this instance has the duties.
+    fn commands(&self, node: &NodeId) -> Vec<pb::Command> {
+        match self.core.duty.fence_to_order() {
+            Some(_) => self.core.cluster.take_commands(node),
+            None => Vec::new(),
+        }
+    }
+
     async fn register(&self, node: &NodeId, asked: &pb::HeartbeatRequest) -> Result<(), MetadataError> {
         let address: Remote = asked.address.parse()?;
         let address = address.to_string();
@@ -91,8 +99,10 @@ impl<S: Store, E: EdekSource> Api<S, E> {
                 None => {}
             }
         }
-        if !deleted.is_empty() {
-            replicas::deleted(store, node, deleted).await?;
+        if !deleted.is_empty()
+            && let Some(fence) = self.core.duty.fence()
+        {
+            replicas::deleted(store, node, deleted, fence).await?;
         }
         let gone = &cluster.gone();
         stream::iter(won.into_iter().map(Ok))

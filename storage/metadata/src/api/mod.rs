@@ -6,6 +6,7 @@ mod zones;
 
 use std::sync::Arc;
 
+use prost::Message;
 use strongroom_kv::Store;
 use strongroom_proto::{
     FileId,
@@ -15,7 +16,7 @@ use strongroom_proto::{
 };
 use tonic::{Request, service::RoutesBuilder};
 
-use crate::{core::Core, error::MetadataError, zones::source::EdekSource};
+use crate::{answers::Call, core::Core, error::MetadataError, zones::source::EdekSource};
 
 /// Serves the three services over one core.
 pub(crate) struct Api<S, E> {
@@ -27,6 +28,19 @@ impl<S, E> Clone for Api<S, E> {
         Self {
             core: Arc::clone(&self.core),
         }
+    }
+}
+
+impl<S: Store, E: EdekSource> Api<S, E> {
+    /// The call as its repeats are known by.
+    fn call(
+        &self,
+        what: &'static str,
+        user: &UserName,
+        id: &[u8],
+        message: &impl Message,
+    ) -> Result<Call, MetadataError> {
+        Call::of(what, user, id, message, self.core.clock.now_ms())
     }
 }
 

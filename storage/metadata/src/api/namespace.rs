@@ -26,9 +26,9 @@ impl<S: Store, E: EdekSource> Namespace for Api<S, E> {
     async fn make_directory(&self, request: Request<pb::MakeDirectoryRequest>) -> Result<Response<pb::Stat>, Status> {
         let owner = user(&request, "make directories")?;
         let asked = request.into_inner();
+        let call = self.call("make_directory", &owner, &asked.request_id, &asked)?;
         let (path, mode) = (parse(&asked.path)?, mode(asked.mode)?);
-        let now_ms = self.core.clock.now_ms();
-        let stat = directories::make(&self.core.store, &path, mode, asked.parents, &owner, now_ms).await?;
+        let stat = directories::make(&self.core.store, &call, &path, mode, asked.parents, &owner).await?;
         Ok(Response::new(stat))
     }
 
@@ -51,25 +51,28 @@ impl<S: Store, E: EdekSource> Namespace for Api<S, E> {
     }
 
     async fn rename(&self, request: Request<pb::RenameRequest>) -> Result<Response<pb::Stat>, Status> {
-        user(&request, "rename")?;
+        let user = user(&request, "rename")?;
         let asked = request.into_inner();
+        let call = self.call("rename", &user, &asked.request_id, &asked)?;
         let (from, to) = (parse(&asked.from)?, parse(&asked.to)?);
-        let stat = rename(&self.core.store, &from, &to, asked.overwrite).await?;
+        let stat = rename(&self.core.store, &call, &from, &to, asked.overwrite).await?;
         Ok(Response::new(stat))
     }
 
     async fn remove(&self, request: Request<pb::RemoveRequest>) -> Result<Response<pb::RemoveResponse>, Status> {
-        user(&request, "remove")?;
+        let user = user(&request, "remove")?;
         let asked = request.into_inner();
-        remove(&self.core.store, &parse(&asked.path)?, asked.recursive).await?;
-        Ok(Response::new(pb::RemoveResponse {}))
+        let call = self.call("remove", &user, &asked.request_id, &asked)?;
+        let done = remove(&self.core.store, &call, &parse(&asked.path)?, asked.recursive).await?;
+        Ok(Response::new(done))
     }
 
     async fn set_attributes(&self, request: Request<pb::SetAttributesRequest>) -> Result<Response<pb::Stat>, Status> {
-        user(&request, "set attributes")?;
+        let user = user(&request, "set attributes")?;
         let asked = request.into_inner();
+        let call = self.call("set_attributes", &user, &asked.request_id, &asked)?;
         let (path, mode) = (parse(&asked.path)?, asked.mode.map(mode).transpose()?);
-        let stat = directories::set_attributes(&self.core.store, &path, mode, asked.mtime_ms).await?;
+        let stat = directories::set_attributes(&self.core.store, &call, &path, mode, asked.mtime_ms).await?;
         Ok(Response::new(stat))
     }
 
@@ -77,6 +80,7 @@ impl<S: Store, E: EdekSource> Namespace for Api<S, E> {
         let owner = user(&request, "create files")?;
         let asked = request.into_inner();
         let creation = Creation {
+            call: self.call("create_file", &owner, &asked.request_id, &asked)?,
             path: parse(&asked.path)?,
             mode: mode(asked.mode)?,
             overwrite: asked.overwrite,
@@ -90,24 +94,26 @@ impl<S: Store, E: EdekSource> Namespace for Api<S, E> {
         let asked = request.into_inner();
         let file = file_id(&asked.file_id)?;
         let extent = extent_id(&asked.extent_id)?;
-        let report = Report::parse(&self.core, file, extent, asked.first_index, &asked.blocks)?;
+        let report = Report::parse(&self.core, file, extent, asked.first_index, &asked.blocks).await?;
         Ok(Response::new(blocks::add(&self.core, file, &owner, report).await?))
     }
 
     async fn commit_file(&self, request: Request<pb::CommitFileRequest>) -> Result<Response<pb::Stat>, Status> {
         let user = user(&request, "commit files")?;
         let asked = request.into_inner();
+        let call = self.call("commit_file", &user, &asked.request_id, &asked)?;
         let file = file_id(&asked.file_id)?;
         let extents = asked.extents.into_iter().map(extent).collect::<Result<Vec<_>, _>>()?;
         let report = match extents.last() {
             _ if asked.blocks.is_empty() => None,
             Some(last) => {
                 let id = extent_id(&last.extent_id)?;
-                Some(Report::parse(&self.core, file, id, asked.first_index, &asked.blocks)?)
+                Some(Report::parse(&self.core, file, id, asked.first_index, &asked.blocks).await?)
             }
             None => return Err(field("blocks", "none without an extent").into()),
         };
         let finished = Commit {
+            call,
             file,
             user,
             extents,

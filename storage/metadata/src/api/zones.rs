@@ -41,7 +41,8 @@ impl<S: Store, E: EdekSource> Zones for Api<S, E> {
     async fn create_zone(&self, request: Request<pb::CreateZoneRequest>) -> Result<Response<pb::Zone>, Status> {
         let by = self.administrator(&request, "make encryption zones")?;
         let asked = request.into_inner();
-        let zone = create(&self.core, &asked).await?;
+        let call = self.call("create_zone", &by, &asked.request_id, &asked)?;
+        let zone = create(&self.core, &call, &asked).await?;
         let path = String::from_utf8_lossy(&zone.path);
         tracing::info!(%by, %path, key = zone.key_name, "encryption zone made");
         Ok(Response::new(zone))

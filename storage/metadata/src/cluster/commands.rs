@@ -173,6 +173,14 @@ impl Commands {
         }
     }
 
+    /// Forgets everything: another instance has the duties.
+    pub(crate) fn clear(&mut self) {
+        self.commands.clear();
+        self.replicating.clear();
+        self.deleting.clear();
+        self.per_node.clear();
+    }
+
     /// Nodes that have something to do.
     pub(crate) fn busy_nodes(&self) -> Vec<NodeId> {
         self.per_node.keys().cloned().collect()

@@ -6,6 +6,7 @@ use strongroom_kv::{Store, Txn};
 use strongroom_proto::{BlockId, NodeId};
 
 use crate::{
+    duty::Fence,
     error::MetadataError,
     schema::{access, access::transact, keys, records},
 };
@@ -119,12 +120,24 @@ async fn lost_in(txn: &mut impl Txn, block: BlockId, node: &NodeId) -> Result<bo
     Ok(true)
 }
 
-/// Records that `node` deleted `blocks`.
-pub(crate) async fn deleted(store: &impl Store, node: &NodeId, blocks: Vec<BlockId>) -> Result<(), MetadataError> {
-    transact!(store, [node, blocks], |txn| deleted_in(txn, &node, &blocks)).await
+/// Records that `node` deleted `blocks`, if the term that told it so is not over: after it another instance may have
+/// recorded that, and given the node a new copy or new garbage of the same name.
+pub(crate) async fn deleted(
+    store: &impl Store,
+    node: &NodeId,
+    blocks: Vec<BlockId>,
+    fence: Fence,
+) -> Result<(), MetadataError> {
+    transact!(store, [node, blocks, fence], |txn| deleted_in(
+        txn, &node, &blocks, fence
+    ))
+    .await
 }
 
-async fn deleted_in(txn: &mut impl Txn, node: &NodeId, blocks: &[BlockId]) -> Result<(), MetadataError> {
+async fn deleted_in(txn: &mut impl Txn, node: &NodeId, blocks: &[BlockId], fence: Fence) -> Result<(), MetadataError> {
+    if !fence.holds(txn).await? {
+        return Ok(());
+    }
     for block in blocks {
         txn.delete(&keys::garbage(node, *block));
     }

@@ -28,7 +28,7 @@ pub(crate) struct Report {
 
 impl Report {
     /// Parses a writer's report.
-    pub(crate) fn parse<S, E>(
+    pub(crate) async fn parse<S: Store, E: EdekSource>(
         core: &Core<S, E>,
         file: FileId,
         extent: ExtentId,
@@ -42,15 +42,14 @@ impl Report {
                 rule: format!("at most {BLOCKS_PER_CALL_MAX} in one call"),
             });
         }
-        let blocks = blocks
-            .iter()
-            .zip(first..)
-            .map(|(block, index)| placed(core, file, index, block))
-            .collect::<Result<_, _>>()?;
+        let mut placements = Vec::with_capacity(blocks.len());
+        for (block, index) in blocks.iter().zip(first..) {
+            placements.push(placed(core, file, index, block).await?);
+        }
         Ok(Self {
             extent,
             first,
-            blocks,
+            blocks: placements,
             replicas: core.settings.replicas as usize,
         })
     }
@@ -181,7 +180,7 @@ fn merge(
     Ok(known.nodes.len())
 }
 
-fn placed<S, E>(
+async fn placed<S: Store, E: EdekSource>(
     core: &Core<S, E>,
     file: FileId,
     index: u32,
@@ -189,8 +188,11 @@ fn placed<S, E>(
 ) -> Result<records::Block, MetadataError> {
     let nodes: BTreeSet<NodeId> = block.nodes.iter().map(|node| node.parse()).collect::<Result<_, _>>()?;
     let bad = |rule| Err(MetadataError::Manifest { file, rule });
-    if let Some(stranger) = nodes.iter().find(|node| core.cluster.address(node).is_none()) {
-        return bad(format!("block {index} names the node {stranger}, which never reported"));
+    for node in &nodes {
+        let known = core.cluster.address(node).is_some();
+        if !known && core.address(&mut core.store.begin().await?, node).await?.is_none() {
+            return bad(format!("block {index} names the node {node}, which never reported"));
+        }
     }
     let needed = core.settings.min_replicas as usize;
     if nodes.len() < needed {
@@ -207,7 +209,7 @@ fn placed<S, E>(
 }
 
 /// A page of an extent's blocks, from `first`, with the nodes that are alive named first.
-pub(crate) async fn page<S, E>(
+pub(crate) async fn page<S: Store, E: EdekSource>(
     core: &Core<S, E>,
     txn: &mut impl Txn,
     extent: &records::Extent,
@@ -231,6 +233,12 @@ pub(crate) async fn page<S, E>(
         index += u32::try_from(here.len()).unwrap_or(u32::MAX);
     }
     let names: BTreeSet<&String> = blocks.iter().flat_map(|block| &block.nodes).collect();
-    let nodes = names.into_iter().filter_map(|name| core.cluster.target(name)).collect();
-    Ok((blocks, nodes))
+    let mut targets = Vec::with_capacity(names.len());
+    for name in names {
+        if let Some(address) = core.address(txn, &name.parse()?).await? {
+            let node_id = name.clone();
+            targets.push(Target { node_id, address });
+        }
+    }
+    Ok((blocks, targets))
 }

@@ -11,6 +11,7 @@ use super::{
     sealed_bytes,
 };
 use crate::{
+    answers::Call,
     error::MetadataError,
     namespace::{
         remove::{put_purge, unlink_file},
@@ -23,6 +24,7 @@ use crate::{
 /// What a writer says of the file it finished.
 #[derive(Debug, Clone)]
 pub(crate) struct Commit {
+    pub(crate) call: Call,
     pub(crate) file: FileId,
     pub(crate) user: UserName,
     pub(crate) extents: Vec<records::Extent>,
@@ -38,6 +40,9 @@ pub(crate) async fn commit(store: &impl Store, commit: Commit) -> Result<pb::Sta
 }
 
 async fn commit_in(txn: &mut impl Txn, commit: &Commit) -> Result<pb::Stat, MetadataError> {
+    if let Some(done) = commit.call.answer(txn).await? {
+        return Ok(done);
+    }
     if let Some(done) = committed(txn, commit).await? {
         return stat(txn, &done).await;
     }
@@ -55,7 +60,9 @@ async fn commit_in(txn: &mut impl Txn, commit: &Commit) -> Result<pb::Stat, Meta
     txn.delete(&keys::open_file(commit.file));
     access::link(txn, commit.file, &published(commit, &open))?;
     let found = load(txn, &parent, commit.file, &open.name).await?;
-    stat(txn, &found).await
+    let stat = stat(txn, &found).await?;
+    commit.call.keep(txn, &stat);
+    Ok(stat)
 }
 
 /// The file, if this is a repeat of its commit.

@@ -10,6 +10,7 @@ use strongroom_proto::{
 
 use super::BLOCK_BYTES;
 use crate::{
+    answers::Call,
     core::Core,
     error::MetadataError,
     namespace::resolve::{Slot, ZoneAt, slot},
@@ -25,6 +26,7 @@ const TARGETS_MAX: usize = 32;
 /// What a caller asks to be created.
 #[derive(Debug, Clone)]
 pub(crate) struct Creation {
+    pub(crate) call: Call,
     pub(crate) path: ZonePath,
     pub(crate) mode: u32,
     pub(crate) overwrite: bool,
@@ -48,7 +50,12 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
 ) -> Result<pb::CreatedFile, MetadataError> {
     let mut version_min = KeyVersion(0);
     for _ in 0..TRIES_MAX {
-        let place = place(&mut core.store.begin().await?, &creation).await?;
+        let mut txn = core.store.begin().await?;
+        if let Some(done) = creation.call.answer(&mut txn).await? {
+            return granted(core, done, &creation.owner);
+        }
+        let place = place(&mut txn, &creation).await?;
+        drop(txn);
         core.cluster.check_enough()?;
         version_min = place.version_min;
         let edek = core.stock.take(place.zone, &place.key, version_min).await?;
@@ -63,17 +70,28 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
             lease_expires_ms
         ))
         .await?;
-        if let Some(open) = recorded {
-            return Ok(pb::CreatedFile {
-                grant: Some(write_grant(core, file, extent, &creation.owner)),
-                edek: Some(edek.into()),
-                data_suite: open.data_suite,
-                frame_bytes: open.frame_bytes,
-                block_bytes: open.block_bytes,
-            });
+        if let Some(created) = recorded {
+            return granted(core, created, &creation.owner);
         }
     }
     Err(MetadataError::StaleEdek { needed: version_min })
+}
+
+/// Puts a whole grant in the place of one that has nothing but the ids.
+fn granted<S, E>(
+    core: &Core<S, E>,
+    created: pb::CreatedFile,
+    owner: &UserName,
+) -> Result<pb::CreatedFile, MetadataError> {
+    let ids = created
+        .grant
+        .as_ref()
+        .ok_or(MetadataError::Corrupt { what: "answer" })?;
+    let (file, extent) = (ids.file_id.as_ref().try_into()?, ids.extent_id.as_ref().try_into()?);
+    Ok(pb::CreatedFile {
+        grant: Some(write_grant(core, file, extent, owner)),
+        ..created
+    })
 }
 
 /// What the writer of an extent needs: targets and a capability.
@@ -123,7 +141,8 @@ pub(crate) fn check_overwrite(is_directory: bool, path: &ZonePath, overwrite: bo
     }
 }
 
-/// Records the open file, unless the place moved to another zone or key version while the EDEK was fetched.
+/// Records the open file, unless the place moved to another zone or key version while the EDEK was fetched. The answer's
+/// grant has the ids only.
 async fn record(
     txn: &mut impl Txn,
     creation: &Creation,
@@ -131,7 +150,10 @@ async fn record(
     file: FileId,
     extent: ExtentId,
     lease_expires_ms: u64,
-) -> Result<Option<records::OpenFile>, MetadataError> {
+) -> Result<Option<pb::CreatedFile>, MetadataError> {
+    if let Some(done) = creation.call.answer(txn).await? {
+        return Ok(Some(done));
+    }
     let place = place(txn, creation).await?;
     if place.zone != edek.zone || edek.version < place.version_min {
         return Ok(None);
@@ -155,5 +177,17 @@ async fn record(
     };
     access::put_index(txn, &edek.clone().into(), file)?;
     access::put(txn, &keys::open_file(file), &open);
-    Ok(Some(open))
+    let created = pb::CreatedFile {
+        grant: Some(pb::WriteGrant {
+            file_id: file.into(),
+            extent_id: extent.into(),
+            ..pb::WriteGrant::default()
+        }),
+        edek: Some(edek.clone().into()),
+        data_suite: open.data_suite,
+        frame_bytes: open.frame_bytes,
+        block_bytes: open.block_bytes,
+    };
+    creation.call.keep(txn, &created);
+    Ok(Some(created))
 }

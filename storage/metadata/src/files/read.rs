@@ -14,10 +14,11 @@ use crate::{
     error::MetadataError,
     namespace::{resolve::find, stat::stat},
     schema::{access, records},
+    zones::source::EdekSource,
 };
 
 /// All that a reader needs of the file at `path`: EDEK, extents, and the first blocks with a capability.
-pub(crate) async fn open<S: Store, E>(
+pub(crate) async fn open<S: Store, E: EdekSource>(
     core: &Core<S, E>,
     path: &ZonePath,
     user: &UserName,
@@ -44,7 +45,7 @@ pub(crate) async fn open<S: Store, E>(
 }
 
 /// Further blocks of an opened file and a fresh capability.
-pub(crate) async fn list_blocks<S: Store, E>(
+pub(crate) async fn list_blocks<S: Store, E: EdekSource>(
     core: &Core<S, E>,
     id: FileId,
     extent: ExtentId,
@@ -64,7 +65,7 @@ pub(crate) async fn list_blocks<S: Store, E>(
     readable(core, &mut txn, file, known, first, user).await
 }
 
-async fn readable<S, E>(
+async fn readable<S: Store, E: EdekSource>(
     core: &Core<S, E>,
     txn: &mut impl Txn,
     file: &records::File,

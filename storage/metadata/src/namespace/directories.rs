@@ -8,6 +8,7 @@ use super::{
     stat::stat,
 };
 use crate::{
+    answers::Call,
     error::MetadataError,
     schema::{access, access::transact, keys, records},
 };
@@ -18,19 +19,37 @@ const LIST_BYTES_MAX: usize = 2 << 20;
 /// Makes a directory; with `parents` also those above it, and a directory that exists is accepted.
 pub(crate) async fn make(
     store: &impl Store,
+    call: &Call,
     path: &ZonePath,
     mode: u32,
     parents: bool,
     owner: &UserName,
-    now_ms: u64,
 ) -> Result<pb::Stat, MetadataError> {
     let fresh = records::Inode {
         mode,
         owner: owner.as_str().to_owned(),
-        mtime_ms: now_ms,
+        mtime_ms: call.now_ms(),
         ..records::Inode::default()
     };
-    transact!(store, [path, fresh], |txn| make_in(txn, &path, &fresh, parents)).await
+    transact!(store, [call, path, fresh], |txn| make_once(
+        txn, &call, &path, &fresh, parents
+    ))
+    .await
+}
+
+async fn make_once(
+    txn: &mut impl Txn,
+    call: &Call,
+    path: &ZonePath,
+    fresh: &records::Inode,
+    parents: bool,
+) -> Result<pb::Stat, MetadataError> {
+    if let Some(done) = call.answer(txn).await? {
+        return Ok(done);
+    }
+    let stat = make_in(txn, path, fresh, parents).await?;
+    call.keep(txn, &stat);
+    Ok(stat)
 }
 
 async fn make_in(
@@ -119,22 +138,29 @@ pub(crate) async fn list(
 /// Sets mode and time of modification where given.
 pub(crate) async fn set_attributes(
     store: &impl Store,
+    call: &Call,
     path: &ZonePath,
     mode: Option<u32>,
     mtime_ms: Option<u64>,
 ) -> Result<pb::Stat, MetadataError> {
-    transact!(store, [path], |txn| set_in(txn, &path, mode, mtime_ms)).await
+    transact!(store, [call, path], |txn| set_in(txn, &call, &path, mode, mtime_ms)).await
 }
 
 async fn set_in(
     txn: &mut impl Txn,
+    call: &Call,
     path: &ZonePath,
     mode: Option<u32>,
     mtime_ms: Option<u64>,
 ) -> Result<pb::Stat, MetadataError> {
+    if let Some(done) = call.answer(txn).await? {
+        return Ok(done);
+    }
     let mut found = find(txn, path).await?;
     found.inode.mode = mode.unwrap_or(found.inode.mode);
     found.inode.mtime_ms = mtime_ms.unwrap_or(found.inode.mtime_ms);
     access::put_inode(txn, found.id, &found.inode);
-    stat(txn, &found).await
+    let stat = stat(txn, &found).await?;
+    call.keep(txn, &stat);
+    Ok(stat)
 }

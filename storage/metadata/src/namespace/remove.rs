@@ -4,10 +4,11 @@
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use strongroom_kv::{Store, Txn};
-use strongroom_proto::{BlockId, ExtentId, FileId, ZoneId, ZonePath};
+use strongroom_proto::{BlockId, ExtentId, FileId, ZoneId, ZonePath, metadata::v1 as pb};
 
 use super::resolve::{Found, find};
 use crate::{
+    answers::Call,
     error::MetadataError,
     schema::{access, access::transact, keys, records},
 };
@@ -20,8 +21,28 @@ const PURGES_PER_ROUND: usize = 100;
 const PURGES_AT_ONCE: usize = 16;
 
 /// Removes what is at `path`; a directory that holds something only if `recursive`.
-pub(crate) async fn remove(store: &impl Store, path: &ZonePath, recursive: bool) -> Result<(), MetadataError> {
-    transact!(store, [path], |txn| remove_in(txn, &path, recursive)).await
+pub(crate) async fn remove(
+    store: &impl Store,
+    call: &Call,
+    path: &ZonePath,
+    recursive: bool,
+) -> Result<pb::RemoveResponse, MetadataError> {
+    transact!(store, [call, path], |txn| remove_once(txn, &call, &path, recursive)).await
+}
+
+async fn remove_once(
+    txn: &mut impl Txn,
+    call: &Call,
+    path: &ZonePath,
+    recursive: bool,
+) -> Result<pb::RemoveResponse, MetadataError> {
+    if let Some(done) = call.answer(txn).await? {
+        return Ok(done);
+    }
+    remove_in(txn, path, recursive).await?;
+    let done = pb::RemoveResponse {};
+    call.keep(txn, &done);
+    Ok(done)
 }
 
 async fn remove_in(txn: &mut impl Txn, path: &ZonePath, recursive: bool) -> Result<(), MetadataError> {

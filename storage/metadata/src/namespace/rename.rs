@@ -10,6 +10,7 @@ use super::{
     stat::stat,
 };
 use crate::{
+    answers::Call,
     error::MetadataError,
     schema::{access, access::transact, keys},
 };
@@ -17,11 +18,30 @@ use crate::{
 /// Moves `from` to `to`; with `overwrite` a file replaces a file there.
 pub(crate) async fn rename(
     store: &impl Store,
+    call: &Call,
     from: &ZonePath,
     to: &ZonePath,
     overwrite: bool,
 ) -> Result<pb::Stat, MetadataError> {
-    transact!(store, [from, to], |txn| rename_in(txn, &from, &to, overwrite)).await
+    transact!(store, [call, from, to], |txn| rename_once(
+        txn, &call, &from, &to, overwrite
+    ))
+    .await
+}
+
+async fn rename_once(
+    txn: &mut impl Txn,
+    call: &Call,
+    from: &ZonePath,
+    to: &ZonePath,
+    overwrite: bool,
+) -> Result<pb::Stat, MetadataError> {
+    if let Some(done) = call.answer(txn).await? {
+        return Ok(done);
+    }
+    let stat = rename_in(txn, from, to, overwrite).await?;
+    call.keep(txn, &stat);
+    Ok(stat)
 }
 
 async fn rename_in(

@@ -67,25 +67,31 @@ pub(crate) async fn stale_page(
     Ok(stale)
 }
 
-/// Swaps in what was re-wrapped under `version`, counts, and moves the cursor, all in one transaction.
+/// Swaps in what was re-wrapped under `version`, counts, and moves the cursor, all in one transaction. Says whether it
+/// did: not if somebody else dealt with the page, for which the job was `seen`, or with the job.
 pub(crate) async fn apply(
     store: &impl Store,
     zone: ZoneId,
+    seen: &records::Reencryption,
     version: KeyVersion,
     outcomes: &[Outcome],
-) -> Result<(), MetadataError> {
+) -> Result<bool, MetadataError> {
     let outcomes = outcomes.to_vec();
-    transact!(store, [outcomes], |txn| apply_in(txn, zone, version, &outcomes)).await
+    transact!(store, [outcomes, seen], |txn| apply_in(
+        txn, zone, &seen, version, &outcomes
+    ))
+    .await
 }
 
 async fn apply_in(
     txn: &mut impl Txn,
     zone: ZoneId,
+    seen: &records::Reencryption,
     version: KeyVersion,
     outcomes: &[Outcome],
-) -> Result<(), MetadataError> {
-    let Some(mut job) = access::reencryption(txn, zone).await? else {
-        return Ok(());
+) -> Result<bool, MetadataError> {
+    let Some(mut job) = access::reencryption(txn, zone).await?.filter(|job| is_at(job, seen)) else {
+        return Ok(false);
     };
     // A call that was under way when the zone was proved free of old versions comes too late.
     let too_old = access::zone(txn, zone)
@@ -103,7 +109,13 @@ async fn apply_in(
     }
     job.message.clear();
     access::put(txn, &keys::reencryption(zone), &job);
-    Ok(())
+    Ok(true)
+}
+
+/// Whether a job is the one that was `seen`, and no further.
+fn is_at(job: &records::Reencryption, seen: &records::Reencryption) -> bool {
+    let place = |job: &records::Reencryption| (job.started_ms, job.target_version, job.cursor_version);
+    job.running && place(job) == place(seen) && job.cursor_file == seen.cursor_file
 }
 
 /// Gives a file its new EDEK if it still has the old one. Says whether it did.
@@ -151,8 +163,8 @@ pub(crate) async fn raise_target(store: &impl Store, zone: ZoneId, target: KeyVe
 }
 
 async fn raise_in(txn: &mut impl Txn, zone: ZoneId, target: KeyVersion) -> Result<(), MetadataError> {
-    let (Some(mut record), Some(mut job)) = (access::zone(txn, zone).await?, access::reencryption(txn, zone).await?)
-    else {
+    let job = access::reencryption(txn, zone).await?.filter(|job| job.running);
+    let (Some(mut record), Some(mut job)) = (access::zone(txn, zone).await?, job) else {
         return Ok(());
     };
     record.version_min = record.version_min.max(target.0);
@@ -168,34 +180,44 @@ async fn raise_in(txn: &mut impl Txn, zone: ZoneId, target: KeyVersion) -> Resul
 /// Records what slows a job.
 pub(crate) async fn note(store: &impl Store, zone: ZoneId, message: &str) -> Result<(), MetadataError> {
     let message = message.to_owned();
-    transact!(store, [message], |txn| update(txn, zone, move |job| job.message =
-        message))
-    .await
+    transact!(store, [message], |txn| note_in(txn, zone, message)).await
 }
 
-/// Records that a pass is over.
-pub(crate) async fn finish(store: &impl Store, zone: ZoneId, now_ms: u64) -> Result<(), MetadataError> {
-    let end = move |job: &mut records::Reencryption| {
-        job.running = false;
-        job.finished_ms = now_ms;
-        job.message = match job.failures {
-            0 => String::new(),
-            failures => format!("{failures} files keep their old EDEK and stay readable; start again to retry them"),
-        };
-    };
-    transact!(store, [end], |txn| update(txn, zone, end)).await
-}
-
-async fn update(
-    txn: &mut impl Txn,
-    zone: ZoneId,
-    change: impl FnOnce(&mut records::Reencryption) + Send,
-) -> Result<(), MetadataError> {
+async fn note_in(txn: &mut impl Txn, zone: ZoneId, message: String) -> Result<(), MetadataError> {
     if let Some(mut job) = access::reencryption(txn, zone).await? {
-        change(&mut job);
+        job.message = message;
         access::put(txn, &keys::reencryption(zone), &job);
     }
     Ok(())
+}
+
+/// Records that a pass is over. Says whether it is: not if the job moved on since it was `seen`.
+pub(crate) async fn finish(
+    store: &impl Store,
+    zone: ZoneId,
+    seen: &records::Reencryption,
+    now_ms: u64,
+) -> Result<bool, MetadataError> {
+    transact!(store, [seen], |txn| finish_in(txn, zone, &seen, now_ms)).await
+}
+
+async fn finish_in(
+    txn: &mut impl Txn,
+    zone: ZoneId,
+    seen: &records::Reencryption,
+    now_ms: u64,
+) -> Result<bool, MetadataError> {
+    let Some(mut job) = access::reencryption(txn, zone).await?.filter(|job| is_at(job, seen)) else {
+        return Ok(false);
+    };
+    job.running = false;
+    job.finished_ms = now_ms;
+    job.message = match job.failures {
+        0 => String::new(),
+        failures => format!("{failures} files keep their old EDEK and stay readable; start again to retry them"),
+    };
+    access::put(txn, &keys::reencryption(zone), &job);
+    Ok(true)
 }
 
 /// The EDEK of a file that shows or is being written.

@@ -123,9 +123,11 @@ impl<S: Store, E: EdekSource> Pass<'_, S, E> {
         };
         let stale = stale_page(store, self.zone, &job).await?;
         if stale.is_empty() {
-            finish(store, self.zone, self.core.clock.now_ms()).await?;
-            tracing::info!(zone = %self.zone, done = job.done, failures = job.failures, "re-encryption completed");
-            return Ok(false);
+            let finished = finish(store, self.zone, &job, self.core.clock.now_ms()).await?;
+            if finished {
+                tracing::info!(zone = %self.zone, done = job.done, failures = job.failures, "re-encryption completed");
+            }
+            return Ok(!finished);
         }
         let key = record.key_name.parse()?;
         match self.rewrap(&key, stale.clone()).await {
@@ -143,8 +145,8 @@ impl<S: Store, E: EdekSource> Pass<'_, S, E> {
     ) -> Result<(), MetadataError> {
         self.pause = PAUSE_FIRST;
         self.tries = 0;
-        apply(&self.core.store, self.zone, version, outcomes).await?;
-        if version.0 > job.target_version {
+        let applied = apply(&self.core.store, self.zone, job, version, outcomes).await?;
+        if applied && version.0 > job.target_version {
             tracing::info!(zone = %self.zone, %version, "the key was rolled again; re-encryption aims at the new version");
             self.core.stock.drop_zone(self.zone);
             raise_target(&self.core.store, self.zone, version).await?;

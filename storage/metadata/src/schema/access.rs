@@ -114,6 +114,14 @@ pub(crate) async fn reencryption(
     record(txn, &keys::reencryption(zone), "re-encryption").await
 }
 
+pub(crate) async fn import(txn: &mut impl Txn) -> Result<Option<records::Import>, MetadataError> {
+    record(txn, &keys::import(), "import").await
+}
+
+pub(crate) async fn duty(txn: &mut impl Txn) -> Result<Option<records::Duty>, MetadataError> {
+    record(txn, &keys::duty(), "lease").await
+}
+
 /// The chunk that holds `block`; empty when there is none yet.
 pub(crate) async fn chunk(txn: &mut impl Txn, block: BlockId) -> Result<records::BlockChunk, MetadataError> {
     let found = record(txn, &keys::chunk(block.extent, block.index), "block list").await?;

@@ -2,7 +2,7 @@
 //!
 //! A key is one table byte and fixed-width fields in big-endian, so that byte order is the order of scans.
 
-use strongroom_proto::{BlockId, ExtentId, FileId, KeyVersion, NodeId, ZoneId};
+use strongroom_proto::{BlockId, ExtentId, FileId, KeyVersion, NodeId, RequestId, ZoneId};
 
 /// Blocks in one chunk of a block list.
 pub(crate) const CHUNK_BLOCKS: u32 = 256;
@@ -24,6 +24,10 @@ const GARBAGE: u8 = b'g';
 const PURGE: u8 = b'p';
 const REENCRYPTION: u8 = b'r';
 const NODE: u8 = b'n';
+const DUTY: u8 = b'l';
+const IMPORT: u8 = b'm';
+const ANSWER: u8 = b'a';
+const ANSWER_TIME: u8 = b't';
 
 /// A half-open range of keys.
 pub(crate) struct KeyRange {
@@ -42,6 +46,14 @@ impl KeyRange {
     pub(crate) fn after(mut self, key: &[u8]) -> Self {
         self.start = [key, &[0]].concat();
         self
+    }
+}
+
+/// Every key there can be: a key begins with a table letter.
+pub(crate) fn everything() -> KeyRange {
+    KeyRange {
+        start: Vec::new(),
+        end: vec![u8::MAX],
     }
 }
 
@@ -192,6 +204,52 @@ pub(crate) fn node_of(key: &[u8]) -> Option<NodeId> {
     std::str::from_utf8(key.get(1..)?).ok()?.parse().ok()
 }
 
+pub(crate) fn answer(id: RequestId) -> Vec<u8> {
+    key(ANSWER, &[id.as_bytes()])
+}
+/// Finds answers in the order of their times.
+pub(crate) fn answer_time(kept_ms: u64, id: RequestId) -> Vec<u8> {
+    key(ANSWER_TIME, &[&kept_ms.to_be_bytes(), id.as_bytes()])
+}
+pub(crate) fn answers_before(kept_ms: u64) -> KeyRange {
+    KeyRange {
+        start: vec![ANSWER_TIME],
+        end: key(ANSWER_TIME, &[&kept_ms.to_be_bytes()]),
+    }
+}
+pub(crate) fn answer_of(time_key: &[u8]) -> Option<RequestId> {
+    fixed(time_key, 9).map(RequestId::from_bytes)
+}
+
+pub(crate) fn import() -> Vec<u8> {
+    vec![IMPORT]
+}
+/// Whether a record belongs to the namespace, wherever that is kept. The others are about the store or its services.
+pub(crate) fn is_moved(key: &[u8]) -> bool {
+    !matches!(key.first(), None | Some(&(IMPORT | DUTY)))
+}
+
+/// Records that are counted by kind.
+pub(crate) enum Kind {
+    Inode,
+    OpenFile,
+    Zone,
+}
+
+/// What kind of record is under a key, if it is one of those.
+pub(crate) fn kind(key: &[u8]) -> Option<Kind> {
+    match *key.first()? {
+        INODE => Some(Kind::Inode),
+        OPEN => Some(Kind::OpenFile),
+        ZONE => Some(Kind::Zone),
+        _ => None,
+    }
+}
+
+pub(crate) fn duty() -> Vec<u8> {
+    vec![DUTY]
+}
+
 fn block_at(key: &[u8], at: usize) -> Option<BlockId> {
     Some(BlockId {
         extent: fixed(key, at).map(ExtentId::from_bytes)?,
@@ -212,6 +270,7 @@ mod tests {
         );
         let node: NodeId = "n1".parse().expect("valid");
         let block = BlockId { extent, index: 258 };
+        let request = RequestId::from_bytes([4; 16]);
         for (key, expected) in [
             (inode(file), format!("69{}", "01".repeat(16))),
             (dentry(file, "a"), format!("64{}61", "01".repeat(16))),
@@ -227,6 +286,13 @@ mod tests {
             (purge(file), format!("70{}", "01".repeat(16))),
             (reencryption(zone), format!("72{}", "02".repeat(16))),
             (super::node(&node), "6e6e31".to_owned()),
+            (duty(), "6c".to_owned()),
+            (import(), "6d".to_owned()),
+            (answer(request), format!("61{}", "04".repeat(16))),
+            (
+                answer_time(258, request),
+                format!("740000000000000102{}", "04".repeat(16)),
+            ),
             (format(), "76".to_owned()),
         ] {
             assert_eq!(hex::encode(key), expected);
@@ -237,6 +303,7 @@ mod tests {
         );
         assert_eq!(garbage_block(&garbage(&node, block)), Some(block));
         assert_eq!(deficit_of(&deficit(block)), Some(block));
+        assert_eq!(answer_of(&answer_time(258, request)), Some(request));
         assert_eq!(dentry_name(&dentry(file, "ä")), Some("ä"));
     }
 

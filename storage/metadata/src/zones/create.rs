@@ -7,17 +7,22 @@ use strongroom_proto::{DataSuite, Failure, FileId, FrameSize, KeyName, Reason, Z
 
 use super::{source::EdekSource, source::Minted, view::wire_zone};
 use crate::{
+    answers::Call,
     core::Core,
     error::MetadataError,
-    namespace::resolve::{Found, find},
+    namespace::resolve::find,
     schema::{access, access::transact, keys, records},
 };
 
 /// Makes an empty directory a zone. That the caller is an administrator was checked before.
 pub(crate) async fn create<S: Store, E: EdekSource>(
     core: &Core<S, E>,
+    call: &Call,
     asked: &pb::CreateZoneRequest,
 ) -> Result<pb::Zone, MetadataError> {
+    if let Some(done) = call.answer(&mut core.store.begin().await?).await? {
+        return Ok(done);
+    }
     if asked.key_name.is_empty() {
         return Err(MetadataError::NoKeyGiven);
     }
@@ -41,14 +46,15 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
         version_min: 0,
         frame_bytes: frame.bytes(),
     };
-    let root = transact!(&core.store, [path, record], |txn| make(txn, &path, zone, &record)).await?;
-    core.stock.add(zone, &key, minted);
-    core.stock.warm(zone, &key);
-    let record = records::Zone {
-        root: root.id.into(),
-        ..record
-    };
-    Ok(wire_zone(core, zone, &record, &root.path))
+    let made = transact!(&core.store, [call, path, record], |txn| make_once(
+        txn, &call, &path, zone, &record
+    ))
+    .await?;
+    if made.zone_id.as_ref() == zone.as_bytes() {
+        core.stock.add(zone, &key, minted);
+        core.stock.warm(zone, &key);
+    }
+    Ok(made)
 }
 
 /// The first EDEKs of a zone: the key service's word that the key exists and may be used here.
@@ -72,12 +78,27 @@ async fn first_edeks<S, E: EdekSource>(
     }
 }
 
+async fn make_once(
+    txn: &mut impl Txn,
+    call: &Call,
+    path: &ZonePath,
+    zone: ZoneId,
+    record: &records::Zone,
+) -> Result<pb::Zone, MetadataError> {
+    if let Some(done) = call.answer(txn).await? {
+        return Ok(done);
+    }
+    let made = make(txn, path, zone, record).await?;
+    call.keep(txn, &made);
+    Ok(made)
+}
+
 async fn make(
     txn: &mut impl Txn,
     path: &ZonePath,
     zone: ZoneId,
     record: &records::Zone,
-) -> Result<Found, MetadataError> {
+) -> Result<pb::Zone, MetadataError> {
     let mut found = find(txn, path).await?;
     if !found.inode.is_directory() {
         return Err(MetadataError::ZoneOnFile(path.clone()));
@@ -95,5 +116,5 @@ async fn make(
         ..record.clone()
     };
     access::put(txn, &keys::zone(zone), &record);
-    Ok(found)
+    Ok(wire_zone(zone, &record, &found.path, 0))
 }

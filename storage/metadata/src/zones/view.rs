@@ -30,7 +30,7 @@ pub(crate) async fn get<S: Store, E: EdekSource>(
         .await?
         .ok_or(MetadataError::Corrupt { what: "zone" })?;
     drop(txn);
-    let mut zone = wire_zone(core, at.id, &record, &at.path);
+    let mut zone = wire_zone(at.id, &record, &at.path, core.stock.count(at.id));
     zone.files = files_by_version(&core.store, at.id).await?;
     Ok(zone)
 }
@@ -50,18 +50,23 @@ pub(crate) async fn list<S: Store, E: EdekSource>(
     loop {
         let mut txn = core.store.begin().await?;
         let found = access::page(&mut txn, &range, limit + 1).await?;
+        let mut zones = Vec::with_capacity(found.len());
         for (key, _) in &found {
+            let id = keys::zone_of(key).ok_or(MetadataError::Corrupt { what: "zone" })?;
+            // A zone whose directory was removed is gone, though its purge is still to come.
+            if let Some((record, root)) = zone_root(&mut txn, id).await? {
+                zones.push((id, wire_zone(id, &record, &root.path, core.stock.count(id))));
+            }
+        }
+        // Counting takes transactions of its own: who holds one while he waits for another may wait for ever.
+        drop(txn);
+        for (id, mut zone) in zones {
             if response.zones.len() == limit {
                 response.more = true;
                 return Ok(response);
             }
-            let id = keys::zone_of(key).ok_or(MetadataError::Corrupt { what: "zone" })?;
-            // A zone whose directory was removed is gone, though its purge is still to come.
-            if let Some((record, root)) = zone_root(&mut txn, id).await? {
-                let mut zone = wire_zone(core, id, &record, &root.path);
-                zone.files = files_by_version(&core.store, id).await?;
-                response.zones.push(zone);
-            }
+            zone.files = files_by_version(&core.store, id).await?;
+            response.zones.push(zone);
         }
         match found.last() {
             Some((last, _)) if found.len() > limit => range = keys::zones().after(last),
@@ -71,12 +76,7 @@ pub(crate) async fn list<S: Store, E: EdekSource>(
 }
 
 /// A zone without its file counts.
-pub(crate) fn wire_zone<S, E: EdekSource>(
-    core: &Core<S, E>,
-    id: ZoneId,
-    record: &records::Zone,
-    path: &ZonePath,
-) -> pb::Zone {
+pub(crate) fn wire_zone(id: ZoneId, record: &records::Zone, path: &ZonePath, edeks_in_stock: usize) -> pb::Zone {
     pb::Zone {
         zone_id: id.into(),
         path: path.into(),
@@ -85,7 +85,7 @@ pub(crate) fn wire_zone<S, E: EdekSource>(
         data_suite: record.data_suite.clone(),
         created_ms: record.created_ms,
         files: Vec::new(),
-        edeks_in_stock: u32::try_from(core.stock.count(id)).unwrap_or(u32::MAX),
+        edeks_in_stock: u32::try_from(edeks_in_stock).unwrap_or(u32::MAX),
         frame_bytes: record.frame_bytes,
     }
 }

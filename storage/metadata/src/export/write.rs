@@ -1,0 +1,67 @@
+//! Out of a store into a file: all records of one snapshot.
+
+use std::{io::Write, path::Path};
+
+use bytes::Bytes;
+use strongroom_kv::{Store, Txn};
+
+use super::{
+    ExportError, Summary, failed,
+    file::{Tally, header},
+};
+use crate::{
+    MetadataError,
+    schema::{access, keys},
+};
+
+/// Records read at once.
+const PAGE: usize = 1000;
+
+/// Writes the namespace in `store` as it is now.
+pub(super) async fn write(
+    store: &impl Store,
+    out: &mut impl Write,
+    path: &Path,
+    now_ms: u64,
+) -> Result<Summary, ExportError> {
+    let mut txn = store.begin().await?;
+    if txn.get(&keys::format()).await?.as_deref() != Some(&keys::FORMAT_VERSION.to_be_bytes()[..]) {
+        return Err(ExportError::Empty);
+    }
+    let header = header(now_ms);
+    let mut tally = Tally::new(&header);
+    out.write_all(&header).map_err(failed("write", path))?;
+    let mut pages = Pages::default();
+    while let Some(page) = pages.next(&mut txn).await? {
+        for (key, value) in page.iter().filter(|(key, _)| keys::is_moved(key)) {
+            out.write_all(&tally.record(key, value)?)
+                .map_err(failed("write", path))?;
+        }
+    }
+    let (end, summary) = tally.end();
+    out.write_all(&end).map_err(failed("write", path))?;
+    Ok(summary)
+}
+
+/// All records of a store, in pages.
+#[derive(Default)]
+pub(super) struct Pages {
+    after: Option<Bytes>,
+    over: bool,
+}
+
+impl Pages {
+    pub(super) async fn next(&mut self, txn: &mut impl Txn) -> Result<Option<Vec<(Bytes, Bytes)>>, MetadataError> {
+        if self.over {
+            return Ok(None);
+        }
+        let range = match &self.after {
+            Some(after) => keys::everything().after(after),
+            None => keys::everything(),
+        };
+        let page = access::page(txn, &range, PAGE).await?;
+        self.over = page.len() < PAGE;
+        self.after = page.last().map(|(key, _)| key.clone());
+        Ok(Some(page))
+    }
+}
