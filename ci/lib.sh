@@ -60,6 +60,15 @@ is_installed() {
     [[ $(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
 }
 
+# Whether a Debian package is installed or can be.
+is_available() {
+    is_installed "$1" && return
+    apt-cache show "$1" >/dev/null 2>&1 && return
+    # Lists may be absent, as in a container image, and then know nothing.
+    as_root apt-get update -q >"$TARGET/apt.log" 2>&1 || say "apt-get update had failures; see $TARGET/apt.log"
+    apt-cache show "$1" >/dev/null 2>&1
+}
+
 # Installs those of the named Debian packages that are missing.
 need_packages() {
     local missing=() package

@@ -1,9 +1,10 @@
-//! Random use for `FUZZ_SECONDS` (1 unless set) each: frames under random changes against what was sealed, and AES-CTR in
-//! random pieces against a byte-by-byte oracle. `FUZZ_SEED` repeats a run.
+//! Random use for `FUZZ_SECONDS` (1 unless set) each: frames under random changes against what was sealed, extents in random
+//! pieces, and AES-CTR in random pieces against a byte-by-byte oracle. `FUZZ_SEED` repeats a run.
 #![allow(clippy::print_stdout, reason = "tests print their seeds")]
 
 use std::{
     env,
+    ops::Range,
     time::{Duration, Instant},
 };
 
@@ -12,7 +13,9 @@ use aes::{
     cipher::{BlockCipherEncrypt, KeyInit},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use strongroom_dataplane::{Backend, Ctr, CtrKey, CtrStream, DataKey, Direction, ExtentKey, Geometry};
+use strongroom_dataplane::{
+    Backend, Ctr, CtrKey, CtrStream, DataKey, Direction, ExtentKey, ExtentSealer, FrameRun, Geometry,
+};
 
 /// Calls `round` with a generator of its own until the time is up.
 fn fuzz(round: impl Fn(&mut StdRng)) {
@@ -87,6 +90,49 @@ fn open_changed(random: &mut StdRng, key: &ExtentKey, plain: &[u8], sealed: &[u8
     } else {
         assert!(out.iter().all(|byte| *byte == 0), "nothing of a bad run");
     }
+}
+
+#[test]
+fn extents_written_and_read_in_any_pieces_come_back() {
+    fuzz(|random| {
+        let frame = 4096_u32 << random.random_range(0..3);
+        let geometry = Geometry::new(frame, frame * random.random_range(1..4)).expect("valid");
+        let (dek, file, salt) = (random.random(), random.random(), random.random());
+        let key = || ExtentKey::derive(&DataKey::new(&dek), &file, &salt, geometry);
+        let count = random.random_range(0..100_000) >> random.random_range(0..10);
+        let plain = random_bytes(random, count);
+        let mut sealer = ExtentSealer::new(key());
+        let mut blocks = Vec::new();
+        for mut piece in plain.chunks(random.random_range(1..30_000)) {
+            while !piece.is_empty() {
+                blocks.extend(sealer.append(&mut piece).expect("a short extent"));
+            }
+        }
+        blocks.extend(sealer.finish().expect("a short extent"));
+        let blocks: Vec<Vec<u8>> = blocks.into_iter().map(|block| block.seal().bytes).collect();
+        for _ in 0..20 {
+            let from = random.random_range(0..=count);
+            let to = random.random_range(from..=count);
+            assert!(
+                read(&key(), &blocks, count, from..to) == plain[from..to],
+                "{from}..{to} of {count}"
+            );
+        }
+    });
+}
+
+/// A range as clients read it.
+fn read(key: &ExtentKey, blocks: &[Vec<u8>], length: usize, range: Range<usize>) -> Vec<u8> {
+    let wanted = range.start as u64..range.end as u64;
+    let runs = key.geometry().runs(length as u64, wanted).expect("in range");
+    let open = |run: FrameRun| {
+        let sealed = &blocks[run.block as usize][run.sealed_offset as usize..][..run.sealed_bytes as usize];
+        let mut out = vec![0; run.plain_bytes as usize];
+        key.open_frames(length as u64, run.first_frame, sealed, &mut out)
+            .expect("what was sealed");
+        out[run.wanted_range()].to_vec()
+    };
+    runs.flat_map(open).collect()
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Extents written in pieces, and sealed and opened on several cores, are those that are sealed block by block.
 #![allow(clippy::print_stdout, reason = "tests print their seeds")]
 
+mod seed;
+
 use std::num::NonZeroUsize;
 
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand::RngExt;
+use seed::seeded;
 use strongroom_dataplane::{
     DataKey, ExtentKey, ExtentSealer, Geometry, OpenError, SealError, SealedBlock, UnsealedBlock,
 };
@@ -20,12 +23,6 @@ fn geometry(frame: u32, block: u32) -> Geometry {
 
 fn threads(count: usize) -> NonZeroUsize {
     NonZeroUsize::new(count).expect("not 0")
-}
-
-fn seeded() -> (u64, StdRng) {
-    let seed = std::env::var("TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().expect("a number"));
-    println!("TEST_SEED={seed}");
-    (seed, StdRng::seed_from_u64(seed))
 }
 
 /// Plaintext with room for each frame's tag.

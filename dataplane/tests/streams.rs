@@ -1,9 +1,12 @@
 //! Streams, spills and cores against the plain operation, under random use.
 #![allow(clippy::print_stdout, reason = "tests print their seeds")]
 
+mod seed;
+
 use std::num::NonZeroUsize;
 
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand::RngExt;
+use seed::seeded;
 use strongroom_dataplane::{Backend, Ctr, CtrError, CtrKey, CtrStream, Spill, SpillRangeError};
 
 const KEY: [u8; 32] = *b"a key of thirty-two bytes, AES-2";
@@ -20,12 +23,6 @@ fn keystream(bytes: usize) -> Vec<u8> {
         .apply(0, &mut stream)
         .expect("a small position");
     stream
-}
-
-fn seeded() -> (u64, StdRng) {
-    let seed = std::env::var("TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().expect("a number"));
-    println!("seed {seed}");
-    (seed, StdRng::seed_from_u64(seed))
 }
 
 #[test]

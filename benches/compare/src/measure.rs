@@ -63,6 +63,25 @@ impl Contestant {
             ..Self::own(name, run)
         }
     }
+
+    /// Something that is readied before each of its turns, untimed.
+    pub(crate) fn readied(
+        name: &'static str,
+        is_ours: bool,
+        mut ready: impl FnMut() + 'static,
+        mut once: impl FnMut() + 'static,
+    ) -> Self {
+        let timing = move |count| {
+            ready();
+            let start = Instant::now();
+            (0..count).for_each(|_| once());
+            start.elapsed()
+        };
+        Self {
+            is_ours,
+            ..Self::timing_itself(name, timing)
+        }
+    }
 }
 
 /// The seconds that each turn of a contestant took, per repetition.

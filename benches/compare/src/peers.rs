@@ -40,13 +40,13 @@ pub(crate) const IV: [u8; 16] = *b"an initial count";
 pub(crate) fn ctr_ciphers(key: &'static [u8]) -> Vec<Box<dyn CtrCipher>> {
     let mut ciphers: Vec<Box<dyn CtrCipher>> = Vec::new();
     for backend in Backend::all()
-        .filter(|backend| backend.name() != "portable")
+        .filter(|backend| backend.name() != "portable" || *backend == Backend::best())
         .collect::<Vec<_>>()
         .into_iter()
         .rev()
     {
         ciphers.push(Box::new(Own::new(key, backend, true)));
-        if backend == Backend::best() {
+        if backend == Backend::best() && backend.name() != "portable" {
             ciphers.push(Box::new(Own::new(key, backend, false)));
         }
     }
@@ -79,8 +79,9 @@ impl Own {
             ("vaes512", false) => "vaes512-plain",
             ("vaes256", true) => "vaes256",
             ("vaes256", false) => "vaes256-plain",
-            (_, true) => "aes-ni",
-            (_, false) => "aes-ni-plain",
+            ("aes-ni", true) => "aes-ni",
+            ("aes-ni", false) => "aes-ni-plain",
+            _ => "portable",
         };
         Self { ctr, name, position }
     }

@@ -4,16 +4,14 @@ use aws_lc_rs::{
     cipher::{AES_128, AES_256, EncryptingKey, EncryptionContext, UnboundCipherKey},
     iv::FixedLength,
 };
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand::RngExt;
 use strongroom_dataplane::{Ctr, CtrKey};
 
-use crate::naive::backends;
+use crate::{naive::backends, seed::seeded};
 
 #[test]
 fn random_inputs_against_aws_lc() {
-    let seed = rand::random::<u64>();
-    println!("seed {seed}");
-    let mut random = StdRng::seed_from_u64(seed);
+    let (seed, mut random) = seeded();
     for _ in 0..500 {
         let (key, iv) = (random.random::<[u8; 32]>(), random.random::<[u8; 16]>());
         let key = if random.random() { &key[..] } else { &key[..16] };

@@ -8,5 +8,7 @@ mod bounds;
 mod crosschecks;
 mod naive;
 mod pages;
+#[path = "../seed/mod.rs"]
+mod seed;
 mod sums;
 mod vectors;

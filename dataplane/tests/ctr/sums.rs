@@ -2,10 +2,13 @@
 
 use std::num::NonZeroUsize;
 
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand::RngExt;
 use strongroom_dataplane::{Ctr, CtrError, CtrKey, Direction};
 
-use crate::naive::{KEY_256, backends, ctr, keys, keystream, pattern, xor};
+use crate::{
+    naive::{KEY_256, backends, ctr, keys, keystream, pattern, xor},
+    seed::seeded,
+};
 
 const IV: u128 = 0x0123_4567_89ab_cdef_0011_2233_4455_66f0;
 
@@ -82,9 +85,7 @@ fn check_one(ctr: &Ctr, position: u64, plain: &[u8], cipher: &[u8]) {
 
 #[test]
 fn a_checksum_for_each_chunk() {
-    let seed = rand::random::<u64>();
-    println!("seed {seed}");
-    let mut random = StdRng::seed_from_u64(seed);
+    let (seed, mut random) = seeded();
     for _ in 0..200 {
         let iv = random.random::<u128>() | if random.random() { 0xff_ffff_f000 } else { 0 };
         let position = random.random_range(0..50_000_u64) / if random.random() { 1 } else { 16 } * 16;

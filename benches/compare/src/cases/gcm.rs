@@ -1,16 +1,15 @@
 //! AES-256-GCM: a block of 4 MiB in our frames, with its CRC-32C, against the same frames as bare messages of others.
 
-use std::hint::black_box;
+use std::{cell::RefCell, hint::black_box, rc::Rc};
 
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
 use crc_fast::{CrcAlgorithm, checksum};
 use openssl::symm::{self, Cipher};
 use strongroom_dataplane::{DataKey, ExtentKey, Geometry};
 
-use super::{Case, KEY_256, pattern};
+use super::{BLOCK, Case, KEY_256, Shared, pattern};
 use crate::{limit, measure::Contestant};
 
-const BLOCK: u32 = 4 << 20;
 const NONCE: [u8; 12] = *b"one for each";
 /// As many as ours authenticates with a frame.
 const ADDITIONAL: [u8; 38] = [7; 38];
@@ -23,6 +22,7 @@ pub(super) fn cases() -> Vec<Case> {
         (16 << 10, "16KiB"),
         (64 << 10, "64KiB"),
         (256 << 10, "256KiB"),
+        (1 << 20, "1MiB"),
     ] {
         cases.push(Case::new(
             format!("gcm/aes256/{size}/seal"),
@@ -39,24 +39,28 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 fn sealing(frame: u32) -> Vec<Contestant> {
-    let (key, mut block) = sealed(frame);
+    let (key, block) = sealed(frame);
     verify(frame as usize);
+    let shared = Rc::new(RefCell::new(block));
+    let own = Rc::clone(&shared);
     let mut contestants = vec![
         Contestant::own("frames", move |count| {
+            let block = &mut own.borrow_mut();
             for _ in 0..count {
-                _ = black_box(key.seal_block(0, true, &mut block).expect("a whole block"));
+                _ = black_box(key.seal_block(0, true, block).expect("a whole block"));
             }
         }),
         limit::aes_contestant(KEY_256.len(), BLOCK as usize),
     ];
     for (name, seal) in SEALERS {
-        let mut text = pattern(BLOCK as usize);
+        let shared = Rc::clone(&shared);
         contestants.push(Contestant::other(name, move |count| {
+            let text = &mut shared.borrow_mut()[..BLOCK as usize];
             for _ in 0..count {
                 text.chunks_mut(frame as usize)
                     .for_each(|message| _ = black_box(seal(message)));
                 // Ours answers with the checksum of what it sealed, so the bare side makes it too.
-                black_box(checksum(CrcAlgorithm::Crc32Iscsi, &text));
+                black_box(checksum(CrcAlgorithm::Crc32Iscsi, text));
             }
         }));
     }
@@ -71,24 +75,22 @@ fn opening(frame: u32) -> Vec<Contestant> {
     assert!(plain.iter().all(|byte| *byte == 0x5a), "opened to what was sealed");
     let mut text = pattern(BLOCK as usize);
     let tags: Vec<[u8; TAG]> = text.chunks_mut(frame as usize).map(seal_aws_lc).collect();
-    let mut opened = vec![0; BLOCK as usize];
+    let shared = Shared::new(block.len());
+    let (own, theirs) = (shared.clone(), shared.clone());
+    let open_own = move || {
+        key.open_frames(BLOCK.into(), 0, &own.sealed.borrow(), &mut own.plain.borrow_mut())
+            .expect("what was sealed opens");
+    };
+    let open_theirs = move || {
+        let (text, opened) = (theirs.sealed.borrow(), &mut theirs.plain.borrow_mut());
+        let messages = text[..BLOCK as usize].chunks(frame as usize);
+        let messages = messages.zip(opened.chunks_mut(frame as usize)).zip(&tags);
+        messages.for_each(|((message, opened), tag)| open_aws_lc(message, tag, opened));
+    };
     vec![
-        Contestant::own("frames", move |count| {
-            for _ in 0..count {
-                key.open_frames(BLOCK.into(), 0, &block, &mut plain)
-                    .expect("what was sealed opens");
-            }
-        }),
+        Contestant::readied("frames", true, shared.filler(block), open_own),
         limit::aes_contestant(KEY_256.len(), BLOCK as usize),
-        Contestant::other("aws-lc", move |count| {
-            for _ in 0..count {
-                let messages = text
-                    .chunks(frame as usize)
-                    .zip(opened.chunks_mut(frame as usize))
-                    .zip(&tags);
-                messages.for_each(|((message, opened), tag)| open_aws_lc(message, tag, opened));
-            }
-        }),
+        Contestant::readied("aws-lc", false, shared.filler(text), open_theirs),
     ]
 }
 

@@ -48,6 +48,7 @@ fn in_place(bytes: usize) -> Vec<Contestant> {
 
 fn across(bytes: usize) -> Vec<Contestant> {
     let (from, to) = (shared(bytes), shared(bytes));
+    verify_copy(&from.borrow(), &mut to.borrow_mut());
     let (one, pieces, mut aws_lc) = (ctr(), ctr(), AwsLc::new(KEY_256));
     vec![
         copier("best", true, (&from, &to), move |from, to| {
@@ -91,6 +92,14 @@ fn shared(bytes: usize) -> Shared {
 
 fn ctr() -> Ctr {
     Ctr::new(CtrKey::try_from(KEY_256).expect("32 bytes"), &IV)
+}
+
+/// # Panics
+/// If AWS-LC does not undo the copy that ours made.
+fn verify_copy(from: &[u8], to: &mut [u8]) {
+    ctr().apply_to(0, from, to).expect("a position");
+    AwsLc::new(KEY_256).encrypt(to);
+    assert!(from == to, "back to what it was");
 }
 
 /// # Panics

@@ -2,10 +2,13 @@
 
 mod cores;
 mod ctr;
+mod frames;
 mod gcm;
 mod large;
 mod setup;
 mod sums;
+
+use std::{cell::RefCell, rc::Rc};
 
 use strongroom_dataplane::{BufferPool, PooledBuffer};
 
@@ -14,6 +17,8 @@ use crate::{
     report::Figure,
 };
 
+/// Plaintext bytes of a full block.
+const BLOCK: u32 = 4 << 20;
 const KEY_128: &[u8] = b"a key of sixteen";
 const KEY_256: &[u8] = b"a key of thirty-two bytes, AES-2";
 
@@ -37,6 +42,7 @@ pub(crate) fn all() -> Vec<Case> {
         sums::cases(),
         setup::cases(),
         gcm::cases(),
+        frames::cases(),
     ]
     .into_iter()
     .flatten()
@@ -95,6 +101,29 @@ fn aligned(bytes: usize) -> PooledBuffer {
     let mut buffer = BufferPool::new(bytes, 1).take().expect("the first of one");
     buffer.fill(0x5a);
     buffer
+}
+
+/// Buffers that all contestants of a case share: which pages a buffer has decides as much as who works on it.
+#[derive(Clone)]
+struct Shared {
+    sealed: Rc<RefCell<Vec<u8>>>,
+    plain: Rc<RefCell<Vec<u8>>>,
+}
+
+impl Shared {
+    /// As much plaintext as a block has, and up to `sealed_bytes` of what it is sealed to.
+    fn new(sealed_bytes: usize) -> Self {
+        Self {
+            sealed: Rc::new(RefCell::new(vec![0; sealed_bytes])),
+            plain: Rc::new(RefCell::new(vec![0; BLOCK as usize])),
+        }
+    }
+
+    /// Readies them for whoever opens `sealed`.
+    fn filler(&self, sealed: Vec<u8>) -> impl FnMut() + 'static {
+        let shared = Rc::clone(&self.sealed);
+        move || shared.borrow_mut()[..sealed.len()].copy_from_slice(&sealed)
+    }
 }
 
 /// Bytes that differ from their neighbours.

@@ -1,8 +1,4 @@
-//! What the machine can do at best: AES rounds on registers alone, and memory.
-#![allow(
-    unsafe_code,
-    reason = "instructions are called for what they cost, not for what they compute"
-)]
+//! The widest vectors that this machine's AES works on.
 
 use std::arch::x86_64::{
     _mm_aesenc_si128, _mm_aesenclast_si128, _mm_set1_epi32, _mm256_aesenc_epi128, _mm256_aesenclast_epi128,
@@ -10,9 +6,7 @@ use std::arch::x86_64::{
 };
 use std::hint::black_box;
 
-use crate::measure::Contestant;
-
-/// Widest vectors that this machine's AES works on, in bytes.
+/// Their bytes.
 fn width() -> usize {
     if is_x86_feature_detected!("vaes") && is_x86_feature_detected!("avx512f") {
         64
@@ -23,32 +17,9 @@ fn width() -> usize {
     }
 }
 
-/// The limit of AES with a key of `key_bytes` over `bytes` bytes.
-pub(crate) fn aes_contestant(key_bytes: usize, bytes: usize) -> Contestant {
+/// As many AES instructions as `bytes` bytes take at `ROUNDS` a block, sixteen vectors in flight.
+pub(super) fn aes<const ROUNDS: usize>(bytes: usize) {
     let width = width();
-    Contestant::other("aes-limit", move |count| match key_bytes {
-        16 => aes::<10>(width, bytes * count),
-        _ => aes::<14>(width, bytes * count),
-    })
-}
-
-/// The limit of memory: every byte read and written, where it is or (`across`) elsewhere.
-pub(crate) fn memory_contestant(bytes: usize, across: bool) -> Contestant {
-    let from = vec![0x5a; if across { bytes } else { 0 }];
-    let mut to = vec![0x5a; bytes];
-    Contestant::other("memory-limit", move |count| {
-        for _ in 0..count {
-            if across {
-                to.copy_from_slice(black_box(&from));
-            } else {
-                update(black_box(&mut to));
-            }
-        }
-    })
-}
-
-/// As many AES instructions as `bytes` bytes take at `ROUNDS` a block, on vectors of `width` bytes, sixteen in flight.
-fn aes<const ROUNDS: usize>(width: usize, bytes: usize) {
     let groups = bytes.div_ceil(16 * width);
     match width {
         // SAFETY: `width` says so only if the processor has them.
@@ -98,23 +69,16 @@ register_loop!(
 );
 
 /// Reads and writes every byte where it is.
-fn update(bytes: &mut [u8]) {
+pub(super) fn update(bytes: &mut [u8]) {
     if width() == 64 {
         // SAFETY: the processor was just asked.
         unsafe { update_wide(bytes) }
     } else {
-        flip(bytes);
+        super::flip(bytes);
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
 fn update_wide(bytes: &mut [u8]) {
-    flip(bytes);
-}
-
-#[inline]
-fn flip(bytes: &mut [u8]) {
-    for byte in bytes {
-        *byte ^= 0x55;
-    }
+    super::flip(bytes);
 }
