@@ -1,7 +1,6 @@
 use std::{mem, sync::Arc};
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
 use strongroom_dataplane::{DataKey, ExtentKey, FrameRun, Geometry, Manifest, ManifestExtent, ManifestKey, Runs};
 use strongroom_proto::{
     BlockId, Edek, ExtentId, Failure, FileId, Reason, ZonePath, block::v1 as block_pb, metadata::v1 as pb,
@@ -13,9 +12,6 @@ use crate::{
     block_map::{BlockMap, Page},
     nodes::Node,
 };
-
-/// Blocks that one read fetches at once.
-const READS_AT_ONCE: usize = 4;
 
 /// Reads a file, anywhere in it. Cheap to clone; clones share what is known of the file's blocks.
 ///
@@ -142,17 +138,16 @@ impl FileReader {
     }
 
     /// Fills `buf` from `offset` on and says how many bytes it has now: fewer than its length only at the end of
-    /// the file, 0 at and beyond it. Fetches only the frames that hold them.
+    /// the file, 0 at and beyond it. Fetches only the frames that hold them, of up to four blocks at once. Needs a Tokio
+    /// runtime.
     ///
     /// # Errors
     /// [`FsError::BlockUnreadable`] if no replica of a block can be read. The blocks before it may be in `buf`.
     pub async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, FsError> {
         let end = offset.saturating_add(buf.len() as u64);
-        let mut parts = futures::stream::iter(self.plan(offset, end))
-            .map(|piece| self.fetch(piece))
-            .buffered(READS_AT_ONCE);
+        let mut parts = ByteStream::new(self.clone(), offset, end);
         let mut read = 0;
-        while let Some(part) = parts.try_next().await? {
+        while let Some(part) = parts.next().await.transpose()? {
             buf[read..read + part.len()].copy_from_slice(&part);
             read += part.len();
         }
@@ -162,7 +157,7 @@ impl FileReader {
     /// The bytes from `from` to the end in order, fetched up to four blocks ahead. Needs a Tokio runtime.
     #[must_use]
     pub fn stream(self, from: u64) -> ByteStream {
-        ByteStream::new(self, from)
+        ByteStream::new(self, from, u64::MAX)
     }
 
     /// What to fetch for `start..end`, cut at the end of the file.

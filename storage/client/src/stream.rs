@@ -26,9 +26,10 @@ impl std::fmt::Debug for ByteStream {
 }
 
 impl ByteStream {
-    pub(crate) fn new(reader: FileReader, from: u64) -> Self {
+    /// The bytes from `start` to `end`, or to the end of the file if that comes first.
+    pub(crate) fn new(reader: FileReader, start: u64, end: u64) -> Self {
         Self {
-            plan: reader.plan(from, u64::MAX),
+            plan: reader.plan(start, end),
             reader,
             ahead: VecDeque::new(),
             failed: false,
@@ -52,7 +53,7 @@ impl ByteStream {
     }
 }
 
-/// One fetch under way; ends with its stream.
+/// One fetch under way, in a task of its own, so that several blocks are opened on several cores; ends with its stream.
 struct Fetch(JoinHandle<Result<Bytes, FsError>>);
 
 impl Fetch {

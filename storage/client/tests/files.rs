@@ -335,13 +335,16 @@ async fn a_restart_of_the_key_service_costs_no_error() {
 }
 
 #[tokio::test]
-async fn a_call_that_must_not_run_twice_is_not_repeated() {
+async fn a_call_that_must_not_run_twice_is_repeated_under_its_id() {
     let world = world().await;
     put(&world, "/z/a", b"data").await;
-    world.metadata.lock().failing_calls = 1;
-    let error = world.fs.remove(&path("/z/a"), false).await.expect_err("not repeated");
-    assert_eq!(error.reason(), Reason::Unavailable);
+    world.metadata.lock().failing_calls = 2;
     world.fs.remove(&path("/z/a"), false).await.expect("removed");
+    world.fs.remove(&path("/z/a"), false).await.expect_err("is gone");
+    let ids = world.metadata.lock().removals.clone();
+    assert_eq!(ids.len(), 4);
+    assert!(ids[0].len() == 16 && ids[1] == ids[0] && ids[2] == ids[0]);
+    assert_ne!(ids[3], ids[0], "another request");
 }
 
 #[tokio::test]

@@ -46,6 +46,8 @@ pub(crate) struct MetadataState {
     /// AddBlocks calls by how many blocks they brought.
     pub(crate) added: Vec<usize>,
     pub(crate) block_lists: usize,
+    /// The request ids of removals, also of those that it refused.
+    pub(crate) removals: Vec<Bytes>,
     next_dek: u8,
 }
 
@@ -71,6 +73,7 @@ impl MetadataState {
             page: 1024,
             added: Vec::new(),
             block_lists: 0,
+            removals: Vec::new(),
             next_dek: 1,
         }
     }
@@ -262,8 +265,10 @@ impl Namespace for Metadata {
     }
 
     async fn remove(&self, request: Request<RemoveRequest>) -> Result<Response<RemoveResponse>, Status> {
+        let asked = request.into_inner();
+        self.lock().removals.push(asked.request_id.clone());
         self.answer(|state| {
-            let file = state.files.remove(&request.into_inner().path);
+            let file = state.files.remove(&asked.path);
             file.map(|_| RemoveResponse {}).ok_or_else(missing)
         })
     }
