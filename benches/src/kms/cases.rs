@@ -284,7 +284,8 @@ async fn compared(
     }
 }
 
-/// Keys in the token of [`many_keys`], and those of them that its load goes over.
+/// Keys in the token of [`many_keys`], and those of them that its load goes over, [`KEYS_FEW`] of them in a batch: so that both
+/// services write as many audit records.
 const KEYS_MANY: u32 = 10_000;
 const KEYS_USED: u32 = 1000;
 const KEYS_FEW: u32 = 10;
@@ -343,11 +344,13 @@ async fn filled(site: &Site, keys: u32, used: u32) -> (Service<'_>, Vec<Vec<pb::
             key,
             zone: ZoneId::generate(),
         };
-        edeks.extend(target.edeks(load::BATCH.div_ceil(used.min(load::BATCH))).await);
+        edeks.extend(target.edeks(load::BATCH / KEYS_FEW).await);
     }
-    let batch = load::BATCH as usize;
     // Neighbours in a batch are of different keys.
-    let batches = edeks.len() / batch;
-    let spread = (0..batches).map(|at| edeks.iter().skip(at).step_by(batches).take(batch).cloned().collect());
+    let of_each = (load::BATCH / KEYS_FEW) as usize;
+    let spread = edeks.chunks(load::BATCH as usize).map(|batch| {
+        let nth = |at: usize| batch.iter().skip(at).step_by(of_each).cloned();
+        (0..of_each).flat_map(nth).collect()
+    });
     (service, spread.collect())
 }
