@@ -1,9 +1,21 @@
 //! What the service does by suite: the one that it takes if none is named, the uses of `gcm` keys, and keys that somebody
 //! brought into the token.
 
+#[path = "token/fixture.rs"]
+#[allow(dead_code, reason = "each test binary uses a part of what they share")]
+mod fixture;
 mod support;
+#[path = "token/vendor.rs"]
+#[allow(dead_code, reason = "each test binary uses a part of what they share")]
+mod vendor;
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use fixture::Fixture;
 
 use strongroom_kms::token::{Kcv, Origin, TokenObjectId};
 use strongroom_proto::{
@@ -99,6 +111,96 @@ async fn a_worn_gcm_key_rolls_by_itself_with_a_record_and_a_lost_count_is_rolled
     assert!(rolled.versions.len() > before);
     metadata.mint("payroll", zone, 1).await.expect("under the new version");
     kms.stop().await;
+}
+
+/// The key service as a process of its own, until it is killed.
+struct Service<'a> {
+    process: Child,
+    kms: Kms<'a>,
+}
+
+impl<'a> Service<'a> {
+    async fn start(site: &'a Site, fixture: &Fixture, roll_after_uses: u64) -> Self {
+        let listener = std::net::TcpListener::bind(site.config.listen).expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        drop(listener);
+        let (config, tls) = (&site.config, &site.config.tls);
+        let text = format!(
+            "listen = '{address}'\npolicy = '{}'\ndata_dir = '{}'\n\
+             [tls]\nca = '{}'\ncertificate = '{}'\nkey = '{}'\n\
+             [keys]\ngcm_roll_after_uses = {roll_after_uses}\n\
+             [[tokens]]\nmodule = '{}'\nlabel = '{}'\npin_file = '{}'\n",
+            config.policy.display(),
+            config.data_dir.display(),
+            tls.ca.display(),
+            tls.certificate.display(),
+            tls.key.display(),
+            fixture::module().display(),
+            fixture::LABEL,
+            fixture.path("pin").display(),
+        );
+        let path = site.pki.path("process.toml");
+        fs::write(&path, text).expect("written");
+        let process = Command::new(fixture::program())
+            .args(["kms", "--config"])
+            .arg(&path)
+            .envs([fixture.environment()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the example token_worker is built with the tests");
+        let kms = Kms::at(site, address);
+        kms.wait_health(true).await;
+        Self { process, kms }
+    }
+
+    /// `kill -9`.
+    fn kill(mut self) {
+        self.process.kill().expect("it has not ended before");
+        self.process.wait().expect("ends");
+    }
+}
+
+impl Drop for Service<'_> {
+    fn drop(&mut self) {
+        _ = self.process.kill();
+        _ = self.process.wait();
+    }
+}
+
+/// Each EDEK that is made alone counts as 64 uses at most; so 25 of them wear out a version that is to make 1600.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_is_killed_again_and_again_forgets_no_use_of_a_gcm_version() {
+    const USES: u64 = 1600;
+    const MINTS: usize = 25;
+    const A_LIFE: usize = 4;
+    let (site, fixture) = (Site::new(), Fixture::new());
+    let service = Service::start(&site, &fixture, USES).await;
+    create(&mut service.kms.as_user("user/keyadmin"), "payroll", "gcm")
+        .await
+        .expect("created");
+    service.kill();
+    let (zone, mut minted) = (ZoneId::generate(), 0);
+    while minted < MINTS {
+        let service = Service::start(&site, &fixture, USES).await;
+        let mut metadata = service.kms.as_user("service/metadata");
+        for _ in 0..A_LIFE {
+            let edeks = metadata.mint("payroll", zone, 1).await.expect("minted");
+            minted += usize::from(edeks[0].key_version == 0);
+            if edeks[0].key_version > 0 {
+                // A crash may have it count too many.
+                minted = MINTS;
+            }
+        }
+        // It is killed in the middle of another one, or before it, or after.
+        let last = tokio::spawn(async move { metadata.mint("payroll", zone, 1).await });
+        service.kill();
+        _ = last.await.expect("no panic");
+    }
+    let service = Service::start(&site, &fixture, USES).await;
+    reaches_version(&service.kms, 1).await;
+    service.kill();
 }
 
 /// Makes an EDEK of payroll, however long its roll takes, and says of which version it is.

@@ -33,6 +33,8 @@ pub(crate) struct Scenario {
     inject: Box<dyn Fn(&Shim) + Send + Sync>,
     lasts: Duration,
     may_fail: bool,
+    /// Whether an EDEK may be minted that opens to nothing.
+    may_be_dead: bool,
     /// Whether the token is back in service some time after the fault.
     returns: bool,
 }
@@ -44,6 +46,7 @@ impl Scenario {
             inject: Box::new(inject),
             lasts: FAULT_TIME,
             may_fail: true,
+            may_be_dead: false,
             returns: true,
         }
     }
@@ -56,6 +59,12 @@ impl Scenario {
     /// The one token is enough: no call fails.
     pub(crate) const fn without_failures(mut self) -> Self {
         self.may_fail = false;
+        self
+    }
+
+    /// The canary of a batch vouches for the token, and not for each EDEK beside it: one may open to nothing.
+    pub(crate) const fn with_dead_edeks(mut self) -> Self {
+        self.may_be_dead = true;
         self
     }
 
@@ -93,7 +102,7 @@ impl Scenario {
 
         // The token itself is sound, and has the last word on every EDEK that was handed out.
         let clean = fixture.start().await;
-        let outcome = load.judge(self.name, &clean).await;
+        let outcome = load.judge(self.name, self.may_be_dead, &clean).await;
         clean.stop().await;
         if !self.may_fail {
             assert_eq!(outcome.failed, 0, "{}: {:?}", self.name, outcome.reasons);
@@ -135,7 +144,7 @@ async fn run_beside_another(scenario: Scenario) -> Row {
         std::fs::remove_dir_all(marks).expect("the rejection was marked");
     }
     let clean = pair.start().await;
-    let outcome = load.judge(scenario.name, &clean).await;
+    let outcome = load.judge(scenario.name, scenario.may_be_dead, &clean).await;
     clean.stop().await;
     assert_eq!(outcome.failed, 0, "{}: {:?}", scenario.name, outcome.reasons);
     Row {
@@ -172,10 +181,15 @@ impl fmt::Display for Row {
             failed,
             reasons,
             longest,
+            dead,
         } = &self.outcome;
+        let dead = match dead {
+            0 => String::new(),
+            dead => format!(" (EDEKs that open to nothing: {dead})"),
+        };
         write!(
             f,
-            "| {} | {succeeded} | {failed} | {} | {:.1} s | {} |",
+            "| {}{dead} | {succeeded} | {failed} | {} | {:.1} s | {} |",
             self.name,
             reasons.join(", "),
             longest.as_secs_f64(),

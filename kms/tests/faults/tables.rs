@@ -105,6 +105,14 @@ pub(crate) fn wrong_answers() -> Vec<Scenario> {
         Scenario::new("a wrapped key is not written", |shim| {
             shim.set(Function::WrapKey, Fault::Nothing, When::Always);
         }),
+        Scenario::new("one wrapped key in fifty has a wrong bit", |shim| {
+            shim.set(Function::WrapKey, Fault::FlipBit, sometimes(20));
+        })
+        .with_dead_edeks(),
+        Scenario::new("one wrapped key in fifty is not written", |shim| {
+            shim.set(Function::WrapKey, Fault::Nothing, sometimes(20));
+        })
+        .with_dead_edeks(),
         Scenario::new("a DEK is read with a wrong bit", |shim| {
             shim.set(Function::GetAttributeValue, Fault::FlipBit, sometimes(20));
         }),
@@ -121,6 +129,10 @@ pub(crate) fn wrong_answers() -> Vec<Scenario> {
         Scenario::new("an encryption has a wrong bit", |shim| {
             shim.set(Function::Encrypt, Fault::FlipBit, When::Always);
         }),
+        Scenario::new("one encryption in fifty has a wrong bit", |shim| {
+            shim.set(Function::Encrypt, Fault::FlipBit, sometimes(20));
+        })
+        .with_dead_edeks(),
         Scenario::new("a decryption has a wrong bit", |shim| {
             shim.set(Function::Decrypt, Fault::FlipBit, sometimes(20));
         }),
