@@ -82,6 +82,10 @@ pub(crate) struct TokenLinkArgs {
     /// The file with a token's security officer PIN; once for each token
     #[arg(long, value_name = "LABEL=FILE", value_parser = labelled_file)]
     pub(crate) so_pin_file: Vec<(String, PathBuf)>,
+    /// Take a token although it lets whoever has its user PIN make trusted keys, and so read every key that can be cloned;
+    /// once for each such token
+    #[arg(long, value_name = "LABEL")]
+    pub(crate) keys_readable_with_pin: Vec<String>,
     /// Change nothing; say what is missing
     #[arg(long)]
     pub(crate) check: bool,

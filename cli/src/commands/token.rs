@@ -11,7 +11,7 @@ use strongroom_kms::{
         IvSource, TokenKeyVersion,
         init::{InitOptions, init_token},
         marks_directory,
-        trust::{self, Linked, TrustOptions},
+        trust::{self, LinkOptions, Linked, TrustOptions},
         worker::{self as token_worker, Inspection, SealedOptions, WorkerOptions},
     },
 };
@@ -229,13 +229,14 @@ fn link(args: &TokenLinkArgs, output: Output) -> Result<(), Error> {
         what: "this program",
         source,
     })?;
-    let linked = trust::link(
-        &executable,
-        &config.tokens,
-        &args.so_pin_file,
-        &config.data_dir,
-        args.check,
-    )?;
+    let linked = trust::link(&LinkOptions {
+        executable: &executable,
+        tokens: &config.tokens,
+        so_pin_files: &args.so_pin_file,
+        state_dir: &config.data_dir,
+        keys_readable_with_pin: &args.keys_readable_with_pin,
+        check_only: args.check,
+    })?;
     // What cannot be told whom to trust is found out by telling it, which --check does not.
     let sends = |token: &Linked| token.lacks.is_empty();
     let complete = linked.iter().any(sends)
@@ -251,6 +252,7 @@ fn link(args: &TokenLinkArgs, output: Output) -> Result<(), Error> {
                 "trusts": token.trusts,
                 "lacks": token.lacks,
                 "receives_only": token.receives_only,
+                "keys_readable_with_pin": token.keys_readable_with_pin,
             }))
             .collect::<Vec<_>>()
     );
@@ -272,13 +274,18 @@ fn describe_linked(token: &Linked) -> String {
         [] => "none".to_owned(),
         labels => labels.join(", "),
     };
-    let note = match (token.receives_only, token.lacks.as_slice()) {
+    let sends = match (token.receives_only, token.lacks.as_slice()) {
         (true, _) => "\n  receives clones only: its security officer cannot mark a key as trusted",
         (false, []) => "",
         (false, _) => "\n  sends no clones as it is",
     };
+    let readable = if token.keys_readable_with_pin {
+        "\n  KEYS READABLE WITH PIN: whoever has its user PIN can make trusted keys, and so read every key that can be cloned"
+    } else {
+        ""
+    };
     format!(
-        "token {}\n  clone key {}\n  trusts: {}; does not trust: {}{note}",
+        "token {}\n  clone key {}\n  trusts: {}; does not trust: {}{sends}{readable}",
         token.label,
         token.key.fingerprint(),
         list(&token.trusts),

@@ -136,7 +136,7 @@ impl Layout {
         self.token(token).join("so.pin")
     }
 
-    /// There once two tokens have been linked.
+    /// There once two tokens have been linked: which version of linking that was.
     pub(super) fn linked(&self) -> PathBuf {
         self.root.join("tokens-linked")
     }

@@ -6,7 +6,10 @@ use std::{
     process::Stdio,
 };
 
-use strongroom_kms::{Config, token::trust};
+use strongroom_kms::{
+    Config,
+    token::trust::{self, LinkOptions},
+};
 use tokio::process::Command;
 
 use super::{
@@ -96,9 +99,12 @@ pub(super) async fn ensure(layout: &Layout, module: &Path, tokens: &[DevToken]) 
     Ok(())
 }
 
-/// Introduces two tokens to each other, once. The key service's configuration is written.
+/// Introduces two tokens to each other, once, and again where another version did that has to be done again. The key
+/// service's configuration is written.
 pub(super) async fn link(layout: &Layout, tokens: &'static [DevToken]) -> Result<(), DevError> {
-    if tokens.len() == 1 || layout.linked().exists() {
+    let version = trust::LINK_VERSION.to_string();
+    let linked = fs::read_to_string(layout.linked());
+    if tokens.len() == 1 || linked.is_ok_and(|linked| linked.trim_end() == version) {
         return Ok(());
     }
     let failed = |message: String| DevError::TokenLink { message };
@@ -108,11 +114,20 @@ pub(super) async fn link(layout: &Layout, tokens: &'static [DevToken]) -> Result
         .iter()
         .map(|&token| (token.label().to_owned(), layout.so_pin(token)))
         .collect();
-    let linked = move || trust::link(&executable, &config.tokens, &pins, &config.data_dir, false);
+    let linked = move || {
+        trust::link(&LinkOptions {
+            executable: &executable,
+            tokens: &config.tokens,
+            so_pin_files: &pins,
+            state_dir: &config.data_dir,
+            keys_readable_with_pin: &[],
+            check_only: false,
+        })
+    };
     let linked = tokio::task::spawn_blocking(linked).await;
     let linked = linked.map_err(|error| failed(error.to_string()))?;
     linked.map_err(|failure| failed(failure.message))?;
-    files::write(&layout.linked(), "", Audience::Owner)
+    files::write(&layout.linked(), &format!("{version}\n"), Audience::Owner)
 }
 
 /// Makes the token under another name and renames it when it is whole, so that a crash leaves nothing half-made.

@@ -15,6 +15,7 @@ pub mod init;
 mod link;
 mod listing;
 mod module;
+mod own_trust;
 mod pin;
 mod pin_gate;
 mod pin_mark;

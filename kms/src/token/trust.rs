@@ -24,6 +24,7 @@ use super::{
     link::environment,
     marks_directory,
     module::Module,
+    own_trust::user_trusts,
     pin::Pin,
     pin_mark::{Login, PinMark, officers_marks, rejected_file},
     worker::refuses_pin,
@@ -32,6 +33,13 @@ use super::{
 const NO_SENDER: &str = "none of the tokens can be told whom to trust, so that none can send clones to the others: their security \
      officers cannot mark a key as CKA_TRUSTED; add a token where that can be done, use a single token, or HSMs that replicate \
      by themselves (redundancy.mode = \"replicated-by-hsm\")";
+
+/// Raised when tokens that were linked before have to be linked again.
+pub const LINK_VERSION: u32 = 2;
+
+/// The lines with which one process tells another who says what the token trusts.
+const USER_TRUSTS: &str = "user-trusts";
+const OFFICER_TRUSTS: &str = "officer-trusts";
 
 /// What a one-shot process works on.
 #[derive(Debug, Clone)]
@@ -44,6 +52,32 @@ pub struct TrustOptions {
     pub pin_file: PathBuf,
     /// Where the marks of a PIN that the token refused are kept: the key service's own, which it consults too.
     pub marks: PathBuf,
+}
+
+/// What [`link`] is to do.
+#[derive(Debug, Clone)]
+pub struct LinkOptions<'a> {
+    /// The program that is run with `token-link-key` and `token-link-trust`.
+    pub executable: &'a Path,
+    /// The tokens that are to know each other.
+    pub tokens: &'a [TokenConfig],
+    /// The security officer's PIN file for each token by its label; none is needed to only check.
+    pub so_pin_files: &'a [(String, PathBuf)],
+    /// Below it the key service keeps the marks of refused PINs: none that is marked there is tried, and what is refused is marked.
+    pub state_dir: &'a Path,
+    /// Labels of tokens that are taken although who holds their PIN can read every key that is cloned into them.
+    pub keys_readable_with_pin: &'a [String],
+    /// Nothing is changed.
+    pub check_only: bool,
+}
+
+/// A token's clone key, and whom it lets say what is trusted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnKey {
+    /// The public half.
+    pub key: ClonePublicKey,
+    /// Whether the user can make keys trusted, and so read what is wrappable under trusted keys only.
+    pub user_trusts: bool,
 }
 
 /// One token among linked ones.
@@ -60,6 +94,8 @@ pub struct Linked {
     /// Whether it was seen that nobody can tell it whom to trust, its security officer neither: it receives clones and sends
     /// none. Found out when it is told, so never with `--check`.
     pub receives_only: bool,
+    /// Whether its user can make keys trusted, so that who holds its PIN can read every key that can be cloned.
+    pub keys_readable_with_pin: bool,
 }
 
 /// Whether a token trusts another one's clone key.
@@ -87,11 +123,11 @@ impl Trust {
 }
 
 /// Makes the token's clone key, or finds the one that it has, and shows by trying it that what it unwraps cannot be made
-/// readable.
+/// readable; and finds out by trying whether the user can make trusted keys.
 ///
 /// # Errors
 /// `token-unavailable`, `pin-rejected`, `token-refused` with a sentence for the operator.
-pub fn make_key(options: &TrustOptions, check_only: bool) -> Result<ClonePublicKey, Failure> {
+pub fn make_key(options: &TrustOptions, check_only: bool) -> Result<OwnKey, Failure> {
     let module = load(options)?;
     let session = open(&module, options, Some(UserType::User))?;
     let search = own_search();
@@ -108,7 +144,8 @@ pub fn make_key(options: &TrustOptions, check_only: bool) -> Result<ClonePublicK
     };
     let key = public_of(&session, private)?;
     try_out(&session, private, &key)?;
-    Ok(key)
+    let user_trusts = user_trusts(&session, &key)?;
+    Ok(OwnKey { key, user_trusts })
 }
 
 /// Has the security officer install other tokens' clone keys as trusted, as far as they are not. Answers which are
@@ -161,39 +198,35 @@ const fn refuses_trust(value: RvError) -> bool {
     )
 }
 
-/// Introduces all tokens to one another. `so_pin_files` has the security officer's PIN file for each token by its label;
-/// none is needed to only check. `executable` is run with `token-link-key` and `token-link-trust`. Below `state_dir` the
-/// key service keeps the marks of refused PINs: none that is marked there is tried, and what is refused is marked.
+/// Introduces all tokens to one another.
 ///
 /// # Errors
-/// The first step that failed, naming the token; `token-refused` if no token can be told to trust all others. Steps that were done stay done: a repeat goes on from there.
-pub fn link(
-    executable: &Path,
-    tokens: &[TokenConfig],
-    so_pin_files: &[(String, PathBuf)],
-    state_dir: &Path,
-    check_only: bool,
-) -> Result<Vec<Linked>, Failure> {
-    let step = |command, token: &TokenConfig, pin_file: Option<&Path>, input: &str| {
-        let mut process = command_for(executable, command, token, pin_file);
-        process.arg("--marks").arg(marks_directory(state_dir, token.name()));
-        if check_only {
-            process.arg("--check");
+/// The first step that failed, naming the token; `token-refused` if no token can be told to trust all others, or if the user of
+/// one can make trusted keys and that is not accepted. Steps that were done stay done: a repeat goes on from there.
+pub fn link(options: &LinkOptions<'_>) -> Result<Vec<Linked>, Failure> {
+    let LinkOptions { tokens, check_only, .. } = *options;
+    for label in options.keys_readable_with_pin {
+        if !tokens.iter().any(|token| token.name() == label) {
+            return Err(Failure::new(
+                Reason::InvalidArgument,
+                format!("there is no token {label:?} whose keys could be readable with its PIN; see the configuration"),
+            ));
         }
-        step(process, command, token, input)
-    };
+    }
     let mut keys = Vec::new();
     for token in tokens {
-        let output = step("token-link-key", token, Some(&token.pin_file), "")?;
-        let key = ClonePublicKey::from_line(&output)
-            .ok_or_else(|| Failure::new(Reason::Internal, "a process that makes a clone key printed none"))?;
-        keys.push(key);
+        let own = own_key(options, token)?;
+        if own.user_trusts && !options.keys_readable_with_pin.iter().any(|label| label == token.name()) {
+            return Err(readable_with_pin(token.name()));
+        }
+        keys.push(own);
     }
     let mut linked = Vec::new();
     for (place, token) in tokens.iter().enumerate() {
         let others: Vec<_> = (0..tokens.len()).filter(|&other| other != place).collect();
-        let input: String = others.iter().map(|&other| keys[other].to_line() + "\n").collect();
-        let so_pin = so_pin_files
+        let input: String = others.iter().map(|&other| keys[other].key.to_line() + "\n").collect();
+        let so_pin = options
+            .so_pin_files
             .iter()
             .find(|(label, _)| label == token.name())
             .map(|(_, path)| path);
@@ -204,7 +237,7 @@ pub fn link(
             );
             return Err(Failure::new(Reason::InvalidArgument, text));
         }
-        let output = step("token-link-trust", token, so_pin.map(PathBuf::as_path), &input)?;
+        let output = step(options, "token-link-trust", token, so_pin.map(PathBuf::as_path), &input)?;
         let told = |line| Trust::ALL.into_iter().find(|trust| trust.as_str() == line);
         let told: Option<Vec<_>> = output.lines().map(told).collect();
         let told = told.filter(|told| told.len() == others.len()).ok_or_else(|| {
@@ -222,10 +255,11 @@ pub fn link(
         };
         linked.push(Linked {
             label: token.name().to_owned(),
-            key: keys[place].clone(),
+            key: keys[place].key.clone(),
             trusts: of(true),
             lacks: of(false),
             receives_only: told.contains(&Trust::Refused),
+            keys_readable_with_pin: keys[place].user_trusts,
         });
     }
     match linked.iter().any(|token| token.lacks.is_empty()) {
@@ -234,13 +268,37 @@ pub fn link(
     }
 }
 
-/// `token-link-key` as a program: prints the key.
+/// Has a process make or find a token's clone key.
+fn own_key(options: &LinkOptions<'_>, token: &TokenConfig) -> Result<OwnKey, Failure> {
+    let output = step(options, "token-link-key", token, Some(&token.pin_file), "")?;
+    let mut lines = output.lines();
+    let key = lines.next().and_then(ClonePublicKey::from_line);
+    let user_trusts = match lines.next() {
+        Some(USER_TRUSTS) => Some(true),
+        Some(OFFICER_TRUSTS) => Some(false),
+        _ => None,
+    };
+    let own = key
+        .zip(user_trusts)
+        .map(|(key, user_trusts)| OwnKey { key, user_trusts });
+    own.ok_or_else(|| Failure::new(Reason::Internal, "a process that makes a clone key printed none"))
+}
+
+fn readable_with_pin(label: &str) -> Failure {
+    refused(format!(
+        "token {label:?} lets whoever has its user PIN make a trusted key (CKA_TRUSTED), which PKCS#11 leaves to the security officer:          he can read every key that can be cloned; use another token, or HSMs that replicate by themselves \
+         (redundancy.mode = \"replicated-by-hsm\"), or accept that with: --keys-readable-with-pin {label:?}"
+    ))
+}
+
+/// `token-link-key` as a program: prints the key, and who says what the token trusts.
 ///
 /// # Errors
 /// As [`make_key`]; the output failed.
 pub fn run_make_key(options: &TrustOptions, check_only: bool, mut output: impl Write) -> Result<(), Failure> {
-    let key = make_key(options, check_only)?;
-    writeln!(output, "{}", key.to_line()).map_err(|error| Failure::new(Reason::Internal, error.to_string()))
+    let own = make_key(options, check_only)?;
+    let who = if own.user_trusts { USER_TRUSTS } else { OFFICER_TRUSTS };
+    writeln!(output, "{}\n{who}", own.key.to_line()).map_err(|error| Failure::new(Reason::Internal, error.to_string()))
 }
 
 /// `token-link-trust` as a program: reads a key from each line of `input`, and prints a line for each.
@@ -256,19 +314,32 @@ pub fn run_trust(options: &TrustOptions, check_only: bool, input: &str, mut outp
     Ok(())
 }
 
-fn command_for(executable: &Path, command: &str, token: &TokenConfig, pin_file: Option<&Path>) -> Command {
-    let mut process = Command::new(executable);
+fn command_for(options: &LinkOptions<'_>, command: &str, token: &TokenConfig, pin_file: Option<&Path>) -> Command {
+    let mut process = Command::new(options.executable);
     process
         .arg(command)
         .arg("--module")
         .arg(&token.module)
         .args(["--token-label", &token.label]);
     process.arg("--pin-file").arg(pin_file.unwrap_or(Path::new("")));
+    process
+        .arg("--marks")
+        .arg(marks_directory(options.state_dir, token.name()));
+    if options.check_only {
+        process.arg("--check");
+    }
     process.env_clear().envs(environment(token));
     process
 }
 
-fn step(mut process: Command, command: &str, token: &TokenConfig, input: &str) -> Result<String, Failure> {
+fn step(
+    options: &LinkOptions<'_>,
+    command: &str,
+    token: &TokenConfig,
+    pin_file: Option<&Path>,
+    input: &str,
+) -> Result<String, Failure> {
+    let mut process = command_for(options, command, token, pin_file);
     let lost = |error: std::io::Error| Failure::new(Reason::Internal, format!("cannot run {command}: {error}"));
     process
         .stdin(Stdio::piped())
@@ -418,7 +489,7 @@ fn trial(more: &[Attribute], sensitive: bool, trusted_only: bool) -> Vec<Attribu
     template
 }
 
-fn failed(doing: &'static str) -> impl Fn(Error) -> Failure {
+pub(super) fn failed(doing: &'static str) -> impl Fn(Error) -> Failure {
     move |error| {
         let reason = match &error {
             Error::Pkcs11(RvError::DeviceRemoved | RvError::TokenNotPresent | RvError::DeviceError, _) => {
@@ -430,6 +501,6 @@ fn failed(doing: &'static str) -> impl Fn(Error) -> Failure {
     }
 }
 
-fn refused(text: &str) -> Failure {
+fn refused(text: impl Into<String>) -> Failure {
     Failure::new(Reason::TokenRefused, text)
 }

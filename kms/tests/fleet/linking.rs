@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use strongroom_proto::Reason;
+
 use crate::{
     fixture::{PIN, SO_PIN, write_secret},
     pair::Pair,
@@ -32,5 +34,8 @@ fn refused_once(file: &str, right: &str) {
     write_secret(&file, right);
     let linked = pair.link(false).expect("another PIN is tried");
     assert!(linked.iter().all(|token| token.lacks.is_empty()), "{linked:?}");
+    assert!(linked.iter().all(|token| !token.keys_readable_with_pin), "{linked:?}");
+    let failure = pair.link_accepting(&["another"], false).expect_err("no such token");
+    assert_eq!(failure.reason, Reason::InvalidArgument, "{failure}");
     assert_eq!(fs::read_dir(pair.path("state/tokens")).expect("marks").count(), 2);
 }

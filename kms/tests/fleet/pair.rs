@@ -16,7 +16,7 @@ use strongroom_kms::{
     hsm::Hsm,
     token::{
         TokenConfig,
-        trust::{Linked, link},
+        trust::{LinkOptions, Linked, link},
     },
 };
 use strongroom_proto::Failure;
@@ -89,8 +89,21 @@ impl Pair {
     }
 
     pub(crate) fn link(&self, check_only: bool) -> Result<Vec<Linked>, Failure> {
+        self.link_accepting(&[], check_only)
+    }
+
+    /// Links although who has the PIN can read the keys of some tokens.
+    pub(crate) fn link_accepting(&self, readable: &[&str], check_only: bool) -> Result<Vec<Linked>, Failure> {
         let pins = LABELS.map(|label| (label.to_owned(), self.path("so-pin")));
-        link(&self.worker(), &self.configs(), &pins, &self.path("state"), check_only)
+        let readable: Vec<_> = readable.iter().map(|&label| label.to_owned()).collect();
+        link(&LinkOptions {
+            executable: &self.worker(),
+            tokens: &self.configs(),
+            so_pin_files: &pins,
+            state_dir: &self.path("state"),
+            keys_readable_with_pin: &readable,
+            check_only,
+        })
     }
 
     pub(crate) fn configs(&self) -> Vec<TokenConfig> {

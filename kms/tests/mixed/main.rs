@@ -35,13 +35,25 @@ const SENDER: &str = LABELS[1];
 /// Both, introduced to each other.
 fn linked() -> Pair {
     let pair = Pair::unlinked([&Kryoptic, &SoftHsm2]);
-    let linked = pair.link(false).expect("one of them can be told whom to trust");
+    for check_only in [false, true] {
+        let failure = pair.link(check_only).expect_err("its user can make trusted keys");
+        assert_eq!(failure.reason, Reason::TokenRefused);
+        let flag = format!("--keys-readable-with-pin {RECEIVER:?}");
+        for part in [RECEIVER, "CKA_TRUSTED", flag.as_str()] {
+            assert!(failure.message.contains(part), "{failure} lacks {part:?}");
+        }
+    }
+    let linked = pair.link_accepting(&[RECEIVER], false);
+    let linked = linked.expect("one of them can be told whom to trust");
+    let readable: Vec<_> = linked.iter().map(|token| token.keys_readable_with_pin).collect();
+    assert_eq!(readable, [true, false], "{linked:?}");
     let facts: Vec<_> = linked
         .iter()
         .map(|token| (token.receives_only, token.lacks.len()))
         .collect();
     assert_eq!(facts, [(true, 1), (false, 0)], "{linked:?}");
-    let checked = pair.link(true).expect("one can send to all others");
+    let checked = pair.link_accepting(&[RECEIVER], true);
+    let checked = checked.expect("one can send to all others");
     assert!(!checked[1].lacks.contains(&RECEIVER.to_owned()), "{checked:?}");
     pair
 }
@@ -187,7 +199,8 @@ async fn the_one_that_cannot_send_serves_alone_and_an_emptied_one_is_filled_agai
     pair.make_token(RECEIVER);
     becomes(&fleet, RECEIVER, |health| *health == Health::Serving).await;
     assert_eq!(report(&fleet, RECEIVER).lacking, 4);
-    pair.link(false).expect("the sender is told of its key");
+    let linked = pair.link_accepting(&[RECEIVER], false);
+    linked.expect("the sender is told of its key");
     let done = fleet.resync(RECEIVER).await.expect("called");
     assert_eq!((done.cloned.len(), done.left.len()), (4, 0), "{done:?}");
     fleet.stop().await;
@@ -236,7 +249,8 @@ async fn no_clone_on_its_way_can_be_had_where_it_arrives_with_the_users_pin() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_none_can_send_clones_no_version_is_made_and_it_is_said_why() {
     let pair = Pair::unlinked([&Kryoptic, &Kryoptic]);
-    let failure = pair.link(false).expect_err("none can be told whom to trust");
+    let failure = pair.link_accepting(&LABELS, false);
+    let failure = failure.expect_err("none can be told whom to trust");
     assert_eq!(failure.reason, Reason::TokenRefused);
     assert!(failure.message.contains("CKA_TRUSTED"), "{failure}");
     let fleet = pair.start().await;

@@ -120,6 +120,38 @@ fn a_token_with_an_old_backup_is_seen_to_lack_keys_and_filled_up() {
     );
 }
 
+/// Takes away a token's clone key, the largest of its objects, as if it were one that does not count any more.
+fn lose_clone_key(objects: &Path) {
+    let folders = fs::read_dir(objects).expect("a token").flatten();
+    let files = folders.flat_map(|folder| fs::read_dir(folder.path()).into_iter().flatten().flatten());
+    let largest = files.max_by_key(|file| file.metadata().map_or(0, |metadata| metadata.len()));
+    fs::remove_file(largest.expect("it has objects").path()).expect("removed");
+}
+
+#[test]
+fn tokens_that_an_older_version_linked_are_linked_anew() {
+    let mut dev = Dev::builder().argument("--tokens").argument("2").start();
+    let admin = dev.cli().as_user("keyadmin");
+    admin.line("key create early").ok();
+    dev.stop();
+    for objects in ["token/objects", "token-b/objects"] {
+        lose_clone_key(&dev.data(objects));
+    }
+    // What older versions left behind.
+    fs::write(dev.data("tokens-linked"), "").expect("written");
+    dev.start_again();
+    admin.line("key create payroll").ok();
+    for label in [FIRST, SECOND] {
+        assert_eq!(serving(&admin, label), (2, 0), "{label}");
+    }
+    let path = dev.data("tokens-linked");
+    let mark = || fs::metadata(&path).and_then(|mark| mark.modified());
+    let linked = mark().expect("there");
+    dev.stop();
+    dev.start_again();
+    assert_eq!(mark().expect("there"), linked, "once");
+}
+
 /// What was made for one token cannot leave it: resync says so and fails, and a roll mends it.
 #[test]
 fn what_cannot_be_cloned_is_named() {
