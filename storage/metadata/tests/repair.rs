@@ -110,6 +110,27 @@ async fn a_node_that_stays_away_is_replaced_and_tidies_up_when_it_comes_back() {
     assert_eq!(world.nodes.blocks(), 9);
 }
 
+/// Fewer nodes are left than a block should have replicas: no reason to leave it with one.
+#[tokio::test]
+async fn a_block_with_one_copy_left_does_not_wait_for_a_third_node() {
+    let mut world = World::with(fixture::quick_to_give_up()).await;
+    for node in ["n4", "n5"] {
+        world.add_node(node);
+    }
+    world.zone("/z", "payroll").await;
+    let grant = world.write("/z/f", 9 << 20, &["n1", "n2", "n4"]).await.expect("a file");
+    for node in ["n1", "n2", "n3"] {
+        world.nodes.set_silent(node, true);
+    }
+    let copied = async |world: &World| (0..3).all(|index| world.nodes.has("n5", block_id(&grant, index)));
+    world
+        .until("all blocks are on the other node that is left", copied)
+        .await;
+    world.add_node("n6");
+    let copied = async |world: &World| (0..3).all(|index| world.nodes.has("n6", block_id(&grant, index)));
+    world.until("and on one that came later", copied).await;
+}
+
 #[tokio::test]
 async fn a_node_that_comes_back_in_time_keeps_its_blocks() {
     let mut world = World::with(fixture::quick_to_give_up()).await;

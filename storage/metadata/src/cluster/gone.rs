@@ -20,33 +20,35 @@ const CHUNKS_PER_PAGE: usize = 32;
 /// Blocks from which on those found are marked. With a page more they still fit one transaction.
 const BLOCKS_PER_WRITE: usize = 1000;
 
-/// The last pass: for which nodes, and when.
+/// The last pass: for which nodes, how many replicas it wanted, and when.
 #[derive(Debug, Default)]
 pub(crate) struct Passes {
-    last: Option<(BTreeSet<NodeId>, u64)>,
+    last: Option<(BTreeSet<NodeId>, usize, u64)>,
 }
 
 impl Passes {
-    /// Goes over all block lists if nodes are gone and others could take their place. That is repeated now and
-    /// then: a writer may record blocks late that it stored on a node before it went.
+    /// Goes over all block lists if nodes are gone. Blocks with fewer replicas than the nodes that are left could hold are
+    /// marked, also if those are fewer than a block should have: a block with one copy is not to wait for a third node. That
+    /// is repeated now and then: a writer may record blocks late that it stored on a node before it went.
     pub(crate) async fn run(&mut self, store: &impl Store, cluster: &Cluster) -> Result<(), MetadataError> {
         let (gone, now_ms) = (cluster.gone(), cluster.now_ms());
         let others = cluster.nodes.known() - gone.len();
-        if gone.is_empty() || others < cluster.replicas() {
+        if gone.is_empty() || others == 0 {
             self.last = None;
             return Ok(());
         }
+        let wanted = cluster.replicas().min(others);
         let recent = |at_ms: u64| now_ms.abs_diff(at_ms) < cluster.gone_ms();
         if self
             .last
             .as_ref()
-            .is_some_and(|(of, at_ms)| *of == gone && recent(*at_ms))
+            .is_some_and(|(of, before, at_ms)| *of == gone && *before == wanted && recent(*at_ms))
         {
             return Ok(());
         }
-        let blocks = mark_all(store, &gone, cluster.replicas()).await?;
+        let blocks = mark_all(store, &gone, wanted).await?;
         tracing::warn!(?gone, blocks, "block nodes are gone; their blocks are copied to others");
-        self.last = Some((gone, now_ms));
+        self.last = Some((gone, wanted, now_ms));
         Ok(())
     }
 }
