@@ -146,7 +146,8 @@ impl<S: Store, E: EdekSource> Core<S, E> {
         let record: Option<records::Node> = access::record(txn, &keys::node(node), "node").await?;
         let address = record.map(|record| record.address);
         if let Some(address) = &address {
-            self.cluster.nodes.remember(node.clone(), address.clone());
+            let now_ms = self.clock.now_ms();
+            self.cluster.nodes.remember(node.clone(), address.clone(), now_ms);
         }
         Ok(address)
     }
@@ -156,7 +157,7 @@ impl<S: Store, E: EdekSource> Core<S, E> {
         for (key, value) in found {
             let node = keys::node_of(&key).ok_or(MetadataError::Corrupt { what: "node" })?;
             let record: records::Node = access::decode(value, "node")?;
-            self.cluster.nodes.remember(node, record.address);
+            self.cluster.nodes.remember(node, record.address, self.clock.now_ms());
         }
         Ok(())
     }

@@ -1,8 +1,6 @@
 //! Moving a namespace between engines: what arrives is what left, and what is wrong with a file or a store is said before
 //! anything is written.
 
-#[path = "../../kv/tests/cluster/mod.rs"]
-mod cluster;
 mod fixture;
 
 use std::{
@@ -11,8 +9,7 @@ use std::{
     time::Duration,
 };
 
-use cluster::Cluster;
-use fixture::{NODES, World, files::commit_request, pki::Pki, quick};
+use fixture::{NODES, World, cluster::Cluster, files::commit_request, in_database, pki::Pki, quick};
 use strongroom_kv::{AnyStore, AnyTxn, Store, StoreConfig, Txn};
 use strongroom_metadata::{Config, ExportError, Settings, Summary, export, import, run};
 use strongroom_proto::metadata::v1 as pb;
@@ -53,11 +50,6 @@ impl Place {
     }
 }
 
-fn in_database(url_file: &Path) -> StoreConfig {
-    let text = format!("engine = 'postgres'\nurl_file = '{}'", url_file.display());
-    toml::from_str(&text).expect("a table")
-}
-
 /// The records of an export, without its date.
 fn records(path: &Path) -> Vec<u8> {
     let bytes = fs::read(path).expect("an export");
@@ -68,7 +60,7 @@ fn records(path: &Path) -> Vec<u8> {
 async fn a_namespace_moves_to_a_database_and_back_and_works_in_both() {
     let (database, place) = (Cluster::start(), Place::new());
     let (embedded, shared) = (StoreConfig::default(), in_database(&database.fresh_url()));
-    let mut world = World::with(quick()).await;
+    let mut world = World::with_store(quick(), StoreConfig::default()).await;
     world.zone("/z", "payroll").await;
     world.mkdir("/plain/deep").await;
     for number in 0..8 {
@@ -123,7 +115,7 @@ async fn a_namespace_moves_to_a_database_and_back_and_works_in_both() {
 
 /// A small export and its configuration.
 async fn small(place: &Place) -> PathBuf {
-    let mut world = World::with(quick()).await;
+    let mut world = World::with_store(quick(), StoreConfig::default()).await;
     world.zone("/z", "payroll").await;
     world.write("/z/f", 10, &NODES).await.expect("a file");
     world.stop().await;
@@ -195,7 +187,7 @@ async fn a_store_that_holds_something_is_left_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_that_was_cut_off_is_repeated_and_nothing_starts_over_half_of_one() {
     let (database, place) = (Cluster::start(), Place::new());
-    let mut world = World::with(quick()).await;
+    let mut world = World::with_store(quick(), StoreConfig::default()).await;
     let make = |number: usize| {
         let mut client = world.user("alice").namespace;
         async move {

@@ -13,7 +13,7 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner},
 };
 use prost::Message;
-use strongroom_kv::{EmbeddedStore, Store, Txn};
+use strongroom_kv::{AnyStore, Store, Txn};
 use strongroom_proto::metadata::v1 as pb;
 
 /// The stored records, from the same file that the service is built from.
@@ -165,7 +165,7 @@ async fn run(world: &mut World, open: &mut Vec<pb::WriteGrant>, operation: &Oper
 type Entry = (Vec<u8>, u32, Vec<u8>);
 
 async fn compare(world: &World, counted: &BTreeMap<Vec<u8>, Vec<(u32, u64)>>, files_open: u64) -> Result<(), String> {
-    let store = reopen(world).await;
+    let store = world.open_store().await;
     let mut scanned = BTreeSet::new();
     for (key, value) in scan(&store, b'i').await {
         let inode = records::Inode::decode(value).expect("an inode");
@@ -208,18 +208,7 @@ fn entry(edek: &records::Edek, key: &[u8]) -> Entry {
     (edek.zone_id.to_vec(), edek.key_version, key[1..].to_vec())
 }
 
-async fn scan(store: &EmbeddedStore, table: u8) -> Vec<(bytes::Bytes, bytes::Bytes)> {
+async fn scan(store: &AnyStore, table: u8) -> Vec<(bytes::Bytes, bytes::Bytes)> {
     let mut txn = store.begin().await.expect("a transaction");
     txn.range(&[table], &[table + 1], 100_000).await.expect("a range")
-}
-
-/// The store of a service just stopped may take a moment to close.
-async fn reopen(world: &World) -> EmbeddedStore {
-    for _ in 0..500 {
-        if let Ok(store) = EmbeddedStore::open(&world.store_path()) {
-            return store;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-    panic!("the store does not open");
 }

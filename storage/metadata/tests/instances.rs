@@ -1,15 +1,9 @@
 //! Two metadata services over one PostgreSQL database: what one answered holds at the other, requests that come twice are
 //! carried out once, and the background is one instance's until it is gone.
 
-#[path = "../../kv/tests/cluster/mod.rs"]
-mod cluster;
 mod fixture;
 
-use std::path::Path;
-
-use cluster::Cluster;
-use fixture::{NODES, World, check, files::commit_request, quick};
-use strongroom_kv::StoreConfig;
+use fixture::{NODES, World, check, cluster::Cluster, files::commit_request, in_database, quick};
 use strongroom_metadata::Settings;
 use strongroom_proto::{Failure, Reason, RequestId, metadata::v1 as pb};
 
@@ -24,11 +18,6 @@ async fn pair(database: &Cluster) -> (World, World) {
     let two = one.sibling().await;
     one.zone("/z", "payroll").await;
     (one, two)
-}
-
-fn in_database(url_file: &Path) -> StoreConfig {
-    let text = format!("engine = 'postgres'\nurl_file = '{}'", url_file.display());
-    toml::from_str(&text).expect("a table")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,18 +1,14 @@
 //! The role as a whole: it serves without a key service, answers health checks and reflection, and stops when told;
 //! what keeps it from starting is said.
 
-#[path = "../../kv/tests/cluster/mod.rs"]
-mod cluster;
 mod fixture;
 
 use std::{
     net::{SocketAddr, TcpListener},
-    path::Path,
     time::{Duration, Instant},
 };
 
-use cluster::Cluster;
-use fixture::{check, pki::Pki, refused};
+use fixture::{check, cluster::Cluster, in_database, pki::Pki, refused};
 use strongroom_kv::{EmbeddedStore, Store, StoreConfig, Txn};
 use strongroom_metadata::{Config, RunError, Settings, run};
 use strongroom_proto::{
@@ -102,11 +98,6 @@ async fn a_namespace_in_a_database_is_there_after_a_restart_with_another_data_di
         drop(stop);
         role.await.expect("no panic").expect("a clean stop");
     }
-}
-
-fn in_database(url_file: &Path) -> StoreConfig {
-    let text = format!("engine = 'postgres'\nurl_file = '{}'", url_file.display());
-    toml::from_str(&text).expect("a table")
 }
 
 #[tokio::test]

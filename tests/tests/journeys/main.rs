@@ -12,6 +12,7 @@ mod instances;
 mod key_life;
 mod keys;
 mod logs;
+mod metadata_instances;
 mod monitoring;
 mod refusals;
 mod sealed;

@@ -42,7 +42,7 @@ impl Cluster {
         let first_id = clock.now_ms() << 20;
         Self {
             signer,
-            nodes: Nodes::new(settings.node_silence_ms, settings.node_gone_ms, clock.now_ms()),
+            nodes: Nodes::new(settings.node_silence_ms, settings.node_gone_ms),
             commands: Mutex::new(Commands::new(settings.command_timeout_ms, first_id)),
             clock,
             settings,

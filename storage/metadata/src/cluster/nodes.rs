@@ -22,31 +22,30 @@ pub(crate) struct Report {
 #[derive(Debug, Clone)]
 struct Node {
     report: Report,
-    /// 0 for a node that is known from before a restart and has not reported since.
+    /// 0 for a node that is known from the store and has not reported to this instance since.
     last_seen_ms: u64,
+    /// Silence of such a node counts from here.
+    known_ms: u64,
 }
 
 /// All nodes that ever reported.
 pub(crate) struct Nodes {
     silence_ms: u64,
     gone_ms: u64,
-    /// Silence counts from here for nodes that have not reported since.
-    started_ms: u64,
     nodes: Mutex<BTreeMap<NodeId, Node>>,
 }
 
 impl Nodes {
-    pub(crate) fn new(silence_ms: u64, gone_ms: u64, started_ms: u64) -> Self {
+    pub(crate) fn new(silence_ms: u64, gone_ms: u64) -> Self {
         Self {
             silence_ms,
             gone_ms,
-            started_ms,
             nodes: Mutex::default(),
         }
     }
 
-    /// Enters a node known from before a restart.
-    pub(crate) fn remember(&self, node: NodeId, address: String) {
+    /// Enters a node known from the store: from before a restart, or because it reported to another instance.
+    pub(crate) fn remember(&self, node: NodeId, address: String, now_ms: u64) {
         let report = Report {
             address,
             capacity_bytes: 0,
@@ -56,14 +55,20 @@ impl Nodes {
         let known = Node {
             report,
             last_seen_ms: 0,
+            known_ms: now_ms,
         };
         self.lock().entry(node).or_insert(known);
     }
 
     /// Enters a heartbeat.
     pub(crate) fn seen(&self, node: NodeId, report: Report, now_ms: u64) {
-        let last_seen_ms = now_ms;
-        self.lock().insert(node, Node { report, last_seen_ms });
+        let (last_seen_ms, known_ms) = (now_ms, now_ms);
+        let seen = Node {
+            report,
+            last_seen_ms,
+            known_ms,
+        };
+        self.lock().insert(node, seen);
     }
 
     pub(crate) fn address(&self, node: &NodeId) -> Option<String> {
@@ -92,7 +97,7 @@ impl Nodes {
         if !nodes.values().any(|node| self.alive(node, now_ms)) {
             return BTreeSet::new();
         }
-        let silent_ms = |node: &Node| now_ms.saturating_sub(node.last_seen_ms.max(self.started_ms));
+        let silent_ms = |node: &Node| now_ms.saturating_sub(node.last_seen_ms.max(node.known_ms));
         let gone = nodes.iter().filter(|(_, node)| silent_ms(node) > self.gone_ms);
         gone.map(|(id, _)| id.clone()).collect()
     }
@@ -153,7 +158,7 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     fn nodes(free_gib: &[(&str, u64)]) -> Nodes {
-        let nodes = Nodes::new(5000, 60_000, 500);
+        let nodes = Nodes::new(5000, 60_000);
         for (id, free) in free_gib {
             let report = Report {
                 address: format!("{id}:1"),
@@ -174,7 +179,7 @@ mod tests {
     #[test]
     fn silent_and_full_nodes_get_no_blocks() {
         let nodes = nodes(&[("a", 10), ("b", 0)]);
-        nodes.remember("c".parse().expect("valid"), "c:1".to_owned());
+        nodes.remember("c".parse().expect("valid"), "c:1".to_owned(), 500);
         let healthy = |now| nodes.healthy(now, || 0.5).len();
         assert_eq!(healthy(6000), 1);
         assert_eq!(healthy(6001), 0);
@@ -193,7 +198,7 @@ mod tests {
     #[test]
     fn a_node_is_gone_after_long_silence_unless_all_are_silent() {
         let nodes = nodes(&[("a", 10), ("b", 10)]);
-        nodes.remember("c".parse().expect("valid"), "c:1".to_owned());
+        nodes.remember("c".parse().expect("valid"), "c:1".to_owned(), 500);
         assert!(nodes.gone(100_000).is_empty(), "nobody answers");
         let report = report(&nodes);
         let gone = |now_ms| {
