@@ -125,8 +125,13 @@ impl Settings {
                 "settings.stock_low_edeks must not exceed settings.stock_edeks",
             ),
             (
-                self.lease_ms >= 10_000 && self.capability_ms >= 10_000,
-                "settings.lease_ms and settings.capability_ms must be at least 10000",
+                // Writers renew once a minute at the latest.
+                self.lease_ms >= 120_000,
+                "settings.lease_ms must be at least 120000",
+            ),
+            (
+                self.capability_ms >= 10_000,
+                "settings.capability_ms must be at least 10000",
             ),
             (
                 self.mint_wait_ms <= 20_000,
