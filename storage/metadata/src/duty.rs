@@ -220,3 +220,54 @@ fn now() -> Duration {
     let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
     Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use strongroom_kv::EmbeddedStore;
+    use strongroom_proto::{BlockId, ExtentId, NodeId};
+
+    use super::*;
+    use crate::cluster::replicas::deleted;
+
+    async fn holds(store: &EmbeddedStore, fence: Fence) -> bool {
+        let mut txn = store.begin().await.expect("a transaction");
+        fence.holds(&mut txn).await.expect("readable")
+    }
+
+    /// The embedded engine lets a second instance take over at once, as a database does after the time of the lease.
+    #[tokio::test]
+    async fn what_a_late_holder_records_is_void() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = EmbeddedStore::open(&dir.path().join("store")).expect("a store");
+        let (first, second) = (Duty::new(), Duty::new());
+        first.win(&store).await;
+        let late = first.fence().expect("it has just won");
+        assert!(holds(&store, late).await && first.fence_to_order().is_some());
+        second.win(&store).await;
+        assert!(!holds(&store, late).await, "another term");
+
+        let node: NodeId = "n1".parse().expect("valid");
+        let block = BlockId {
+            extent: ExtentId::from_bytes([1; 16]),
+            index: 0,
+        };
+        let mut txn = store.begin().await.expect("a transaction");
+        access::put_garbage(&mut txn, &node, block);
+        txn.commit().await.expect("committed");
+        let is_garbage = async || {
+            let mut txn = store.begin().await.expect("a transaction");
+            txn.get(&keys::garbage(&node, block)).await.expect("readable").is_some()
+        };
+        deleted(&store, &node, vec![block], late).await.expect("heard");
+        assert!(is_garbage().await, "the new holder may have told the node otherwise");
+        let fence = second.fence().expect("it has the duties");
+        deleted(&store, &node, vec![block], fence).await.expect("heard");
+        assert!(!is_garbage().await);
+
+        first.keep(&store).await;
+        assert!(first.fence().is_none(), "it finds out when it renews");
+        second.give_up(&store).await;
+        first.win(&store).await;
+        assert_eq!(first.fence().expect("it has won again").term, 3, "no term comes twice");
+    }
+}

@@ -227,3 +227,52 @@ async fn edek_of(txn: &mut impl Txn, file: FileId) -> Result<Option<records::Ede
     }
     Ok(access::open_file(txn, file).await?.and_then(|open| open.edek))
 }
+
+#[cfg(test)]
+mod tests {
+    use strongroom_kv::EmbeddedStore;
+
+    use super::*;
+
+    async fn job(store: &EmbeddedStore, zone: ZoneId) -> records::Reencryption {
+        let mut txn = store.begin().await.expect("a transaction");
+        access::reencryption(&mut txn, zone)
+            .await
+            .expect("readable")
+            .expect("there")
+    }
+
+    #[tokio::test]
+    async fn of_two_who_work_on_one_page_one_counts() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = EmbeddedStore::open(&dir.path().join("store")).expect("a store");
+        let zone = ZoneId::from_bytes([1; 16]);
+        let begun = records::Reencryption {
+            running: true,
+            target_version: 1,
+            ..records::Reencryption::default()
+        };
+        let mut txn = store.begin().await.expect("a transaction");
+        access::put(&mut txn, &keys::reencryption(zone), &begun);
+        txn.commit().await.expect("committed");
+
+        let failed = [Outcome {
+            stale: Stale {
+                file: FileId::from_bytes([2; 16]),
+                version: KeyVersion(0),
+                wrapped: Bytes::from_static(b"EDEK"),
+            },
+            fresh: None,
+        }];
+        let (target, now_ms) = (KeyVersion(1), 7);
+        assert!(apply(&store, zone, &begun, target, &failed).await.expect("applied"));
+        assert!(!apply(&store, zone, &begun, target, &failed).await.expect("void"));
+        let moved = job(&store, zone).await;
+        assert_eq!((moved.failures, moved.cursor_file.len()), (1, 16));
+        assert!(!finish(&store, zone, &begun, now_ms).await.expect("void"));
+        assert!(finish(&store, zone, &moved, now_ms).await.expect("finished"));
+        let over = job(&store, zone).await;
+        assert!(!over.running && over.finished_ms == now_ms && over.message.starts_with("1 files"));
+        assert!(!finish(&store, zone, &moved, now_ms).await.expect("void"));
+    }
+}
