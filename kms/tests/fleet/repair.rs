@@ -6,6 +6,7 @@ use strongroom_kms::{
     fleet::{Fleet, Health, RedundancyConfig},
     hsm::Hsm,
 };
+use strongroom_pkcs11_shim::{Fault, Function, Shim, When};
 use strongroom_proto::{Edek, EdekSuite, KeyVersion, Reason};
 
 use crate::{
@@ -79,6 +80,51 @@ async fn a_replacement_is_linked_and_filled_up() {
         fleet.resync("no such token").await.expect_err("unknown").reason,
         Reason::NotFound
     );
+    fleet.stop().await;
+}
+
+/// To clone thousands of keys takes long. Nobody waits for more than the one that is just being cloned.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_made_while_a_token_is_filled_up() {
+    const VERSIONS: u32 = 6;
+    let pair = Pair::new();
+    let mut configs = pair.configs();
+    let shim = Shim::in_front_of(&configs[1].module).expect("the module is written");
+    configs[1].module = shim.module();
+    let fleet = pair.start_with(&configs, Pair::settings()).await;
+    let mut versions = Vec::new();
+    for version in 0..VERSIONS {
+        let made = fleet.generate(&fresh("payroll", version)).await.expect("in both");
+        versions.push((made.version, made.kcv));
+    }
+    fleet.expect(&name("payroll"), &versions);
+    pair.remove(LABELS[1]);
+    becomes(&fleet, LABELS[1], |health| matches!(health, Health::Away(_))).await;
+    pair.make_token(LABELS[1]);
+    becomes(&fleet, LABELS[1], |health| *health == Health::Serving).await;
+    pair.link(false).expect("introduced");
+
+    let latency = Fault::Delay {
+        least: Duration::from_millis(30),
+        jitter: Duration::ZERO,
+    };
+    shim.set(Function::GetAttributeValue, latency, When::Always);
+    let filling = tokio::spawn({
+        let fleet = fleet.clone();
+        async move { fleet.resync(LABELS[1]).await }
+    });
+    let began = Instant::now();
+    while report(&fleet, LABELS[1]).held == 0 {
+        assert!(began.elapsed() < Duration::from_secs(30), "nothing is cloned");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    fleet.generate(&fresh("late", 0)).await.expect("made meanwhile");
+    assert!(!filling.is_finished(), "it was made after all were cloned");
+    shim.clear_all();
+    let done = filling.await.expect("no panic").expect("called");
+    assert_eq!((done.cloned.len(), done.left.len()), (VERSIONS as usize, 0), "{done:?}");
+    let report = report(&fleet, LABELS[1]);
+    assert_eq!((report.held, report.lacking), (VERSIONS as usize + 1, 0));
     fleet.stop().await;
 }
 
