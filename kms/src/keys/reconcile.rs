@@ -2,7 +2,7 @@
 //!
 //! Nobody who changes keys waits for a listing, which takes minutes where there are thousands of keys: the right to change
 //! them is held only to settle what was begun, one key at a time, and to decide what a listing means. What changed since
-//! it began is looked at again, which takes a moment for a few versions.
+//! it began is looked at again, which takes a moment for a few versions (`docs/adr/0027`).
 
 use std::{
     collections::BTreeSet,
