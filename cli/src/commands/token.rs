@@ -11,7 +11,7 @@ use strongroom_kms::{
         IvSource, TokenKeyVersion,
         init::{InitOptions, init_token},
         marks_directory,
-        trust::{self, LinkOptions, Linked, TrustOptions},
+        trust::{self, KeysReadable, LinkOptions, Linked, TrustOptions},
         worker::{self as token_worker, Inspection, SealedOptions, WorkerOptions},
     },
 };
@@ -252,7 +252,7 @@ fn link(args: &TokenLinkArgs, output: Output) -> Result<(), Error> {
                 "trusts": token.trusts,
                 "lacks": token.lacks,
                 "receives_only": token.receives_only,
-                "keys_readable_with_pin": token.keys_readable_with_pin,
+                "keys_readable_with_pin": token.keys_readable_with_pin.is_some(),
             }))
             .collect::<Vec<_>>()
     );
@@ -279,10 +279,15 @@ fn describe_linked(token: &Linked) -> String {
         (false, []) => "",
         (false, _) => "\n  sends no clones as it is",
     };
-    let readable = if token.keys_readable_with_pin {
-        "\n  KEYS READABLE WITH PIN: whoever has its user PIN can make trusted keys, and so read every key that can be cloned"
-    } else {
-        ""
+    let readable = match token.keys_readable_with_pin {
+        None => "",
+        Some(KeysReadable::UserTrusts) => {
+            "\n  KEYS READABLE WITH PIN: whoever has its user PIN can make trusted keys, and so read every key that can be cloned"
+        }
+        Some(KeysReadable::Unguarded) => {
+            "\n  KEYS READABLE WITH PIN: it wraps under any key what only trusted keys may wrap, so whoever has its user PIN can read every \
+             key that can be cloned"
+        }
     };
     format!(
         "token {}\n  clone key {}\n  trusts: {}; does not trust: {}{sends}{readable}",

@@ -21,7 +21,7 @@ macro_rules! functions {
 
 functions! {
     Initialize = 0, GetSlotList = 4, GetTokenInfo = 6, GetMechanismList = 7, OpenSession = 12, CloseSession = 13, Login = 18,
-    CreateObject = 20, DestroyObject = 22, GetAttributeValue = 24, SetAttributeValue = 25, FindObjectsInit = 26,
+    CreateObject = 20, CopyObject = 21, DestroyObject = 22, GetAttributeValue = 24, SetAttributeValue = 25, FindObjectsInit = 26,
     FindObjects = 27, EncryptInit = 29, Encrypt = 30, DecryptInit = 33, Decrypt = 34, SignInit = 42, Sign = 43,
     GenerateKey = 58, GenerateKeyPair = 59, WrapKey = 60, UnwrapKey = 61, DeriveKey = 62, GenerateRandom = 64,
 }
@@ -107,11 +107,17 @@ pub enum Fault {
     /// Of `C_EncryptInit` with AES-GCM: the token draws an IV of its own and writes it over the caller's once `C_Encrypt` has
     /// answered, as AWS CloudHSM and tokens in FIPS mode do.
     OwnIv,
+    /// Of `C_GenerateKey`: an attribute of this type (`CKA_…`) in the template is taken and has no effect, as on a token that
+    /// does not enforce it.
+    Ignore(u64),
 }
 
 impl Fault {
     /// `CKA_NEVER_EXTRACTABLE` reads back as false.
     pub const EVER_EXTRACTABLE: Self = Self::Deny(0x164);
+
+    /// `CKA_WRAP_WITH_TRUSTED` has no effect.
+    pub const TRUST_IGNORED: Self = Self::Ignore(0x210);
 
     /// The number of the fault in `shim.c`, and its two values.
     pub(crate) fn words(self) -> [u64; 3] {
@@ -130,6 +136,7 @@ impl Fault {
             Self::Leak(bytes) => [11, bytes, 0],
             Self::Deny(attribute) => [12, attribute, 0],
             Self::OwnIv => [13, 0, 0],
+            Self::Ignore(attribute) => [14, attribute, 0],
         }
     }
 }

@@ -30,7 +30,7 @@ enum function {
     VERIFY_RECOVER_INIT = 52, GENERATE_KEY = 58, GENERATE_KEY_PAIR, WRAP_KEY, UNWRAP_KEY, DERIVE_KEY, GENERATE_RANDOM = 64,
     FUNCTIONS = 68
 };
-enum fault { NONE, ERROR, ERROR_AFTER, DELAY, HANG, CLOSE_SESSIONS, CRASH, CRASH_AFTER, FLIP, OTHER_OBJECT, SKIP, LEAK, DENY, OWN_IV };
+enum fault { NONE, ERROR, ERROR_AFTER, DELAY, HANG, CLOSE_SESSIONS, CRASH, CRASH_AFTER, FLIP, OTHER_OBJECT, SKIP, LEAK, DENY, OWN_IV, IGNORE };
 enum { OK = 0, GENERAL_ERROR = 5, DEVICE_REMOVED = 0x32, PIN_INCORRECT = 0xa0, PIN_LOCKED = 0xa4, TOKEN_NOT_PRESENT = 0xe0 };
 enum { CKA_VALUE = 0x11, CKA_VALUE_LEN = 0x161, CKM_AES_KEY_GEN = 0x1080, CKM_AES_GCM = 0x1087, TEMPLATE_MAX = 64, IV_MAX = 16 };
 
@@ -209,6 +209,16 @@ static void deny(ulong *a, ulong type) {
         if (list[i].type == type && list[i].value) *(unsigned char *)list[i].value = 0;
 }
 
+/* The call with a template of its own, which lacks the attribute that the token ignores. */
+static ulong generate_ignoring(int arity, ulong *a, ulong type) {
+    struct attribute *asked = (void *)a[2], template[TEMPLATE_MAX];
+    ulong count = 0;
+    for (ulong i = 0; i < a[3] && count < TEMPLATE_MAX; i++)
+        if (asked[i].type != type) template[count++] = asked[i];
+    ulong generate[] = {a[0], a[1], (ulong)template, count, a[4]};
+    return forward(GENERATE_KEY, arity, generate);
+}
+
 /* An encryption that the calling thread has begun, of a token that makes its own IVs: its IV, and where the caller expects it. */
 static _Thread_local struct { unsigned char bytes[IV_MAX], *told; ulong length; } own_iv;
 
@@ -281,6 +291,7 @@ static ulong call(int f, int arity, ulong *a) {
     swap_arguments(f, a);
     if (f == LOGIN) rv = log_in(arity, a);
     else if (f == ENCRYPT_INIT && fault == OWN_IV) rv = encrypt_init_with_own_iv(arity, a);
+    else if (f == GENERATE_KEY && fault == IGNORE) rv = generate_ignoring(arity, a, rule->value);
     else rv = forward(f, arity, a);
     if (fault == CRASH_AFTER) crash();
     if (fault == DENY && f == GET_ATTRIBUTE_VALUE) deny(a, rule->value); /* some attributes are there though the call failed */

@@ -18,13 +18,14 @@ use cryptoki::{
 };
 use strongroom_proto::{Failure, Reason};
 
+pub use super::own_trust::KeysReadable;
 use super::{
     ClonePublicKey, MarkError, TokenConfig,
     clone_key::{self, OWN_LABEL, UnwrapTemplate},
     link::environment,
     marks_directory,
     module::Module,
-    own_trust::user_trusts,
+    own_trust::keys_readable,
     pin::Pin,
     pin_mark::{Login, PinMark, officers_marks, rejected_file},
     worker::refuses_pin,
@@ -37,9 +38,12 @@ const NO_SENDER: &str = "none of the tokens can be told whom to trust, so that n
 /// Raised when tokens that were linked before have to be linked again.
 pub const LINK_VERSION: u32 = 2;
 
-/// The lines with which one process tells another who says what the token trusts.
-const USER_TRUSTS: &str = "user-trusts";
-const OFFICER_TRUSTS: &str = "officer-trusts";
+/// The lines with which one process tells another what the token was seen to do with what only trusted keys wrap.
+const VERDICTS: [(&str, Option<KeysReadable>); 3] = [
+    ("guarded", None),
+    ("user-trusts", Some(KeysReadable::UserTrusts)),
+    ("unguarded", Some(KeysReadable::Unguarded)),
+];
 
 /// What a one-shot process works on.
 #[derive(Debug, Clone)]
@@ -71,13 +75,13 @@ pub struct LinkOptions<'a> {
     pub check_only: bool,
 }
 
-/// A token's clone key, and whom it lets say what is trusted.
+/// A token's clone key, and whether keys that are wrapped under such keys only are safe in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnKey {
     /// The public half.
     pub key: ClonePublicKey,
-    /// Whether the user can make keys trusted, and so read what is wrappable under trusted keys only.
-    pub user_trusts: bool,
+    /// Why the user can read what is wrappable under trusted keys only, if he can.
+    pub readable: Option<KeysReadable>,
 }
 
 /// One token among linked ones.
@@ -94,8 +98,8 @@ pub struct Linked {
     /// Whether it was seen that nobody can tell it whom to trust, its security officer neither: it receives clones and sends
     /// none. Found out when it is told, so never with `--check`.
     pub receives_only: bool,
-    /// Whether its user can make keys trusted, so that who holds its PIN can read every key that can be cloned.
-    pub keys_readable_with_pin: bool,
+    /// Why who holds its PIN can read every key that can be cloned, if he can.
+    pub keys_readable_with_pin: Option<KeysReadable>,
 }
 
 /// Whether a token trusts another one's clone key.
@@ -123,7 +127,7 @@ impl Trust {
 }
 
 /// Makes the token's clone key, or finds the one that it has, and shows by trying it that what it unwraps cannot be made
-/// readable; and finds out by trying whether the user can make trusted keys.
+/// readable; and finds out by trying whether the user can read what only trusted keys wrap.
 ///
 /// # Errors
 /// `token-unavailable`, `pin-rejected`, `token-refused` with a sentence for the operator.
@@ -144,8 +148,8 @@ pub fn make_key(options: &TrustOptions, check_only: bool) -> Result<OwnKey, Fail
     };
     let key = public_of(&session, private)?;
     try_out(&session, private, &key)?;
-    let user_trusts = user_trusts(&session, &key)?;
-    Ok(OwnKey { key, user_trusts })
+    let readable = keys_readable(&session, &key)?;
+    Ok(OwnKey { key, readable })
 }
 
 /// Has the security officer install other tokens' clone keys as trusted, as far as they are not. Answers which are
@@ -202,7 +206,7 @@ const fn refuses_trust(value: RvError) -> bool {
 ///
 /// # Errors
 /// The first step that failed, naming the token; `token-refused` if no token can be told to trust all others, or if the user of
-/// one can make trusted keys and that is not accepted. Steps that were done stay done: a repeat goes on from there.
+/// one can read what only trusted keys wrap and that is not accepted. Steps that were done stay done: a repeat goes on from there.
 pub fn link(options: &LinkOptions<'_>) -> Result<Vec<Linked>, Failure> {
     let LinkOptions { tokens, check_only, .. } = *options;
     for label in options.keys_readable_with_pin {
@@ -216,8 +220,9 @@ pub fn link(options: &LinkOptions<'_>) -> Result<Vec<Linked>, Failure> {
     let mut keys = Vec::new();
     for token in tokens {
         let own = own_key(options, token)?;
-        if own.user_trusts && !options.keys_readable_with_pin.iter().any(|label| label == token.name()) {
-            return Err(readable_with_pin(token.name()));
+        let accepted = options.keys_readable_with_pin.iter().any(|label| label == token.name());
+        if let Some(why) = own.readable.filter(|_| !accepted) {
+            return Err(readable_with_pin(token.name(), why));
         }
         keys.push(own);
     }
@@ -259,7 +264,7 @@ pub fn link(options: &LinkOptions<'_>) -> Result<Vec<Linked>, Failure> {
             trusts: of(true),
             lacks: of(false),
             receives_only: told.contains(&Trust::Refused),
-            keys_readable_with_pin: keys[place].user_trusts,
+            keys_readable_with_pin: keys[place].readable,
         });
     }
     match linked.iter().any(|token| token.lacks.is_empty()) {
@@ -273,32 +278,37 @@ fn own_key(options: &LinkOptions<'_>, token: &TokenConfig) -> Result<OwnKey, Fai
     let output = step(options, "token-link-key", token, Some(&token.pin_file), "")?;
     let mut lines = output.lines();
     let key = lines.next().and_then(ClonePublicKey::from_line);
-    let user_trusts = match lines.next() {
-        Some(USER_TRUSTS) => Some(true),
-        Some(OFFICER_TRUSTS) => Some(false),
-        _ => None,
-    };
-    let own = key
-        .zip(user_trusts)
-        .map(|(key, user_trusts)| OwnKey { key, user_trusts });
+    let verdict = lines
+        .next()
+        .and_then(|line| VERDICTS.iter().find(|(word, _)| *word == line));
+    let own = key.zip(verdict).map(|(key, &(_, readable))| OwnKey { key, readable });
     own.ok_or_else(|| Failure::new(Reason::Internal, "a process that makes a clone key printed none"))
 }
 
-fn readable_with_pin(label: &str) -> Failure {
+fn readable_with_pin(label: &str, why: KeysReadable) -> Failure {
+    let does = match why {
+        KeysReadable::UserTrusts => {
+            "lets whoever has its user PIN make a trusted key (CKA_TRUSTED), which PKCS#11 leaves to the security officer"
+        }
+        KeysReadable::Unguarded => {
+            "wraps under any key what PKCS#11 has it wrap under trusted keys only (CKA_WRAP_WITH_TRUSTED), for whoever has its user PIN"
+        }
+    };
     refused(format!(
-        "token {label:?} lets whoever has its user PIN make a trusted key (CKA_TRUSTED), which PKCS#11 leaves to the security officer:          he can read every key that can be cloned; use another token, or HSMs that replicate by themselves \
-         (redundancy.mode = \"replicated-by-hsm\"), or accept that with: --keys-readable-with-pin {label:?}"
+        "token {label:?} {does}: he can read every key that can be cloned; use another token, or HSMs that replicate by \
+         themselves (redundancy.mode = \"replicated-by-hsm\"), or accept that with: --keys-readable-with-pin {label:?}"
     ))
 }
 
-/// `token-link-key` as a program: prints the key, and who says what the token trusts.
+/// `token-link-key` as a program: prints the key, and whether what only trusted keys wrap is safe in the token.
 ///
 /// # Errors
 /// As [`make_key`]; the output failed.
 pub fn run_make_key(options: &TrustOptions, check_only: bool, mut output: impl Write) -> Result<(), Failure> {
     let own = make_key(options, check_only)?;
-    let who = if own.user_trusts { USER_TRUSTS } else { OFFICER_TRUSTS };
-    writeln!(output, "{}\n{who}", own.key.to_line()).map_err(|error| Failure::new(Reason::Internal, error.to_string()))
+    let verdict = VERDICTS.iter().find(|(_, readable)| *readable == own.readable);
+    let word = verdict.map_or("", |(word, _)| *word);
+    writeln!(output, "{}\n{word}", own.key.to_line()).map_err(|error| Failure::new(Reason::Internal, error.to_string()))
 }
 
 /// `token-link-trust` as a program: reads a key from each line of `input`, and prints a line for each.
@@ -475,7 +485,7 @@ fn try_out(session: &Session, private: ObjectHandle, key: &ClonePublicKey) -> Re
     right.map(drop).map_err(failed("to unwrap under its clone key"))
 }
 
-fn trial(more: &[Attribute], sensitive: bool, trusted_only: bool) -> Vec<Attribute> {
+pub(super) fn trial(more: &[Attribute], sensitive: bool, trusted_only: bool) -> Vec<Attribute> {
     let mut template = vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::KeyType(cryptoki::object::KeyType::AES),

@@ -94,11 +94,21 @@ impl Pair {
 
     /// Links although who has the PIN can read the keys of some tokens.
     pub(crate) fn link_accepting(&self, readable: &[&str], check_only: bool) -> Result<Vec<Linked>, Failure> {
+        self.link_with(&self.configs(), readable, check_only)
+    }
+
+    /// Links tokens that are configured in another way than usual.
+    pub(crate) fn link_with(
+        &self,
+        configs: &[TokenConfig],
+        readable: &[&str],
+        check_only: bool,
+    ) -> Result<Vec<Linked>, Failure> {
         let pins = LABELS.map(|label| (label.to_owned(), self.path("so-pin")));
         let readable: Vec<_> = readable.iter().map(|&label| label.to_owned()).collect();
         link(&LinkOptions {
             executable: &self.worker(),
-            tokens: &self.configs(),
+            tokens: configs,
             so_pin_files: &pins,
             state_dir: &self.path("state"),
             keys_readable_with_pin: &readable,

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use strongroom_kms::{
     fleet::{Fleet, Health},
     hsm::Hsm,
-    token::{NewVersion, TokenKeyVersion, WireDek},
+    token::{NewVersion, TokenKeyVersion, WireDek, trust::KeysReadable},
 };
 use strongroom_proto::{Edek, EdekSuite, Reason};
 
@@ -46,7 +46,7 @@ fn linked() -> Pair {
     let linked = pair.link_accepting(&[RECEIVER], false);
     let linked = linked.expect("one of them can be told whom to trust");
     let readable: Vec<_> = linked.iter().map(|token| token.keys_readable_with_pin).collect();
-    assert_eq!(readable, [true, false], "{linked:?}");
+    assert_eq!(readable, [Some(KeysReadable::UserTrusts), None], "{linked:?}");
     let facts: Vec<_> = linked
         .iter()
         .map(|token| (token.receives_only, token.lacks.len()))

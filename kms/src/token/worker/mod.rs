@@ -51,7 +51,7 @@ use tokio::sync::oneshot;
 pub(super) use self::engine::pin_rejected_by;
 pub use self::gate::SealedOptions;
 pub use self::inspect::{Inspection, inspect};
-pub(super) use self::remedy::refuses_pin;
+pub(super) use self::remedy::{refuses, refuses_pin};
 use self::{gate::Delivery, queue::Queue, service::Service};
 use super::pb::token_worker_server::TokenWorkerServer;
 

@@ -133,6 +133,11 @@ pub(in crate::token) const fn refuses_pin(value: RvError) -> bool {
     matches!(remedy_of(value), Remedy::Pin | Remedy::Refuse)
 }
 
+/// Whether the token has said no to what was asked, and has not merely failed at it.
+pub(in crate::token) const fn refuses(error: &Error) -> bool {
+    matches!(error, Error::Pkcs11(..)) && matches!(remedy_of_error(error), Remedy::Refuse)
+}
+
 /// Whether a call failed because its handle names no object.
 pub(super) const fn names_nothing(error: &Error) -> bool {
     matches!(remedy_of_error(error), Remedy::Stale)
