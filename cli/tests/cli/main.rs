@@ -2,5 +2,6 @@
 
 mod bad_input;
 mod help;
+mod metadata;
 mod policy;
 mod support;

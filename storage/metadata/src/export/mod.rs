@@ -15,7 +15,7 @@ use std::{
 };
 
 use serde::Serialize;
-use strongroom_kv::{AnyOpenError, AnyStore, StoreError};
+use strongroom_kv::{AnyOpenError, AnyStore, StoreConfig, StoreError};
 
 use crate::{Clock, Config, MetadataError, core::STORE_FILE};
 
@@ -134,7 +134,12 @@ impl From<StoreError> for ExportError {
 /// # Errors
 /// Says what is in the way; then there is no file.
 pub async fn export(config: &Config, path: &Path, running: bool) -> Result<Summary, ExportError> {
-    let store = AnyStore::open(&config.store, &config.data_dir.join(STORE_FILE)).await?;
+    let file = config.data_dir.join(STORE_FILE);
+    // Opening would make one.
+    if config.store == StoreConfig::default() && !file.exists() {
+        return Err(ExportError::Empty);
+    }
+    let store = AnyStore::open(&config.store, &file).await?;
     if !running && crate::duty::is_held(&store).await? {
         return Err(ExportError::Running);
     }
