@@ -2,7 +2,7 @@
 
 use strongroom_proto::Failure;
 
-use super::{Token, pb, wire::malformed};
+use super::{Token, limit::Limit, pb, wire::malformed};
 use crate::audit::{AuditHead, AuditKey, AuditSignature, checkpoint::verifies};
 
 impl Token {
@@ -12,7 +12,9 @@ impl Token {
     /// `token-unavailable`, `pin-rejected`; `token-refused` if the token makes no such key, or has another under its label.
     pub async fn audit_key(&self) -> Result<AuditKey, Failure> {
         let key = self
-            .call(|mut client| async move { client.get_audit_key(pb::GetAuditKeyRequest {}).await })
+            .call_within(Limit::KeyPair, |mut client| async move {
+                client.get_audit_key(pb::GetAuditKeyRequest {}).await
+            })
             .await?;
         Ok(of_wire(key))
     }

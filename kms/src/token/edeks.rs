@@ -263,7 +263,7 @@ fn check_length(found: usize, expected: usize) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::supervisor::CALL_TIMEOUT, *};
+    use super::{super::limit::CALL_TIMEOUT, *};
 
     /// Five calls of a batch that each take almost as long as a call may, on a worker that is restarted in between.
     #[tokio::test(start_paused = true)]

@@ -25,13 +25,14 @@ use super::{
     TokenState, UnfitVersion,
     board::Board,
     gather::Gather,
+    limit::Limit,
     link::{Fault, Link},
     listing::Listings,
     pb::{self, token_worker_client::TokenWorkerClient},
     pin,
     pin_gate::PinGate,
     pin_mark::PinMark,
-    supervisor::{CALL_TIMEOUT, Phase, Supervisor},
+    supervisor::{Phase, Supervisor},
 };
 
 /// How long a call waits for a worker that is being restarted.
@@ -265,9 +266,11 @@ impl Token {
     /// `token-refused` if the token has no RSA-OAEP; `token-unavailable`, `pin-rejected`.
     pub async fn import_key(&self, renew: bool) -> Result<ImportKey, Failure> {
         let request = pb::GetImportKeyRequest { renew };
-        self.call(|mut client| async move { client.get_import_key(request).await })
-            .await?
-            .try_into()
+        self.call_within(Limit::KeyPair, |mut client| async move {
+            client.get_import_key(request).await
+        })
+        .await?
+        .try_into()
     }
 
     /// Brings in a version, whose raw AES key is `wrapped` to the import key with the id `import_key`, and proves it as a
@@ -342,16 +345,31 @@ impl Token {
     where
         F: Future<Output = Result<Response<T>, Status>> + Send,
     {
+        self.call_within(Limit::Usual, request).await
+    }
+
+    /// The same with a limit of its own.
+    pub(super) async fn call_within<T, F>(
+        &self,
+        limit: Limit,
+        request: impl Fn(TokenWorkerClient<Channel>) -> F + Sync,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<Response<T>, Status>> + Send,
+    {
         let first = self.seat(None);
         let link = self.link(first).await?;
-        match self.attempt(first, &link, Box::pin(request(link.client()))).await {
+        let attempt = self.attempt_within(limit, first, &link, Box::pin(request(link.client())));
+        match attempt.await {
             Attempt::Answered(outcome) => return outcome,
             Attempt::Broken(failure) if !self.patient => return Err(failure),
             Attempt::Broken(_) => {}
         }
         let generation = link.generation();
         drop(link);
-        self.again(first, generation, request).await
+        let (second, link) = self.next_link(first, generation).await?;
+        let attempt = self.attempt_within(limit, second, &link, Box::pin(request(link.client())));
+        attempt.await.outcome()
     }
 
     /// Runs a call once more, on another worker than the one that was `lost`, or on the next in its place.
@@ -405,10 +423,14 @@ impl Token {
     /// One attempt on the worker of a seat. The call is boxed: its future takes more than a KiB, and each function on the way
     /// up that takes it by value and awaits it would hold it twice, and copy it.
     pub(super) async fn attempt<T>(&self, seat: usize, link: &Link, call: WorkerCall<'_, T>) -> Attempt<T> {
+        self.attempt_within(Limit::Usual, seat, link, call).await
+    }
+
+    async fn attempt_within<T>(&self, limit: Limit, seat: usize, link: &Link, call: WorkerCall<'_, T>) -> Attempt<T> {
         let in_flight = &self.inner.seats[seat].in_flight;
         in_flight.fetch_add(1, Ordering::Relaxed);
         let _in_flight = InFlight(in_flight);
-        attempt(link, call).await
+        attempt(limit, link, call).await
     }
 
     /// The worker of a seat; who is patient waits for one that is being started.
@@ -479,18 +501,19 @@ impl Seat {
     }
 }
 
-async fn attempt<T>(link: &Link, call: WorkerCall<'_, T>) -> Attempt<T> {
-    match timeout(CALL_TIMEOUT, call).await {
+async fn attempt<T>(limit: Limit, link: &Link, call: WorkerCall<'_, T>) -> Attempt<T> {
+    let waiting = link.begin(limit);
+    match timeout(limit.time(), call).await {
         Ok(Ok(response)) => {
             link.answered();
             Attempt::Answered(Ok(response.into_inner()))
         }
         Ok(Err(status)) => judge(link, status),
-        Err(_) if link.silent_for(CALL_TIMEOUT) => {
+        Err(_) if link.silent_for(waiting.patience()) => {
             link.report(Fault::Hanging);
-            Attempt::Broken(lost_worker(&format!("no answer within {} s", CALL_TIMEOUT.as_secs())))
+            Attempt::Broken(lost_worker(&format!("no answer within {} s", limit.time().as_secs())))
         }
-        // The worker answers others: it is slow, not stuck.
+        // The worker answers others, or is making a key pair: it is slow, not stuck.
         Err(_) => Attempt::Answered(Err(lost_worker("the token is too slow for the calls that wait for it"))),
     }
 }

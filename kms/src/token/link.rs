@@ -25,7 +25,11 @@ use tokio::{
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
-use super::{SealedConfig, TokenConfig, pb::token_worker_client::TokenWorkerClient};
+use super::{
+    SealedConfig, TokenConfig,
+    limit::{KeyPairCalls, Limit, Waiting},
+    pb::token_worker_client::TokenWorkerClient,
+};
 
 /// How long a worker may take to end by itself once its connection is closed.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
@@ -73,6 +77,7 @@ pub(super) struct Link {
     generation: u64,
     faults: mpsc::Sender<Fault>,
     answers: Arc<Answers>,
+    key_pairs: Arc<KeyPairCalls>,
 }
 
 /// When the worker answered last, by which a hang is told from a long queue.
@@ -125,6 +130,7 @@ impl Worker {
                 start: Instant::now(),
                 last_ms: AtomicU64::new(0),
             }),
+            key_pairs: Arc::default(),
         };
         Ok(Self { child, link, faults })
     }
@@ -171,6 +177,11 @@ impl Link {
 
     pub(super) const fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Notes that a call begins.
+    pub(super) fn begin(&self, limit: Limit) -> Waiting {
+        self.key_pairs.begin(limit)
     }
 
     /// Notes that the worker answered something.

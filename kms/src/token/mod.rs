@@ -12,6 +12,7 @@ mod edeks;
 mod gather;
 mod handle;
 pub mod init;
+mod limit;
 mod link;
 mod listing;
 mod module;

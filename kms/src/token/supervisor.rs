@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     TokenConfig, TokenState,
     board::Board,
+    limit::CALL_TIMEOUT,
     link::{End, Fault, Link, Worker},
     pb,
     pin_gate::PinGate,
@@ -23,8 +24,6 @@ use super::{
     worker::pin_rejected_by,
 };
 
-/// How long a worker may take over a call, its start included, before it counts as hanging.
-pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause before a restart, doubled each time.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);

@@ -1,12 +1,14 @@
 //! A token that fails in the middle: lost sessions, a lost device, codes that say nothing, attributes that are wrong. The
 //! failures come from a module in front of the token's own.
 
+use std::time::Duration;
+
 use strongroom_kms::token::{NewVersion, Token, TokenConfig, TokenState};
 use strongroom_pkcs11_shim::{Ckr, Fault, Function, Shim, When};
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyVersion, Reason};
 
 use crate::{
-    fixture::{Fixture, fresh, name, reaches, write_secret, zone},
+    fixture::{Fixture, becomes, fresh, name, reaches, write_secret, zone},
     import::wrap,
 };
 
@@ -357,4 +359,23 @@ async fn calls_that_went_with_one_that_fails_are_made_again_alone() {
         "{fired}: alone it is tried twice, and it went with the others before"
     );
     assert_eq!(faulty.fixture.starts().len(), 1, "no worker was lost");
+}
+
+/// A smart card searches for primes for a minute, and does nothing else meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_pair_may_take_longer_than_other_calls_and_nobody_ends_the_worker_that_makes_it() {
+    let faulty = Faulty::new();
+    let (token, edek) = faulty.start_with_edek().await;
+    let slow = Fault::Hang(Some(Duration::from_secs(12)));
+    faulty.fail(Function::GenerateKeyPair, slow, 1);
+    let maker = token.clone();
+    let making = tokio::spawn(async move { maker.import_key(false).await });
+    becomes("it is being made", || faulty.shim.fired(Function::GenerateKeyPair) == 1).await;
+    let failure = unwrap_one(&token, &edek).await.expect_err("it waits behind that");
+    assert_eq!(failure.reason, Reason::TokenUnavailable, "{failure}");
+    assert!(failure.message.contains("too slow"), "{failure}");
+    let made = making.await.expect("no panic").expect("made in the end");
+    unwrap_one(&token, &edek).await.expect("by the same worker");
+    assert_eq!(token.import_key(false).await.expect("it stays").id, made.id);
+    assert_eq!(faulty.fixture.starts().len(), 1, "no worker was ended");
 }
