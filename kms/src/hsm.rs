@@ -22,6 +22,8 @@ pub struct Held {
     pub versions: Vec<TokenKeyVersion>,
     /// What looks like a version and is not fit for use, each with the label of the token that holds it.
     pub unfit: Vec<(String, UnfitVersion)>,
+    /// Labels of tokens that were not looked into, because they were away or did not answer. What is not found may be there.
+    pub unseen: Vec<String>,
 }
 
 /// A token, reached asynchronously. Every call is bounded in time and fails with
@@ -163,6 +165,7 @@ impl Hsm for Token {
         Ok(Held {
             versions,
             unfit: unfit.into_iter().map(labelled).collect(),
+            unseen: Vec::new(),
         })
     }
 

@@ -425,6 +425,8 @@ async fn a_due_destruction_is_carried_out_once_with_one_receipt() {
     for instance in [&one, &two] {
         let destroyed = |key: &pb::Key| key.versions[0].state() == State::Destroyed;
         until("nobody destroys it", instance, destroyed).await;
+        let key = instance.as_user("user/alice").describe("payroll").await.expect("known");
+        assert_eq!(key.versions[0].detail, "", "nothing is wrong with it");
         let refused = instance
             .as_user("user/alice")
             .unwrap(edeks.clone())

@@ -78,12 +78,17 @@ impl Fleet {
     }
 
     /// The same of certain places, which every token that serves looks for now. Of one that does not answer, what it held
-    /// last counts.
+    /// last counts, and it is named.
     pub(super) async fn look_for(&self, places: &[(KeyName, KeyVersion)]) -> Result<Held, Failure> {
-        let looks = self.members().iter().filter(|member| member.serves());
-        let looks = looks.map(|member| async move { (member, member.token.look_for(places).await) });
+        let (serving, away): (Vec<_>, Vec<_>) = self.members().iter().partition(|member| member.serves());
+        let looks = serving
+            .into_iter()
+            .map(|member| async move { (member, member.token.look_for(places).await) });
         let mut looked = Err(self.none_serves());
-        let mut held = Held::default();
+        let mut held = Held {
+            unseen: away.into_iter().map(|member| member.label().to_owned()).collect(),
+            ..Held::default()
+        };
         for (member, outcome) in futures::future::join_all(looks).await {
             match outcome {
                 Ok(listing) => {
@@ -92,6 +97,7 @@ impl Fleet {
                 }
                 Err(failure) => {
                     tracing::warn!(token = member.label(), "versions could not be looked for: {failure}");
+                    held.unseen.push(member.label().to_owned());
                     looked = looked.map_err(|_| failure);
                 }
             }

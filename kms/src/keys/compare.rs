@@ -62,6 +62,22 @@ pub(super) struct Findings {
     pub(super) open: BTreeSet<Place>,
 }
 
+impl Findings {
+    /// Leaves out what was found of keys of which nothing was kept. What is to be looked at again stays.
+    pub(super) fn leave_out(&mut self, keys: &BTreeSet<KeyName>) {
+        self.changed.retain(|name| !keys.contains(name));
+        for places in [
+            &mut self.unknown,
+            &mut self.planted,
+            &mut self.missing,
+            &mut self.different,
+            &mut self.returned,
+        ] {
+            places.retain(|(name, _)| !keys.contains(name));
+        }
+    }
+}
+
 impl Touched {
     pub(super) fn add(&mut self, name: KeyName) {
         self.names.insert(name);
@@ -98,8 +114,14 @@ impl Look {
         self.held.versions.retain(|found| !is_begun(&found.key, found.version));
     }
 
+    /// The places of a key that it looked at.
+    pub(super) fn places_of(&self, key: &Key) -> Vec<Place> {
+        let looked_at = key.versions.keys().filter(|number| self.covers(&key.name, **number));
+        looked_at.map(|&number| (key.name.clone(), number)).collect()
+    }
+
     /// The places of a key at which something was found.
-    pub(super) fn places_of<'a>(&'a self, name: &'a KeyName) -> impl Iterator<Item = Place> + 'a {
+    pub(super) fn found_of<'a>(&'a self, name: &'a KeyName) -> impl Iterator<Item = Place> + 'a {
         let found = self.held.versions.iter().filter(move |found| found.key == *name);
         found.map(|found| (found.key.clone(), found.version))
     }
@@ -261,6 +283,7 @@ mod tests {
         let held = Held {
             versions: token.to_vec(),
             unfit: Vec::new(),
+            unseen: Vec::new(),
         };
         Look::new(before.clone(), None, held)
     }
@@ -479,6 +502,7 @@ mod tests {
         let held = Held {
             versions: vec![theirs],
             unfit: Vec::new(),
+            unseen: Vec::new(),
         };
         let look = Look::new(keys.clone(), Some(findings.open), held);
         let findings = super::compare(&mut keys, &look, false, 9);

@@ -10,12 +10,12 @@ use strongroom_proto::{EdekSuite, Failure, KeyVersion, Reason, RequestId, kms::v
 use super::{
     Keys,
     key::Key,
-    manage::{Intents, NewKey, is_of, key_bits, taken},
+    manage::{Intents, NewKey, is_of, key_bits, looked_everywhere, taken},
     records::Intent,
     rotation::Rotation,
 };
 use crate::{
-    hsm::Hsm,
+    hsm::{Held, Hsm},
     token::{Origin, TokenKeyVersion, TokenObjectId},
 };
 
@@ -109,11 +109,12 @@ impl<H: Hsm> Keys<H> {
         &self,
         intents: &mut Intents,
         intent: &Intent,
-        token: &[TokenKeyVersion],
+        held: &Held,
     ) -> Result<(), Failure> {
         let mut made = Vec::new();
         for part in parts(intent) {
-            let Some(found) = token.iter().find(|found| is_of(found, &part)) else {
+            let Some(found) = held.versions.iter().find(|found| is_of(found, &part)) else {
+                looked_everywhere(intent, held)?;
                 tracing::warn!(key = %intent.key, "undoing an import of which not every version reached the token");
                 return self.undo_import(intents, intent).await;
             };

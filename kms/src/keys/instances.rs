@@ -263,13 +263,11 @@ impl<H: Hsm> Keys<H> {
 
     async fn take_in_keys(&self, member: &Member, keys: BTreeMap<KeyName, Key>) {
         let mut unchecked = Vec::new();
-        for mut key in keys.into_values() {
-            if let Some(known) = self.table().get(&key.name) {
-                key.keep_presence(known);
-                member.remembers.fetch_or(key.has_lost(known), Ordering::Relaxed);
+        for (name, key) in keys {
+            member.remembers.fetch_or(self.put_stored(key), Ordering::Relaxed);
+            if let Some(key) = self.table().get(&name) {
+                unchecked.extend(key.unchecked().map(|version| (name.clone(), version)));
             }
-            unchecked.extend(key.unchecked().map(|version| (key.name.clone(), version)));
-            self.put(key);
         }
         unchecked.truncate(LOOKED_FOR_MAX);
         if !unchecked.is_empty() && *self.compared.borrow() {

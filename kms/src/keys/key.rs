@@ -71,12 +71,16 @@ impl Key {
         destroyed.any(|(number, _)| known.versions.get(number).is_some_and(|known| !known.is_destroyed()))
     }
 
-    /// Takes over what `known`, an older state of the key, found out about the token.
+    /// Takes over what `known`, an older state of the key, found out about the token. A version destroyed since is in none:
+    /// whoever destroyed it has seen to that.
     pub(crate) fn keep_presence(&mut self, known: &Self) {
         for (number, version) in &mut self.versions {
             let same = known.versions.get(number);
             let same = same.filter(|same| same.kcv == version.kcv && same.token_id == version.token_id);
-            if let Some(same) = same {
+            let Some(same) = same else { continue };
+            if version.is_destroyed() && !same.is_destroyed() {
+                version.presence = Presence::Missing;
+            } else {
                 version.presence = same.presence.clone();
                 version.trouble.clone_from(&same.trouble);
             }

@@ -4,8 +4,8 @@
 //! generates the version, and once a canary has shown that it wraps and unwraps, the version becomes the current one in
 //! the same transaction that removes the intent and stores the request's answer. A crash or a lost answer in between
 //! leaves an intent, which is settled when the token comes up and before the next change of that key: a version that is
-//! in the token is proved and becomes current; one that is not is forgotten, since nobody was told that it exists. A
-//! version in the same place with another id is somebody else's: it only opens until an administrator confirms it.
+//! in the token is proved and becomes current; one that is in none of all tokens is forgotten, since nobody was told that
+//! it exists. While one of them cannot be looked into, the intent stays: the version may be in there. A version in the same place with another id is somebody else's: it only opens until an administrator confirms it.
 //!
 //! None of these futures may be dropped half way: callers run them in a task of their own.
 
@@ -21,7 +21,7 @@ use super::{
     rotation::Rotation,
 };
 use crate::{
-    hsm::Hsm,
+    hsm::{Held, Hsm},
     token::{Kcv, TokenKeyVersion, TokenObjectId, default_suite},
 };
 
@@ -228,16 +228,17 @@ impl<H: Hsm> Keys<H> {
         let Some(intent) = intents.get(name).cloned() else {
             return Ok(());
         };
-        let token = self.hsm.look_for(&intent.places()).await?.versions;
+        let held = self.hsm.look_for(&intent.places()).await?;
         if intent.imports.is_some() {
-            return self.settle_import(intents, &intent, &token).await;
+            return self.settle_import(intents, &intent, &held).await;
         }
-        if token.iter().any(|found| is_of(found, &intent)) {
+        if held.versions.iter().any(|found| is_of(found, &intent)) {
             tracing::warn!(key = %name, version = %intent.version, "finishing a version that was begun before");
             // The first attempt may have ended before every token had it.
             let made = self.hsm.generate(&intent.new_version()).await?;
             self.finish(intents, &intent, &made).await?;
         } else {
+            looked_everywhere(&intent, &held)?;
             tracing::warn!(key = %name, version = %intent.version, "forgetting a version that never reached the token");
             self.forget(intents, name).await?;
         }
@@ -308,6 +309,21 @@ fn no_default_suite() -> Failure {
         "the token serves neither suite kw nor gcm; name another with --suite, and see what it serves with: strongroom token \
          inspect",
     )
+}
+
+/// That no token was left out of the search for what was begun: only then what was not found is nowhere.
+pub(super) fn looked_everywhere(intent: &Intent, held: &Held) -> Result<(), Failure> {
+    if held.unseen.is_empty() {
+        return Ok(());
+    }
+    let (key, version, tokens) = (&intent.key, intent.version, held.unseen.join(", "));
+    Err(Failure::new(
+        Reason::TokenUnavailable,
+        format!(
+            "version {version} of key {key} was begun and may be in a token that cannot be looked into now ({tokens}); bring it back, \
+             or take it out of the configuration for good"
+        ),
+    ))
 }
 
 pub(super) fn taken(intent: &Intent) -> Failure {

@@ -470,13 +470,40 @@ impl<H: Hsm> Keys<H> {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put(&self, key: Key) {
+    /// Puts a key in the table, unless what another instance stored later is there. Answers whether it did.
+    fn put(&self, key: Key) -> bool {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        // What another instance stored later is newer than what this one is about to put.
-        if table.get(&key.name).is_none_or(|known| known.revision <= key.revision) {
+        let newest = table.get(&key.name).is_none_or(|known| known.revision <= key.revision);
+        if newest {
             self.hsm.expect(&key.name, &key.check_values());
             table.insert(key.name.clone(), key);
         }
+        newest
+    }
+
+    /// Changes what is known of a key besides what the store says of it.
+    fn amend(&self, name: &KeyName, change: impl FnOnce(&mut Key)) {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(key) = table.get_mut(name) {
+            change(key);
+        }
+    }
+
+    /// Puts a key in the table as another instance stored it, and keeps what this one has found out about it. Answers whether
+    /// that one has destroyed a version.
+    fn put_stored(&self, mut key: Key) -> bool {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let mut has_lost = false;
+        if let Some(known) = table.get(&key.name) {
+            if known.revision > key.revision {
+                return false;
+            }
+            key.keep_presence(known);
+            has_lost = key.has_lost(known);
+        }
+        self.hsm.expect(&key.name, &key.check_values());
+        table.insert(key.name.clone(), key);
+        has_lost
     }
 
     /// Waits for the token a little; says why it cannot be used if it does not come up.

@@ -254,6 +254,7 @@ impl World {
         let held = Held {
             versions: found,
             unfit: Vec::new(),
+            unseen: Vec::new(),
         };
         let look = Look::new(keys.clone(), None, held);
         compare(&mut keys, &look, false, self.now_ms);

@@ -11,10 +11,12 @@ use std::{
 };
 
 use strongroom_proto::{Failure, KeyName};
+use tokio::sync::watch;
 
 use super::{
     Keys, KeysError,
     compare::{Findings, Look, Place, Touched, compare},
+    key::Key,
     manage::Intents,
     records::Intent,
     version::Presence,
@@ -31,11 +33,16 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Looks of one comparison: the first is at everything, each other one at what changed during the one before.
 const LOOKS_MAX: usize = 6;
 
+/// Pause before what none of those looks could decide is looked at again.
+const LEFT_PAUSE: Duration = Duration::from_secs(10);
+
 impl<H: Hsm> Keys<H> {
     /// Compares the token with the store whenever it comes up, for as long as its supervisor lives.
     pub(crate) async fn follow_token(&self) {
         let mut states = self.hsm.subscribe();
         let mut pause = PAUSE_FIRST;
+        // Where to look: everywhere, or at what the last comparison has left open.
+        let mut places = None;
         loop {
             let state = states.borrow_and_update().clone();
             if state != TokenState::Ready {
@@ -43,16 +50,19 @@ impl<H: Hsm> Keys<H> {
                 self.compared.send_replace(false);
             }
             let outcome = match state {
-                TokenState::Ready => self.reconcile().await,
-                _ => Ok(()),
+                TokenState::Ready => self.reconcile(places.take()).await,
+                _ => Ok(BTreeSet::new()),
             };
             match outcome {
-                Ok(()) => {
+                Ok(left) => {
                     pause = PAUSE_FIRST;
                     *self.obstacle() = None;
                     self.compared.send_replace(state == TokenState::Ready);
-                    if states.changed().await.is_err() {
-                        return;
+                    let left = Some(left).filter(|left| !left.is_empty());
+                    match changed(&mut states, left.is_some()).await {
+                        None => return,
+                        Some(true) => places = None,
+                        Some(false) => places = left,
                     }
                 }
                 Err(failure) => {
@@ -65,10 +75,9 @@ impl<H: Hsm> Keys<H> {
         }
     }
 
-    /// Settles what was begun, then takes in what the token holds.
-    async fn reconcile(&self) -> Result<(), Failure> {
+    /// Settles what was begun, then takes in what the token holds, everywhere or in some places. Answers what is left open.
+    async fn reconcile(&self, mut places: Option<BTreeSet<Place>>) -> Result<BTreeSet<Place>, Failure> {
         self.settle_begun().await;
-        let mut places = None;
         for _ in 0..LOOKS_MAX {
             let look = self.look(places).await?;
             let intents = self.changes.lock().await;
@@ -77,24 +86,30 @@ impl<H: Hsm> Keys<H> {
             self.synced().await?;
             let open = self.take_in(&begun, look.since(self.touched_since())).await?;
             if open.is_empty() {
-                return Ok(());
+                return Ok(open);
             }
             places = Some(open);
         }
         // Each look leaves a fraction of the one before, unless somebody changes the same keys without end.
-        let left = places.map_or(0, |places| places.len());
+        let left = places.unwrap_or_default();
         tracing::warn!(
-            left,
-            "versions changed each time that they were looked at in the token; they are looked at when it comes up again"
+            left = left.len(),
+            pause_s = LEFT_PAUSE.as_secs(),
+            "versions changed each time that they were looked at in the token; they are looked at again after a pause"
         );
-        Ok(())
+        Ok(left)
     }
 
     async fn settle_begun(&self) {
         let begun: Vec<_> = self.changes.lock().await.keys().cloned().collect();
         for name in &begun {
             let mut intents = self.changes.lock().await;
-            if let Err(failure) = self.settle(&mut intents, name).await {
+            // Another instance may have finished it while this one stood still.
+            let settled = match self.adopt(name, &mut intents).await {
+                Ok(()) => self.settle(&mut intents, name).await,
+                failed => failed,
+            };
+            if let Err(failure) = settled {
                 // The next change of the key tries again; all other keys are served meanwhile.
                 tracing::error!(key = %name, reason = %failure.reason, "a version that was begun cannot be finished: {failure}");
             }
@@ -110,6 +125,7 @@ impl<H: Hsm> Keys<H> {
             None => Held {
                 versions: self.hsm.list_versions().await?,
                 unfit: self.hsm.unfit(),
+                unseen: Vec::new(),
             },
             Some(places) => {
                 let places: Vec<_> = places.iter().cloned().collect();
@@ -135,43 +151,53 @@ impl<H: Hsm> Keys<H> {
         look.leave_out(|key, version| begun.get(key).is_some_and(|intent| intent.covers(version)));
         let known = self.table().clone();
         let mut keys = known.clone();
-        let findings = compare(&mut keys, &look, self.hsm.clones(), self.clock.now_ms());
-        report(&findings);
-        let mut open = findings.open;
-        for name in &findings.changed {
-            let Some(key) = keys.get_mut(name) else { continue };
-            match self.ledger.save(known.get(name), key).await {
-                Ok(revision) => key.revision = revision,
-                Err(KeysError::Stale { .. } | KeysError::Claimed { .. }) => {
-                    // Another instance was quicker.
-                    open.extend(look.places_of(name));
-                    keys.remove(name);
+        let mut findings = compare(&mut keys, &look, self.hsm.clones(), self.clock.now_ms());
+        keys.retain(|name, key| known.get(name) != Some(key));
+        let (mut done, mut dropped) = (Ok(()), keys.keys().cloned().collect::<BTreeSet<_>>());
+        for (name, key) in keys {
+            let places = look.places_of(&key);
+            match self.keep(known.get(&name), key, findings.changed.contains(&name)).await {
+                Ok(true) => _ = dropped.remove(&name),
+                // Another instance was quicker.
+                Ok(false) => findings.open.extend(places.into_iter().chain(look.found_of(&name))),
+                Err(error) => {
+                    done = Err(error.into());
+                    break;
                 }
-                Err(error) => return Err(error.into()),
             }
         }
-        for key in keys.into_values().filter(|key| known.get(&key.name) != Some(key)) {
-            self.put(key);
+        findings.leave_out(&dropped);
+        report(&findings);
+        done.map(|()| findings.open)
+    }
+
+    /// Stores what was found of a key, if it is to be stored, and has it known at once, whatever becomes of other keys. Answers
+    /// whether it did: not if another instance stored the key meanwhile.
+    async fn keep(&self, before: Option<&Key>, mut key: Key, changed: bool) -> Result<bool, KeysError> {
+        if changed {
+            match self.ledger.save(before, &key).await {
+                Ok(revision) => key.revision = revision,
+                Err(KeysError::Stale { .. } | KeysError::Claimed { .. }) if self.member.is_some() => return Ok(false),
+                Err(error) => return Err(error),
+            }
         }
-        Ok(open)
+        Ok(self.put(key))
     }
 
     /// Looks for versions that another instance has made, so that it is known that the token holds them.
     pub(super) async fn look_for_unchecked(&self, places: &[Place]) -> Result<(), Failure> {
         let held = self.hsm.look_for(places).await?;
         for found in held.versions {
-            let Some(mut key) = self.table().get(&found.key).cloned() else {
-                continue;
-            };
-            let same_suite = key.suite == found.suite;
-            if let Some(version) = key.versions.get_mut(&found.version)
-                && version.presence == Presence::Unchecked
-                && version.is_in(&found)
-                && same_suite
-            {
-                version.presence = Presence::Present;
-                self.put(key);
-            }
+            self.amend(&found.key, |key| {
+                let same_suite = key.suite == found.suite;
+                if let Some(version) = key.versions.get_mut(&found.version)
+                    && version.presence == Presence::Unchecked
+                    && version.is_in(&found)
+                    && same_suite
+                {
+                    version.presence = Presence::Present;
+                }
+            });
         }
         Ok(())
     }
@@ -197,6 +223,18 @@ impl<H: Hsm> Keys<H> {
     fn touched(&self) -> MutexGuard<'_, Option<Touched>> {
         // Names are added one by one, so that a panic elsewhere leaves nothing half done.
         self.touched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the state changed, or nothing did for as long as there is to wait while something is left; none if it cannot any more.
+async fn changed(states: &mut watch::Receiver<TokenState>, left: bool) -> Option<bool> {
+    let changed = states.changed();
+    if !left {
+        return changed.await.ok().map(|()| true);
+    }
+    match tokio::time::timeout(LEFT_PAUSE, changed).await {
+        Ok(changed) => changed.ok().map(|()| true),
+        Err(_) => Some(false),
     }
 }
 

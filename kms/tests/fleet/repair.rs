@@ -29,10 +29,14 @@ async fn with_a_token_down_no_version_is_made_and_a_repeat_finishes_it() {
         "{failure}"
     );
     assert_eq!(pair.probe(LABELS[0], "dump", &[]), "", "nothing half made");
+    let place = [(new.key.clone(), new.version)];
+    let held = fleet.look_for(&place).await.expect("one serves");
+    assert_eq!((held.versions.len(), held.unseen), (0, vec![LABELS[1].to_owned()]));
 
     pair.return_token(LABELS[1]);
     becomes(&fleet, LABELS[1], |health| *health == Health::Serving).await;
     fleet.generate(&new).await.expect("in both");
+    assert!(fleet.look_for(&place).await.expect("both serve").unseen.is_empty());
     fleet.stop().await;
 }
 

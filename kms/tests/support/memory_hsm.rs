@@ -62,6 +62,8 @@ struct Inside {
     looks: usize,
     fails_look: bool,
     list_takes: Duration,
+    look_takes: Duration,
+    unseen: Vec<String>,
 }
 
 impl MemoryHsm {
@@ -119,6 +121,16 @@ impl MemoryHsm {
     /// How long a listing takes from now on.
     pub fn set_list_takes(&self, pause: Duration) {
         self.inside().list_takes = pause;
+    }
+
+    /// How long it takes from now on to look for places.
+    pub fn set_look_takes(&self, pause: Duration) {
+        self.inside().look_takes = pause;
+    }
+
+    /// Tokens beside this one that cannot be looked into from now on.
+    pub fn set_unseen(&self, labels: &[&str]) {
+        self.inside().unseen = labels.iter().map(ToString::to_string).collect();
     }
 
     /// Has listings that begin from now on end when the guard is dropped, with what they found before.
@@ -267,12 +279,18 @@ impl Hsm for MemoryHsm {
     }
 
     async fn look_for(&self, places: &[(KeyName, KeyVersion)]) -> Result<Held, Failure> {
-        let inside = self.usable()?;
-        let found = places.iter().filter_map(|place| inside.versions.get(place));
-        Ok(Held {
-            versions: found.cloned().collect(),
-            unfit: Vec::new(),
-        })
+        let (held, pause) = {
+            let inside = self.usable()?;
+            let found = places.iter().filter_map(|place| inside.versions.get(place));
+            let held = Held {
+                versions: found.cloned().collect(),
+                unfit: Vec::new(),
+                unseen: inside.unseen.clone(),
+            };
+            (held, inside.look_takes)
+        };
+        tokio::time::sleep(pause).await;
+        Ok(held)
     }
 
     async fn generate(&self, new: &NewVersion) -> Result<TokenKeyVersion, Failure> {

@@ -1,0 +1,351 @@
+//! What a look at the token means when something gets in its way: a token that is away, a full disk, other instances. The
+//! token is a stand-in; disk and database are real.
+
+#[path = "../../storage/kv/tests/cluster/mod.rs"]
+mod cluster;
+mod support;
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use cluster::Cluster;
+use strongroom_kms::token::{Kcv, TokenKeyVersion, TokenObjectId, TokenState};
+use strongroom_kv::{PostgresConfig, StoreConfig};
+use strongroom_proto::{
+    KeyVersion, Reason, RequestId, ZoneId,
+    kms::v1::{self as pb, KeyVersionState as State},
+};
+use support::{Caller, Crash, Kms, MemoryHsm, Site};
+use tokio::{net::TcpListener, sync::watch};
+
+/// How long a test waits for something that must happen.
+const PATIENCE: Duration = Duration::from_secs(40);
+const PERMIT_ALL: &str = "permit (principal, action, resource);";
+
+fn shared(url_file: PathBuf) -> Site {
+    let mut site = Site::with_policy(PERMIT_ALL);
+    site.config.store = StoreConfig::Postgres(PostgresConfig {
+        url_file,
+        ca: None,
+        connections: 8,
+        connect_timeout_ms: 1_000,
+        statement_timeout_ms: 3_000,
+    });
+    site.config.instances.poll_ms = 10;
+    site
+}
+
+/// Waits until `kms` says of a key what is looked for.
+async fn until(what: &str, kms: &Kms<'_>, name: &str, found: impl Fn(&pb::Key) -> bool) {
+    let (started, mut user) = (Instant::now(), kms.as_user("user/alice"));
+    loop {
+        let key = user.describe(name).await;
+        if key.as_ref().is_ok_and(&found) {
+            return;
+        }
+        assert!(started.elapsed() < PATIENCE, "{what}: {key:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A version that nobody here has made.
+fn planted(like: &TokenKeyVersion, name: &str, version: u32) -> TokenKeyVersion {
+    TokenKeyVersion {
+        key: name.parse().expect("a key name"),
+        version: KeyVersion(version),
+        kcv: Kcv::from_bytes([7; 3]),
+        token_id: TokenObjectId::generate(),
+        ..like.clone()
+    }
+}
+
+/// The token that a version was made in goes away before it answers, and another one is up that has never heard of it.
+#[tokio::test]
+async fn what_was_begun_is_not_forgotten_while_a_token_is_away_that_may_hold_it() {
+    let (site, hsm) = (Site::with_policy(PERMIT_ALL), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let mut admin = kms.as_user("user/alice");
+    admin.create("k").await.expect("made");
+    let request = RequestId::generate();
+    hsm.crash_at_next(Crash::AfterGenerate);
+    admin.roll_as("k", request).await.expect_err("the token went away");
+    let made = hsm.lose("k", 1);
+    hsm.set_unseen(&["hsm-a"]);
+    // Once by itself, and once by a caller.
+    hsm.wait_list(|| hsm.set_state(TokenState::Ready)).await;
+    let failure = admin.roll("k").await.expect_err("the version may be in there");
+    assert_eq!(failure.reason, Reason::TokenUnavailable, "{failure}");
+    assert!(
+        failure.message.contains("hsm-a") && failure.message.contains("version 1 of key k"),
+        "{failure}"
+    );
+
+    hsm.put(made);
+    hsm.set_unseen(&[]);
+    hsm.wait_list(|| hsm.set_state(TokenState::Ready)).await;
+    let key = admin.roll_as("k", request).await.expect("finished");
+    assert_eq!((key.current_version, key.versions.len()), (Some(1), 2), "{key:?}");
+    let minted = kms
+        .as_user("service/metadata")
+        .mint("k", ZoneId::generate(), 1)
+        .await
+        .expect("nobody has to confirm it");
+    assert_eq!(minted[0].key_version, 1);
+    kms.stop().await;
+}
+
+/// A file system of its own, small enough to fill. Needs root, as CI has it.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(mebibytes: u32) -> Self {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs"])
+            .arg(directory.path())
+            .status()
+            .expect("mount runs");
+        assert!(mounted.success(), "cannot mount a tmpfs; run this test as root");
+        Self(directory)
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.0.path().join("ballast")
+    }
+
+    fn fill(&self) {
+        let mut file = fs::File::create(self.ballast()).expect("create");
+        while file.write_all(&[1; 256 << 10]).is_ok() {}
+        while file.write_all(&[1]).is_ok() {}
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+async fn count(caller: &mut Caller) -> usize {
+    let (mut count, mut after) = (0, String::new());
+    loop {
+        let page = caller.list(&after, 1000).await.expect("permitted").keys;
+        count += page.len();
+        match page.last() {
+            Some(last) => after.clone_from(&last.name),
+            None => return count,
+        }
+    }
+}
+
+/// The store is lost and is built again from the token; the disk gets full on the way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_gets_full_while_keys_are_taken_in_costs_none_of_them() {
+    const KEYS: usize = 1500;
+    let mut pause = Duration::from_millis(100);
+    loop {
+        let (site, hsm, disk) = (Site::with_policy(PERMIT_ALL), MemoryHsm::new(), SmallDisk::mount(24));
+        let store = site.config.data_dir.join("keys.redb");
+        fs::create_dir_all(&site.config.data_dir).expect("made");
+        std::os::unix::fs::symlink(disk.0.path().join("keys.redb"), store).expect("a link");
+        let kms = site.start(&hsm).await;
+        let mut admin = kms.as_user("user/alice");
+        admin.create("k").await.expect("made");
+        let like = hsm.lose("k", 0);
+        hsm.put(like.clone());
+        for n in 0..KEYS {
+            hsm.put(planted(&like, &format!("key-{n:04}"), 0));
+        }
+        hsm.set_state(TokenState::Ready);
+        tokio::time::sleep(pause).await;
+        disk.fill();
+        let taken_in = loop {
+            let before = count(&mut admin).await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            if count(&mut admin).await == before {
+                break before;
+            }
+        };
+        fs::remove_file(disk.ballast()).expect("room");
+        let started = Instant::now();
+        while count(&mut admin).await != KEYS + 1 {
+            let known = count(&mut admin).await;
+            assert!(started.elapsed() < PATIENCE, "{known} of {KEYS}, {taken_in} before");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        kms.stop().await;
+        if (2..KEYS).contains(&taken_in) {
+            return;
+        }
+        // The disk was full too early or too late to show anything.
+        pause = if taken_in < 2 { pause * 2 } else { pause / 2 };
+        assert!(!pause.is_zero(), "never in between");
+    }
+}
+
+/// What a look found of a key is not lost because another instance stores that key before it is taken in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_look_found_is_looked_at_again_if_another_instance_stored_the_key_meanwhile() {
+    let cluster = Cluster::start();
+    let url_file = cluster.fresh_url();
+    let (here, there) = (shared(url_file.clone()), shared(url_file));
+    // The other one's token is another stand-in, so that it finds nothing itself.
+    let (hsm, other) = (MemoryHsm::new(), MemoryHsm::new());
+    let (one, two) = (here.start(&hsm).await, there.start(&other).await);
+    let mut alice = one.as_user("user/alice");
+    alice.create("zz").await.expect("made");
+    let lost = hsm.lose("zz", 0);
+    other.put(lost.clone());
+    // Each of them is stored, which takes a moment.
+    for n in 0..150 {
+        hsm.put(planted(&lost, &format!("key-{n:03}"), 0));
+    }
+    let updates = Updates::of(&two, "zz");
+    hsm.set_state(TokenState::Ready);
+    until("all are taken in", &one, "key-149", |_| true).await;
+    updates.end().await;
+    let missing = |key: &pb::Key| key.versions[0].state() == State::Missing;
+    until("that it is gone is found out", &one, "zz", missing).await;
+    one.stop().await;
+    two.stop().await;
+}
+
+/// As long as somebody changes a key, nothing unknown of it is taken in; afterwards it is, although no token comes up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_no_look_could_decide_is_looked_at_again_after_a_pause() {
+    let cluster = Cluster::start();
+    let url_file = cluster.fresh_url();
+    let (here, there) = (shared(url_file.clone()), shared(url_file));
+    let (hsm, other) = (MemoryHsm::new(), MemoryHsm::new());
+    let (one, two) = (here.start(&hsm).await, there.start(&other).await);
+    let mut alice = one.as_user("user/alice");
+    alice.create("k").await.expect("made");
+    let known = hsm.lose("k", 0);
+    hsm.put(known.clone());
+    hsm.put(planted(&known, "k", 5));
+    let updates = Updates::of(&two, "k");
+    let pause = Duration::from_millis(300);
+    hsm.set_list_takes(pause);
+    hsm.set_look_takes(pause);
+    hsm.wait_list(|| hsm.set_state(TokenState::Ready)).await;
+    tokio::time::sleep(pause * 12).await;
+    assert_eq!(alice.describe("k").await.expect("there").versions.len(), 1);
+    updates.end().await;
+    until("it is taken in", &one, "k", |key| key.versions.len() == 2).await;
+    one.stop().await;
+    two.stop().await;
+}
+
+/// Somebody who changes a key without end.
+struct Updates {
+    stop: Arc<AtomicBool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Updates {
+    fn of(kms: &Kms<'_>, name: &'static str) -> Self {
+        let (stop, mut user) = (Arc::new(AtomicBool::new(false)), kms.as_user("user/bob"));
+        let stopped = Arc::clone(&stop);
+        let task = tokio::spawn(async move {
+            for n in 0_u32.. {
+                if stopped.load(Ordering::SeqCst) {
+                    return;
+                }
+                let request = pb::UpdateKeyRequest {
+                    name: name.to_owned(),
+                    description: Some(format!("the {n}th")),
+                    ..pb::UpdateKeyRequest::default()
+                };
+                _ = user.update(request).await;
+            }
+        });
+        Self { stop, task }
+    }
+
+    async fn end(self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.task.await.expect("no panic");
+    }
+}
+
+/// A way to the database that can be cut.
+struct Way(watch::Sender<bool>);
+
+impl Way {
+    /// Answers also a file with the URL by that way, of the database that `url_file` is of.
+    async fn to(port: u16, url_file: &Path) -> (Self, PathBuf) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let own = listener.local_addr().expect("bound").port();
+        let open = watch::Sender::new(true);
+        let mut opened = open.subscribe();
+        tokio::spawn(async move {
+            while let Ok((mut from, _)) = listener.accept().await {
+                let Ok(mut to) = tokio::net::TcpStream::connect(("127.0.0.1", port)).await else {
+                    continue;
+                };
+                if !*opened.borrow_and_update() {
+                    continue;
+                }
+                let mut opened = opened.clone();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut from, &mut to) => {}
+                        _ = opened.wait_for(|open| !open) => {}
+                    }
+                });
+            }
+        });
+        let path = url_file.with_extension("way.url");
+        fs::copy(url_file, &path).expect("copied with its rights");
+        let url = fs::read_to_string(url_file).expect("there");
+        fs::write(&path, url.replace(&format!(":{port}/"), &format!(":{own}/"))).expect("written");
+        (Self(open), path)
+    }
+
+    fn set_open(&self, open: bool) {
+        self.0.send_replace(open);
+    }
+}
+
+/// An instance that was cut off still remembers a version that it began and that another one has finished.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_another_instance_has_finished_is_not_left_out_of_the_comparison() {
+    let cluster = Cluster::start();
+    let url_file = cluster.fresh_url();
+    let (way, cut) = Way::to(cluster.port(), &url_file).await;
+    let (here, there) = (shared(cut), shared(url_file));
+    let hsm = MemoryHsm::new();
+    let (one, two) = (here.start(&hsm).await, there.start(&hsm).await);
+    let mut alice = one.as_user("user/alice");
+    alice.create("k").await.expect("made");
+    hsm.crash_at_next(Crash::AfterGenerate);
+    alice.roll("k").await.expect_err("the token's answer was lost");
+    way.set_open(false);
+    let finished = |key: &pb::Key| key.current_version == Some(1);
+    until("the version is finished", &two, "k", finished).await;
+    way.set_open(true);
+    until("it is known", &one, "k", finished).await;
+    // The token is compared; what is found of others shows when that has ended.
+    hsm.put(planted(&hsm.lose("k", 0), "later", 0));
+    hsm.set_state(TokenState::Ready);
+    until("the token is compared", &one, "later", |_| true).await;
+    let lost = |key: &pb::Key| key.versions[0].state() == State::Missing;
+    until("what is lost is found out", &one, "k", lost).await;
+    let key = alice.describe("k").await.expect("there");
+    assert_eq!(key.versions[1].state(), State::Active, "{key:?}");
+    one.as_user("service/metadata")
+        .mint("k", ZoneId::generate(), 1)
+        .await
+        .expect("its newest version is where it was");
+    one.stop().await;
+    two.stop().await;
+}
