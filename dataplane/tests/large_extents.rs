@@ -1,5 +1,4 @@
 //! Extents written in pieces, and sealed and opened on several cores, are those that are sealed block by block.
-#![allow(clippy::print_stdout, reason = "tests print their seeds")]
 
 mod seed;
 

@@ -1,5 +1,4 @@
 //! Streams, spills and cores against the plain operation, under random use.
-#![allow(clippy::print_stdout, reason = "tests print their seeds")]
 
 mod seed;
 

@@ -1,7 +1,7 @@
 //! AES-CTR: vectors of NIST, every backend against the portable one and that one against a naive one, edges of buffers,
 //! positions and counters.
 
-#![allow(clippy::print_stdout, reason = "tests print their seeds")]
+#![allow(clippy::print_stdout, reason = "a process that a test starts says what it uses")]
 
 mod backends;
 mod bounds;

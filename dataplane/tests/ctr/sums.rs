@@ -62,6 +62,29 @@ fn one_checksum_at_every_length() {
     }
 }
 
+/// Four times what the widest kernel takes at once, where there is a table: it makes checksums one group late, so that every
+/// number of groups and every rest is a case of its own.
+#[test]
+fn one_checksum_at_every_length_and_start_of_the_widest() {
+    const LENGTH: usize = 4 << 10;
+    let plain = pattern(LENGTH + 17);
+    let widest = backends().into_iter().filter(|backend| backend.name() == "vaes512");
+    for (key, backend) in widest.flat_map(|backend| keys().map(|key| (key, backend))) {
+        let stream = keystream(key, IV, 0, plain.len());
+        let ctr = ctr(key, IV, backend, true);
+        let check = |start: usize, length: usize| {
+            let (plain, stream) = (&plain[start..start + length], &stream[start..start + length]);
+            check_one(&ctr, start as u64, plain, &xor(plain, stream));
+        };
+        for length in 0..=LENGTH {
+            check(length % 3 * 8, length);
+        }
+        for length in (0..=LENGTH).step_by(97).chain([LENGTH]) {
+            (0..17).for_each(|start| check(start, length));
+        }
+    }
+}
+
 /// Both directions, in place and across, from the start and going on from a part.
 fn check_one(ctr: &Ctr, position: u64, plain: &[u8], cipher: &[u8]) {
     let expected = crc32c(cipher);
