@@ -56,6 +56,14 @@ impl Contestant {
         }
     }
 
+    /// Something of ours that says how long it took.
+    pub(crate) fn own_timing_itself(name: &'static str, run: impl FnMut(usize) -> Duration + 'static) -> Self {
+        Self {
+            is_ours: true,
+            ..Self::timing_itself(name, run)
+        }
+    }
+
     /// Something that ours are held against.
     pub(crate) fn other(name: &'static str, run: impl FnMut(usize) + 'static) -> Self {
         Self {

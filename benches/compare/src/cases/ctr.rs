@@ -1,8 +1,8 @@
 //! AES-CTR, in place and (`copy`) from one buffer to another.
 
-use std::hint::black_box;
+use std::{hint::black_box, rc::Rc};
 
-use super::{Case, KEY_128, KEY_256, aligned, pattern};
+use super::{Case, KEY_128, KEY_256, SharedBuffer, pattern, shared};
 use crate::{
     ipsec::Ipsec,
     limit,
@@ -37,29 +37,27 @@ pub(super) fn cases() -> Vec<Case> {
 fn contestants(key: &'static [u8], bytes: usize, across: bool) -> Vec<Contestant> {
     let mut ciphers = ctr_ciphers(key);
     let expected = verify(&mut ciphers, bytes);
+    let (from, to) = (across.then(|| shared(bytes)), shared(bytes));
     let mut contestants: Vec<Contestant> = ciphers
         .into_iter()
-        .map(|cipher| contestant(cipher, bytes, across))
+        .map(|cipher| contestant(cipher, from.as_ref(), &to))
         .collect();
     if let Some(mut ipsec) = Ipsec::start(key, &IV, bytes, across) {
         assert!(ipsec.show(bytes) == expected, "ipsec-mb is wrong at {bytes} bytes");
         contestants.push(Contestant::timing_itself("ipsec-mb", move |count| ipsec.run(count)));
     }
     contestants.push(limit::aes_contestant(key.len(), bytes));
-    contestants.push(limit::memory_contestant(bytes, across));
+    contestants.extend(limit::narrower_contestants(key.len(), bytes));
+    contestants.push(limit::memory_contestant(bytes, from.as_ref(), &to));
     contestants
 }
 
-fn contestant(mut cipher: Box<dyn CtrCipher>, bytes: usize, across: bool) -> Contestant {
+fn contestant(mut cipher: Box<dyn CtrCipher>, from: Option<&SharedBuffer>, to: &SharedBuffer) -> Contestant {
     let (name, is_ours) = (cipher.name(), cipher.is_ours());
-    let from = aligned(if across { bytes } else { 0 });
-    let mut to = aligned(bytes);
-    let run = move |count| {
-        if across {
-            cipher.across_times(black_box(&from), &mut to, count);
-        } else {
-            cipher.in_place_times(black_box(&mut to), count);
-        }
+    let (from, to) = (from.map(Rc::clone), Rc::clone(to));
+    let run = move |count| match &from {
+        Some(from) => cipher.across_times(black_box(&from.borrow()), &mut to.borrow_mut(), count),
+        None => cipher.in_place_times(black_box(&mut to.borrow_mut()), count),
     };
     if is_ours {
         Contestant::own(name, run)

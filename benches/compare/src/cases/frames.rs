@@ -5,7 +5,7 @@ use std::{hint::black_box, rc::Rc};
 
 use strongroom_dataplane::{DataKey, ExtentKey, Geometry};
 
-use super::{BLOCK, Case, KEY_256, Shared};
+use super::{BLOCK, Case, KEY_256, Shared, with_tag_room};
 use crate::measure::Contestant;
 
 const READ: u32 = 4 << 10;
@@ -46,8 +46,8 @@ struct Entrant {
 }
 
 fn sealing(frame: u32, shared: &Shared, entrant: Entrant) -> Contestant {
-    let (key, shared) = (key(frame), Rc::clone(&shared.sealed));
-    let bytes = key.geometry().sealed_bytes(BLOCK) as usize;
+    let (key, block) = sealed(frame);
+    let (bytes, shared) = (block.len(), Rc::clone(&shared.sealed));
     let seal = move || {
         let block = &mut shared.borrow_mut()[..bytes];
         _ = black_box(key.seal_block(0, true, block).expect("a whole block"));
@@ -91,15 +91,22 @@ fn reading(frame: u32, shared: &Shared, entrant: Entrant) -> Contestant {
 }
 
 /// A sealed block in which every 4 KiB begin with their number.
+///
+/// # Panics
+/// If it does not open to that.
 fn sealed(frame: u32) -> (ExtentKey, Vec<u8>) {
     let key = key(frame);
     let geometry = key.geometry();
-    let mut block = vec![0x5a; geometry.sealed_bytes(BLOCK) as usize];
-    for place in 0..BLOCK / READ {
-        let offset = geometry.sealed_offset(place * READ) as usize;
-        block[offset..offset + 4].copy_from_slice(&place.to_be_bytes());
+    let mut plain = vec![0x5a; BLOCK as usize];
+    for (place, bytes) in plain.chunks_mut(READ as usize).enumerate() {
+        bytes[..4].copy_from_slice(&(place as u32).to_be_bytes());
     }
+    let mut block = with_tag_room(&plain, geometry);
     key.seal_block(0, true, &mut block).expect("a whole block");
+    let mut opened = vec![0; BLOCK as usize];
+    key.open_frames(BLOCK.into(), 0, &block, &mut opened)
+        .expect("what was sealed opens");
+    assert!(opened == plain, "frames of {frame} bytes open to what was sealed");
     (key, block)
 }
 

@@ -7,13 +7,12 @@ use crc_fast::{CrcAlgorithm, checksum};
 use openssl::symm::{self, Cipher};
 use strongroom_dataplane::{DataKey, ExtentKey, Geometry};
 
-use super::{BLOCK, Case, KEY_256, Shared, pattern};
+use super::{BLOCK, Case, KEY_256, Shared, TAG, pattern};
 use crate::{limit, measure::Contestant};
 
 const NONCE: [u8; 12] = *b"one for each";
 /// As many as ours authenticates with a frame.
 const ADDITIONAL: [u8; 38] = [7; 38];
-const TAG: usize = 16;
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -87,10 +86,14 @@ fn opening(frame: u32) -> Vec<Contestant> {
         let messages = messages.zip(opened.chunks_mut(frame as usize)).zip(&tags);
         messages.for_each(|((message, opened), tag)| open_aws_lc(message, tag, opened));
     };
+    let mut fill_theirs = shared.filler(text);
+    fill_theirs();
+    open_theirs();
+    assert!(*shared.plain.borrow() == pattern(BLOCK as usize), "opened by AWS-LC");
     vec![
         Contestant::readied("frames", true, shared.filler(block), open_own),
         limit::aes_contestant(KEY_256.len(), BLOCK as usize),
-        Contestant::readied("aws-lc", false, shared.filler(text), open_theirs),
+        Contestant::readied("aws-lc", false, fill_theirs, open_theirs),
     ]
 }
 

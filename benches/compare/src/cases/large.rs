@@ -1,11 +1,10 @@
-//! AES-256-CTR of more than any cache holds. All of a case's contestants share their buffers, which would not fit
-//! otherwise; they are too long to be measured unless asked for.
+//! AES-256-CTR of more than any cache holds; too long to be measured unless asked for.
 
-use std::{cell::RefCell, hint::black_box, rc::Rc};
+use std::{hint::black_box, rc::Rc};
 
-use strongroom_dataplane::{Ctr, CtrKey, PooledBuffer};
+use strongroom_dataplane::{Ctr, CtrKey};
 
-use super::{Case, KEY_256, aligned};
+use super::{Case, KEY_256, SharedBuffer, shared};
 use crate::{
     limit,
     measure::Contestant,
@@ -14,8 +13,6 @@ use crate::{
 
 /// Pieces that ours writes through the cache: larger copies go around it.
 const ORDINARY: usize = 8 << 20;
-
-type Shared = Rc<RefCell<PooledBuffer>>;
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -30,6 +27,7 @@ pub(super) fn cases() -> Vec<Case> {
 fn in_place(bytes: usize) -> Vec<Contestant> {
     let buffer = shared(bytes);
     verify(&mut buffer.borrow_mut());
+    let memory = limit::memory_contestant(bytes, None, &buffer);
     let (own, theirs) = (Rc::clone(&buffer), buffer);
     let (ctr, aws_lc) = (ctr(), AwsLc::new(KEY_256));
     vec![
@@ -42,13 +40,12 @@ fn in_place(bytes: usize) -> Vec<Contestant> {
             (0..count).for_each(|_| aws_lc.encrypt(black_box(&mut theirs.borrow_mut())));
         }),
         limit::aes_contestant(KEY_256.len(), bytes),
-        limit::memory_contestant(bytes, false),
+        memory,
     ]
 }
 
 fn across(bytes: usize) -> Vec<Contestant> {
     let (from, to) = (shared(bytes), shared(bytes));
-    verify_copy(&from.borrow(), &mut to.borrow_mut());
     let (one, pieces, mut aws_lc) = (ctr(), ctr(), AwsLc::new(KEY_256));
     vec![
         copier("best", true, (&from, &to), move |from, to| {
@@ -63,16 +60,18 @@ fn across(bytes: usize) -> Vec<Contestant> {
         }),
         copier("aws-lc", false, (&from, &to), move |from, to| aws_lc.across(from, to)),
         limit::aes_contestant(KEY_256.len(), bytes),
-        limit::memory_contestant(bytes, true),
+        limit::memory_contestant(bytes, Some(&from), &to),
     ]
 }
 
 fn copier(
     name: &'static str,
     is_ours: bool,
-    (from, to): (&Shared, &Shared),
+    (from, to): (&SharedBuffer, &SharedBuffer),
     mut copy: impl FnMut(&[u8], &mut [u8]) + 'static,
 ) -> Contestant {
+    copy(&from.borrow(), &mut to.borrow_mut());
+    verify_copy(name, &from.borrow(), &mut to.borrow_mut());
     let (from, to) = (Rc::clone(from), Rc::clone(to));
     let run = move |count| {
         for _ in 0..count {
@@ -86,20 +85,18 @@ fn copier(
     }
 }
 
-fn shared(bytes: usize) -> Shared {
-    Rc::new(RefCell::new(aligned(bytes)))
-}
-
 fn ctr() -> Ctr {
     Ctr::new(CtrKey::try_from(KEY_256).expect("32 bytes"), &IV)
 }
 
 /// # Panics
-/// If AWS-LC does not undo the copy that ours made.
-fn verify_copy(from: &[u8], to: &mut [u8]) {
-    ctr().apply_to(0, from, to).expect("a position");
-    AwsLc::new(KEY_256).encrypt(to);
-    assert!(from == to, "back to what it was");
+/// If a copy is not undone where it lies: ours by AWS-LC, theirs by ours.
+fn verify_copy(name: &str, from: &[u8], to: &mut [u8]) {
+    match name {
+        "aws-lc" => ctr().apply(0, to).expect("a position"),
+        _ => AwsLc::new(KEY_256).encrypt(to),
+    }
+    assert!(from == to, "{name}: back to what it was");
 }
 
 /// # Panics

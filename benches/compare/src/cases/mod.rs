@@ -10,7 +10,7 @@ mod sums;
 
 use std::{cell::RefCell, rc::Rc};
 
-use strongroom_dataplane::{BufferPool, PooledBuffer};
+use strongroom_dataplane::{BufferPool, Geometry, PooledBuffer};
 
 use crate::{
     measure::{Contestant, Effort, Times, interleaved},
@@ -19,6 +19,7 @@ use crate::{
 
 /// Plaintext bytes of a full block.
 const BLOCK: u32 = 4 << 20;
+const TAG: usize = 16;
 const KEY_128: &[u8] = b"a key of sixteen";
 const KEY_256: &[u8] = b"a key of thirty-two bytes, AES-2";
 
@@ -103,7 +104,14 @@ fn aligned(bytes: usize) -> PooledBuffer {
     buffer
 }
 
-/// Buffers that all contestants of a case share: which pages a buffer has decides as much as who works on it.
+/// A buffer that all contestants of a case share: which pages a buffer has decides as much as who works on it.
+pub(crate) type SharedBuffer = Rc<RefCell<PooledBuffer>>;
+
+fn shared(bytes: usize) -> SharedBuffer {
+    Rc::new(RefCell::new(aligned(bytes)))
+}
+
+/// What a case of frames shares.
 #[derive(Clone)]
 struct Shared {
     sealed: Rc<RefCell<Vec<u8>>>,
@@ -124,6 +132,16 @@ impl Shared {
         let shared = Rc::clone(&self.sealed);
         move || shared.borrow_mut()[..sealed.len()].copy_from_slice(&sealed)
     }
+}
+
+/// Whole frames of plaintext, each followed by room for its tag.
+fn with_tag_room(plain: &[u8], geometry: Geometry) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(plain.len() + plain.len() / geometry.frame_bytes() as usize * TAG);
+    for frame in plain.chunks(geometry.frame_bytes() as usize) {
+        bytes.extend_from_slice(frame);
+        bytes.extend_from_slice(&[0; TAG]);
+    }
+    bytes
 }
 
 /// Bytes that differ from their neighbours.

@@ -37,6 +37,9 @@ fn expansion(key: &'static [u8]) -> Vec<Contestant> {
 
 fn first_message(key: &'static [u8]) -> Vec<Contestant> {
     let (mut ours, mut theirs) = (vec![0; FIRST], vec![0; FIRST]);
+    own(key).apply(0, &mut ours).expect("a position");
+    AwsLc::new(key).encrypt(&mut theirs);
+    assert!(ours == theirs, "a first message");
     vec![
         repeated(true, "best", move || {
             own(black_box(key)).apply(0, black_box(&mut ours)).expect("a position")

@@ -1,18 +1,19 @@
 //! AES-CTR with the CRC-32C of the ciphertext, one for all or one for each 512 bytes: ours in one pass, against encryption
 //! alone and against two passes, ours and others'.
 
-use std::{hint::black_box, num::NonZeroUsize};
+use std::{hint::black_box, num::NonZeroUsize, rc::Rc};
 
 use crc_fast::{CrcAlgorithm, checksum};
 use strongroom_dataplane::{Ctr, CtrKey, Direction};
 
-use super::{Case, KEY_128, KEY_256, aligned, pattern};
+use super::{Case, KEY_128, KEY_256, SharedBuffer, pattern, shared};
 use crate::{
     measure::Contestant,
     peers::{AwsLc, CtrCipher, IV},
 };
 
 const CHUNK: usize = 512;
+const CHUNK_BYTES: NonZeroUsize = NonZeroUsize::new(CHUNK).expect("not 0");
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -26,19 +27,29 @@ pub(super) fn cases() -> Vec<Case> {
     cases
 }
 
+/// What all contestants of a case share.
+#[derive(Clone)]
+struct Buffers {
+    from: SharedBuffer,
+    to: SharedBuffer,
+}
+
 fn contestants(key: &'static [u8], bytes: usize) -> Vec<Contestant> {
-    let aws_lc = AwsLc::new(key);
-    verify(key, &aws_lc, &pattern(bytes));
+    verify(key, &pattern(bytes));
+    let buffers = &Buffers {
+        from: shared(bytes),
+        to: shared(bytes),
+    };
     vec![
-        one(warm(key), bytes, Direction::Encrypt, "one"),
-        one(warm(key), bytes, Direction::Decrypt, "one-back"),
-        chunked(warm(key), bytes, Direction::Encrypt, "each512"),
-        chunked(warm(key), bytes, Direction::Decrypt, "each512-back"),
-        Contestant::other("without", encrypt(warm(key), bytes, |_| ())),
-        Contestant::other("two-passes", encrypt(warm(key), bytes, sum)),
-        Contestant::other("two-passes/512", encrypt(warm(key), bytes, sum_chunks)),
-        Contestant::other("aws-lc+crc-fast", peer(aws_lc, bytes, sum)),
-        Contestant::other("aws-lc+crc-fast/512", peer(AwsLc::new(key), bytes, sum_chunks)),
+        one(warm(key), buffers, Direction::Encrypt, "one"),
+        one(warm(key), buffers, Direction::Decrypt, "one-back"),
+        chunked(warm(key), buffers, Direction::Encrypt, "each512"),
+        chunked(warm(key), buffers, Direction::Decrypt, "each512-back"),
+        Contestant::other("without", encrypt(warm(key), buffers, |_| ())),
+        Contestant::other("two-passes", encrypt(warm(key), buffers, sum)),
+        Contestant::other("two-passes/512", encrypt(warm(key), buffers, sum_chunks)),
+        Contestant::other("aws-lc+crc-fast", peer(AwsLc::new(key), buffers, sum)),
+        Contestant::other("aws-lc+crc-fast/512", peer(AwsLc::new(key), buffers, sum_chunks)),
     ]
 }
 
@@ -48,44 +59,43 @@ fn warm(key: &[u8]) -> Ctr {
     ctr
 }
 
-fn one(ctr: Ctr, bytes: usize, direction: Direction, name: &'static str) -> Contestant {
-    let (from, mut to) = (aligned(bytes), aligned(bytes));
-    Contestant::own(name, move |count| {
-        for _ in 0..count {
-            let crc = ctr.apply_to_summed(0, black_box(&from), &mut to, direction, 0);
-            black_box(crc.expect("a position"));
-        }
+fn one(ctr: Ctr, buffers: &Buffers, direction: Direction, name: &'static str) -> Contestant {
+    let run = repeated(buffers, move |from, to| {
+        let crc = ctr.apply_to_summed(0, from, to, direction, 0);
+        black_box(crc.expect("a position"));
+    });
+    Contestant::own(name, run)
+}
+
+fn chunked(ctr: Ctr, buffers: &Buffers, direction: Direction, name: &'static str) -> Contestant {
+    let mut sums = vec![0; buffers.to.borrow().len() / CHUNK];
+    let run = repeated(buffers, move |from, to| {
+        ctr.apply_to_chunk_sums(0, from, to, direction, CHUNK_BYTES, &mut sums)
+            .expect("a position");
+        black_box(&sums);
+    });
+    Contestant::own(name, run)
+}
+
+fn encrypt(ctr: Ctr, buffers: &Buffers, after: fn(&[u8])) -> impl FnMut(usize) + use<> {
+    repeated(buffers, move |from, to| {
+        ctr.apply_to(0, from, to).expect("a position");
+        after(to);
     })
 }
 
-fn chunked(ctr: Ctr, bytes: usize, direction: Direction, name: &'static str) -> Contestant {
-    let (from, mut to, mut sums) = (aligned(bytes), aligned(bytes), vec![0; bytes / CHUNK]);
-    let chunk = NonZeroUsize::new(CHUNK).expect("not 0");
-    Contestant::own(name, move |count| {
-        for _ in 0..count {
-            ctr.apply_to_chunk_sums(0, black_box(&from), &mut to, direction, chunk, &mut sums)
-                .expect("a position");
-            black_box(&sums);
-        }
+fn peer(mut aws_lc: AwsLc, buffers: &Buffers, after: fn(&[u8])) -> impl FnMut(usize) + use<> {
+    repeated(buffers, move |from, to| {
+        aws_lc.across(from, to);
+        after(to);
     })
 }
 
-fn encrypt(ctr: Ctr, bytes: usize, after: fn(&[u8])) -> impl FnMut(usize) {
-    let (from, mut to) = (aligned(bytes), aligned(bytes));
+fn repeated<W: FnMut(&[u8], &mut [u8])>(buffers: &Buffers, mut work: W) -> impl FnMut(usize) + use<W> {
+    let (from, to) = (Rc::clone(&buffers.from), Rc::clone(&buffers.to));
     move |count| {
         for _ in 0..count {
-            ctr.apply_to(0, black_box(&from), &mut to).expect("a position");
-            after(&to);
-        }
-    }
-}
-
-fn peer(mut aws_lc: AwsLc, bytes: usize, after: fn(&[u8])) -> impl FnMut(usize) {
-    let (from, mut to) = (aligned(bytes), aligned(bytes));
-    move |count| {
-        for _ in 0..count {
-            aws_lc.across(black_box(&from), &mut to);
-            after(&to);
+            work(black_box(&from.borrow()), &mut to.borrow_mut());
         }
     }
 }
@@ -99,30 +109,37 @@ fn sum_chunks(bytes: &[u8]) {
 }
 
 /// # Panics
-/// If ciphertext or checksums are not those of AWS-LC and crc-fast.
-fn verify(key: &[u8], aws_lc: &AwsLc, plain: &[u8]) {
-    let mut expected = plain.to_vec();
-    aws_lc.encrypt(&mut expected);
-    let (ctr, mut own) = (warm(key), plain.to_vec());
-    let crc = ctr
-        .apply_summed(0, &mut own, Direction::Encrypt, 0)
+/// If ciphertext, plaintext or checksums of anything timed are not those of AWS-LC and crc-fast.
+fn verify(key: &[u8], plain: &[u8]) {
+    let mut cipher = plain.to_vec();
+    AwsLc::new(key).encrypt(&mut cipher);
+    verify_one_way(key, plain, &cipher, Direction::Encrypt);
+    verify_one_way(key, &cipher, plain, Direction::Decrypt);
+    let mut to = vec![0; plain.len()];
+    warm(key).apply_to(0, plain, &mut to).expect("a position");
+    assert!(to == cipher, "ciphertext without a checksum");
+    to.fill(0);
+    AwsLc::new(key).across(plain, &mut to);
+    assert!(to == cipher, "AWS-LC's in place and elsewhere");
+}
+
+fn verify_one_way(key: &[u8], from: &[u8], expected: &[u8], direction: Direction) {
+    let cipher = match direction {
+        Direction::Encrypt => expected,
+        Direction::Decrypt => from,
+    };
+    let (ctr, mut to) = (warm(key), vec![0; from.len()]);
+    let crc = ctr.apply_to_summed(0, from, &mut to, direction, 0);
+    let whole = checksum(CrcAlgorithm::Crc32Iscsi, cipher);
+    assert_eq!(crc.map(u64::from), Ok(whole), "one checksum, {direction:?}");
+    assert!(to == expected, "bytes beside a checksum, {direction:?}");
+    let mut sums = vec![0; from.len() / CHUNK];
+    to.fill(0);
+    ctr.apply_to_chunk_sums(0, from, &mut to, direction, CHUNK_BYTES, &mut sums)
         .expect("a position");
-    assert!(own == expected, "ciphertext beside a checksum");
-    assert_eq!(
-        u64::from(crc),
-        checksum(CrcAlgorithm::Crc32Iscsi, &expected),
-        "one checksum"
-    );
-    let mut sums = vec![0; plain.len() / CHUNK];
-    let chunk = NonZeroUsize::new(CHUNK).expect("not 0");
-    ctr.apply_chunk_sums(0, &mut own, Direction::Decrypt, chunk, &mut sums)
-        .expect("a position");
-    assert!(own == plain, "plaintext beside checksums");
-    for (sum, bytes) in sums.iter().zip(expected.chunks(CHUNK)) {
-        assert_eq!(
-            u64::from(*sum),
-            checksum(CrcAlgorithm::Crc32Iscsi, bytes),
-            "a chunk's checksum"
-        );
+    assert!(to == expected, "bytes beside checksums, {direction:?}");
+    for (sum, bytes) in sums.iter().zip(cipher.chunks(CHUNK)) {
+        let expected = checksum(CrcAlgorithm::Crc32Iscsi, bytes);
+        assert_eq!(u64::from(*sum), expected, "a chunk's checksum, {direction:?}");
     }
 }

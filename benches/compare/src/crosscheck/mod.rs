@@ -120,7 +120,9 @@ impl Random {
     /// Every second one is about to carry through some of its bytes.
     fn counter(&mut self) -> [u8; 16] {
         let any = (u128::from(self.next()) << 64) | u128::from(self.next());
-        let ones = u128::MAX.checked_shr(8 * self.below(32) as u32).unwrap_or(0);
-        ((any & !0xfff) | ones.wrapping_sub(self.below(0x1000).into())).to_be_bytes()
+        match u128::MAX.checked_shr(8 * self.below(32) as u32) {
+            Some(ones) => ((any & !ones) | (ones - (ones & u128::from(self.below(0x1000))))).to_be_bytes(),
+            None => any.to_be_bytes(),
+        }
     }
 }

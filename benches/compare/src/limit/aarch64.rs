@@ -35,6 +35,16 @@ fn rounds<const ROUNDS: usize>(groups: usize) {
     black_box(states);
 }
 
+/// There is one width.
+pub(super) fn narrower() -> &'static [(&'static str, usize)] {
+    &[]
+}
+
+/// As [`aes`].
+pub(super) fn aes_in<const ROUNDS: usize>(_width: usize, bytes: usize) {
+    aes::<ROUNDS>(bytes);
+}
+
 pub(super) fn update(bytes: &mut [u8]) {
     super::flip(bytes);
 }
