@@ -65,7 +65,8 @@ is_available() {
     is_installed "$1" && return
     apt-cache show "$1" >/dev/null 2>&1 && return
     # Lists may be absent, as in a container image, and then know nothing.
-    as_root apt-get update -q >"$TARGET/apt.log" 2>&1 || say "apt-get update had failures; see $TARGET/apt.log"
+    # In a shell of its own, since whoever is not root here can do without.
+    (as_root apt-get update -q) >"$TARGET/apt.log" 2>&1 || say "apt-get update had failures; see $TARGET/apt.log"
     apt-cache show "$1" >/dev/null 2>&1
 }
 
@@ -79,11 +80,12 @@ need_packages() {
     [[ ${#missing[@]} -eq 0 ]] && return
     say "installing ${missing[*]}"
     # Lists may be old or, in a container image, absent: a second try has fresh ones.
-    as_root env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -q --no-install-recommends "${missing[@]}" >"$TARGET/apt.log" 2>&1 && return
-    as_root apt-get update -q >"$TARGET/apt.log" 2>&1 || say "apt-get update had failures; see $TARGET/apt.log"
-    as_root env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -q --no-install-recommends "${missing[@]}" >>"$TARGET/apt.log" 2>&1 ||
+    # In shells of their own: what ends them is said in the log, which is shown at the end.
+    (as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -q --no-install-recommends "${missing[@]}") >"$TARGET/apt.log" 2>&1 && return
+    (as_root apt-get update -q) >"$TARGET/apt.log" 2>&1 || say "apt-get update had failures; see $TARGET/apt.log"
+    (as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -q --no-install-recommends "${missing[@]}") >>"$TARGET/apt.log" 2>&1 ||
         { tail -n 20 "$TARGET/apt.log" >&2 && fail "could not install ${missing[*]}"; }
 }
 
