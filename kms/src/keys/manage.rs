@@ -146,7 +146,7 @@ impl<H: Hsm> Keys<H> {
 
     /// Takes the right to change `name`, the token being up and nothing begun being left for it.
     pub(super) async fn changing(&self, name: &KeyName) -> Result<tokio::sync::MutexGuard<'_, Intents>, Failure> {
-        self.wait_ready().await?;
+        self.wait_compared().await?;
         let mut intents = self.changes.lock().await;
         self.adopt(name, &mut intents).await?;
         self.settle(&mut intents, name).await?;

@@ -2,7 +2,7 @@
 //!
 //! The token is authoritative for what exists; the store adds states, times and the answers of requests.
 //! Both are compared whenever the token comes up (`reconcile`), and nothing is done with a token
-//! that has not been compared.
+//! that has not been compared; one that was away is used meanwhile for what is seen in it (`doubt`).
 
 mod attributes;
 mod compare;
@@ -10,6 +10,7 @@ mod delete;
 mod deletion;
 mod destroy;
 mod destruction;
+mod doubt;
 mod due;
 mod import;
 mod instances;
@@ -62,6 +63,7 @@ pub(crate) use self::{
 };
 use self::{
     compare::Touched,
+    doubt::Doubt,
     instances::Member,
     key::Key,
     ledger::{Ledger, Loaded},
@@ -191,6 +193,9 @@ pub(crate) struct Keys<H> {
     making: AsyncRwLock<()>,
     /// Whether the token that is up has been compared with the store.
     compared: watch::Sender<bool>,
+    /// Whether versions may be used: also of a token that was away, each once it was seen there.
+    serves: watch::Sender<bool>,
+    doubt: Doubt,
     /// Why the last comparison failed, until one succeeds.
     obstacle: StdMutex<Option<Failure>>,
     /// Keys that something happened to since a look at the token began that is under way.
@@ -238,6 +243,8 @@ impl<H: Hsm> Keys<H> {
             table: RwLock::new(loaded.keys),
             making: AsyncRwLock::new(()),
             compared: watch::Sender::new(false),
+            serves: watch::Sender::new(false),
+            doubt: Doubt::default(),
             obstacle: StdMutex::new(None),
             touched: StdMutex::new(None),
             changes: Mutex::new(loaded.intents),
@@ -245,9 +252,10 @@ impl<H: Hsm> Keys<H> {
         })
     }
 
-    /// Whether the token is up and compared, and every change of that.
+    /// Whether the token is up and compared, or was before it was away and its versions are looked for as they are used; and
+    /// every change of that.
     pub(crate) fn ready(&self) -> watch::Receiver<bool> {
-        self.compared.subscribe()
+        self.serves.subscribe()
     }
 
     /// The public keys that may sign the audit log.
@@ -296,7 +304,7 @@ impl<H: Hsm> Keys<H> {
     }
 
     async fn mint_once(&self, name: &KeyName, zone: &ZoneId, count: usize) -> Result<Minted, Failure> {
-        let (version, suite) = self.minting(name)?;
+        let (version, suite) = self.minting_seen(name).await?;
         self.check_room(name, zone)?;
         self.uses.charge(&self.ledger, name, version, suite, count).await?;
         self.registry.note_use(name, version, self.clock.now_ms());
@@ -360,13 +368,12 @@ impl<H: Hsm> Keys<H> {
         zone: &ZoneId,
         items: Vec<(KeyVersion, Bytes)>,
     ) -> Result<Rewrapped, Failure> {
-        let (to, suite) = self.minting(name)?;
+        let (to, suite) = self.minting_seen(name).await?;
         self.check_room(name, zone)?;
+        self.see(items.iter().map(|(version, _)| (name, *version))).await?;
         let checks = self.with_key(name, |key| {
-            Ok(items
-                .iter()
-                .map(|(version, _)| key.opening(*version))
-                .collect::<Vec<_>>())
+            let opening = |version| key.opening(version).and_then(|()| self.doubt.check(name, version));
+            Ok(items.iter().map(|(version, _)| opening(*version)).collect::<Vec<_>>())
         })?;
         let (good, places) = split(items, checks);
         self.uses.charge(&self.ledger, name, to, suite, good.len()).await?;
@@ -385,6 +392,7 @@ impl<H: Hsm> Keys<H> {
     /// The DEKs of EDEKs of any keys and zones, one result for each.
     pub(crate) async fn unwrap(&self, edeks: Vec<Edek>) -> Result<Vec<Result<WireDek, Failure>>, Failure> {
         self.wait_ready().await?;
+        self.see(edeks.iter().map(|edek| (&edek.key, edek.version))).await?;
         let checks = edeks.iter().map(|edek| self.opening_unsealed(edek)).collect();
         let (good, places) = split(edeks, checks);
         if good.is_empty() {
@@ -403,6 +411,8 @@ impl<H: Hsm> Keys<H> {
         checks: &[Result<(), Failure>],
     ) -> Result<(Option<Verified<SealedReply>>, Places), Failure> {
         self.wait_ready().await?;
+        let permitted = edeks.iter().zip(checks).filter(|(_, check)| check.is_ok());
+        self.see(permitted.map(|(edek, _)| (&edek.key, edek.version))).await?;
         let refusal =
             |(edek, check): (&Edek, &Result<(), Failure>)| check.clone().and_then(|()| self.opening(edek)).err();
         let places: Places = edeks.iter().zip(checks).map(refusal).collect();
@@ -447,7 +457,8 @@ impl<H: Hsm> Keys<H> {
     fn opening(&self, edek: &Edek) -> Result<(), Failure> {
         self.with_key(&edek.key, |key| {
             if edek.suite == key.suite {
-                key.opening(edek.version)
+                key.opening(edek.version)?;
+                self.doubt.check(&key.name, edek.version)
             } else {
                 Err(Failure::new(
                     Reason::EdekInvalid,
@@ -459,6 +470,16 @@ impl<H: Hsm> Keys<H> {
 
     fn minting(&self, name: &KeyName) -> Result<(KeyVersion, EdekSuite), Failure> {
         self.with_key(name, |key| Ok((key.minting()?, key.suite)))
+    }
+
+    /// The version that mints, if it is known to be in the token.
+    async fn minting_seen(&self, name: &KeyName) -> Result<(KeyVersion, EdekSuite), Failure> {
+        let (version, suite) = self.minting(name)?;
+        self.see([(name, version)]).await?;
+        self.doubt.check(name, version)?;
+        // What the comparison has found meanwhile counts.
+        self.with_key(name, |key| key.opening(version))?;
+        Ok((version, suite))
     }
 
     fn with_key<T>(&self, name: &KeyName, then: impl FnOnce(&Key) -> Result<T, Failure>) -> Result<T, Failure> {
@@ -508,14 +529,23 @@ impl<H: Hsm> Keys<H> {
 
     /// Waits for the token a little; says why it cannot be used if it does not come up.
     async fn wait_ready(&self) -> Result<(), Failure> {
-        let mut compared = self.compared.subscribe();
-        if *compared.borrow_and_update() {
+        self.wait_for(&self.serves).await
+    }
+
+    /// The same for who changes keys: until the token was compared.
+    async fn wait_compared(&self) -> Result<(), Failure> {
+        self.wait_for(&self.compared).await
+    }
+
+    async fn wait_for(&self, ready: &watch::Sender<bool>) -> Result<(), Failure> {
+        let mut ready = ready.subscribe();
+        if *ready.borrow_and_update() {
             return Ok(());
         }
         // A token that cannot be used says so itself, and better.
         let wait = async {
             self.hsm.check().await?;
-            _ = compared.wait_for(|&compared| compared).await;
+            _ = ready.wait_for(|&ready| ready).await;
             Ok(())
         };
         let waited = tokio::time::timeout(READY_WAIT, wait).await;

@@ -1,7 +1,8 @@
 //! What a token that comes up, or joins others, makes known of the keys.
 //!
-//! Nobody who changes keys waits for a listing, which takes minutes where there are thousands of keys: the right to change
-//! them is held only to settle what was begun, one key at a time, and to decide what a listing means. What changed since
+//! A listing takes minutes where there are thousands of keys. Nobody who changes keys waits for one while a token serves, but
+//! after the start of the process, and after no token served: a single one does not while its only worker is restarted, and
+//! is used for what is seen in it meanwhile (`doubt`). The right to change keys is held only to settle what was begun, one key at a time, and to decide what a listing means. What changed since
 //! it began is looked at again, which takes a moment for a few versions (`docs/adr/0027`).
 
 use std::{
@@ -38,16 +39,17 @@ const LEFT_PAUSE: Duration = Duration::from_secs(10);
 
 impl<H: Hsm> Keys<H> {
     /// Compares the token with the store whenever it comes up, for as long as its supervisor lives.
-    pub(crate) async fn follow_token(&self) {
+    pub(super) async fn compare_whenever_up(&self) {
         let mut states = self.hsm.subscribe();
         let mut pause = PAUSE_FIRST;
         // Where to look: everywhere, or at what the last comparison has left open.
-        let mut places = None;
+        let (mut places, mut looked_at) = (None, None);
         loop {
             let state = states.borrow_and_update().clone();
-            if state != TokenState::Ready {
-                // While some token serves, calls go on; what one more or one less holds is taken in beside them.
-                self.compared.send_replace(false);
+            let absences = self.doubt.absences();
+            if looked_at != Some(absences) {
+                // What was left open was left by a look at a token that may have been another one.
+                places = None;
             }
             let outcome = match state {
                 TokenState::Ready => self.reconcile(places.take()).await,
@@ -57,7 +59,10 @@ impl<H: Hsm> Keys<H> {
                 Ok(left) => {
                     pause = PAUSE_FIRST;
                     *self.obstacle() = None;
-                    self.compared.send_replace(state == TokenState::Ready);
+                    if state == TokenState::Ready {
+                        self.is_compared(absences);
+                        looked_at = Some(absences);
+                    }
                     let left = Some(left).filter(|left| !left.is_empty());
                     match changed(&mut states, left.is_some()).await {
                         None => return,

@@ -56,11 +56,17 @@ impl<H: Hsm> Keys<H> {
 
     async fn transfer_once(&self, request: &TransferRequest, signed: SignedTransfer) -> Result<Transferred, Failure> {
         let (from, to) = (&request.from, &request.to);
-        let (version, suite) = self.minting(&to.key)?;
+        let (version, suite) = self.minting_seen(&to.key).await?;
         self.as_sealed_as(request)?;
+        let opened = request.edeks.iter().map(|(version, _)| (&from.key, *version));
+        self.see(opened).await?;
         let places: Places = self.with_key(&from.key, |key| {
-            let openings = request.edeks.iter().map(|(version, _)| key.opening(*version).err());
-            Ok(openings.collect())
+            let opening = |version| key.opening(version).and_then(|()| self.doubt.check(&from.key, version));
+            Ok(request
+                .edeks
+                .iter()
+                .map(|(version, _)| opening(*version).err())
+                .collect())
         })?;
         let left_out: BTreeSet<usize> = (0..)
             .zip(&places)
