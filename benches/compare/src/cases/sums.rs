@@ -8,6 +8,7 @@ use strongroom_dataplane::{Ctr, CtrKey, Direction};
 
 use super::{Case, KEY_128, KEY_256, SharedBuffer, pattern, shared};
 use crate::{
+    limit,
     measure::Contestant,
     peers::{AwsLc, CtrCipher, IV},
 };
@@ -50,6 +51,7 @@ fn contestants(key: &'static [u8], bytes: usize) -> Vec<Contestant> {
         Contestant::other("two-passes/512", encrypt(warm(key), buffers, sum_chunks)),
         Contestant::other("aws-lc+crc-fast", peer(AwsLc::new(key), buffers, sum)),
         Contestant::other("aws-lc+crc-fast/512", peer(AwsLc::new(key), buffers, sum_chunks)),
+        limit::aes_contestant(key.len(), bytes),
     ]
 }
 
