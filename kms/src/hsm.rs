@@ -143,8 +143,13 @@ pub trait Hsm: Send + Sync + 'static {
         watch::channel(Vec::new()).1
     }
 
-    /// Fills up the token with that label with the versions that it lacks.
-    fn resync(&self, label: &str) -> impl Future<Output = Result<Resynced, Failure>> + Send {
+    /// Fills up the token with that label with the versions that it lacks, those behind `after`, for less than ten seconds. There may
+    /// be more: `next` of the answer says behind which.
+    fn resync(
+        &self,
+        label: &str,
+        _after: Option<(KeyName, KeyVersion)>,
+    ) -> impl Future<Output = Result<Resynced, Failure>> + Send {
         let text = format!("there is no other token that token {label:?} could be filled up from");
         std::future::ready(Err(Failure::new(Reason::InvalidArgument, text)))
     }

@@ -349,3 +349,38 @@ async fn what_another_instance_has_finished_is_not_left_out_of_the_comparison() 
     one.stop().await;
     two.stop().await;
 }
+
+/// Another instance may be about to fill up a token with what is destroyed here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_destroyed_before_every_instance_knows_that_it_goes() {
+    let cluster = Cluster::start();
+    let url_file = cluster.fresh_url();
+    let (here, mut there) = (shared(url_file.clone()), shared(url_file));
+    there.clock = here.clock.clone();
+    there.config.instances.poll_ms = 1500;
+    let (hsm, other) = (MemoryHsm::new(), MemoryHsm::new());
+    let (one, two) = (here.start(&hsm).await, there.start(&other).await);
+    // So that it is the first that destroys.
+    other.set_state(TokenState::PinRejected);
+    let mut alice = one.as_user("user/alice");
+    alice.create("k").await.expect("made");
+    alice.roll("k").await.expect("rolled");
+    alice.delete("k", Some(0), Vec::new()).await.expect("no zone needs it");
+    let known = Instant::now();
+    while other.expected("k") != [0, 1] {
+        assert!(known.elapsed() < PATIENCE, "{:?}", other.expected("k"));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let held = hsm.hold();
+    here.clock.advance(Duration::from_secs(8 * 24 * 3600));
+    tokio::time::timeout(PATIENCE, hsm.wait_held())
+        .await
+        .expect("somebody destroys it");
+    assert_eq!(other.expected("k"), [1]);
+    drop(held);
+    let destroyed = |key: &pb::Key| key.versions[0].state() == State::Destroyed;
+    until("it is destroyed", &two, "k", destroyed).await;
+    assert_eq!(alice.describe("k").await.expect("there").versions[0].detail, "");
+    one.stop().await;
+    two.stop().await;
+}

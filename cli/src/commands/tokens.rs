@@ -6,7 +6,7 @@ use strongroom_proto::{Failure, Reason};
 use super::session::Session;
 use crate::{
     error::Error,
-    output::{Output, table, time_text},
+    output::{Output, note, table, time_text},
 };
 
 /// `strongroom token list`
@@ -17,7 +17,8 @@ pub(super) async fn list(session: &Session, output: Output) -> Result<(), Error>
 
 /// `strongroom token resync`
 pub(super) async fn resync(session: &Session, label: &str, output: Output) -> Result<(), Error> {
-    let done = session.tokens()?.resync(label).await?;
+    let so_far = |done: &ResyncedToken| note(&format!("token {label}: {} versions cloned so far", done.cloned));
+    let done = session.tokens()?.resync(label, so_far).await?;
     let document = serde_json::json!({
         "label": label,
         "cloned": done.cloned,

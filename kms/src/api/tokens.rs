@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use strongroom_proto::{
-    Failure, KeyName,
+    Failure, KeyName, KeyVersion,
     kms::v1::{
         ListTokensRequest, ListTokensResponse, ResyncTokenRequest, ResyncTokenResponse, Token, TokenAlarm, TokenHealth,
         TokenVersion, token_admin_server::TokenAdmin,
@@ -51,18 +51,20 @@ impl<H: Hsm> TokenAdmin for TokenFace<H> {
         request: Request<ResyncTokenRequest>,
     ) -> Result<Response<ResyncTokenResponse>, Status> {
         let caller = caller(&request)?;
-        let label = request.into_inner().label;
+        let ResyncTokenRequest { label, after } = request.into_inner();
+        let after = after.as_ref().map(place).transpose()?;
         let desk = Arc::clone(&self.0);
         let done = to_its_end(self.0.places.take(&caller.identity)?, async move {
             let entry = desk.authorize_tokens(&caller, Action::Manage, "token-resync").await?;
             let entry = entry.noted(format!("token {label:?}"));
             desk.record(vec![entry.clone().started()]).await?;
-            let done = desk.keys.resync(&label).await;
+            let done = desk.keys.resync(&label, after).await;
             let entry = match &done {
                 Ok(done) => entry.count(done.cloned.len()).noted(format!(
-                    "token {label:?}: {} versions cloned, {} still lacking",
+                    "token {label:?}: {} versions cloned, {} not to be cloned{}",
                     done.cloned.len(),
-                    done.left.len()
+                    done.left.len(),
+                    if done.next.is_some() { ", more to do" } else { "" }
                 )),
                 Err(_) => entry,
             };
@@ -150,13 +152,17 @@ fn wire_alarm(alarm: &Alarm) -> TokenAlarm {
     }
 }
 
+fn place(version: &TokenVersion) -> Result<(KeyName, KeyVersion), Failure> {
+    Ok((version.key.parse()?, KeyVersion(version.version)))
+}
+
 fn wire_resynced(done: Resynced) -> ResyncTokenResponse {
     let (cloned_count, left_count) = (done.cloned.len() as u64, done.left.len() as u64);
     let cloned = done
         .cloned
         .into_iter()
         .map(|(key, version)| (key, version, String::new()));
-    let wire = |(key, version, why): (KeyName, strongroom_proto::KeyVersion, String)| TokenVersion {
+    let wire = |(key, version, why): (KeyName, KeyVersion, String)| TokenVersion {
         key: key.to_string(),
         version: version.0,
         why,
@@ -164,6 +170,7 @@ fn wire_resynced(done: Resynced) -> ResyncTokenResponse {
     ResyncTokenResponse {
         cloned: cloned.take(VERSIONS_MAX).map(wire).collect(),
         left: done.left.into_iter().take(VERSIONS_MAX).map(wire).collect(),
+        next: done.next.map(|(key, version)| wire((key, version, String::new()))),
         cloned_count,
         left_count,
     }

@@ -103,7 +103,7 @@ impl Fleet {
         if !self.settings().auto_resync || !self.clones() || !lacks() {
             return;
         }
-        match self.fill(member.label()).await {
+        match self.fill_until(member, None, None).await {
             Ok(done) if done.left.is_empty() => {
                 tracing::info!(token = member.label(), cloned = done.cloned.len(), "filled up");
             }

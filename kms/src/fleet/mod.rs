@@ -390,8 +390,8 @@ impl Hsm for Fleet {
         self.0.alarms.subscribe()
     }
 
-    async fn resync(&self, label: &str) -> Result<Resynced, Failure> {
-        self.fill(label).await
+    async fn resync(&self, label: &str, after: Option<(KeyName, KeyVersion)>) -> Result<Resynced, Failure> {
+        self.fill(label, after).await
     }
 }
 

@@ -40,13 +40,15 @@ pub struct Alarm {
     pub what: String,
 }
 
-/// What filling up a token came to.
+/// What filling up a token came to, as far as one call got.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resynced {
     /// Versions that it got.
     pub cloned: Vec<(KeyName, KeyVersion)>,
     /// Versions that it still lacks, and why.
     pub left: Vec<(KeyName, KeyVersion, String)>,
+    /// The last version that it came to, if there are more behind it.
+    pub next: Option<(KeyName, KeyVersion)>,
 }
 
 impl Fleet {

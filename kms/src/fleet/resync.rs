@@ -1,16 +1,24 @@
 //! Fills up a token that lacks versions, from those that hold them.
 
+use std::time::{Duration, Instant};
+
 use strongroom_proto::{Failure, KeyName, KeyVersion, Reason};
+use tokio::time::timeout;
 
 use super::{Fleet, Redundancy, Resynced, member::Member};
+use crate::token::TokenKeyVersion;
+
+/// How long a call compares the token, and how long it clones: together less than its caller waits for an answer.
+const COMPARE_MAX: Duration = Duration::from_secs(2);
+const FILL_MAX: Duration = Duration::from_secs(5);
 
 impl Fleet {
-    /// Clones into the token `label` every expected version that it lacks.
+    /// Clones into the token `label` expected versions that it lacks, those behind `after`, for some seconds.
     ///
     /// # Errors
     /// If there is no such token, it is not up, or Strongroom does not clone here. What single versions failed with is
     /// in the answer.
-    pub(super) async fn fill(&self, label: &str) -> Result<Resynced, Failure> {
+    pub(super) async fn fill(&self, label: &str, after: Option<(KeyName, KeyVersion)>) -> Result<Resynced, Failure> {
         let place = self.place_of(label)?;
         if self.settings().mode == Redundancy::ReplicatedByHsm {
             return Err(Failure::new(
@@ -18,36 +26,71 @@ impl Fleet {
                 "these tokens replicate by themselves (redundancy.mode = \"replicated-by-hsm\"); synchronise them with the HSM's own tools",
             ));
         }
-        self.compare_one(place).await;
-        let destination = &self.members()[place];
+        if after.is_none() {
+            // Where that takes minutes, what the last comparison found out has to do.
+            _ = timeout(COMPARE_MAX, self.compare_one(place)).await;
+        }
+        self.fill_until(&self.members()[place], after, Some(Instant::now() + FILL_MAX))
+            .await
+    }
+
+    /// The same without comparing the token first, and until `until`, but one version at least.
+    pub(super) async fn fill_until(
+        &self,
+        destination: &Member,
+        after: Option<(KeyName, KeyVersion)>,
+        until: Option<Instant>,
+    ) -> Result<Resynced, Failure> {
         if !destination.serves() {
             return Err(self.not_serving(destination));
         }
         let mut done = Resynced::default();
-        for (key, version) in self.lacked_by(destination) {
-            // Held for one version at a time: keys are made meanwhile, and destroyed.
-            let _making = self.0.making.lock().await;
-            if !self.lacks(destination, &key, version) {
-                continue;
-            }
-            match self.refill(destination, &key, version).await {
-                Ok(()) => done.cloned.push((key, version)),
-                Err(failure) if failure.is_transient() => return Err(failure),
-                Err(failure) => done.left.push((key, version, failure.message)),
+        let lacked = self.lacked_by(destination).into_iter();
+        let mut lacked = lacked
+            .filter(|place| after.as_ref().is_none_or(|after| place > after))
+            .peekable();
+        let mut outcome = Ok(());
+        while let (Ok(()), Some((key, version))) = (&outcome, lacked.next()) {
+            outcome = self.fill_one(destination, &key, version, &mut done).await;
+            if lacked.peek().is_some() && until.is_some_and(|until| Instant::now() >= until) {
+                done.next = Some((key, version));
+                break;
             }
         }
-        self.compare_one(place).await;
-        Ok(done)
+        self.expected(|expected| destination.change(|status| status.lacking = expected.lacking(&status.held)));
+        outcome.map(|()| done)
     }
 
-    async fn refill(&self, destination: &Member, key: &KeyName, version: KeyVersion) -> Result<(), Failure> {
+    async fn fill_one(
+        &self,
+        destination: &Member,
+        key: &KeyName,
+        version: KeyVersion,
+        done: &mut Resynced,
+    ) -> Result<(), Failure> {
+        // Held for one version at a time: keys are made meanwhile, and destroyed.
+        let _making = self.0.making.lock().await;
+        if !self.lacks(destination, key, version) {
+            return Ok(());
+        }
+        match self.refill(destination, key, version).await {
+            Ok(true) => done.cloned.push((key.clone(), version)),
+            Ok(false) => {}
+            Err(failure) if failure.is_transient() => return Err(failure),
+            Err(failure) => done.left.push((key.clone(), version, failure.message)),
+        }
+        Ok(())
+    }
+
+    /// Answers whether the token has it: not if it was destroyed meanwhile.
+    async fn refill(&self, destination: &Member, key: &KeyName, version: KeyVersion) -> Result<bool, Failure> {
         let holds = |member: &&Member| member.serves() && member.read(|status| status.held.has(key, version));
         let mut refused = None;
         for source in self.members().iter().filter(holds) {
             let original = source.read(|status| status.held.get(key, version).cloned());
             let original = original.ok_or_else(|| Failure::new(Reason::Internal, "the version went away"))?;
             match self.clone_to(source, destination, &original).await {
-                Ok(_) => return Ok(()),
+                Ok(copy) => return self.keep_copy(destination, &copy).await,
                 // Not every token that holds it can send it.
                 Err(failure) if failure.reason == Reason::TokenRefused => refused = refused.or(Some(failure)),
                 Err(failure) => return Err(failure),
@@ -58,6 +101,22 @@ impl Fleet {
             Failure::new(Reason::KeyVersionUnusable, text)
         };
         Err(refused.unwrap_or_else(none))
+    }
+
+    /// Sees that what another instance has begun to destroy since it was cloned does not come back by way of the copy. Answers
+    /// whether that stays.
+    async fn keep_copy(&self, destination: &Member, copy: &TokenKeyVersion) -> Result<bool, Failure> {
+        if self
+            .expected(|expected| expected.get(&copy.key, copy.version))
+            .is_some()
+        {
+            return Ok(true);
+        }
+        tracing::warn!(key = %copy.key, version = %copy.version, token = destination.label(), "destroyed while it was cloned: the copy goes too");
+        let gone = destination.token.destroy(&copy.key, copy.version, copy.token_id);
+        gone.await?;
+        destination.change(|status| status.held.remove(&copy.key, copy.version));
+        Ok(false)
     }
 
     /// Whether a version is still expected, and not in the token yet.

@@ -1,7 +1,7 @@
 //! Carrying out deletions whose time has come.
 //!
-//! First the store says that a destruction has begun, which nobody can take back; then the versions are destroyed in the
-//! token; then the audit log gets the receipts; then the store says that nothing is left. Whatever a crash cuts off is
+//! First the store says that a destruction has begun, which nobody can take back; once every instance knows that, so that none
+//! fills up a token with what goes, the versions are destroyed in the token; then the audit log gets the receipts; then the store says that nothing is left. Whatever a crash cuts off is
 //! done again from the second step on: destroying what is gone changes nothing, and a receipt that may be there twice has
 //! the name that was stored in the first step, and says that it is a repeat.
 
@@ -44,20 +44,11 @@ impl<H: Hsm> Keys<H> {
         name: &KeyName,
         target: Target,
     ) -> Result<Option<Vec<(KeyVersion, Receipt)>>, Failure> {
-        let _intents = self.changing(name).await?;
-        // The store knows the zones of every instance.
-        let zones = self.ledger.zones(name).await?;
-        self.registry.put_zones(name, &zones);
-        let now_ms = self.clock.now_ms();
-        if !self.known(name)?.is_due(target, &zones, self.config.quorum(), now_ms) {
+        let Some((zones, repeated)) = self.begin_to_destroy(name, target).await? else {
             return Ok(None);
-        }
-        let mut repeated = false;
-        self.change(name, |key| {
-            repeated = key.begin_destruction(target, begun(now_ms));
-            Ok(!repeated)
-        })
-        .await?;
+        };
+        self.seen_everywhere().await?;
+        let _intents = self.changing(name).await?;
         self.learn_uses(name).await;
         let key = self.known(name)?;
         let mut receipts = Vec::new();
@@ -75,6 +66,25 @@ impl<H: Hsm> Keys<H> {
             receipts.extend(receipt.map(|receipt| (number, receipt)));
         }
         Ok(Some(receipts))
+    }
+
+    /// Stores that the destruction of the target has begun, if its time has come. Answers its zones, and whether it had begun before.
+    async fn begin_to_destroy(&self, name: &KeyName, target: Target) -> Result<Option<(Zones, bool)>, Failure> {
+        let _intents = self.changing(name).await?;
+        // The store knows the zones of every instance.
+        let zones = self.ledger.zones(name).await?;
+        self.registry.put_zones(name, &zones);
+        let now_ms = self.clock.now_ms();
+        if !self.known(name)?.is_due(target, &zones, self.config.quorum(), now_ms) {
+            return Ok(None);
+        }
+        let mut repeated = false;
+        self.change(name, |key| {
+            repeated = key.begin_destruction(target, begun(now_ms));
+            Ok(!repeated)
+        })
+        .await?;
+        Ok(Some((zones, repeated)))
     }
 
     /// Records that nothing of the target is left.

@@ -1,6 +1,6 @@
 //! What the key service tells of the tokens behind its keys.
 
-use strongroom_proto::Failure;
+use strongroom_proto::{Failure, KeyName, KeyVersion};
 use tokio::sync::watch;
 
 use super::Keys;
@@ -20,11 +20,13 @@ impl<H: Hsm> Keys<H> {
         self.hsm.alarms()
     }
 
-    /// Fills up the token with that label.
+    /// Fills up the token with that label, going on behind `after`.
     ///
     /// # Errors
     /// If there is no such token, or it is not up.
-    pub(crate) async fn resync(&self, label: &str) -> Result<Resynced, Failure> {
-        self.hsm.resync(label).await
+    pub(crate) async fn resync(&self, label: &str, after: Option<(KeyName, KeyVersion)>) -> Result<Resynced, Failure> {
+        // Who has lost touch with the store does not know what others destroy.
+        self.wait_lease().await?;
+        self.hsm.resync(label, after).await
     }
 }

@@ -163,7 +163,7 @@ async fn two_instances_work_with_the_same_two_tokens() {
     }
     let mut tokens = TokenAdminClient::new(two.channel("user/keyadmin"));
     let label = LABELS[1].to_owned();
-    let done = tokens.resync_token(pb::ResyncTokenRequest { label }).await;
+    let done = tokens.resync_token(pb::ResyncTokenRequest { label, after: None }).await;
     let done = done.expect("permitted").into_inner();
     assert_eq!((done.cloned_count, done.left_count), (1, 0), "{done:?}");
     for kms in [&one, &two] {

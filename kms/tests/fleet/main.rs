@@ -14,6 +14,7 @@ mod measured;
 mod operator;
 mod pair;
 mod planted;
+mod refill;
 mod repair;
 mod replicated;
 mod sealed;

@@ -49,9 +49,6 @@ async fn tokens_are_listed_filled_up_and_their_alarms_recorded() {
     );
     assert!(listed.tokens.iter().all(|token| token.checked_ms.is_some()));
 
-    let resync = |label: &str| pb::ResyncTokenRequest {
-        label: label.to_owned(),
-    };
     let done = admin
         .resync_token(resync(LABELS[1]))
         .await
@@ -98,6 +95,13 @@ async fn tokens_are_listed_filled_up_and_their_alarms_recorded() {
     assert_eq!(of("token-alarm"), [Outcome::Failed]);
 }
 
+fn resync(label: &str) -> pb::ResyncTokenRequest {
+    pb::ResyncTokenRequest {
+        label: label.to_owned(),
+        after: None,
+    }
+}
+
 /// One token is restored from a backup that still has the version, the other one is filled up from it.
 #[tokio::test]
 async fn filling_up_a_token_does_not_bring_a_destroyed_version_back() {
@@ -131,8 +135,7 @@ async fn filling_up_a_token_does_not_bring_a_destroyed_version_back() {
     let mut tokens = TokenAdminClient::new(kms.channel("user/keyadmin"));
     // Both come up in their time: until then there is nothing to fill up, or nothing to fill it from.
     let cloned = loop {
-        let label = LABELS[1].to_owned();
-        let done = tokens.resync_token(pb::ResyncTokenRequest { label }).await;
+        let done = tokens.resync_token(resync(LABELS[1])).await;
         let cloned = done.map_or_else(|_| Vec::new(), |done| done.into_inner().cloned);
         if !cloned.is_empty() {
             break cloned;

@@ -70,18 +70,18 @@ async fn a_replacement_is_linked_and_filled_up() {
         .await
         .expect("the other one serves it");
 
-    let done = fleet.resync(LABELS[1]).await.expect("called");
+    let done = fleet.resync(LABELS[1], None).await.expect("called");
     assert!(done.cloned.is_empty() && done.left.len() == 3, "{done:?}");
     assert!(done.left[0].2.contains("strongroom token link"), "{done:?}");
     pair.link(false).expect("the security officers introduce it");
-    let done = fleet.resync(LABELS[1]).await.expect("called");
+    let done = fleet.resync(LABELS[1], None).await.expect("called");
     assert_eq!((done.cloned.len(), done.left.len()), (3, 0), "{done:?}");
     assert_eq!(
         (report(&fleet, LABELS[1]).held, report(&fleet, LABELS[1]).lacking),
         (3, 0)
     );
     assert_eq!(
-        fleet.resync("no such token").await.expect_err("unknown").reason,
+        fleet.resync("no such token", None).await.expect_err("unknown").reason,
         Reason::NotFound
     );
     fleet.stop().await;
@@ -115,7 +115,7 @@ async fn keys_are_made_while_a_token_is_filled_up() {
     shim.set(Function::GetAttributeValue, latency, When::Always);
     let filling = tokio::spawn({
         let fleet = fleet.clone();
-        async move { fleet.resync(LABELS[1]).await }
+        async move { fleet.resync(LABELS[1], None).await }
     });
     let began = Instant::now();
     while report(&fleet, LABELS[1]).held == 0 {

@@ -199,7 +199,7 @@ async fn a_version_of_one_shows_in_the_other_and_can_leave_neither() {
         single.stop().await;
     }
     assert_eq!(opened[0], opened[1]);
-    let failure = fleet.resync(NAMES[1]).await.expect_err("not Strongroom's to do");
+    let failure = fleet.resync(NAMES[1], None).await.expect_err("not Strongroom's to do");
     assert_eq!(failure.reason, Reason::InvalidArgument);
     fleet.stop().await;
 }

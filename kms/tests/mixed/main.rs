@@ -201,7 +201,7 @@ async fn the_one_that_cannot_send_serves_alone_and_an_emptied_one_is_filled_agai
     assert_eq!(report(&fleet, RECEIVER).lacking, 4);
     let linked = pair.link_accepting(&[RECEIVER], false);
     linked.expect("the sender is told of its key");
-    let done = fleet.resync(RECEIVER).await.expect("called");
+    let done = fleet.resync(RECEIVER, None).await.expect("called");
     assert_eq!((done.cloned.len(), done.left.len()), (4, 0), "{done:?}");
     fleet.stop().await;
 

@@ -64,6 +64,7 @@ struct Inside {
     list_takes: Duration,
     look_takes: Duration,
     unseen: Vec<String>,
+    expected: HashMap<KeyName, Vec<u32>>,
 }
 
 impl MemoryHsm {
@@ -126,6 +127,12 @@ impl MemoryHsm {
     /// How long it takes from now on to look for places.
     pub fn set_look_takes(&self, pause: Duration) {
         self.inside().look_takes = pause;
+    }
+
+    /// The versions of a key that it was last told there should be.
+    pub fn expected(&self, key: &str) -> Vec<u32> {
+        let name: KeyName = key.parse().expect("a key name");
+        self.inside().expected.get(&name).cloned().unwrap_or_default()
     }
 
     /// Tokens beside this one that cannot be looked into from now on.
@@ -452,6 +459,11 @@ impl Hsm for MemoryHsm {
 
     fn subscribe(&self) -> watch::Receiver<TokenState> {
         self.state.subscribe()
+    }
+
+    fn expect(&self, key: &KeyName, versions: &[(KeyVersion, Kcv)]) {
+        let numbers = versions.iter().map(|(version, _)| version.0).collect();
+        self.inside().expected.insert(key.clone(), numbers);
     }
 
     async fn look_again(&self) -> Result<(), Failure> {

@@ -47,8 +47,11 @@ pub struct TokenAlarm {
     pub what: String,
 }
 
+/// Reasons that are kept of what a token still lacks.
+const REASONS_MAX: usize = 1000;
+
 /// What filling up a token came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResyncedToken {
     /// How many versions it got.
     pub cloned: u64,
@@ -98,23 +101,43 @@ impl TokenAdminClient {
         })
     }
 
-    /// Has every version that the token with that label lacks cloned into it.
+    /// Has every version that the token with that label lacks cloned into it, which takes as long as there are many. The key
+    /// service does it for some seconds at a time; `told` is told after each what it has come to.
     ///
     /// # Errors
-    /// What the key service says, or why it cannot be reached.
-    pub async fn resync(&self, label: &str) -> Result<ResyncedToken, Failure> {
-        let label = label.to_owned();
-        let answer = retry(Repeat::Harmless, || {
-            let (mut grpc, label) = (self.grpc.clone(), label.clone());
-            async move { grpc.resync_token(identified(pb::ResyncTokenRequest { label })).await }
+    /// What the key service says, or why it cannot be reached. A repeat goes on from there.
+    pub async fn resync(&self, label: &str, mut told: impl FnMut(&ResyncedToken)) -> Result<ResyncedToken, Failure> {
+        let mut done = ResyncedToken::default();
+        let mut after = None;
+        loop {
+            let answer = self.resync_behind(label, after.take()).await?;
+            done.cloned += answer.cloned_count;
+            done.left += answer.left_count;
+            let room = REASONS_MAX.saturating_sub(done.reasons.len());
+            let reason = |left: pb::TokenVersion| (format!("{}@{}", left.key, left.version), left.why);
+            done.reasons.extend(answer.left.into_iter().take(room).map(reason));
+            after = answer.next;
+            if after.is_none() {
+                return Ok(done);
+            }
+            told(&done);
+        }
+    }
+
+    async fn resync_behind(
+        &self,
+        label: &str,
+        after: Option<pb::TokenVersion>,
+    ) -> Result<pb::ResyncTokenResponse, Failure> {
+        let request = pb::ResyncTokenRequest {
+            label: label.to_owned(),
+            after,
+        };
+        retry(Repeat::Harmless, || {
+            let (mut grpc, request) = (self.grpc.clone(), request.clone());
+            async move { grpc.resync_token(identified(request)).await }
         })
-        .await?;
-        let reason = |left: pb::TokenVersion| (format!("{}@{}", left.key, left.version), left.why);
-        Ok(ResyncedToken {
-            cloned: answer.cloned_count,
-            left: answer.left_count,
-            reasons: answer.left.into_iter().map(reason).collect(),
-        })
+        .await
     }
 }
 
