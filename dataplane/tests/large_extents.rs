@@ -116,24 +116,40 @@ fn several_cores_seal_and_open_what_one_does() {
     }
 }
 
-/// A part from the middle: whole blocks of which the last is not the extent's.
+/// From the middle, whole blocks; at the end, less than that too.
 #[test]
-fn several_cores_seal_and_open_a_part() {
-    let geometry = geometry(64 << 10, 1 << 20);
-    let (plain, key) = (vec![7; 40 << 20], key(geometry));
-    let mut sealed = laid_out(&plain, geometry);
-    let (mut apart, mut crcs) = (sealed.clone(), vec![0; 40]);
-    key.seal_blocks_on_cores(100, false, &mut sealed, &mut crcs, threads(2))
-        .expect("forty blocks");
-    let each = apart.chunks_mut(geometry.sealed_bytes(1 << 20) as usize).zip(&crcs);
-    for (index, (block, crc)) in (100..).zip(each) {
-        assert_eq!(key.seal_block(index, false, block), Ok(*crc), "block {index}");
+fn several_cores_seal_and_open_any_part() {
+    let (seed, mut random) = seeded();
+    for _ in 0..3 {
+        let frame = 4096_u32 << random.random_range(0..9);
+        let geometry = geometry(frame, frame * random.random_range(1..=(4 << 20) / frame));
+        let (first, last) = (random.random_range(0..1000_u32), random.random());
+        let block = geometry.block_bytes() as usize;
+        let count = random.random_range(34 << 20..50 << 20) / block;
+        let missing = if last { random.random_range(0..block) } else { 0 };
+        let cores = threads(random.random_range(2..9));
+        let what = format!("seed {seed}: {geometry:?}, {count} from {first}, last {last}, on {cores}");
+
+        let key = key(geometry);
+        let plain: Vec<u8> = (0..count * block - missing).map(|i| (i * 31 + i / 251) as u8).collect();
+        let mut sealed = laid_out(&plain, geometry);
+        let (mut apart, mut crcs) = (sealed.clone(), vec![0; count]);
+        key.seal_blocks_on_cores(first, last, &mut sealed, &mut crcs, cores)
+            .expect("blocks of an extent");
+        let each = apart.chunks_mut(geometry.sealed_bytes(geometry.block_bytes()) as usize);
+        for (i, (part, crc)) in each.zip(&crcs).enumerate() {
+            let sum = key.seal_block(first + i as u32, last && i + 1 == count, part);
+            assert_eq!(sum, Ok(*crc), "{what}, block {i}");
+        }
+        assert!(sealed == apart, "{what}");
+
+        let end = first as usize * block + plain.len();
+        let length = if last { end } else { end + 1 } as u64;
+        let mut opened = vec![0; plain.len()];
+        key.open_frames_on_cores(length, first * geometry.block_frames(), &sealed, &mut opened, cores)
+            .expect("what was sealed");
+        assert!(opened == plain, "{what}, opened");
     }
-    assert!(sealed == apart);
-    let mut opened = vec![0; plain.len()];
-    key.open_frames_on_cores(1 << 30, 1600, &sealed, &mut opened, threads(2))
-        .expect("what was sealed");
-    assert!(opened == plain);
 }
 
 #[test]
