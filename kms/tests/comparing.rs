@@ -384,3 +384,60 @@ async fn nothing_is_destroyed_before_every_instance_knows_that_it_goes() {
     one.stop().await;
     two.stop().await;
 }
+
+/// A listing takes minutes where there are thousands of keys, and a worker that crashes is back in a moment.
+#[tokio::test]
+async fn a_token_that_was_away_is_used_while_it_is_compared_and_only_for_what_is_seen_in_it() {
+    let (site, hsm) = (Site::new(), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let (mut admin, mut metadata, mut alice) = (
+        kms.as_user("user/keyadmin"),
+        kms.as_user("service/metadata"),
+        kms.as_user("user/alice"),
+    );
+    for name in ["payroll", "mail", "lake"] {
+        admin.create(name).await.expect("created");
+    }
+    let zone = ZoneId::generate();
+    let edeks = metadata.mint("payroll", zone, 2).await.expect("minted");
+
+    hsm.set_state(TokenState::Unavailable {
+        why: "its worker was killed".to_owned(),
+    });
+    kms.wait_health(false).await;
+    let lists = hsm.hold_lists();
+    let right = hsm.lose("mail", 0);
+    let kcv = Kcv::from_bytes(right.kcv.as_bytes().map(|byte| !byte));
+    hsm.put(TokenKeyVersion { kcv, ..right });
+    hsm.lose("lake", 0);
+    hsm.wait_list(|| hsm.set_state(TokenState::Ready)).await;
+    kms.wait_health(true).await;
+
+    metadata.mint("payroll", zone, 1).await.expect("seen in the token");
+    for opened in alice.unwrap(edeks).await.expect("called") {
+        opened.expect("seen in the token");
+    }
+    for name in ["mail", "lake"] {
+        let calls = hsm.calls();
+        let failure = metadata.mint(name, zone, 1).await.expect_err("not seen in the token");
+        assert_eq!(failure.reason, Reason::TokenUnavailable, "{failure}");
+        assert!(failure.message.contains("not been compared"), "{failure}");
+        assert_eq!(hsm.calls(), calls, "the token was asked to use {name}");
+    }
+    let failure = admin
+        .roll("payroll")
+        .await
+        .expect_err("changes wait for the comparison");
+    assert_eq!(failure.reason, Reason::TokenUnavailable, "{failure}");
+
+    drop(lists);
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(failure) = admin.roll("payroll").await {
+        assert!(Instant::now() < deadline, "{failure}");
+    }
+    for name in ["mail", "lake"] {
+        let failure = metadata.mint(name, zone, 1).await.expect_err("the comparison found it");
+        assert_eq!(failure.reason, Reason::KeyVersionUnusable, "{failure}");
+    }
+    kms.stop().await;
+}
