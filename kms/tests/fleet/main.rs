@@ -17,6 +17,7 @@ mod planted;
 mod refill;
 mod repair;
 mod replicated;
+mod requests;
 mod sealed;
 #[path = "../support/sealed_user.rs"]
 #[allow(
