@@ -33,7 +33,7 @@ use strongroom_proto::{
     Failure, Reason, RequestId, ZoneId,
     kms::v1 as pb,
     kms::v1::{key_admin_client::KeyAdminClient, mint_client::MintClient, unwrap_client::UnwrapClient},
-    transport::{self, Remote, Role},
+    transport::{self, Role},
 };
 use tokio::{sync::oneshot, task::JoinHandle};
 use tonic::{Status, transport::Channel};
@@ -192,11 +192,6 @@ impl Kms<'_> {
     pub async fn stop(self) {
         drop(self.stop);
         self.task.await.expect("no panic").expect("a clean stop");
-    }
-
-    /// Where it listens.
-    pub fn remote(&self) -> Remote {
-        self.address.to_string().parse().expect("an address")
     }
 
     /// A connection as `who`: `user/alice`, `service/metadata`.
