@@ -30,7 +30,7 @@ const V1: KeyVersion = KeyVersion(1);
 /// EDEKs whose DEK is known from before the fault, for each key.
 const KNOWN: usize = 20;
 /// EDEKs in a call.
-const BATCH: usize = 5;
+pub(crate) const BATCH: usize = 5;
 /// After a failure a caller waits so long, as clients do.
 const PAUSE: Duration = Duration::from_millis(20);
 /// No call may take longer: callers give one up after that (`CALL_TIMEOUT`).
@@ -223,15 +223,15 @@ impl<H: Hsm> Load<H> {
     /// Has a sound token open everything that was handed out.
     ///
     /// # Panics
-    /// If any answer was wrong, or a failure unclean or too late; `may_be_dead` says whether a minted EDEK may open to nothing.
+    /// If any answer was wrong, or a failure unclean or too late; `dead_max` says how many minted EDEKs may open to nothing.
     /// None opens to the DEK of another one in any case.
-    pub(crate) async fn judge(&self, scenario: &str, may_be_dead: bool, clean: &impl Hsm) -> Outcome {
+    pub(crate) async fn judge(&self, scenario: &str, dead_max: usize, clean: &impl Hsm) -> Outcome {
         let log = std::mem::take(&mut *self.log.lock().expect("not poisoned"));
         let mut wrong = log.wrong;
         let minted = open_all(clean, &log.minted).await;
         let bad = minted.iter().filter(|dek| dek.is_err()).count();
         let refused = minted.iter().filter(|dek| **dek == Err(Reason::EdekInvalid)).count();
-        if bad > 0 && (!may_be_dead || refused < bad) {
+        if bad > dead_max || refused < bad {
             wrong.push(format!(
                 "{bad} of {} minted EDEKs do not open, {refused} of them because they are invalid",
                 minted.len()

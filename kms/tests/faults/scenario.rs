@@ -16,7 +16,7 @@ use strongroom_pkcs11_shim::{Function, Shim};
 
 use crate::{
     fixture::Fixture,
-    load::{Load, Outcome},
+    load::{BATCH, Load, Outcome},
     pair::Pair,
 };
 
@@ -33,8 +33,8 @@ pub(crate) struct Scenario {
     inject: Box<dyn Fn(&Shim) + Send + Sync>,
     lasts: Duration,
     may_fail: bool,
-    /// Whether an EDEK may be minted that opens to nothing.
-    may_be_dead: bool,
+    /// EDEKs at most that may be minted and open to nothing.
+    dead_max: usize,
     /// Whether the token is back in service some time after the fault.
     returns: bool,
 }
@@ -46,7 +46,7 @@ impl Scenario {
             inject: Box::new(inject),
             lasts: FAULT_TIME,
             may_fail: true,
-            may_be_dead: false,
+            dead_max: 0,
             returns: true,
         }
     }
@@ -64,7 +64,14 @@ impl Scenario {
 
     /// The canary of a batch vouches for the token, and not for each EDEK beside it: one may open to nothing.
     pub(crate) const fn with_dead_edeks(mut self) -> Self {
-        self.may_be_dead = true;
+        self.dead_max = usize::MAX;
+        self
+    }
+
+    /// The fault strikes every EDEK, so that no batch gets by its canary, but one that is minted while the fault ends: its
+    /// canary comes last, and may be the first that is sound.
+    pub(crate) const fn ending_within_a_batch(mut self) -> Self {
+        self.dead_max = BATCH;
         self
     }
 
@@ -102,7 +109,7 @@ impl Scenario {
 
         // The token itself is sound, and has the last word on every EDEK that was handed out.
         let clean = fixture.start().await;
-        let outcome = load.judge(self.name, self.may_be_dead, &clean).await;
+        let outcome = load.judge(self.name, self.dead_max, &clean).await;
         clean.stop().await;
         if !self.may_fail {
             assert_eq!(outcome.failed, 0, "{}: {:?}", self.name, outcome.reasons);
@@ -144,7 +151,7 @@ async fn run_beside_another(scenario: Scenario) -> Row {
         std::fs::remove_dir_all(marks).expect("the rejection was marked");
     }
     let clean = pair.start().await;
-    let outcome = load.judge(scenario.name, scenario.may_be_dead, &clean).await;
+    let outcome = load.judge(scenario.name, scenario.dead_max, &clean).await;
     clean.stop().await;
     assert_eq!(outcome.failed, 0, "{}: {:?}", scenario.name, outcome.reasons);
     Row {

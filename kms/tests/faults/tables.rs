@@ -101,10 +101,12 @@ pub(crate) fn wrong_answers() -> Vec<Scenario> {
     vec![
         Scenario::new("every wrapped key has a wrong bit", |shim| {
             shim.set(Function::WrapKey, Fault::FlipBit, When::Always);
-        }),
+        })
+        .ending_within_a_batch(),
         Scenario::new("a wrapped key is not written", |shim| {
             shim.set(Function::WrapKey, Fault::Nothing, When::Always);
-        }),
+        })
+        .ending_within_a_batch(),
         Scenario::new("one wrapped key in fifty has a wrong bit", |shim| {
             shim.set(Function::WrapKey, Fault::FlipBit, sometimes(20));
         })
@@ -128,7 +130,8 @@ pub(crate) fn wrong_answers() -> Vec<Scenario> {
         }),
         Scenario::new("an encryption has a wrong bit", |shim| {
             shim.set(Function::Encrypt, Fault::FlipBit, When::Always);
-        }),
+        })
+        .ending_within_a_batch(),
         Scenario::new("one encryption in fifty has a wrong bit", |shim| {
             shim.set(Function::Encrypt, Fault::FlipBit, sometimes(20));
         })
