@@ -192,25 +192,47 @@ async fn a_disk_that_gets_full_while_keys_are_taken_in_costs_none_of_them() {
     }
 }
 
+/// Two instances over one database, the second with another stand-in for a token, so that it finds nothing itself.
+struct Two {
+    here: Site,
+    there: Site,
+    hsm: Arc<MemoryHsm>,
+    other: Arc<MemoryHsm>,
+    _cluster: Cluster,
+}
+
+impl Two {
+    fn new() -> Self {
+        let cluster = Cluster::start();
+        let url_file = cluster.fresh_url();
+        Self {
+            here: shared(url_file.clone()),
+            there: shared(url_file),
+            hsm: MemoryHsm::new(),
+            other: MemoryHsm::new(),
+            _cluster: cluster,
+        }
+    }
+
+    async fn start(&self) -> (Kms<'_>, Kms<'_>) {
+        (self.here.start(&self.hsm).await, self.there.start(&self.other).await)
+    }
+}
+
 /// What a look found of a key is not lost because another instance stores that key before it is taken in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_a_look_found_is_looked_at_again_if_another_instance_stored_the_key_meanwhile() {
-    let cluster = Cluster::start();
-    let url_file = cluster.fresh_url();
-    let (here, there) = (shared(url_file.clone()), shared(url_file));
-    // The other one's token is another stand-in, so that it finds nothing itself.
-    let (hsm, other) = (MemoryHsm::new(), MemoryHsm::new());
-    let (one, two) = (here.start(&hsm).await, there.start(&other).await);
-    let mut alice = one.as_user("user/alice");
-    alice.create("zz").await.expect("made");
-    let lost = hsm.lose("zz", 0);
-    other.put(lost.clone());
+    let at = Two::new();
+    let (one, two) = at.start().await;
+    one.as_user("user/alice").create("zz").await.expect("made");
+    let lost = at.hsm.lose("zz", 0);
+    at.other.put(lost.clone());
     // Each of them is stored, which takes a moment.
     for n in 0..150 {
-        hsm.put(planted(&lost, &format!("key-{n:03}"), 0));
+        at.hsm.put(planted(&lost, &format!("key-{n:03}"), 0));
     }
     let updates = Updates::of(&two, "zz");
-    hsm.set_state(TokenState::Ready);
+    at.hsm.set_state(TokenState::Ready);
     until("all are taken in", &one, "key-149", |_| true).await;
     updates.end().await;
     let missing = |key: &pb::Key| key.versions[0].state() == State::Missing;
@@ -219,29 +241,41 @@ async fn what_a_look_found_is_looked_at_again_if_another_instance_stored_the_key
     two.stop().await;
 }
 
-/// While somebody changes a key, what is unknown of it may be left open; it is taken in afterwards, although no token comes up.
+/// Somebody changes a key during each look of a comparison: what is unknown of it is left open, and taken in after a pause,
+/// although no token comes up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_no_look_could_decide_is_looked_at_again_after_a_pause() {
-    let cluster = Cluster::start();
-    let url_file = cluster.fresh_url();
-    let (here, there) = (shared(url_file.clone()), shared(url_file));
-    let (hsm, other) = (MemoryHsm::new(), MemoryHsm::new());
-    let (one, two) = (here.start(&hsm).await, there.start(&other).await);
-    let mut alice = one.as_user("user/alice");
+    const LOOKS: u32 = 6;
+    let at = Two::new();
+    let (one, two) = at.start().await;
+    let (mut alice, mut bob) = (one.as_user("user/alice"), two.as_user("user/bob"));
     alice.create("k").await.expect("made");
-    let known = hsm.lose("k", 0);
-    hsm.put(known.clone());
-    hsm.put(planted(&known, "k", 5));
-    let updates = Updates::of(&two, "k");
-    let pause = Duration::from_millis(300);
-    hsm.set_list_takes(pause);
-    hsm.set_look_takes(pause);
-    hsm.wait_list(|| hsm.set_state(TokenState::Ready)).await;
-    tokio::time::sleep(pause * 12).await;
-    updates.end().await;
+    let known = at.hsm.lose("k", 0);
+    at.hsm.put(known.clone());
+    at.hsm.put(planted(&known, "k", 5));
+    let mut looks = at.hsm.step_looks();
+    at.hsm.set_state(TokenState::Ready);
+    let mut next = async || tokio::time::timeout(PATIENCE, looks.recv()).await.expect("it looks");
+    for n in 0..LOOKS {
+        let look = next().await.expect("the stand-in is here");
+        bob.update(described("k", n)).await.expect("changed");
+        drop(look);
+    }
+    let again = next().await.expect("the stand-in is here");
+    let versions = alice.describe("k").await.expect("there").versions;
+    assert_eq!(versions.len(), 1, "a look that was too old decided");
+    drop(again);
     until("it is taken in", &one, "k", |key| key.versions.len() == 2).await;
     one.stop().await;
     two.stop().await;
+}
+
+fn described(name: &str, n: u32) -> pb::UpdateKeyRequest {
+    pb::UpdateKeyRequest {
+        name: name.to_owned(),
+        description: Some(format!("the {n}th")),
+        ..pb::UpdateKeyRequest::default()
+    }
 }
 
 /// Somebody who changes a key without end.
@@ -259,12 +293,7 @@ impl Updates {
                 if stopped.load(Ordering::SeqCst) {
                     return;
                 }
-                let request = pb::UpdateKeyRequest {
-                    name: name.to_owned(),
-                    description: Some(format!("the {n}th")),
-                    ..pb::UpdateKeyRequest::default()
-                };
-                _ = user.update(request).await;
+                _ = user.update(described(name, n)).await;
             }
         });
         Self { stop, task }

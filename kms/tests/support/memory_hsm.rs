@@ -17,7 +17,7 @@ use strongroom_kms::{
     },
 };
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId, ZoneId};
-use tokio::sync::{OwnedRwLockWriteGuard, RwLock, RwLockReadGuard, watch};
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock, RwLockReadGuard, mpsc, oneshot, watch};
 use zeroize::Zeroizing;
 
 use super::SoftKey;
@@ -62,7 +62,7 @@ struct Inside {
     looks: usize,
     fails_look: bool,
     list_takes: Duration,
-    look_takes: Duration,
+    steps: Option<mpsc::Sender<oneshot::Sender<()>>>,
     unseen: Vec<String>,
     expected: HashMap<KeyName, Vec<u32>>,
 }
@@ -124,9 +124,22 @@ impl MemoryHsm {
         self.inside().list_takes = pause;
     }
 
-    /// How long it takes from now on to look for places.
-    pub fn set_look_takes(&self, pause: Duration) {
-        self.inside().look_takes = pause;
+    /// From now on each look, at everything or for places, is told here and goes on until what was told is dropped.
+    pub fn step_looks(&self) -> mpsc::Receiver<oneshot::Sender<()>> {
+        let (told, steps) = mpsc::channel(1);
+        self.inside().steps = Some(told);
+        steps
+    }
+
+    /// Waits for the word to end a look, if looks are stepped.
+    async fn stepped(&self) {
+        let steps = self.inside().steps.clone();
+        let (end, ended) = oneshot::channel();
+        if let Some(steps) = steps
+            && steps.send(end).await.is_ok()
+        {
+            _ = ended.await;
+        }
     }
 
     /// The versions of a key that it was last told there should be.
@@ -280,23 +293,23 @@ impl Hsm for MemoryHsm {
         self.listing.send_modify(|listing| *listing += 1);
         // What it found gets old while it goes on.
         drop(self.lists.read().await);
+        self.stepped().await;
         let pause = self.inside().list_takes;
         tokio::time::sleep(pause).await;
         Ok(listed)
     }
 
     async fn look_for(&self, places: &[(KeyName, KeyVersion)]) -> Result<Held, Failure> {
-        let (held, pause) = {
+        let held = {
             let inside = self.usable()?;
             let found = places.iter().filter_map(|place| inside.versions.get(place));
-            let held = Held {
+            Held {
                 versions: found.cloned().collect(),
                 unfit: Vec::new(),
                 unseen: inside.unseen.clone(),
-            };
-            (held, inside.look_takes)
+            }
         };
-        tokio::time::sleep(pause).await;
+        self.stepped().await;
         Ok(held)
     }
 
