@@ -2,8 +2,9 @@
 //!
 //! A listing takes minutes where there are thousands of keys. Nobody who changes keys waits for one while a token serves, but
 //! after the start of the process, and after no token served: a single one does not while its only worker is restarted, and
-//! is used for what is seen in it meanwhile (`doubt`). The right to change keys is held only to settle what was begun, one key at a time, and to decide what a listing means. What changed since
-//! it began is looked at again, which takes a moment for a few versions (`docs/adr/0027`).
+//! is used for what is seen in it meanwhile (`doubt`). The right to change keys is held only to settle what was begun, one key
+//! at a time, and to decide what a listing means. What changed since it began is looked at again, which takes a moment for a
+//! few versions (`docs/adr/0027`).
 
 use std::{
     collections::BTreeSet,
