@@ -419,6 +419,11 @@ async fn a_zone_goes_on_record_with_its_first_edek_and_only_so_many_do() {
     admin.create("payroll").await.expect("created");
     let zones = [ZoneId::generate(), ZoneId::generate(), ZoneId::generate()];
     let edeks = metadata.mint("payroll", zones[0], 1).await.expect("minted");
+    let none = metadata
+        .mint("payroll", zones[2], 0)
+        .await
+        .expect("it may be asked for none");
+    assert!(none.is_empty());
     let mut strayed = edeks.clone();
     strayed[0].zone_id = zones[1].into();
     let rewrapped = metadata.rewrap(&strayed).await.expect("called");
@@ -430,6 +435,7 @@ async fn a_zone_goes_on_record_with_its_first_edek_and_only_so_many_do() {
         .await
         .expect_err("unproved");
     assert!(failure.message.contains(&zones[0].to_string()), "{failure}");
+    assert!(!failure.message.contains(&zones[2].to_string()), "{failure}");
     assert!(!failure.message.contains(&zones[1].to_string()), "{failure}");
     kms.stop().await;
 

@@ -28,7 +28,10 @@ impl<H: Hsm> Mint for MintFace<H> {
         let caller = caller(&request)?;
         let wire = request.into_inner();
         let (name, zone) = key_and_zone(&wire.key_name, &wire.zone_id)?;
-        let count = edek_count(wire.count as usize)?;
+        let count = match wire.count as usize {
+            0 => 0,
+            count => edek_count(count)?,
+        };
         let desk = Arc::clone(&self.0);
         let minted = to_its_end(self.0.places.take(&caller.identity)?, async move {
             desk.mint(&caller, name, &zone, count).await
@@ -72,7 +75,7 @@ impl<H: Hsm> Mint for MintFace<H> {
 }
 
 impl<H: Hsm> Desk<H> {
-    /// `name` may be an alias, here and in [`Self::rewrap`]. What it names, and what policies know of that, is looked at when
+    /// Makes EDEKs; none tell what they would be made under. `name` may be an alias, here and in [`Self::rewrap`]. What it names, and what policies know of that, is looked at when
     /// this instance is known to work with what the others changed.
     async fn mint(&self, caller: &Caller, name: KeyName, zone: &ZoneId, count: usize) -> Result<Minted, Failure> {
         let entry = Entry::new(caller, "mint").edeks(zone, count);

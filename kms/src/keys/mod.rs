@@ -289,7 +289,8 @@ impl<H: Hsm> Keys<H> {
         self.registry.aliases.read().get(&name).cloned().unwrap_or(name)
     }
 
-    /// EDEKs of fresh DEKs under the key's current version.
+    /// EDEKs of fresh DEKs under the key's current version. For a `count` of 0 it tells that version, if this zone could have some
+    /// of it, and leaves nothing behind.
     pub(crate) async fn mint(&self, name: &KeyName, zone: &ZoneId, count: usize) -> Result<Minted, Failure> {
         self.wait_ready().await?;
         for _ in 0..MAKE_ATTEMPTS_MAX {
@@ -306,18 +307,20 @@ impl<H: Hsm> Keys<H> {
     async fn mint_once(&self, name: &KeyName, zone: &ZoneId, count: usize) -> Result<Minted, Failure> {
         let (version, suite) = self.minting_seen(name).await?;
         self.check_room(name, zone)?;
-        self.uses.charge(&self.ledger, name, version, suite, count).await?;
-        self.registry.note_use(name, version, self.clock.now_ms());
-        let edeks = self.hsm.mint(name, version, zone, count).await?;
-        same_count(edeks.len(), count)?;
-        self.register(name, zone).await?;
-        let key = name.clone();
-        Ok(Minted {
-            key,
+        let mut minted = Minted {
+            key: name.clone(),
             version,
             suite,
-            edeks,
-        })
+            edeks: Vec::new(),
+        };
+        if count > 0 {
+            self.uses.charge(&self.ledger, name, version, suite, count).await?;
+            self.registry.note_use(name, version, self.clock.now_ms());
+            minted.edeks = self.hsm.mint(name, version, zone, count).await?;
+            same_count(minted.edeks.len(), count)?;
+            self.register(name, zone).await?;
+        }
+        Ok(minted)
     }
 
     /// Refuses another zone for a key that has as many as one may have. Nothing but a proof and a destruction gets rid of one.

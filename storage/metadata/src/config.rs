@@ -53,6 +53,8 @@ pub struct Settings {
     pub stock_low_edeks: usize,
     /// Age at which an EDEK in stock is dropped, in milliseconds.
     pub stock_age_ms: u64,
+    /// How often the key service is asked whether a key with EDEKs in stock was rolled, in milliseconds.
+    pub stock_look_ms: u64,
     /// How long a create waits for an EDEK when there is none, in milliseconds.
     pub mint_wait_ms: u64,
     /// Silence after which a block node is asked for nothing more until it reports again, in milliseconds.
@@ -75,6 +77,7 @@ impl Default for Settings {
             stock_edeks: 100,
             stock_low_edeks: 30,
             stock_age_ms: 12 * 3_600_000,
+            stock_look_ms: 60_000,
             mint_wait_ms: 5_000,
             node_silence_ms: 5_000,
             node_gone_ms: 600_000,
@@ -123,6 +126,11 @@ impl Settings {
             (
                 self.stock_low_edeks <= self.stock_edeks,
                 "settings.stock_low_edeks must not exceed settings.stock_edeks",
+            ),
+            (
+                // Each time leaves a record in the key service's audit log.
+                self.stock_look_ms >= 1_000,
+                "settings.stock_look_ms must be at least 1000",
             ),
             (
                 // Writers renew once a minute at the latest.

@@ -122,6 +122,7 @@ impl<S: Store, E: EdekSource> Core<S, E> {
         let mut tasks = JoinSet::new();
         tasks.spawn(warm(Arc::clone(self)));
         tasks.spawn(forget_stocks(Arc::clone(self)));
+        tasks.spawn(look_for_rolls(Arc::clone(self)));
         tasks.spawn(on_duty(Arc::clone(self)));
         tasks
     }
@@ -279,6 +280,13 @@ async fn forget_stocks<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
     loop {
         sleep(REAP_EVERY).await;
         logged("stock", drop_stocks(&core)).await;
+    }
+}
+
+async fn look_for_rolls<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
+    loop {
+        sleep(Duration::from_millis(core.settings.stock_look_ms)).await;
+        core.stock.look_for_rolls().await;
     }
 }
 

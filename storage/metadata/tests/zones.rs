@@ -9,6 +9,7 @@ use std::{
 };
 
 use fixture::{NODES, World, check, files::commit_request, kms::dek_of, refused};
+use strongroom_metadata::Settings;
 use strongroom_proto::{Failure, Reason, metadata::v1 as pb};
 
 #[tokio::test]
@@ -74,6 +75,8 @@ async fn zone_creation_checks_in_hdfs_order() {
         &["away"],
     );
     world.kms.back();
+    // What is refused leaves no zone behind that the key service would want a proof of before it destroys a version.
+    assert_eq!(world.kms.zones().len(), 1, "only /zone is one");
     zones
         .create_zone(ask("/empty", "payroll"))
         .await
@@ -277,6 +280,33 @@ async fn an_edek_too_old_is_not_handed_out() {
         .await;
     let created = world.create("/z/f", false).await.expect("minted anew");
     assert!(dek_of(&created.edek.expect("an EDEK").wrapped) >= before);
+}
+
+#[tokio::test]
+async fn a_roll_drains_the_stock_of_a_zone_where_nobody_makes_files() {
+    let world = World::with(Settings {
+        stock_look_ms: 1000,
+        ..fixture::quick()
+    })
+    .await;
+    world.zone("/z", "payroll").await;
+    world.zone("/other", "other").await;
+    let full = async |world: &World| stock(world, "/z").await == 10 && stock(world, "/other").await == 10;
+    world.until("the stocks are full", full).await;
+    world.kms.roll("payroll");
+    world
+        .until("the old EDEKs are gone", async |world| stock(world, "/z").await == 0)
+        .await;
+    assert_eq!(stock(&world, "/other").await, 10, "another key was not rolled");
+    world.create("/z/f", false).await.expect("minted anew");
+    let files = world.get_zone("/z").await.expect("a zone").into_inner().files;
+    assert_eq!(
+        files,
+        [pb::VersionCount {
+            key_version: 1,
+            files: 1
+        }]
+    );
 }
 
 #[tokio::test]

@@ -59,8 +59,8 @@ impl MintClient {
         Self { grpc }
     }
 
-    /// `count` EDEKs (1 to 1000) of fresh DEKs for `zone`, under the current version of `key`, a key's name or an
-    /// alias.
+    /// `count` EDEKs (0 to 1000) of fresh DEKs for `zone`, under the current version of `key`, a key's name or an
+    /// alias. With 0 it tells that version and the suite, and the key does not come to serve the zone.
     ///
     /// # Errors
     /// What the key service says, or why it cannot be reached.

@@ -33,14 +33,14 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
     };
     let frame = FrameSize::from_wire(asked.frame_bytes)?;
     let zone = ZoneId::generate();
-    let minted = first_edeks(core, &key, zone).await?;
+    let current = look_at_key(core, &key, zone).await?;
     // EDEKs are bound to the key's own name; an alias may name another key tomorrow.
-    let key = minted.key.clone();
+    let key = current.key;
     let path = ZonePath::parse(&asked.path)?;
     let record = records::Zone {
         root: FileId::from_bytes([0; 16]).into(),
         key_name: key.as_str().to_owned(),
-        edek_suite: minted.suite.as_str().to_owned(),
+        edek_suite: current.suite.as_str().to_owned(),
         data_suite: data_suite.as_str().to_owned(),
         created_ms: core.clock.now_ms(),
         version_min: 0,
@@ -51,26 +51,25 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
     ))
     .await?;
     if made.zone_id.as_ref() == zone.as_bytes() {
-        core.stock.add(zone, &key, minted);
         core.stock.warm(zone, &key);
     }
     Ok(made)
 }
 
-/// The first EDEKs of a zone: the key service's word that the key exists and may be used here.
-async fn first_edeks<S, E: EdekSource>(
+/// The key service's word that the key exists and may be used here. No EDEK is made yet: the key service keeps every zone that
+/// has EDEKs until that zone's proof is there, and of one that is not made in the end nobody could give it.
+async fn look_at_key<S, E: EdekSource>(
     core: &Core<S, E>,
     key: &KeyName,
     zone: ZoneId,
 ) -> Result<Minted, MetadataError> {
     let wait = Duration::from_millis(core.settings.mint_wait_ms);
-    let count = core.settings.stock_low_edeks.max(1);
-    match tokio::time::timeout(wait, core.source.mint(key, &zone, count)).await {
+    match tokio::time::timeout(wait, core.source.mint(key, &zone, 0)).await {
         Ok(outcome) => Ok(outcome?),
         Err(_) => Err(Failure::new(
             Reason::Unavailable,
             format!(
-                "the key service gave no EDEK of key {key} for {} ms; check that it runs",
+                "the key service said nothing of key {key} for {} ms; check that it runs",
                 wait.as_millis()
             ),
         )

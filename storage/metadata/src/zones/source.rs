@@ -28,7 +28,8 @@ pub struct Rewrapped {
 
 /// Mints and re-wraps EDEKs. Neither opens anything.
 pub trait EdekSource: Send + Sync + 'static {
-    /// Mints `count` EDEKs under the newest version of `key`, bound to `zone`.
+    /// Mints `count` EDEKs under the newest version of `key`, bound to `zone`. With 0 it tells what they would be made under, and
+    /// the key service does not take the zone for one that has EDEKs.
     fn mint(&self, key: &KeyName, zone: &ZoneId, count: usize) -> impl Future<Output = Result<Minted, Failure>> + Send;
 
     /// Wraps EDEKs of `key` and `zone` again under the newest version.

@@ -5,7 +5,7 @@
 //! bad key from taking all places.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -95,9 +95,10 @@ impl<E: EdekSource> Stock<E> {
         key: &KeyName,
         version_min: KeyVersion,
     ) -> Result<Edek, MetadataError> {
-        let shelf = self.shared.shelf(zone, key);
         let deadline = Instant::now() + Duration::from_millis(self.shared.settings.mint_wait_ms);
         loop {
+            // Another one, after the stock was dropped.
+            let shelf = self.shared.shelf(zone, key);
             let changed = shelf.changed.notified();
             if let Some(edek) = self.pop(&shelf, version_min) {
                 return Ok(edek);
@@ -127,13 +128,6 @@ impl<E: EdekSource> Stock<E> {
         ready.map(|ready| shelf.edek(ready))
     }
 
-    /// Puts EDEKs that were minted otherwise into the stock, and fills it up in the background.
-    pub(crate) fn add(&self, zone: ZoneId, key: &KeyName, minted: Minted) {
-        let shelf = self.shared.shelf(zone, key);
-        shelf.lock().add(minted, self.shared.clock.now_ms());
-        shelf.changed.notify_waiters();
-    }
-
     /// Throws away the stock of a zone and what is being minted for it.
     pub(crate) fn drop_zone(&self, zone: ZoneId) {
         let shelf = lock(&self.shared.zones).remove(&zone);
@@ -141,6 +135,8 @@ impl<E: EdekSource> Stock<E> {
             let mut state = shelf.lock();
             state.generation += 1;
             state.edeks.clear();
+            drop(state);
+            shelf.changed.notify_waiters();
         }
     }
 
@@ -157,6 +153,18 @@ impl<E: EdekSource> Stock<E> {
     /// A version of `key` is known to exist: older EDEKs of it are not handed out any more, in whichever zone.
     pub(crate) fn learned(&self, key: &KeyName, version: KeyVersion) {
         self.shared.learned(key, version);
+    }
+
+    /// Asks which version each key in stock mints under now, so that a roll drains also the stock of a zone where no file is
+    /// made. What cannot be asked now is asked in the next round.
+    pub(crate) async fn look_for_rolls(&self) {
+        for (key, shelf) in self.shared.stocked_keys() {
+            match self.shared.mint(&shelf, 0).await {
+                Ok(current) => self.shared.learned(&key, current.version),
+                Err(failure) if failure.is_transient() => return,
+                Err(failure) => tracing::warn!(%key, %failure, "cannot ask whether a key was rolled"),
+            }
+        }
     }
 
     /// Throws away what is older than `version` in the stock of one zone, now and when it comes.
@@ -191,6 +199,13 @@ impl<E: EdekSource> Shared<E> {
             })
         });
         Arc::clone(shelf)
+    }
+
+    /// The keys that have EDEKs in stock, each with a shelf that has some.
+    fn stocked_keys(&self) -> BTreeMap<KeyName, Arc<Shelf>> {
+        let zones = lock(&self.zones);
+        let stocked = zones.values().filter(|shelf| !shelf.lock().edeks.is_empty());
+        stocked.map(|shelf| (shelf.key.clone(), Arc::clone(shelf))).collect()
     }
 
     fn learned(&self, key: &KeyName, version: KeyVersion) {
