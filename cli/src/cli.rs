@@ -7,18 +7,23 @@ use strongroom_kms::{
     audit::Outcome,
     policy::{Action, Authentication, GroupName},
 };
-use strongroom_proto::{EdekSuite, FrameSize, KeyName, ZoneId};
+use strongroom_proto::{EdekSuite, KeyName, ZoneId};
 
 use crate::{error::EXIT_CODES_HELP, profile::PROFILE_VARIABLE};
 
+mod fs;
 mod key;
 mod token;
+mod zone;
 
+pub(crate) use fs::{FsCommand, GetArgs, PutArgs};
 pub(crate) use key::{AliasCommand, CreateArgs, DeleteArgs, ImportArgs, KeyCommand, TargetArgs, UpdateArgs};
 pub(crate) use token::{
     LocalTokenCommand, MarksArgs, SealedArgs, TokenCommand, TokenInitArgs, TokenInspectArgs, TokenLinkArgs,
     TokenLinkStepArgs, TokenWorkerArgs,
 };
+use zone::zone_id;
+pub(crate) use zone::{ZoneCommand, ZoneProofArgs};
 
 /// Hardware-backed keys and encrypted zones.
 #[derive(Debug, Parser)]
@@ -276,78 +281,6 @@ fn tag(text: &str) -> Result<(String, String), String> {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum ZoneCommand {
-    /// Make an empty directory a zone under a key
-    #[command(
-        after_help = "Examples:\n  strongroom zone create /payroll --key payroll\n  strongroom zone create /records --key records --frame-size 4KiB"
-    )]
-    Create {
-        /// An existing, empty directory
-        path: String,
-        /// The zone's EZ key
-        #[arg(long, value_name = "NAME")]
-        key: KeyName,
-        /// How much is sealed at once and must be fetched to read a byte: a power of two from 4KiB to 1MiB
-        #[arg(long, value_name = "SIZE", default_value_t)]
-        frame_size: FrameSize,
-    },
-    /// List zones
-    #[command(visible_alias = "ls", after_help = "Example:\n  strongroom zone list")]
-    List,
-    /// Show the zone that holds a path, with its files by key version
-    #[command(after_help = "Example:\n  strongroom zone info /payroll/2026")]
-    Info {
-        /// A path in the zone
-        path: String,
-    },
-    /// Re-wrap the EDEKs of a zone's files under the key's newest version
-    #[command(after_help = "Example:\n  strongroom zone reencrypt /payroll --wait")]
-    Reencrypt {
-        /// The zone
-        path: String,
-        /// Return when it is done
-        #[arg(long)]
-        wait: bool,
-    },
-    /// Have it proved that a zone uses no key version up to one, for key delete
-    #[command(
-        after_help = "Examples:\n  strongroom zone proof /payroll --through-version 3 -o payroll.proof\n  strongroom zone proof --zone-id 3f2a…0c --key payroll --through-version 3 -o gone.proof"
-    )]
-    Proof(ZoneProofArgs),
-    /// Show how far a zone's re-encryption is
-    #[command(after_help = "Example:\n  strongroom zone status /payroll")]
-    Status {
-        /// The zone
-        path: String,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ZoneProofArgs {
-    /// The zone
-    #[arg(required_unless_present = "zone_id", conflicts_with = "zone_id")]
-    pub(crate) path: Option<String>,
-    /// The zone by its id, 32 hexadecimal digits, also one that was removed
-    #[arg(long, value_name = "ID", value_parser = zone_id)]
-    pub(crate) zone_id: Option<ZoneId>,
-    /// The key that a removed zone had
-    #[arg(long, value_name = "NAME", requires = "zone_id")]
-    pub(crate) key: Option<KeyName>,
-    /// The newest version that the proof is to speak of; it speaks of all older ones too
-    #[arg(long, value_name = "N")]
-    pub(crate) through_version: u32,
-    /// Where the proof goes
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: PathBuf,
-}
-
-/// A zone's id as `zone info` shows it.
-fn zone_id(text: &str) -> Result<ZoneId, String> {
-    let bytes = hex::decode(text).map_err(|_| "a zone's id is 32 hexadecimal digits".to_owned())?;
-    ZoneId::try_from(bytes.as_slice()).map_err(|error| error.to_string())
-}
-
-#[derive(Debug, Subcommand)]
 pub(crate) enum AuditCommand {
     /// Verify a log, or a copy of one: every record, the chain and the checkpoints' signatures
     #[command(after_help = "Example:\n  strongroom audit verify /var/lib/strongroom/kms/audit --public-key audit.pem")]
@@ -459,137 +392,6 @@ fn sha256(text: &str) -> Result<[u8; 32], String> {
     let mut hash = [0; 32];
     hex::decode_to_slice(text, &mut hash).map_err(|_| "a hash is 64 hexadecimal digits".to_owned())?;
     Ok(hash)
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum FsCommand {
-    /// Make directories
-    #[command(after_help = "Example:\n  strongroom fs mkdir -p /payroll/2026")]
-    Mkdir {
-        /// Directories to make
-        #[arg(required = true)]
-        paths: Vec<String>,
-        /// Make missing parents; accept a directory that exists
-        #[arg(short, long)]
-        parents: bool,
-        /// Permission bits, octal
-        #[arg(long, value_name = "MODE", default_value = "755", value_parser = octal_mode)]
-        mode: u32,
-    },
-    /// List a directory
-    #[command(after_help = "Example:\n  strongroom fs ls -l /payroll")]
-    Ls {
-        /// Directories or files
-        #[arg(default_value = "/")]
-        paths: Vec<String>,
-        /// With mode, owner, length and time
-        #[arg(short, long)]
-        long: bool,
-    },
-    /// Store local files or directory trees
-    #[command(
-        after_help = "Examples:\n  strongroom fs put -r ./2026 /payroll/\n  pg_dump hr | strongroom fs put - /payroll/hr.sql"
-    )]
-    Put(PutArgs),
-    /// Fetch files or directory trees
-    #[command(after_help = "Example:\n  strongroom fs get -r /payroll/2026 ./restored")]
-    Get(GetArgs),
-    /// Write files to standard output
-    #[command(after_help = "Example:\n  strongroom fs cat --offset 1000 --length 100 /payroll/hr.sql")]
-    Cat {
-        /// Files
-        #[arg(required = true)]
-        paths: Vec<String>,
-        /// First byte
-        #[arg(long, value_name = "BYTES", default_value_t = 0)]
-        offset: u64,
-        /// At most this many bytes of each file
-        #[arg(long, value_name = "BYTES")]
-        length: Option<u64>,
-    },
-    /// Show what is known of files or directories
-    #[command(after_help = "Example:\n  strongroom fs stat /payroll/hr.sql")]
-    Stat {
-        /// Files or directories
-        #[arg(required = true)]
-        paths: Vec<String>,
-    },
-    /// Rename a file or directory, or move it into a directory that exists
-    #[command(after_help = "Example:\n  strongroom fs mv /payroll/new.csv /payroll/2026/")]
-    Mv {
-        /// What to rename
-        from: String,
-        /// Its new path
-        to: String,
-        /// Replace a file that is there
-        #[arg(short, long)]
-        force: bool,
-    },
-    /// Remove files, or directories with -r
-    #[command(after_help = "Example:\n  strongroom fs rm -r /payroll/2019")]
-    Rm {
-        /// Files or directories
-        #[arg(required = true)]
-        paths: Vec<String>,
-        /// Remove directories with all they hold
-        #[arg(short, long)]
-        recursive: bool,
-    },
-    /// Count files and bytes
-    #[command(after_help = "Example:\n  strongroom fs du /payroll")]
-    Du {
-        /// Files or directories
-        #[arg(default_value = "/")]
-        paths: Vec<String>,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TransferArgs {
-    /// Take directories with all they hold
-    #[arg(short, long)]
-    pub(crate) recursive: bool,
-    /// Replace files that are there
-    #[arg(short, long)]
-    pub(crate) force: bool,
-    /// Files in flight at once
-    #[arg(short, long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub(crate) jobs: u16,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PutArgs {
-    /// Local files or directories, or - for standard input
-    #[arg(required = true, value_name = "LOCAL")]
-    pub(crate) sources: Vec<PathBuf>,
-    /// Where to: a directory that exists takes them in, any other path is the new name
-    #[arg(value_name = "REMOTE")]
-    pub(crate) target: String,
-    #[command(flatten)]
-    pub(crate) transfer: TransferArgs,
-    /// Leave out symbolic links, devices, sockets and pipes without failing
-    #[arg(long)]
-    pub(crate) skip_special: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct GetArgs {
-    /// Files or directories
-    #[arg(required = true, value_name = "REMOTE")]
-    pub(crate) sources: Vec<String>,
-    /// Where to: a directory that exists takes them in, any other path is the new name
-    #[arg(value_name = "LOCAL")]
-    pub(crate) target: PathBuf,
-    #[command(flatten)]
-    pub(crate) transfer: TransferArgs,
-}
-
-/// Permission bits as `chmod` takes them.
-fn octal_mode(text: &str) -> Result<u32, String> {
-    match u32::from_str_radix(text, 8) {
-        Ok(mode) if mode <= 0o7777 => Ok(mode),
-        _ => Err("permission bits are octal, 0 to 7777, for example 750".to_owned()),
-    }
 }
 
 #[cfg(test)]

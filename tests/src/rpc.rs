@@ -6,7 +6,7 @@ use strongroom_proto::{
     block::v1::{self as block, blocks_client::BlocksClient},
     kms::v1 as kms,
     limits::MESSAGE_BYTES_MAX,
-    metadata::v1::{self as metadata, cluster_client::ClusterClient, namespace_client::NamespaceClient},
+    metadata::v1::{self as metadata, cluster_client::ClusterClient, files_client::FilesClient},
     transport::{Role, TlsFiles, TlsIdentity, connect},
 };
 use tonic::transport::Channel;
@@ -27,7 +27,7 @@ impl Dev {
         let request = metadata::OpenFileRequest {
             path: path.as_bytes().to_vec().into(),
         };
-        Ok(self.namespace().open_file(request).await?.into_inner())
+        Ok(self.files().open_file(request).await?.into_inner())
     }
 
     /// Reads every block of a file of one extent from one node, whatever the others have; tells how each read went.
@@ -109,8 +109,8 @@ impl Dev {
         mint(self.channel_with(files, Role::Kms), key, 1).await
     }
 
-    fn namespace(&self) -> NamespaceClient<Channel> {
-        NamespaceClient::new(self.channel("alice", Role::Metadata))
+    fn files(&self) -> FilesClient<Channel> {
+        FilesClient::new(self.channel("alice", Role::Metadata))
     }
 }
 

@@ -3,7 +3,8 @@ use std::future::Future;
 use strongroom_proto::{
     limits::MESSAGE_BYTES_MAX,
     metadata::v1::{
-        self as pb, cluster_client::ClusterClient, namespace_client::NamespaceClient, zones_client::ZonesClient,
+        self as pb, cluster_client::ClusterClient, files_client::FilesClient, namespace_client::NamespaceClient,
+        zones_client::ZonesClient,
     },
     transport::{self, Remotes, Role, TlsIdentity},
 };
@@ -25,6 +26,7 @@ macro_rules! calls {
 #[derive(Clone)]
 pub(crate) struct Metadata {
     namespace: NamespaceClient<Channel>,
+    files: FilesClient<Channel>,
     zones: ZonesClient<Channel>,
     cluster: ClusterClient<Channel>,
 }
@@ -34,6 +36,7 @@ impl Metadata {
         let channel = transport::connect_any(remotes, tls, Role::Metadata);
         Self {
             namespace: NamespaceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            files: FilesClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             zones: ZonesClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             cluster: ClusterClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX),
         }
@@ -46,12 +49,12 @@ impl Metadata {
         namespace.rename(RenameRequest) -> Stat;
         namespace.remove(RemoveRequest) -> RemoveResponse;
         namespace.set_attributes(SetAttributesRequest) -> Stat;
-        namespace.create_file(CreateFileRequest) -> CreatedFile;
-        namespace.add_blocks(AddBlocksRequest) -> WriteGrant;
-        namespace.commit_file(CommitFileRequest) -> Stat;
-        namespace.abandon_file(AbandonFileRequest) -> AbandonFileResponse;
-        namespace.open_file(OpenFileRequest) -> OpenedFile;
-        namespace.list_blocks(ListBlocksRequest) -> ListBlocksResponse;
+        files.create_file(CreateFileRequest) -> CreatedFile;
+        files.add_blocks(AddBlocksRequest) -> WriteGrant;
+        files.commit_file(CommitFileRequest) -> Stat;
+        files.abandon_file(AbandonFileRequest) -> AbandonFileResponse;
+        files.open_file(OpenFileRequest) -> OpenedFile;
+        files.list_blocks(ListBlocksRequest) -> ListBlocksResponse;
         zones.create_zone(CreateZoneRequest) -> Zone;
         zones.list_zones(ListZonesRequest) -> ListZonesResponse;
         zones.get_zone(GetZoneRequest) -> Zone;

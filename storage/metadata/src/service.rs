@@ -21,9 +21,10 @@ use crate::{
 };
 
 /// Services that the health check knows by name.
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
     "",
     "strongroom.metadata.v1.Namespace",
+    "strongroom.metadata.v1.Files",
     "strongroom.metadata.v1.Zones",
     "strongroom.metadata.v1.Cluster",
 ];

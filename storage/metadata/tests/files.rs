@@ -167,7 +167,7 @@ async fn blocks_may_come_in_parts_and_again() {
         };
         let page = world
             .user("alice")
-            .namespace
+            .files
             .list_blocks(request)
             .await
             .expect("a page")
@@ -230,7 +230,7 @@ async fn a_commit_that_does_not_add_up_is_refused_and_changes_nothing() {
             &[words],
         );
     }
-    let failure = refused(world.user("bob").namespace.commit_file(good.clone()).await);
+    let failure = refused(world.user("bob").files.commit_file(good.clone()).await);
     check(&failure, Reason::LeaseLost, &["user bob", "another user is"]);
     world.stat("/z/f").await.expect_err("still invisible");
     world.commit(good).await.expect("the right one is taken");
@@ -280,8 +280,8 @@ async fn of_many_writers_of_one_path_one_wins() {
             .expect("created")
             .grant
             .expect("a grant");
-        let mut namespace = world.user("alice").namespace;
-        commits.push(async move { namespace.commit_file(commit_request(&grant, 10, &NODES)).await });
+        let mut files = world.user("alice").files;
+        commits.push(async move { files.commit_file(commit_request(&grant, 10, &NODES)).await });
     }
     let (won, lost): (Vec<_>, Vec<_>) = futures::future::join_all(commits)
         .await
@@ -299,7 +299,7 @@ async fn of_many_writers_of_one_path_one_wins() {
 async fn a_writer_that_gives_up_or_goes_silent_leaves_nothing() {
     let world = World::start().await;
     world.zone("/z", "payroll").await;
-    let mut namespace = world.user("alice").namespace;
+    let mut files = world.user("alice").files;
     let mut grants = Vec::new();
     for name in ["abandoned", "silent"] {
         let grant = world
@@ -321,10 +321,10 @@ async fn a_writer_that_gives_up_or_goes_silent_leaves_nothing() {
     let abandon = pb::AbandonFileRequest {
         file_id: grants[0].file_id.clone(),
     };
-    let failure = refused(world.user("bob").namespace.abandon_file(abandon.clone()).await);
+    let failure = refused(world.user("bob").files.abandon_file(abandon.clone()).await);
     check(&failure, Reason::LeaseLost, &["another user"]);
-    namespace.abandon_file(abandon.clone()).await.expect("abandoned");
-    namespace.abandon_file(abandon).await.expect("a repeat succeeds");
+    files.abandon_file(abandon.clone()).await.expect("abandoned");
+    files.abandon_file(abandon).await.expect("a repeat succeeds");
     world
         .until("the abandoned blocks are deleted", async |world| {
             world.nodes.blocks() == 6
@@ -434,5 +434,5 @@ async fn add_blocks(
         first_index,
         blocks,
     };
-    Ok(world.user("alice").namespace.add_blocks(request).await?.into_inner())
+    Ok(world.user("alice").files.add_blocks(request).await?.into_inner())
 }

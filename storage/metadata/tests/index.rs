@@ -135,7 +135,7 @@ async fn run(world: &mut World, open: &mut Vec<pb::WriteGrant>, operation: &Oper
                 let request = pb::AbandonFileRequest { file_id: grant.file_id };
                 world
                     .user("alice")
-                    .namespace
+                    .files
                     .abandon_file(request)
                     .await
                     .expect("abandoned");

@@ -106,14 +106,15 @@ async fn a_request_that_comes_again_is_answered_and_not_carried_out_twice() {
     there.remove(remove).await.expect("known");
     assert_eq!(two.names("/z").await, ["d", "e"], "the new one stays");
 
+    let (mut writer, mut beside) = (one.user("alice").files, two.user("alice").files);
     let create = pb::CreateFileRequest {
         path: "/z/f".into(),
         mode: 0o600,
         overwrite: false,
         request_id: id(),
     };
-    let created = here.create_file(create.clone()).await.expect("created").into_inner();
-    let again = there.create_file(create).await.expect("known").into_inner();
+    let created = writer.create_file(create.clone()).await.expect("created").into_inner();
+    let again = beside.create_file(create).await.expect("known").into_inner();
     let ids = |created: &pb::CreatedFile| {
         let grant = created.grant.clone().expect("a grant");
         (grant.file_id, grant.extent_id, created.edek.clone())
@@ -125,9 +126,13 @@ async fn a_request_that_comes_again_is_answered_and_not_carried_out_twice() {
         request_id: id(),
         ..commit_request(&created.grant.expect("a grant"), 10, &NODES)
     };
-    let committed = here.commit_file(commit.clone()).await.expect("committed").into_inner();
+    let committed = writer
+        .commit_file(commit.clone())
+        .await
+        .expect("committed")
+        .into_inner();
     one.remove("/z/f", false).await.expect("removed");
-    let again = there.commit_file(commit).await.expect("known").into_inner();
+    let again = beside.commit_file(commit).await.expect("known").into_inner();
     assert_eq!(again, committed, "it was committed, whatever became of the file since");
 
     let other = pb::RenameRequest {

@@ -2,14 +2,18 @@
 
 mod fixture;
 
-use fixture::{NODES, World, check, refused};
+use fixture::{Clients, NODES, World, check, refused};
 use strongroom_metadata::Settings;
 use strongroom_proto::{Reason, metadata::v1 as pb};
 
 #[tokio::test]
 async fn paths_that_break_a_rule_are_refused_with_the_rule() {
     let world = World::start().await;
-    let mut namespace = world.user("alice").namespace;
+    let Clients {
+        mut namespace,
+        mut files,
+        ..
+    } = world.user("alice");
     let long = [b"/".as_slice(), &[b'x'; 256]].concat();
     for (path, rule) in [
         (&b"/a/../b"[..], ". or .."),
@@ -22,7 +26,7 @@ async fn paths_that_break_a_rule_are_refused_with_the_rule() {
         let path = bytes::Bytes::copy_from_slice(path);
         let failures = [
             refused(namespace.get_stat(pb::GetStatRequest { path: path.clone() }).await),
-            refused(namespace.open_file(pb::OpenFileRequest { path: path.clone() }).await),
+            refused(files.open_file(pb::OpenFileRequest { path: path.clone() }).await),
             refused(
                 namespace
                     .remove(pb::RemoveRequest {
@@ -43,7 +47,7 @@ async fn paths_that_break_a_rule_are_refused_with_the_rule() {
                     .await,
             ),
             refused(
-                namespace
+                files
                     .create_file(pb::CreateFileRequest {
                         path: path.clone(),
                         mode: 0o644,

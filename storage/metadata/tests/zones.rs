@@ -187,7 +187,7 @@ async fn no_edek_is_handed_out_twice() {
     let world = World::start().await;
     world.zone("/z", "payroll").await;
     let creates = (0..60).map(|number| {
-        let mut namespace = world.user("alice").namespace;
+        let mut files = world.user("alice").files;
         async move {
             let path = format!("/z/f{number}").into();
             let request = pb::CreateFileRequest {
@@ -196,7 +196,7 @@ async fn no_edek_is_handed_out_twice() {
                 overwrite: false,
                 ..pb::CreateFileRequest::default()
             };
-            let created = namespace.create_file(request).await.expect("created").into_inner();
+            let created = files.create_file(request).await.expect("created").into_inner();
             dek_of(&created.edek.expect("an EDEK").wrapped)
         }
     });

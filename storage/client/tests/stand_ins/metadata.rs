@@ -9,7 +9,7 @@ use strongroom_proto::{
         AbandonFileRequest, AbandonFileResponse, AddBlocksRequest, BlockPlacement, CommitFileRequest,
         CreateFileRequest, CreatedFile, Extent, FileKind, GetStatRequest, ListBlocksRequest, ListBlocksResponse,
         ListRequest, ListResponse, MakeDirectoryRequest, OpenFileRequest, OpenedFile, RemoveRequest, RemoveResponse,
-        RenameRequest, SetAttributesRequest, Stat, WriteGrant, namespace_server::Namespace,
+        RenameRequest, SetAttributesRequest, Stat, WriteGrant, files_server::Files, namespace_server::Namespace,
     },
 };
 use tonic::{Request, Response, Status};
@@ -226,7 +226,7 @@ impl Metadata {
 }
 
 #[tonic::async_trait]
-impl Namespace for Metadata {
+impl Files for Metadata {
     async fn create_file(&self, request: Request<CreateFileRequest>) -> Result<Response<CreatedFile>, Status> {
         self.answer(|state| Ok(state.create(request.into_inner())))
     }
@@ -256,7 +256,10 @@ impl Namespace for Metadata {
     async fn list_blocks(&self, request: Request<ListBlocksRequest>) -> Result<Response<ListBlocksResponse>, Status> {
         self.answer(|state| state.blocks(&request.into_inner()))
     }
+}
 
+#[tonic::async_trait]
+impl Namespace for Metadata {
     async fn get_stat(&self, request: Request<GetStatRequest>) -> Result<Response<Stat>, Status> {
         self.answer(|state| {
             let file = state.files.get(&request.into_inner().path);

@@ -1,6 +1,7 @@
 //! The gRPC faces. Each call finds out who asks, parses every field into a typed value, and hands over to the core.
 
 mod cluster;
+mod files;
 mod namespace;
 mod zones;
 
@@ -9,16 +10,19 @@ use std::sync::Arc;
 use prost::Message;
 use strongroom_kv::Store;
 use strongroom_proto::{
-    FileId,
+    FileId, ZonePath,
     limits::MESSAGE_BYTES_MAX,
-    metadata::v1::{cluster_server::ClusterServer, namespace_server::NamespaceServer, zones_server::ZonesServer},
+    metadata::v1::{
+        cluster_server::ClusterServer, files_server::FilesServer, namespace_server::NamespaceServer,
+        zones_server::ZonesServer,
+    },
     transport::{PeerIdentity, UserName, peer},
 };
 use tonic::{Request, service::RoutesBuilder};
 
 use crate::{answers::Call, core::Core, error::MetadataError, zones::source::EdekSource};
 
-/// Serves the three services over one core.
+/// Serves the four services over one core.
 pub(crate) struct Api<S, E> {
     core: Arc<Core<S, E>>,
 }
@@ -54,6 +58,11 @@ pub(crate) fn add<S: Store, E: EdekSource>(core: &Arc<Core<S, E>>, routes: &mut 
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
         )
         .add_service(
+            FilesServer::new(api.clone())
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(
             ZonesServer::new(api.clone())
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
@@ -85,6 +94,17 @@ fn mode(bits: u32) -> Result<u32, MetadataError> {
         field: "mode",
         rule: "at most 0o7777".to_owned(),
     })
+}
+
+fn parse(path: &[u8]) -> Result<ZonePath, MetadataError> {
+    Ok(ZonePath::parse(path)?)
+}
+
+fn field(field: &'static str, rule: &str) -> MetadataError {
+    MetadataError::Field {
+        field,
+        rule: rule.to_owned(),
+    }
 }
 
 fn file_id(bytes: &[u8]) -> Result<FileId, MetadataError> {

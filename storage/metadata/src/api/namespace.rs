@@ -1,23 +1,13 @@
 use strongroom_kv::Store;
 use strongroom_proto::{
-    ZonePath,
     limits::{NAME_BYTES_MAX, PAGE_ENTRIES_MAX},
     metadata::v1::{self as pb, namespace_server::Namespace},
 };
 use tonic::{Request, Response, Status};
 
-use super::{Api, file_id, mode, page_limit, user};
+use super::{Api, field, mode, page_limit, parse, user};
 use crate::{
-    error::MetadataError,
-    files::{
-        blocks::{self, Report},
-        commit::{Commit, commit},
-        create::{Creation, create},
-        lease::abandon,
-        read,
-    },
     namespace::{directories, remove::remove, rename::rename},
-    schema::records,
     zones::source::EdekSource,
 };
 
@@ -74,103 +64,5 @@ impl<S: Store, E: EdekSource> Namespace for Api<S, E> {
         let (path, mode) = (parse(&asked.path)?, asked.mode.map(mode).transpose()?);
         let stat = directories::set_attributes(&self.core.store, &call, &path, mode, asked.mtime_ms).await?;
         Ok(Response::new(stat))
-    }
-
-    async fn create_file(&self, request: Request<pb::CreateFileRequest>) -> Result<Response<pb::CreatedFile>, Status> {
-        let owner = user(&request, "create files")?;
-        let asked = request.into_inner();
-        let creation = Creation {
-            call: self.call("create_file", &owner, &asked.request_id, &asked)?,
-            path: parse(&asked.path)?,
-            mode: mode(asked.mode)?,
-            overwrite: asked.overwrite,
-            owner,
-        };
-        Ok(Response::new(create(&self.core, creation).await?))
-    }
-
-    async fn add_blocks(&self, request: Request<pb::AddBlocksRequest>) -> Result<Response<pb::WriteGrant>, Status> {
-        let owner = user(&request, "add blocks")?;
-        let asked = request.into_inner();
-        let file = file_id(&asked.file_id)?;
-        let extent = extent_id(&asked.extent_id)?;
-        let report = Report::parse(&self.core, file, extent, asked.first_index, &asked.blocks).await?;
-        Ok(Response::new(blocks::add(&self.core, file, &owner, report).await?))
-    }
-
-    async fn commit_file(&self, request: Request<pb::CommitFileRequest>) -> Result<Response<pb::Stat>, Status> {
-        let user = user(&request, "commit files")?;
-        let asked = request.into_inner();
-        let call = self.call("commit_file", &user, &asked.request_id, &asked)?;
-        let file = file_id(&asked.file_id)?;
-        let extents = asked.extents.into_iter().map(extent).collect::<Result<Vec<_>, _>>()?;
-        let report = match extents.last() {
-            _ if asked.blocks.is_empty() => None,
-            Some(last) => {
-                let id = extent_id(&last.extent_id)?;
-                Some(Report::parse(&self.core, file, id, asked.first_index, &asked.blocks).await?)
-            }
-            None => return Err(field("blocks", "none without an extent").into()),
-        };
-        let finished = Commit {
-            call,
-            file,
-            user,
-            extents,
-            report,
-            manifest_mac: asked.manifest_mac,
-            mtime_ms: asked.mtime_ms,
-        };
-        Ok(Response::new(commit(&self.core.store, finished).await?))
-    }
-
-    async fn abandon_file(
-        &self,
-        request: Request<pb::AbandonFileRequest>,
-    ) -> Result<Response<pb::AbandonFileResponse>, Status> {
-        let owner = user(&request, "abandon files")?;
-        abandon(&self.core.store, file_id(&request.get_ref().file_id)?, &owner).await?;
-        Ok(Response::new(pb::AbandonFileResponse {}))
-    }
-
-    async fn open_file(&self, request: Request<pb::OpenFileRequest>) -> Result<Response<pb::OpenedFile>, Status> {
-        let user = user(&request, "open files")?;
-        let path = parse(&request.get_ref().path)?;
-        Ok(Response::new(read::open(&self.core, &path, &user).await?))
-    }
-
-    async fn list_blocks(
-        &self,
-        request: Request<pb::ListBlocksRequest>,
-    ) -> Result<Response<pb::ListBlocksResponse>, Status> {
-        let user = user(&request, "list blocks")?;
-        let asked = request.into_inner();
-        let (file, extent) = (file_id(&asked.file_id)?, extent_id(&asked.extent_id)?);
-        let page = read::list_blocks(&self.core, file, extent, asked.first_index, &user).await?;
-        Ok(Response::new(page))
-    }
-}
-
-fn parse(path: &[u8]) -> Result<ZonePath, MetadataError> {
-    Ok(ZonePath::parse(path)?)
-}
-
-fn extent_id(bytes: &[u8]) -> Result<strongroom_proto::ExtentId, MetadataError> {
-    Ok(bytes.try_into()?)
-}
-
-fn extent(wire: pb::Extent) -> Result<records::Extent, MetadataError> {
-    Ok(records::Extent {
-        extent_id: extent_id(&wire.extent_id)?.into(),
-        salt: wire.salt,
-        length: wire.length,
-        blocks: wire.blocks,
-    })
-}
-
-fn field(field: &'static str, rule: &str) -> MetadataError {
-    MetadataError::Field {
-        field,
-        rule: rule.to_owned(),
     }
 }

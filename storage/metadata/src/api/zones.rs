@@ -1,12 +1,12 @@
 use strongroom_kv::Store;
 use strongroom_proto::{
-    KeyName, KeyVersion, ZoneId, ZonePath,
+    KeyName, KeyVersion, ZoneId,
     metadata::v1::{self as pb, zones_server::Zones},
     transport::UserName,
 };
 use tonic::{Request, Response, Status};
 
-use super::{Api, page_limit, user};
+use super::{Api, page_limit, parse, user};
 use crate::{
     error::MetadataError,
     reencrypt::job,
@@ -112,8 +112,4 @@ fn which(asked: &pb::ProveZoneRequest) -> Result<Which, MetadataError> {
         zone: asked.zone_id.as_ref().try_into()?,
         key: key.map(str::parse::<KeyName>).transpose()?,
     })
-}
-
-fn parse(path: &[u8]) -> Result<ZonePath, MetadataError> {
-    Ok(ZonePath::parse(path)?)
 }

@@ -1,0 +1,78 @@
+//! `strongroom zone …`: what can be asked for.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use strongroom_proto::{FrameSize, KeyName, ZoneId};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ZoneCommand {
+    /// Make an empty directory a zone under a key
+    #[command(
+        after_help = "Examples:\n  strongroom zone create /payroll --key payroll\n  strongroom zone create /records --key records --frame-size 4KiB"
+    )]
+    Create {
+        /// An existing, empty directory
+        path: String,
+        /// The zone's EZ key
+        #[arg(long, value_name = "NAME")]
+        key: KeyName,
+        /// How much is sealed at once and must be fetched to read a byte: a power of two from 4KiB to 1MiB
+        #[arg(long, value_name = "SIZE", default_value_t)]
+        frame_size: FrameSize,
+    },
+    /// List zones
+    #[command(visible_alias = "ls", after_help = "Example:\n  strongroom zone list")]
+    List,
+    /// Show the zone that holds a path, with its files by key version
+    #[command(after_help = "Example:\n  strongroom zone info /payroll/2026")]
+    Info {
+        /// A path in the zone
+        path: String,
+    },
+    /// Re-wrap the EDEKs of a zone's files under the key's newest version
+    #[command(after_help = "Example:\n  strongroom zone reencrypt /payroll --wait")]
+    Reencrypt {
+        /// The zone
+        path: String,
+        /// Return when it is done
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Have it proved that a zone uses no key version up to one, for key delete
+    #[command(
+        after_help = "Examples:\n  strongroom zone proof /payroll --through-version 3 -o payroll.proof\n  strongroom zone proof --zone-id 3f2a…0c --key payroll --through-version 3 -o gone.proof"
+    )]
+    Proof(ZoneProofArgs),
+    /// Show how far a zone's re-encryption is
+    #[command(after_help = "Example:\n  strongroom zone status /payroll")]
+    Status {
+        /// The zone
+        path: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ZoneProofArgs {
+    /// The zone
+    #[arg(required_unless_present = "zone_id", conflicts_with = "zone_id")]
+    pub(crate) path: Option<String>,
+    /// The zone by its id, 32 hexadecimal digits, also one that was removed
+    #[arg(long, value_name = "ID", value_parser = zone_id)]
+    pub(crate) zone_id: Option<ZoneId>,
+    /// The key that a removed zone had
+    #[arg(long, value_name = "NAME", requires = "zone_id")]
+    pub(crate) key: Option<KeyName>,
+    /// The newest version that the proof is to speak of; it speaks of all older ones too
+    #[arg(long, value_name = "N")]
+    pub(crate) through_version: u32,
+    /// Where the proof goes
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+}
+
+/// A zone's id as `zone info` shows it.
+pub(super) fn zone_id(text: &str) -> Result<ZoneId, String> {
+    let bytes = hex::decode(text).map_err(|_| "a zone's id is 32 hexadecimal digits".to_owned())?;
+    ZoneId::try_from(bytes.as_slice()).map_err(|error| error.to_string())
+}
