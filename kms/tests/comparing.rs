@@ -19,7 +19,6 @@ use std::{
 
 use cluster::Cluster;
 use strongroom_kms::token::{Kcv, TokenKeyVersion, TokenObjectId, TokenState};
-use strongroom_kv::{PostgresConfig, StoreConfig};
 use strongroom_proto::{
     KeyVersion, Reason, RequestId, ZoneId,
     kms::v1::{self as pb, KeyVersionState as State},
@@ -32,14 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 const PERMIT_ALL: &str = "permit (principal, action, resource);";
 
 fn shared(url_file: PathBuf) -> Site {
-    let mut site = Site::with_policy(PERMIT_ALL);
-    site.config.store = StoreConfig::Postgres(PostgresConfig {
-        url_file,
-        ca: None,
-        connections: 8,
-        connect_timeout_ms: 1_000,
-        statement_timeout_ms: 3_000,
-    });
+    let mut site = Site::shared(&url_file);
     site.config.instances.poll_ms = 10;
     site
 }

@@ -21,7 +21,6 @@ use strongroom_kms::{
     Config,
     token::{Kcv, TokenKeyVersion, TokenObjectId},
 };
-use strongroom_kv::{PostgresConfig, StoreConfig};
 use strongroom_proto::{
     KeyVersion, Reason, RequestId, ZoneId,
     kms::v1::{self as pb, KeyVersionState as State},
@@ -37,22 +36,8 @@ const CHILD_OBJECT: &str = "STRONGROOM_KMS_TEST_OBJECT";
 const PATIENCE: Duration = Duration::from_secs(30);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-fn store(url_file: &Path) -> StoreConfig {
-    StoreConfig::Postgres(PostgresConfig {
-        url_file: url_file.to_owned(),
-        ca: None,
-        connections: 8,
-        connect_timeout_ms: 1_000,
-        statement_timeout_ms: 3_000,
-    })
-}
-
 fn sites<const N: usize>(url_file: &Path) -> [Site; N] {
-    std::array::from_fn(|_| {
-        let mut site = Site::with_policy("permit (principal, action, resource);");
-        site.config.store = store(url_file);
-        site
-    })
+    std::array::from_fn(|_| Site::shared(url_file))
 }
 
 /// The instances once all tokens are up as they tell.

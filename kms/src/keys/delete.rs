@@ -74,7 +74,8 @@ impl<H: Hsm> Keys<H> {
         pending_ms: u64,
         proofs: &[CheckedProof],
     ) -> Result<pb::Key, Failure> {
-        let _intents = self.changing(name).await?;
+        // What was begun and cannot be settled now, a token being away, is before it is destroyed.
+        let _intents = self.changing_store().await?;
         self.change(name, |key| key.schedule(target, who, pending_ms).map(|()| true))
             .await?;
         self.drained().await?;

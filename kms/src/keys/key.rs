@@ -71,6 +71,18 @@ impl Key {
         destroyed.any(|(number, _)| known.versions.get(number).is_some_and(|known| !known.is_destroyed()))
     }
 
+    /// Whether it stands for the objects in the token that `before`, an older state of it, stood for: none was added, exchanged,
+    /// or given up to destruction.
+    pub(crate) fn has_objects_of(&self, before: &Self) -> bool {
+        let objects = |key: &Self| {
+            let kept = |number: &KeyVersion, version: &Version| !version.is_destroyed() && !key.is_begun(*number);
+            let versions = key.versions.iter();
+            let objects = versions.map(|(number, version)| (*number, version.token_id, kept(number, version)));
+            objects.collect::<Vec<_>>()
+        };
+        objects(self) == objects(before)
+    }
+
     /// Takes over what `known`, an older state of the key, found out about the token. A version destroyed since is in none:
     /// whoever destroyed it has seen to that.
     pub(crate) fn keep_presence(&mut self, known: &Self) {
@@ -151,11 +163,15 @@ impl Key {
         }
     }
 
-    /// Takes in a version that was generated and proved at `now_ms`: it mints from now on, the others only open.
+    /// Takes in a version that was generated and proved at `now_ms`: it mints from now on, the others only open. If the key came
+    /// to be deleted while it was made, it does so once that is taken back.
     pub(crate) fn activate(&mut self, made: &TokenKeyVersion, clones: bool, now_ms: u64) {
         let rolled = self.rolls_unconfirmed();
         self.add(made, clones, now_ms);
-        self.make_current(made.version);
+        match self.deletions.get_mut(&Target::Key) {
+            Some(deletion) => deletion.active_before = Some(made.version),
+            None => self.make_current(made.version),
+        }
         if rolled {
             // How often the others were used, or who has them too, is not known and does not matter any more.
             self.unconfirmed = false;

@@ -152,7 +152,7 @@ impl Ledger {
             self.unclaim(&mut txn, &intent.key).await?;
             txn.delete(&intent_key(&intent.key));
             txn.put(&request_key(&intent.request), request.encode_to_vec());
-            let revision = self.count_change(&mut txn, key).await?;
+            let revision = self.count_change(&mut txn, before, key).await?;
             put_key(&mut txn, before, key);
             if committed(txn, &mut attempt).await? {
                 return Ok(revision);
@@ -180,7 +180,7 @@ impl Ledger {
         let mut attempt = 0;
         loop {
             let mut txn = self.store.begin().await?;
-            let revision = self.count_change(&mut txn, key).await?;
+            let revision = self.count_change(&mut txn, before, key).await?;
             put_key(&mut txn, before, key);
             if committed(txn, &mut attempt).await? {
                 return Ok(revision);

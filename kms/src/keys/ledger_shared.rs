@@ -89,10 +89,18 @@ impl Ledger {
         Ok((now, Changes::These(changed)))
     }
 
-    /// Counts a change of `key` in `txn`, as the revision that it answers. Refused if the key has changed since it was
-    /// read, or if another instance is making a version of it.
-    pub(super) async fn count_change(&self, txn: &mut AnyTxn, key: &Key) -> Result<u64, KeysError> {
-        self.unclaimed(txn, &key.name).await?;
+    /// Counts a change of `key` in `txn`, which was `before`, as the revision that it answers. Refused if the key has changed
+    /// since it was read, or if another instance is making a version of it and the change is about objects in the token.
+    pub(super) async fn count_change(
+        &self,
+        txn: &mut AnyTxn,
+        before: Option<&Key>,
+        key: &Key,
+    ) -> Result<u64, KeysError> {
+        // What was begun may stay so for as long as a token is away: a key is to be disabled meanwhile.
+        if !before.is_some_and(|before| key.has_objects_of(before)) {
+            self.unclaimed(txn, &key.name).await?;
+        }
         self.unchanged(txn, &key.name, key.revision).await?;
         let next = count(txn, key.name.as_str()).await?;
         txn.put(&revision_key(&key.name), next.to_be_bytes().to_vec());

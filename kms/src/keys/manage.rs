@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId, ZoneId, kms::v1 as pb};
 
 use super::{
-    Keys,
+    Keys, KeysError,
     attributes::Attributes,
     key::{KEY_BITS, Key},
     records::Intent,
@@ -24,6 +24,9 @@ use crate::{
     hsm::{Held, Hsm},
     token::{Kcv, TokenKeyVersion, TokenObjectId, default_suite},
 };
+
+/// Attempts to finish a version beside other instances that change its key.
+const FINISH_MAX: u32 = 20;
 
 /// Intents by key, held for the length of a change.
 pub(super) type Intents = BTreeMap<KeyName, Intent>;
@@ -248,15 +251,27 @@ impl<H: Hsm> Keys<H> {
     /// Proves the version and makes it the current one.
     async fn finish(&self, intents: &mut Intents, intent: &Intent, made: &TokenKeyVersion) -> Result<pb::Key, Failure> {
         self.prove(intent).await?;
-        let before = self.table().get(&intent.key).cloned();
-        let new = || Key::new(intent.key.clone(), intent.suite, intent.created_ms);
-        let mut key = before.clone().or_else(|| intent.new_key.clone()).unwrap_or_else(new);
-        key.activate(made, self.hsm.clones(), intent.created_ms);
-        let answer = self.wire(&key);
-        key.revision = self.ledger.complete(intent, before.as_ref(), &key, &answer).await?;
-        intents.remove(&intent.key);
-        self.put(key);
-        Ok(answer)
+        let mut attempt = 0;
+        loop {
+            let before = self.table().get(&intent.key).cloned();
+            let new = || Key::new(intent.key.clone(), intent.suite, intent.created_ms);
+            let mut key = before.clone().or_else(|| intent.new_key.clone()).unwrap_or_else(new);
+            key.activate(made, self.hsm.clones(), intent.created_ms);
+            let answer = self.wire(&key);
+            match self.ledger.complete(intent, before.as_ref(), &key, &answer).await {
+                Ok(revision) => key.revision = revision,
+                // Another instance may have changed something else of the key while the version was made.
+                Err(KeysError::Stale { .. }) if self.member.is_some() && attempt < FINISH_MAX => {
+                    attempt += 1;
+                    self.synced().await?;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            intents.remove(&intent.key);
+            self.put(key);
+            return Ok(answer);
+        }
     }
 
     /// The canary: an EDEK made under the version opens again.

@@ -9,7 +9,6 @@ use std::{
 };
 
 use strongroom_kms::fleet::Fleet;
-use strongroom_kv::{PostgresConfig, StoreConfig};
 use strongroom_proto::{
     ZoneId,
     kms::v1::{self as pb, KeyVersionState as State, token_admin_client::TokenAdminClient},
@@ -24,18 +23,6 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 /// More than any version waits before it is destroyed.
 const WAITING_TIME: Duration = Duration::from_secs(8 * 24 * 3600);
-
-fn site(cluster: &str) -> Site {
-    let mut site = Site::with_policy("permit (principal, action, resource);");
-    site.config.store = StoreConfig::Postgres(PostgresConfig {
-        url_file: cluster.into(),
-        ca: None,
-        connections: 8,
-        connect_timeout_ms: 1_000,
-        statement_timeout_ms: 3_000,
-    });
-    site
-}
 
 /// Workers of an instance's own, and a directory for its marks.
 async fn fleet(pair: &Pair, state: &str) -> Arc<Fleet> {
@@ -129,7 +116,7 @@ async fn newest(caller: &mut Caller) -> u32 {
 async fn two_instances_work_with_the_same_two_tokens() {
     let (cluster, pair) = (Cluster::start(), Pair::new());
     let url = cluster.fresh_url();
-    let sites = [(); 2].map(|()| site(url.to_str().expect("UTF-8")));
+    let sites = [(); 2].map(|()| Site::shared(&url));
     let fleets = [fleet(&pair, "state-1").await, fleet(&pair, "state-2").await];
     let (one, two) = (sites[0].start(&fleets[0]).await, sites[1].start(&fleets[1]).await);
     let (mut alice, mut bob) = (one.as_user("user/alice"), two.as_user("user/bob"));

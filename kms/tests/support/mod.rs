@@ -15,7 +15,7 @@ mod pki;
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -28,7 +28,7 @@ use strongroom_kms::{
     hsm::Hsm,
     token::TokenConfig,
 };
-use strongroom_kv::StoreConfig;
+use strongroom_kv::{PostgresConfig, StoreConfig};
 use strongroom_proto::{
     Failure, Reason, RequestId, ZoneId,
     kms::v1 as pb,
@@ -88,6 +88,19 @@ impl Site {
         };
         let clock = Clock::default();
         Self { pki, config, clock }
+    }
+
+    /// One of several over the database whose URL is in that file; all is permitted.
+    pub fn shared(url_file: &Path) -> Self {
+        let mut site = Self::with_policy("permit (principal, action, resource);");
+        site.config.store = StoreConfig::Postgres(PostgresConfig {
+            url_file: url_file.to_owned(),
+            ca: None,
+            connections: 8,
+            connect_timeout_ms: 1_000,
+            statement_timeout_ms: 3_000,
+        });
+        site
     }
 
     /// With a port for monitoring that user prometheus may read, and the port's address.
