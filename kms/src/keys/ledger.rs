@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use bytes::Bytes;
 use prost::Message;
-use strongroom_kv::{AnyStore, AnyTxn, CommitError, Store, StoreConfig, StoreError, Txn};
+use strongroom_kv::{AnyStore, AnyTxn, CommitError, Reader, Store, StoreConfig, StoreError, Txn};
 use strongroom_proto::{KeyName, RequestId, kms::v1 as pb};
 
 use super::{

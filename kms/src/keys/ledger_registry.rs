@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message;
-use strongroom_kv::{AnyTxn, Store, Txn};
+use strongroom_kv::{AnyTxn, Reader, Store, Txn};
 use strongroom_proto::{KeyName, KeyVersion, ZoneId};
 
 use super::{

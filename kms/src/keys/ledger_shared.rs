@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use prost::Message;
-use strongroom_kv::{AnyTxn, CommitError, Store, StoreError, Txn};
+use strongroom_kv::{AnyTxn, CommitError, Reader, Store, StoreError, Txn};
 use strongroom_proto::KeyName;
 
 use super::{

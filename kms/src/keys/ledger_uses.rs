@@ -6,7 +6,7 @@
 //! | `reservations` | how many ranges were ever reserved of any version, u64, big-endian: it never goes back but by a store that was set back |
 
 use bytes::Bytes;
-use strongroom_kv::{AnyTxn, Store, Txn, transact};
+use strongroom_kv::{AnyTxn, Reader, Store, Txn, transact};
 use strongroom_proto::{EdekSuite, KeyName, KeyVersion};
 
 use super::{

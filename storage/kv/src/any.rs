@@ -5,8 +5,8 @@ use std::path::Path;
 use bytes::Bytes;
 
 use crate::{
-    CommitError, EmbeddedStore, EmbeddedTxn, OpenError, PostgresOpenError, PostgresStore, PostgresTxn, Store,
-    StoreConfig, StoreError, Txn,
+    CommitError, EmbeddedSnapshot, EmbeddedStore, EmbeddedTxn, OpenError, PostgresOpenError, PostgresSnapshot,
+    PostgresStore, PostgresTxn, Reader, Store, StoreConfig, StoreError, Txn,
 };
 
 /// A store of either engine.
@@ -24,6 +24,14 @@ pub enum AnyTxn {
     Embedded(EmbeddedTxn),
     /// On the database.
     Postgres(PostgresTxn),
+}
+
+/// A view of an [`AnyStore`].
+pub enum AnySnapshot {
+    /// Of the file.
+    Embedded(EmbeddedSnapshot),
+    /// Of the database.
+    Postgres(PostgresSnapshot),
 }
 
 /// Why a store of either engine cannot be opened.
@@ -59,11 +67,19 @@ impl AnyStore {
 
 impl Store for AnyStore {
     type Txn = AnyTxn;
+    type Snapshot = AnySnapshot;
 
     async fn begin(&self) -> Result<AnyTxn, StoreError> {
         Ok(match self {
             Self::Embedded(store) => AnyTxn::Embedded(store.begin().await?),
             Self::Postgres(store) => AnyTxn::Postgres(store.begin().await?),
+        })
+    }
+
+    async fn snapshot(&self) -> Result<AnySnapshot, StoreError> {
+        Ok(match self {
+            Self::Embedded(store) => AnySnapshot::Embedded(store.snapshot().await?),
+            Self::Postgres(store) => AnySnapshot::Postgres(store.snapshot().await?),
         })
     }
 
@@ -75,7 +91,23 @@ impl Store for AnyStore {
     }
 }
 
-impl Txn for AnyTxn {
+impl Reader for AnySnapshot {
+    async fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        match self {
+            Self::Embedded(view) => view.get(key).await,
+            Self::Postgres(view) => view.get(key).await,
+        }
+    }
+
+    async fn range(&mut self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        match self {
+            Self::Embedded(view) => view.range(start, end, limit).await,
+            Self::Postgres(view) => view.range(start, end, limit).await,
+        }
+    }
+}
+
+impl Reader for AnyTxn {
     async fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         match self {
             Self::Embedded(txn) => txn.get(key).await,
@@ -89,7 +121,9 @@ impl Txn for AnyTxn {
             Self::Postgres(txn) => txn.range(start, end, limit).await,
         }
     }
+}
 
+impl Txn for AnyTxn {
     fn put(&mut self, key: &[u8], value: impl Into<Bytes>) {
         match self {
             Self::Embedded(txn) => txn.put(key, value),
@@ -101,6 +135,13 @@ impl Txn for AnyTxn {
         match self {
             Self::Embedded(txn) => txn.delete(key),
             Self::Postgres(txn) => txn.delete(key),
+        }
+    }
+
+    fn add(&mut self, key: &[u8], by: i64, max: i64) {
+        match self {
+            Self::Embedded(txn) => txn.add(key, by, max),
+            Self::Postgres(txn) => txn.add(key, by, max),
         }
     }
 

@@ -1,5 +1,7 @@
 use std::{error::Error, path::PathBuf, sync::Arc};
 
+use bytes::Bytes;
+
 use crate::limits::{KEY_BYTES_MAX, READS_MAX, VALUE_BYTES_MAX, WRITE_BYTES_MAX, WRITES_MAX};
 
 /// Why a store cannot do what it was asked.
@@ -26,6 +28,20 @@ pub enum StoreError {
     /// Too many different keys and ranges read.
     #[error("a transaction reads at most {READS_MAX} keys and ranges; split it")]
     TooManyReads,
+    /// An addition to what is no counter.
+    #[error("the value of the key {} is no counter", key.escape_ascii())]
+    NotACounter {
+        /// The key.
+        key: Bytes,
+    },
+    /// An addition would take a counter over its bound: nothing was written.
+    #[error("the counter {} is not to rise above {max}", key.escape_ascii())]
+    CounterOver {
+        /// The counter's key.
+        key: Bytes,
+        /// The bound that the transaction gave.
+        max: i64,
+    },
     /// The disk has no room. Reads go on; commits succeed again when there is room.
     #[error("the disk of {} is full ({free_bytes} bytes free); make room there, nothing else needs doing", path.display())]
     Full {

@@ -6,6 +6,8 @@ use crate::{CommitError, StoreError};
 pub trait Store: Clone + Send + Sync + 'static {
     /// Its transactions.
     type Txn: Txn;
+    /// Its read-only views.
+    type Snapshot: Reader;
 
     /// Starts a transaction on a snapshot that holds every commit acknowledged before this call.
     ///
@@ -13,35 +15,52 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// If the store cannot be read now.
     fn begin(&self) -> impl Future<Output = Result<Self::Txn, StoreError>> + Send;
 
+    /// A view of the store as it is now, for reading any amount: it remembers nothing of what was read. While it
+    /// lives, the store keeps what it shows; an engine may end one that is left unused for a minute.
+    ///
+    /// # Errors
+    /// If the store cannot be read now.
+    fn snapshot(&self) -> impl Future<Output = Result<Self::Snapshot, StoreError>> + Send;
+
     /// Whether other processes may have the same store.
     fn is_shared(&self) -> bool;
 }
 
-/// A transaction: reads see one snapshot and the transaction's own writes. Dropping it forgets the writes.
-pub trait Txn: Send {
+/// What reads one state of a store.
+pub trait Reader: Send {
     /// The value of `key`.
     ///
     /// # Errors
-    /// If the store cannot be read or the transaction has read too much.
+    /// If the store cannot be read or a transaction has read too much.
     fn get(&mut self, key: &[u8]) -> impl Future<Output = Result<Option<Bytes>, StoreError>> + Send;
 
     /// The first `limit` pairs with `start <= key < end`, in order of the keys' bytes. Only what was looked at
-    /// counts as read: with `limit` pairs found, the rest of the range may change without a conflict.
+    /// counts as read by a transaction: with `limit` pairs found, the rest of the range may change without a conflict.
     ///
     /// # Errors
-    /// If the store cannot be read or the transaction has read too much.
+    /// If the store cannot be read or a transaction has read too much.
     fn range(
         &mut self,
         start: &[u8],
         end: &[u8],
         limit: usize,
     ) -> impl Future<Output = Result<Vec<(Bytes, Bytes)>, StoreError>> + Send;
+}
 
+/// A transaction: reads see one snapshot and the transaction's own writes. Dropping it forgets the writes.
+pub trait Txn: Reader {
     /// Sets `key` when the transaction commits. A broken bound ([`crate::limits`]) is reported by the commit.
     fn put(&mut self, key: &[u8], value: impl Into<Bytes>);
 
     /// Removes `key` when the transaction commits, whether it exists or not.
     fn delete(&mut self, key: &[u8]);
+
+    /// Adds `by` to the counter at `key` when the transaction commits. A key that does not exist is a counter at 0, and
+    /// one that comes to 0 exists no more; its value is read with [`crate::counter()`].
+    ///
+    /// Adding reads nothing: it conflicts with no other addition, though with whoever reads the key. The commit is
+    /// refused with [`StoreError::CounterOver`] if the counter would rise above `max`; lowering it is always allowed.
+    fn add(&mut self, key: &[u8], by: i64, max: i64);
 
     /// Makes the writes durable, all or none. Dropping the future does not take the commit back: it may happen.
     ///

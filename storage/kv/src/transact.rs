@@ -17,7 +17,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(50);
 /// no other effects, since it may run up to 64 times.
 ///
 /// ```
-/// # use strongroom_kv::{Store, StoreError, Txn, transact};
+/// # use strongroom_kv::{Reader, Store, StoreError, Txn, transact};
 /// async fn increment(store: &impl Store) -> Result<u8, StoreError> {
 ///     transact(store, |txn| {
 ///         Box::pin(async move {

@@ -6,11 +6,46 @@ use bytes::Bytes;
 
 use crate::{
     StoreError,
+    counter::Delta,
     limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX, WRITE_BYTES_MAX, WRITES_MAX},
 };
 
-/// Puts, and deletes as `None`, in key order.
-pub(crate) type Writes = BTreeMap<Bytes, Option<Bytes>>;
+/// One write for each key, in key order.
+pub(crate) type Writes = BTreeMap<Bytes, Write>;
+
+/// What a transaction does to a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Write {
+    Put(Bytes),
+    Delete,
+    Add(Delta),
+}
+
+impl Write {
+    /// Bytes of the value.
+    pub(crate) const fn bytes(&self) -> usize {
+        match self {
+            Self::Put(value) => value.len(),
+            Self::Delete => 0,
+            Self::Add(_) => Delta::BYTES,
+        }
+    }
+
+    /// The value that is there after it, if `stored` was before.
+    pub(crate) fn over(&self, key: &[u8], stored: Option<&[u8]>) -> Result<Option<Bytes>, StoreError> {
+        match self {
+            Self::Put(value) => Ok(Some(value.clone())),
+            Self::Delete => Ok(None),
+            Self::Add(delta) => delta.over(key, stored),
+        }
+    }
+}
+
+impl From<Option<Bytes>> for Write {
+    fn from(value: Option<Bytes>) -> Self {
+        value.map_or(Self::Delete, Self::Put)
+    }
+}
 
 /// The writes of a transaction under way. Stops taking them at the first broken bound, and remembers it.
 #[derive(Default)]
@@ -21,20 +56,40 @@ pub(crate) struct WriteSet {
 }
 
 impl WriteSet {
-    pub(crate) fn add(&mut self, key: &[u8], value: Option<Bytes>) {
-        let value_bytes = value.as_ref().map_or(0, Bytes::len);
+    pub(crate) fn put(&mut self, key: &[u8], value: Bytes) {
+        self.write(key, Write::Put(value));
+    }
+
+    pub(crate) fn delete(&mut self, key: &[u8]) {
+        self.write(key, Write::Delete);
+    }
+
+    /// An addition on top of the transaction's own write of the key, if there is one.
+    pub(crate) fn add(&mut self, key: &[u8], delta: Delta) {
+        let sum = match self.writes.get(key) {
+            None => Ok(Write::Add(delta)),
+            Some(Write::Add(before)) => before.then(key, delta).map(Write::Add),
+            Some(Write::Delete) => delta.over(key, None).map(Write::from),
+            Some(Write::Put(value)) => delta.over(key, Some(value)).map(Write::from),
+        };
+        match sum {
+            Ok(write) => self.write(key, write),
+            Err(error) => _ = self.broken.get_or_insert(error),
+        }
+    }
+
+    fn write(&mut self, key: &[u8], write: Write) {
         if self.broken.is_none() {
-            self.broken = self.broken_by(key.len(), value_bytes);
+            self.broken = self.broken_by(key.len(), write.bytes());
         }
         if self.broken.is_some() {
             return;
         }
-        let before = self.writes.insert(Bytes::copy_from_slice(key), value);
-        match before {
-            Some(old) => self.bytes -= old.as_ref().map_or(0, Bytes::len),
+        self.bytes += write.bytes();
+        match self.writes.insert(Bytes::copy_from_slice(key), write) {
+            Some(old) => self.bytes -= old.bytes(),
             None => self.bytes += key.len(),
         }
-        self.bytes += value_bytes;
         if self.writes.len() > WRITES_MAX {
             self.broken = Some(StoreError::TooManyWrites);
         } else if self.bytes > WRITE_BYTES_MAX {
@@ -50,11 +105,11 @@ impl WriteSet {
     }
 
     /// The own write of `key`, if there is one.
-    pub(crate) fn get(&self, key: &[u8]) -> Option<&Option<Bytes>> {
+    pub(crate) fn get(&self, key: &[u8]) -> Option<&Write> {
         self.writes.get(key)
     }
 
-    pub(crate) fn range(&self, start: &[u8], end: &[u8]) -> impl Iterator<Item = (&Bytes, &Option<Bytes>)> {
+    pub(crate) fn range(&self, start: &[u8], end: &[u8]) -> impl Iterator<Item = (&Bytes, &Write)> {
         self.writes
             .range::<[u8], _>((Bound::Included(start), Bound::Excluded(end)))
     }

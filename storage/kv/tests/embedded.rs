@@ -11,7 +11,7 @@ use std::{
 };
 
 use redb::{Database, TableDefinition};
-use strongroom_kv::{CommitError, EmbeddedStore, OpenError, Store, StoreError, Txn};
+use strongroom_kv::{CommitError, EmbeddedStore, OpenError, Reader, Store, StoreError, Txn};
 
 /// Names the file for the child process of [`acknowledged_commits_survive_kill`].
 const CHILD_PATH: &str = "STRONGROOM_KV_TEST_PATH";

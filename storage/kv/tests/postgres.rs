@@ -15,7 +15,7 @@ use std::{
 
 use cluster::Cluster;
 use proxy::{AtCommit, Proxy};
-use strongroom_kv::{CommitError, PostgresConfig, PostgresStore, Store, StoreError, Txn};
+use strongroom_kv::{CommitError, PostgresConfig, PostgresStore, Reader, Store, StoreError, Txn};
 use strongroom_pki::{Authority, PrivateKey, Request, Validity};
 
 fn config(url_file: PathBuf) -> PostgresConfig {

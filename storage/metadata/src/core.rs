@@ -154,7 +154,7 @@ impl<S: Store, E: EdekSource> Core<S, E> {
     }
 
     async fn remember_nodes(&self) -> Result<(), MetadataError> {
-        let found = access::page(&mut self.store.begin().await?, &keys::nodes(), NODES_MAX).await?;
+        let found = access::page(&mut self.store.snapshot().await?, &keys::nodes(), NODES_MAX).await?;
         for (key, value) in found {
             let node = keys::node_of(&key).ok_or(MetadataError::Corrupt { what: "node" })?;
             let record: records::Node = access::decode(value, "node")?;
@@ -293,7 +293,7 @@ async fn look_for_rolls<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
 /// Forgets the stocks of zones that were purged.
 async fn drop_stocks<S: Store, E: EdekSource>(core: &Core<S, E>) -> Result<(), MetadataError> {
     for zone in core.stock.zones() {
-        if access::zone(&mut core.store.begin().await?, zone).await?.is_none() {
+        if access::zone(&mut core.store.snapshot().await?, zone).await?.is_none() {
             core.stock.drop_zone(zone);
         }
     }

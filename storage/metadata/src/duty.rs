@@ -121,7 +121,7 @@ impl Duty {
         store: &impl Store,
         seen: &mut Option<(records::Duty, Duration)>,
     ) -> Result<bool, MetadataError> {
-        let found = access::duty(&mut store.begin().await?).await?.unwrap_or_default();
+        let found = access::duty(&mut store.snapshot().await?).await?.unwrap_or_default();
         let first_seen = match seen {
             Some((same, at)) if *same == found => *at,
             _ => seen.insert((found.clone(), now())).1,
@@ -161,14 +161,14 @@ impl Duty {
 
 /// Whether an instance that lives has the duties of `store`, by the record changing within the time that it has for that.
 pub(crate) async fn is_held(store: &impl Store) -> Result<bool, MetadataError> {
-    let first = access::duty(&mut store.begin().await?).await?.unwrap_or_default();
+    let first = access::duty(&mut store.snapshot().await?).await?.unwrap_or_default();
     if first.holder.is_empty() || !store.is_shared() {
         return Ok(false);
     }
     let begun = now();
     while now() < begun + LEASE {
         sleep(LOOK_EVERY).await;
-        if access::duty(&mut store.begin().await?).await?.unwrap_or_default() != first {
+        if access::duty(&mut store.snapshot().await?).await?.unwrap_or_default() != first {
             return Ok(true);
         }
     }
@@ -223,7 +223,7 @@ fn now() -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use strongroom_kv::EmbeddedStore;
+    use strongroom_kv::{EmbeddedStore, Reader};
     use strongroom_proto::{BlockId, ExtentId, NodeId};
 
     use super::*;

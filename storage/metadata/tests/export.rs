@@ -10,7 +10,7 @@ use std::{
 };
 
 use fixture::{NODES, World, cluster::Cluster, files::commit_request, in_database, pki::Pki, quick};
-use strongroom_kv::{AnyStore, AnyTxn, Store, StoreConfig, Txn};
+use strongroom_kv::{AnyStore, AnyTxn, Reader, Store, StoreConfig, Txn};
 use strongroom_metadata::{Config, ExportError, Settings, Summary, export, import, run};
 use strongroom_proto::metadata::v1 as pb;
 use tempfile::TempDir;

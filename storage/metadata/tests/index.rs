@@ -13,7 +13,7 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner},
 };
 use prost::Message;
-use strongroom_kv::{AnyStore, Store, Txn};
+use strongroom_kv::{AnyStore, Reader, Store};
 use strongroom_proto::metadata::v1 as pb;
 
 /// The stored records, from the same file that the service is built from.

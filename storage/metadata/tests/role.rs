@@ -9,7 +9,7 @@ use std::{
 };
 
 use fixture::{check, cluster::Cluster, in_database, pki::Pki, refused};
-use strongroom_kv::{EmbeddedStore, Store, StoreConfig, Txn};
+use strongroom_kv::{EmbeddedStore, Reader, Store, StoreConfig, Txn};
 use strongroom_metadata::{Config, RunError, Settings, run};
 use strongroom_proto::{
     Reason,

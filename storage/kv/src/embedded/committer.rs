@@ -2,12 +2,14 @@
 //! durable with one write to the disk.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
 };
 
+use bytes::Bytes;
 use redb::Database;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
@@ -15,11 +17,15 @@ use tokio::{
 };
 
 use super::{
+    Snapshot,
     file::{DATA, DatabaseFile, META, SEQUENCE_KEY},
     reads::ReadSet,
     window::Window,
 };
-use crate::{CommitError, StoreError, writes::Writes};
+use crate::{
+    CommitError, StoreError,
+    writes::{Write, Writes},
+};
 
 /// Commits that wait; more wait at the queue's door.
 const QUEUE_MAX: usize = 1024;
@@ -54,9 +60,7 @@ struct Queued {
 impl Request {
     fn bytes(&self) -> usize {
         let pairs = self.writes.iter();
-        pairs
-            .map(|(key, value)| key.len() + value.as_ref().map_or(0, bytes::Bytes::len))
-            .sum()
+        pairs.map(|(key, write)| key.len() + write.bytes()).sum()
     }
 
     fn answer(self, outcome: Result<(), CommitError>) {
@@ -156,11 +160,11 @@ impl Worker {
             Ok(last) => last,
             Err(error) => return answer_all(batch, &Err(error)),
         };
-        let passed = self.judge(batch, last);
+        let Judged { passed, outcome, .. } = self.judge(batch, last);
         if passed.is_empty() {
             return;
         }
-        let written = self.write(last + 1, &passed);
+        let written = self.write(last + 1, &outcome);
         if let Err(error) = &written {
             tracing::error!(error = error as &dyn std::error::Error, "a commit failed");
         }
@@ -181,25 +185,30 @@ impl Worker {
     }
 
     /// Those whose reads still hold, each checked also against those before it. The others are answered.
-    fn judge(&mut self, batch: Vec<Queued>, last: u64) -> Vec<Queued> {
+    fn judge(&mut self, batch: Vec<Queued>, last: u64) -> Judged {
         let window = self.window.get_or_insert_with(|| Window::after(last));
-        let mut passed = Vec::with_capacity(batch.len());
+        let mut judged = Judged::default();
         for queued in batch {
             let request = &queued.request;
-            if window.still_holds(&request.reads, request.sequence) {
-                window.record(last + 1, &request.writes);
-                passed.push(queued);
-            } else {
+            if !window.still_holds(&request.reads, request.sequence) {
                 queued.request.answer(Err(CommitError::Conflict));
+                continue;
+            }
+            match judged.take(&request.writes, &self.file) {
+                Ok(()) => {
+                    window.record(last + 1, &request.writes);
+                    judged.passed.push(queued);
+                }
+                Err(error) => queued.request.answer(Err(error.into())),
             }
         }
-        passed
+        judged
     }
 
     /// Makes the commit `sequence` durable, or finds out after an error whether it became so.
-    fn write(&mut self, sequence: u64, passed: &[Queued]) -> Result<(), StoreError> {
+    fn write(&mut self, sequence: u64, outcome: &Outcome) -> Result<(), StoreError> {
         let written = self.file.with_database(|database| {
-            apply(database, sequence, passed).map_err(|error| self.file.failed("commit", error))
+            apply(database, sequence, outcome).map_err(|error| self.file.failed("commit", error))
         });
         let Err(error) = written else {
             return Ok(());
@@ -212,6 +221,48 @@ impl Worker {
         } else {
             Err(error)
         }
+    }
+}
+
+/// What a batch leaves under each key that it writes; `None` where nothing is left.
+type Outcome = BTreeMap<Bytes, Option<Bytes>>;
+
+/// The part of a batch that is to be written.
+#[derive(Default)]
+struct Judged {
+    passed: Vec<Queued>,
+    outcome: Outcome,
+    /// The state before the batch, once an addition asked for it.
+    before: Option<Snapshot>,
+}
+
+impl Judged {
+    /// Enters the writes of one more transaction, all or none.
+    fn take(&mut self, writes: &Writes, file: &DatabaseFile) -> Result<(), StoreError> {
+        let mut outcome = Vec::with_capacity(writes.len());
+        for (key, write) in writes {
+            let stored = match write {
+                Write::Add(_) => self.now(key, file)?,
+                Write::Put(_) | Write::Delete => None,
+            };
+            outcome.push((key.clone(), write.over(key, stored.as_deref())?));
+        }
+        self.outcome.extend(outcome);
+        Ok(())
+    }
+
+    /// What is under `key` after the transactions taken so far.
+    fn now(&mut self, key: &Bytes, file: &DatabaseFile) -> Result<Option<Bytes>, StoreError> {
+        if let Some(value) = self.outcome.get(key) {
+            return Ok(value.clone());
+        }
+        let before = match &self.before {
+            Some(before) => before,
+            None => self.before.insert(file.snapshot()?),
+        };
+        let found = before.table.get(key.as_ref());
+        let found = found.map_err(|error| file.failed("read", error))?;
+        Ok(found.map(|value| Bytes::copy_from_slice(value.value())))
     }
 }
 
@@ -229,11 +280,11 @@ fn batch(first: Queued, requests: &mut mpsc::Receiver<Queued>) -> Vec<Queued> {
     batch
 }
 
-fn apply(database: &Database, sequence: u64, passed: &[Queued]) -> Result<(), redb::Error> {
+fn apply(database: &Database, sequence: u64, outcome: &Outcome) -> Result<(), redb::Error> {
     let txn = database.begin_write()?;
     {
         let mut data = txn.open_table(DATA)?;
-        for (key, value) in passed.iter().flat_map(|queued| &queued.request.writes) {
+        for (key, value) in outcome {
             match value {
                 Some(value) => _ = data.insert(key.as_ref(), value.as_ref())?,
                 None => _ = data.remove(key.as_ref())?,

@@ -10,7 +10,7 @@ mod file;
 mod reads;
 mod window;
 
-use std::{path::Path, sync::Arc};
+use std::{cmp::Ordering, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use redb::ReadOnlyTable;
@@ -23,7 +23,11 @@ use self::{
     file::DatabaseFile,
     reads::ReadSet,
 };
-use crate::{CommitError, Store, StoreError, Txn, writes::WriteSet};
+use crate::{
+    CommitError, Reader, Store, StoreError, Txn,
+    counter::Delta,
+    writes::{Write, WriteSet},
+};
 
 /// A store in one file, owned by one process.
 #[derive(Clone)]
@@ -48,14 +52,20 @@ impl EmbeddedStore {
 
 impl Store for EmbeddedStore {
     type Txn = EmbeddedTxn;
+    type Snapshot = EmbeddedSnapshot;
 
     async fn begin(&self) -> Result<EmbeddedTxn, StoreError> {
-        let snapshot = self.engine.file.snapshot()?;
         Ok(EmbeddedTxn {
-            engine: Arc::clone(&self.engine),
-            snapshot,
+            snapshot: self.snapshot().await?,
             reads: ReadSet::default(),
             writes: WriteSet::default(),
+        })
+    }
+
+    async fn snapshot(&self) -> Result<EmbeddedSnapshot, StoreError> {
+        Ok(EmbeddedSnapshot {
+            state: self.engine.file.snapshot()?,
+            engine: Arc::clone(&self.engine),
         })
     }
 
@@ -76,43 +86,49 @@ struct Snapshot {
     sequence: u64,
 }
 
-/// A transaction of an [`EmbeddedStore`].
-pub struct EmbeddedTxn {
+/// A view of an [`EmbeddedStore`]. The file keeps old pages while it lives.
+pub struct EmbeddedSnapshot {
+    state: Snapshot,
     engine: Arc<Engine>,
-    snapshot: Snapshot,
-    reads: ReadSet,
-    writes: WriteSet,
 }
 
-impl EmbeddedTxn {
+impl EmbeddedSnapshot {
     fn stored(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let found = self.snapshot.table.get(key);
+        let found = self.state.table.get(key);
         let found = found.map_err(|error| self.engine.file.failed("read", error))?;
         Ok(found.map(|value| Bytes::copy_from_slice(value.value())))
     }
 
-    /// Stored pairs of `[start, end)` overlaid with own writes, and whether more may follow.
-    fn merged(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+    /// Stored pairs of `[start, end)` overlaid with `own` writes, and whether more may follow.
+    fn merged(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        limit: usize,
+        own: &WriteSet,
+    ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
         let failed = |error| self.engine.file.failed("read", error);
-        let mut stored = self.snapshot.table.range(start..end).map_err(failed)?.peekable();
-        let mut own = self.writes.range(start, end).peekable();
+        let mut stored = self.state.table.range(start..end).map_err(failed)?.peekable();
+        let mut own = own.range(start, end).peekable();
         let mut found = Vec::new();
         while found.len() < limit {
             let order = match (stored.peek(), own.peek()) {
                 (None, None) => break,
-                (Some(_), None) => std::cmp::Ordering::Less,
+                (Some(_), None) => Ordering::Less,
                 (Some(Ok((key, _))), Some((own_key, _))) => key.value().cmp(own_key.as_ref()),
-                (None | Some(Err(_)), Some(_)) => std::cmp::Ordering::Greater,
+                (None | Some(Err(_)), Some(_)) => Ordering::Greater,
             };
-            // Where both have the key, the own write hides the stored pair.
+            // Where both have the key, the own write goes over the stored pair.
             let from_store = if order.is_le() {
                 stored.next().transpose().map_err(failed)?
             } else {
                 None
             };
             if order.is_ge() {
-                let own_pair = own.next().and_then(|(key, value)| Some((key.clone(), value.clone()?)));
-                found.extend(own_pair);
+                if let Some((key, write)) = own.next() {
+                    let value = write.over(key, from_store.as_ref().map(|(_, value)| value.value()))?;
+                    found.extend(value.map(|value| (key.clone(), value)));
+                }
             } else if let Some((key, value)) = from_store {
                 found.push((
                     Bytes::copy_from_slice(key.value()),
@@ -124,33 +140,66 @@ impl EmbeddedTxn {
     }
 }
 
-impl Txn for EmbeddedTxn {
+impl Reader for EmbeddedSnapshot {
     async fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        if let Some(own) = self.writes.get(key) {
-            return Ok(own.clone());
-        }
-        self.reads.add_key(key)?;
         self.stored(key)
+    }
+
+    async fn range(&mut self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        self.merged(start, end, limit, &WriteSet::default())
+    }
+}
+
+/// A transaction of an [`EmbeddedStore`].
+pub struct EmbeddedTxn {
+    snapshot: EmbeddedSnapshot,
+    reads: ReadSet,
+    writes: WriteSet,
+}
+
+impl Reader for EmbeddedTxn {
+    async fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        match self.writes.get(key) {
+            Some(Write::Put(value)) => Ok(Some(value.clone())),
+            Some(Write::Delete) => Ok(None),
+            Some(Write::Add(delta)) => {
+                self.reads.add_key(key)?;
+                delta.over(key, self.snapshot.stored(key)?.as_deref())
+            }
+            None => {
+                self.reads.add_key(key)?;
+                self.snapshot.stored(key)
+            }
+        }
     }
 
     async fn range(&mut self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
         if start >= end || limit == 0 {
             return Ok(Vec::new());
         }
-        let found = self.merged(start, end, limit)?;
+        let found = self.snapshot.merged(start, end, limit, &self.writes)?;
         match found.last() {
             Some((last, _)) if found.len() == limit => self.reads.add_range(start, &[last, &[0][..]].concat())?,
             _ => self.reads.add_range(start, end)?,
         }
         Ok(found)
     }
+}
 
+impl Txn for EmbeddedTxn {
     fn put(&mut self, key: &[u8], value: impl Into<Bytes>) {
-        self.writes.add(key, Some(value.into()));
+        self.writes.put(key, value.into());
     }
 
     fn delete(&mut self, key: &[u8]) {
-        self.writes.add(key, None);
+        self.writes.delete(key);
+    }
+
+    fn add(&mut self, key: &[u8], by: i64, max: i64) {
+        self.writes.add(key, Delta { by, max });
     }
 
     async fn commit(self) -> Result<(), CommitError> {
@@ -160,16 +209,16 @@ impl Txn for EmbeddedTxn {
             return Ok(());
         }
         let (answer, answered) = oneshot::channel();
+        let EmbeddedSnapshot { state, engine } = self.snapshot;
         let request = Request {
-            sequence: self.snapshot.sequence,
+            sequence: state.sequence,
             reads: self.reads,
             writes,
             answer,
         };
         // The snapshot keeps old pages of the file alive: give it up before waiting.
-        drop(self.snapshot);
-        let committer = &self.engine.committer;
-        committer.submit(request).await?;
-        answered.await.map_err(|_| committer.stopped())?
+        drop(state);
+        engine.committer.submit(request).await?;
+        answered.await.map_err(|_| engine.committer.stopped())?
     }
 }

@@ -82,10 +82,11 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::writes::Write;
 
     fn writes(keys: &[&'static str]) -> Writes {
         keys.iter()
-            .map(|key| (Bytes::from_static(key.as_bytes()), None))
+            .map(|key| (Bytes::from_static(key.as_bytes()), Write::Delete))
             .collect()
     }
 

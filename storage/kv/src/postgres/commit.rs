@@ -4,13 +4,24 @@
 //! The mark: each commit leaves its number and a random mark behind. When the connection breaks after COMMIT was sent,
 //! the head row is taken again, which the old transaction gives up only when it has ended, and the mark tells how.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
 
 use super::{
     connection::{Connection, Connections, Trouble},
     reads::ReadSet,
 };
-use crate::{CommitError, StoreError, writes::Writes};
+use crate::{
+    CommitError, StoreError,
+    writes::{Write, Writes},
+};
+
+/// What a commit leaves under each key that it writes; `None` where nothing is left.
+type Outcome = BTreeMap<Bytes, Option<Bytes>>;
 
 /// Commits that are remembered, each overwriting the one so many before it.
 const MARKS: i64 = 4096;
@@ -25,6 +36,7 @@ const PUT: &str = "INSERT INTO strongroom_kv (key, value, seq) \
     SELECT pair.key, pair.value, $3 FROM unnest($1::bytea[], $2::bytea[]) AS pair (key, value) \
     ON CONFLICT (key) DO UPDATE SET value = excluded.value, seq = excluded.seq";
 const DELETE: &str = "DELETE FROM strongroom_kv WHERE key = ANY($1)";
+const GET_ALL: &str = "SELECT key, value FROM strongroom_kv WHERE key = ANY($1)";
 const MARK: &str = "INSERT INTO strongroom_kv_commit (slot, seq, mark) VALUES ($1, $2, $3) \
     ON CONFLICT (slot) DO UPDATE SET seq = excluded.seq, mark = excluded.mark";
 /// Waits for a transaction that is still being ended.
@@ -48,7 +60,8 @@ pub(super) async fn commit(
         return Err(CommitError::Conflict);
     }
     let mark = uuid::Uuid::new_v4().into_bytes();
-    write(&mut connection, seq, writes, &mark).await?;
+    let outcome = resolve(&mut connection, writes).await?;
+    write(&mut connection, seq, &outcome, &mark).await?;
     match connection.simple("commit", "COMMIT").await {
         Ok(_) => Ok(()),
         Err(Trouble::Lost(_)) => {
@@ -59,15 +72,34 @@ pub(super) async fn commit(
     }
 }
 
-async fn write(connection: &mut Connection, seq: i64, writes: &Writes, mark: &[u8]) -> Result<(), Trouble> {
-    let (keys, values): (Vec<&[u8]>, Vec<&[u8]>) = writes
+/// What the writes leave under each key; additions are made to what is there, which nobody else changes meanwhile.
+async fn resolve(connection: &mut Connection, writes: &Writes) -> Result<Outcome, CommitError> {
+    let added = writes.iter().filter(|(_, write)| matches!(write, Write::Add(_)));
+    let added: Vec<&[u8]> = added.map(|(key, _)| key.as_ref()).collect();
+    let mut stored = HashMap::new();
+    if !added.is_empty() {
+        let rows = connection.query("read counters", GET_ALL, &[&added]).await?;
+        stored.extend(
+            rows.iter()
+                .map(|row| (row.get::<_, Vec<u8>>(0), row.get::<_, Vec<u8>>(1))),
+        );
+    }
+    let over = |(key, write): (&Bytes, &Write)| {
+        let value = write.over(key, stored.get(key.as_ref()).map(AsRef::as_ref))?;
+        Ok((key.clone(), value))
+    };
+    writes.iter().map(over).collect()
+}
+
+async fn write(connection: &mut Connection, seq: i64, outcome: &Outcome, mark: &[u8]) -> Result<(), Trouble> {
+    let (keys, values): (Vec<&[u8]>, Vec<&[u8]>) = outcome
         .iter()
         .filter_map(|(key, value)| Some((key.as_ref(), value.as_deref()?)))
         .unzip();
     if !keys.is_empty() {
         connection.query("write", PUT, &[&keys, &values, &seq]).await?;
     }
-    let gone = writes.iter().filter(|(_, value)| value.is_none());
+    let gone = outcome.iter().filter(|(_, value)| value.is_none());
     let gone: Vec<&[u8]> = gone.map(|(key, _)| key.as_ref()).collect();
     if !gone.is_empty() {
         connection.query("delete", DELETE, &[&gone]).await?;

@@ -20,7 +20,11 @@ use self::{
     reads::ReadSet,
     target::Target,
 };
-use crate::{CommitError, PostgresConfig, Store, StoreError, Txn, writes::WriteSet};
+use crate::{
+    CommitError, PostgresConfig, Reader, Store, StoreError, Txn,
+    counter::Delta,
+    writes::{Write, WriteSet},
+};
 
 /// Connections tried for one transaction: those of the pool may have died unnoticed.
 const BEGIN_ATTEMPTS_MAX: u32 = 3;
@@ -119,8 +123,17 @@ impl PostgresStore {
 
 impl Store for PostgresStore {
     type Txn = PostgresTxn;
+    type Snapshot = PostgresSnapshot;
 
     async fn begin(&self) -> Result<PostgresTxn, StoreError> {
+        Ok(PostgresTxn {
+            snapshot: self.snapshot().await?,
+            reads: ReadSet::default(),
+            writes: WriteSet::default(),
+        })
+    }
+
+    async fn snapshot(&self) -> Result<PostgresSnapshot, StoreError> {
         let mut attempt = 1;
         loop {
             let mut connection = self.connections.get().await?;
@@ -129,12 +142,10 @@ impl Store for PostgresStore {
                 Err(trouble) => return Err(trouble.into()),
                 Ok(head) => {
                     let seq = head.and_then(|head| head.parse().ok());
-                    return Ok(PostgresTxn {
+                    return Ok(PostgresSnapshot {
+                        seq: seq.ok_or_else(|| self.connections.headless())?,
                         connections: Arc::clone(&self.connections),
                         connection,
-                        snapshot: seq.ok_or_else(|| self.connections.headless())?,
-                        reads: ReadSet::default(),
-                        writes: WriteSet::default(),
                     });
                 }
             }
@@ -146,23 +157,17 @@ impl Store for PostgresStore {
     }
 }
 
-/// A transaction of a [`PostgresStore`]. It holds a connection, so it should be short.
-pub struct PostgresTxn {
+/// A view of a [`PostgresStore`]. It holds a connection, and the database ends it after a minute without a read.
+pub struct PostgresSnapshot {
     connections: Arc<Connections>,
     connection: Connection,
-    /// Number of the last commit that the snapshot holds.
-    snapshot: i64,
-    reads: ReadSet,
-    writes: WriteSet,
+    /// Number of the last commit that it shows.
+    seq: i64,
 }
 
-impl Txn for PostgresTxn {
+impl Reader for PostgresSnapshot {
     async fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        if let Some(own) = self.writes.get(key) {
-            return Ok(own.clone());
-        }
         let rows = self.connection.query("read", GET, &[&key]).await?;
-        self.reads.add_key(key, !rows.is_empty())?;
         Ok(rows.first().map(|row| Bytes::copy_from_slice(row.get(0))))
     }
 
@@ -170,15 +175,43 @@ impl Txn for PostgresTxn {
         if start >= end || limit == 0 {
             return Ok(Vec::new());
         }
-        // Own deletes hide stored pairs, so that more of those may be needed.
-        let hidden = self.writes.range(start, end).filter(|(_, value)| value.is_none());
-        let rows_max = i64::try_from(limit.saturating_add(hidden.count())).unwrap_or(i64::MAX);
-        let rows = self.connection.query("read", RANGE, &[&start, &end, &rows_max]).await?;
-        let stored: Vec<(Bytes, Bytes)> = rows
-            .iter()
-            .map(|row| (Bytes::copy_from_slice(row.get(0)), Bytes::copy_from_slice(row.get(1))))
-            .collect();
-        let found = self.overlaid(&stored, start, end, limit);
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = self.connection.query("read", RANGE, &[&start, &end, &limit]).await?;
+        let pairs = rows.iter();
+        let pairs = pairs.map(|row| (Bytes::copy_from_slice(row.get(0)), Bytes::copy_from_slice(row.get(1))));
+        Ok(pairs.collect())
+    }
+}
+
+/// A transaction of a [`PostgresStore`]. It holds a connection, so it should be short.
+pub struct PostgresTxn {
+    snapshot: PostgresSnapshot,
+    reads: ReadSet,
+    writes: WriteSet,
+}
+
+impl Reader for PostgresTxn {
+    async fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let own = self.writes.get(key).cloned();
+        match own {
+            Some(Write::Put(value)) => return Ok(Some(value)),
+            Some(Write::Delete) => return Ok(None),
+            Some(Write::Add(_)) | None => {}
+        }
+        let stored = self.snapshot.get(key).await?;
+        self.reads.add_key(key, stored.is_some())?;
+        own.map_or(Ok(stored.clone()), |own| own.over(key, stored.as_deref()))
+    }
+
+    async fn range(&mut self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        if start >= end || limit == 0 {
+            return Ok(Vec::new());
+        }
+        // Own writes may hide stored pairs, so that more of those may be needed.
+        let hidden = self.writes.range(start, end);
+        let hidden = hidden.filter(|(_, write)| !matches!(write, Write::Put(_))).count();
+        let stored = self.snapshot.range(start, end, limit.saturating_add(hidden)).await?;
+        let found = self.overlaid(&stored, start, end, limit)?;
         match found.last() {
             Some((last, _)) if found.len() == limit => {
                 let seen = stored.iter().filter(|(key, _)| key <= last).count();
@@ -188,13 +221,19 @@ impl Txn for PostgresTxn {
         }
         Ok(found)
     }
+}
 
+impl Txn for PostgresTxn {
     fn put(&mut self, key: &[u8], value: impl Into<Bytes>) {
-        self.writes.add(key, Some(value.into()));
+        self.writes.put(key, value.into());
     }
 
     fn delete(&mut self, key: &[u8]) {
-        self.writes.add(key, None);
+        self.writes.delete(key);
+    }
+
+    fn add(&mut self, key: &[u8], by: i64, max: i64) {
+        self.writes.add(key, Delta { by, max });
     }
 
     async fn commit(self) -> Result<(), CommitError> {
@@ -203,19 +242,31 @@ impl Txn for PostgresTxn {
             // All reads were of one snapshot: the transaction took place when that was current.
             return Ok(());
         }
-        commit::commit(&self.connections, self.connection, self.snapshot, &self.reads, &writes).await
+        let PostgresSnapshot {
+            connections,
+            connection,
+            seq,
+        } = self.snapshot;
+        commit::commit(&connections, connection, seq, &self.reads, &writes).await
     }
 }
 
 impl PostgresTxn {
     /// The first `limit` of the stored pairs of `[start, end)` with the own writes over them.
-    fn overlaid(&self, stored: &[(Bytes, Bytes)], start: &[u8], end: &[u8], limit: usize) -> Vec<(Bytes, Bytes)> {
-        let mut pairs: BTreeMap<&Bytes, Option<&Bytes>> =
-            stored.iter().map(|(key, value)| (key, Some(value))).collect();
-        pairs.extend(self.writes.range(start, end).map(|(key, value)| (key, value.as_ref())));
-        let found = pairs
-            .into_iter()
-            .filter_map(|(key, value)| Some((key.clone(), value?.clone())));
-        found.take(limit).collect()
+    fn overlaid(
+        &self,
+        stored: &[(Bytes, Bytes)],
+        start: &[u8],
+        end: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        let mut pairs: BTreeMap<Bytes, Bytes> = stored.iter().cloned().collect();
+        for (key, write) in self.writes.range(start, end) {
+            match write.over(key, pairs.get(key).map(AsRef::as_ref))? {
+                Some(value) => _ = pairs.insert(key.clone(), value),
+                None => _ = pairs.remove(key),
+            }
+        }
+        Ok(pairs.into_iter().take(limit).collect())
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use strongroom_kv::{CommitError, Store, StoreError, Txn, limits, transact};
+use strongroom_kv::{CommitError, Reader, Store, StoreError, Txn, counter, limits, transact};
 
 /// Checks the whole contract, each part on a store of its own.
 pub(crate) async fn check_all<S: Store>(fresh: impl AsyncFn() -> S) {
@@ -18,7 +18,12 @@ pub(crate) async fn check_all<S: Store>(fresh: impl AsyncFn() -> S) {
     write_skew_is_prevented(fresh().await).await;
     blind_writes_do_not_conflict(fresh().await).await;
     bounds_are_errors(fresh().await).await;
-    counters_add_up(fresh().await).await;
+    a_view_does_not_move_and_has_no_bound(fresh().await).await;
+    counted_reads_add_up(fresh().await).await;
+    additions_conflict_with_readers_alone(fresh().await).await;
+    an_addition_sees_own_writes_and_is_seen(fresh().await).await;
+    a_counter_keeps_its_bound(fresh().await).await;
+    additions_add_up(fresh().await).await;
     endless_conflicts_end(fresh().await).await;
     for seed in 0..20 {
         random_histories_are_serializable(fresh().await, seed).await;
@@ -238,7 +243,141 @@ fn number(value: &[u8]) -> u64 {
     u64::from_be_bytes(value.try_into().expect("eight bytes"))
 }
 
-async fn counters_add_up<S: Store>(store: S) {
+async fn a_view_does_not_move_and_has_no_bound<S: Store>(store: S) {
+    set(&store, &[("a", "1"), ("b", "1")]).await;
+    let mut view = store.snapshot().await.expect("a view");
+    set(&store, &[("a", "2"), ("c", "2")]).await;
+    assert_eq!(view.get(b"a").await.expect("get").as_deref(), Some(&b"1"[..]));
+    assert_eq!(view.get(b"c").await.expect("get"), None);
+    for (start, end, limit, expected) in [
+        (&b"a"[..], &b"z"[..], 10, 2),
+        (b"a", b"z", 1, 1),
+        (b"a", b"z", 0, 0),
+        (b"b", b"a", 9, 0),
+    ] {
+        let found = view.range(start, end, limit).await.expect("range");
+        assert_eq!(found.len(), expected, "{start:?} {end:?} {limit}");
+    }
+    drop(view);
+    let mut view = store.snapshot().await.expect("another view");
+    assert_eq!(view.get(b"a").await.expect("get").as_deref(), Some(&b"2"[..]));
+}
+
+/// What is at a key that is added to.
+async fn count<S: Store>(store: &S, key: &str) -> i64 {
+    counter(key.as_bytes(), value(store, key).await.as_deref()).expect("a counter")
+}
+
+async fn added<S: Store>(store: &S, by: i64, max: i64) -> Result<(), CommitError> {
+    let mut txn = store.begin().await.expect("begin");
+    txn.put(b"beside", by.to_be_bytes().to_vec());
+    txn.add(b"count", by, max);
+    txn.commit().await
+}
+
+async fn additions_conflict_with_readers_alone<S: Store>(store: S) {
+    let mut reader = store.begin().await.expect("begin");
+    reader.get(b"count").await.expect("get");
+    reader.put(b"result", "");
+    let mut looker = store.begin().await.expect("begin");
+    keys(&mut looker, "a", "z", 10).await;
+    looker.put(b"result", "");
+    let (mut one, mut two) = (store.begin().await.expect("begin"), store.begin().await.expect("begin"));
+    one.add(b"count", 5, i64::MAX);
+    two.add(b"count", -2, i64::MAX);
+    assert!(!is_conflict(one.commit().await));
+    assert!(!is_conflict(two.commit().await));
+    assert!(is_conflict(reader.commit().await), "it has read the counter");
+    assert!(
+        is_conflict(looker.commit().await),
+        "it has read a range with the counter"
+    );
+    assert_eq!(count(&store, "count").await, 3);
+}
+
+async fn an_addition_sees_own_writes_and_is_seen<S: Store>(store: S) {
+    let mut txn = store.begin().await.expect("begin");
+    txn.add(b"a", 2, i64::MAX);
+    txn.add(b"a", 3, i64::MAX);
+    txn.put(b"b", 7_i64.to_be_bytes().to_vec());
+    txn.add(b"b", 1, i64::MAX);
+    txn.delete(b"c");
+    txn.add(b"c", 4, i64::MAX);
+    txn.add(b"d", 9, i64::MAX);
+    txn.delete(b"d");
+    let seen = txn.get(b"a").await.expect("get");
+    assert_eq!(counter(b"a", seen.as_deref()).expect("a counter"), 5);
+    txn.commit().await.expect("committed");
+    for (key, expected) in [("a", 5), ("b", 8), ("c", 4), ("d", 0)] {
+        assert_eq!(count(&store, key).await, expected, "{key}");
+    }
+
+    let mut txn = store.begin().await.expect("begin");
+    txn.add(b"a", -5, i64::MAX);
+    txn.add(b"b", 1, i64::MAX);
+    assert_eq!(keys(&mut txn, "a", "z", 10).await, ["b", "c"], "at 0 it is not there");
+    assert_eq!(keys(&mut txn, "a", "z", 1).await, ["b"]);
+    txn.commit().await.expect("committed");
+    assert_eq!(value(&store, "a").await, None);
+    assert_eq!(count(&store, "b").await, 9);
+}
+
+async fn a_counter_keeps_its_bound<S: Store>(store: S) {
+    added(&store, 8, 10).await.expect("within");
+    for (by, max, fits) in [
+        (3, 10, false),
+        (1, 7, false),
+        (2, 10, true),
+        (-1, 3, true),
+        (i64::MAX, i64::MAX, false),
+    ] {
+        let before = (count(&store, "count").await, value(&store, "beside").await);
+        match added(&store, by, max).await {
+            Ok(()) => assert!(fits, "{by} up to {max}"),
+            Err(CommitError::Store(StoreError::CounterOver { max: told, .. })) => {
+                assert!(!fits && told == max, "{by} up to {max}");
+                let now = (count(&store, "count").await, value(&store, "beside").await);
+                assert_eq!(now, before, "refused as a whole");
+            }
+            Err(other) => panic!("{by} up to {max}: {other:?}"),
+        }
+    }
+    assert_eq!(count(&store, "count").await, 9);
+    set(&store, &[("text", "not 8 bytes")]).await;
+    let mut txn = store.begin().await.expect("begin");
+    txn.add(b"text", 1, i64::MAX);
+    assert!(matches!(refusal(txn).await, StoreError::NotACounter { key } if key == "text"));
+}
+
+/// Additions side by side, some refused: the counter is the sum of those that were not, and never above its bound.
+async fn additions_add_up<S: Store>(store: S) {
+    const MAX: i64 = 40;
+    let tasks: Vec<_> = (0..6_u64)
+        .map(|seed| {
+            let (store, mut rng) = (store.clone(), StdRng::seed_from_u64(seed));
+            tokio::spawn(async move {
+                let mut sum = 0;
+                for _ in 0..20 {
+                    let by = rng.random_range(-3..9);
+                    match added(&store, by, MAX).await {
+                        Ok(()) => sum += by,
+                        Err(CommitError::Store(StoreError::CounterOver { .. })) => {}
+                        Err(other) => panic!("an addition has nothing to conflict with: {other:?}"),
+                    }
+                }
+                sum
+            })
+        })
+        .collect();
+    let mut sum = 0;
+    for task in tasks {
+        sum += task.await.expect("no panic");
+    }
+    assert_eq!(count(&store, "count").await, sum);
+    assert!(sum <= MAX, "{sum}");
+}
+
+async fn counted_reads_add_up<S: Store>(store: S) {
     const TASKS: u64 = 8;
     const EACH: u64 = 25;
     let tasks: Vec<_> = (0..TASKS)

@@ -58,7 +58,7 @@ async fn mark_all(store: &impl Store, gone: &BTreeSet<NodeId>, wanted: usize) ->
     let mut range = keys::chunks();
     let (mut short, mut total) = (Vec::new(), 0);
     loop {
-        let found = access::page(&mut store.begin().await?, &range, CHUNKS_PER_PAGE).await?;
+        let found = access::page(&mut store.snapshot().await?, &range, CHUNKS_PER_PAGE).await?;
         for (key, value) in &found {
             let first = keys::chunk_start(key).ok_or(MetadataError::Corrupt { what: "block list" })?;
             let chunk: records::BlockChunk = access::decode(value.clone(), "block list")?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use strongroom_kv::{Store, Txn};
+use strongroom_kv::{Reader, Store};
 use strongroom_proto::{BlockId, NodeId};
 
 use super::{
@@ -39,7 +39,7 @@ impl Rounds {
         if let Some(after) = self.after.take() {
             range = range.after(&after);
         }
-        let found = access::page(&mut store.begin().await?, &range, DEFICITS_PER_ROUND).await?;
+        let found = access::page(&mut store.snapshot().await?, &range, DEFICITS_PER_ROUND).await?;
         if found.len() == DEFICITS_PER_ROUND {
             self.after = found.last().map(|(key, _)| key.to_vec());
         }
@@ -77,8 +77,8 @@ async fn plan_replica(
     block: BlockId,
     gone: &BTreeSet<NodeId>,
 ) -> Result<bool, MetadataError> {
-    let mut txn = store.begin().await?;
-    let chunk = access::chunk(&mut txn, block).await?;
+    let mut view = store.snapshot().await?;
+    let chunk = access::chunk(&mut view, block).await?;
     let known = chunk.blocks.get(access::chunk_position(block.index));
     let Some(known) = known.filter(|known| counting(known, gone) < cluster.replicas()) else {
         return Ok(true);
@@ -93,7 +93,7 @@ async fn plan_replica(
     for (to, _) in cluster.healthy() {
         let holds = holders.iter().any(|name| name == to.as_str());
         // A copy that is to be deleted there has to go first.
-        if !holds && txn.get(&keys::garbage(&to, block)).await?.is_none() {
+        if !holds && view.get(&keys::garbage(&to, block)).await?.is_none() {
             cluster.commands().plan(&source, Work::Replicate { block, to });
             break;
         }
@@ -106,7 +106,7 @@ async fn plan_deletes(store: &impl Store, cluster: &Cluster) -> Result<(), Metad
         if cluster.commands().room(&node) == 0 {
             continue;
         }
-        let found = access::page(&mut store.begin().await?, &keys::garbage_of(&node), PER_NODE_MAX).await?;
+        let found = access::page(&mut store.snapshot().await?, &keys::garbage_of(&node), PER_NODE_MAX).await?;
         for (key, _) in &found {
             let block = keys::garbage_block(key).ok_or(MetadataError::Corrupt {
                 what: "block to delete",

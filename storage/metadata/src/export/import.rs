@@ -141,9 +141,9 @@ async fn finish(store: &impl Store, header: &[u8; HEADER_BYTES], sha256: &str) -
 async fn digest(store: &impl Store, header: &[u8; HEADER_BYTES]) -> Result<String, MetadataError> {
     let format = keys::format();
     let mut tally = Tally::new(header);
-    let mut txn = store.begin().await?;
+    let mut view = store.snapshot().await?;
     let (mut pages, mut formatted) = (Pages::default(), false);
-    while let Some(page) = pages.next(&mut txn).await? {
+    while let Some(page) = pages.next(&mut view).await? {
         for (key, value) in page.iter().filter(|(key, _)| keys::is_moved(key)) {
             if !formatted && key.as_ref() >= format.as_slice() {
                 formatted = true;

@@ -3,7 +3,7 @@
 use std::{io::Write, path::Path};
 
 use bytes::Bytes;
-use strongroom_kv::{Store, Txn};
+use strongroom_kv::{Reader, Store};
 
 use super::{
     ExportError, Summary, failed,
@@ -24,15 +24,15 @@ pub(super) async fn write(
     path: &Path,
     now_ms: u64,
 ) -> Result<Summary, ExportError> {
-    let mut txn = store.begin().await?;
-    if txn.get(&keys::format()).await?.as_deref() != Some(&keys::FORMAT_VERSION.to_be_bytes()[..]) {
+    let mut view = store.snapshot().await?;
+    if view.get(&keys::format()).await?.as_deref() != Some(&keys::FORMAT_VERSION.to_be_bytes()[..]) {
         return Err(ExportError::Empty);
     }
     let header = header(now_ms);
     let mut tally = Tally::new(&header);
     out.write_all(&header).map_err(failed("write", path))?;
     let mut pages = Pages::default();
-    while let Some(page) = pages.next(&mut txn).await? {
+    while let Some(page) = pages.next(&mut view).await? {
         for (key, value) in page.iter().filter(|(key, _)| keys::is_moved(key)) {
             out.write_all(&tally.record(key, value)?)
                 .map_err(failed("write", path))?;
@@ -51,7 +51,7 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    pub(super) async fn next(&mut self, txn: &mut impl Txn) -> Result<Option<Vec<(Bytes, Bytes)>>, MetadataError> {
+    pub(super) async fn next(&mut self, view: &mut impl Reader) -> Result<Option<Vec<(Bytes, Bytes)>>, MetadataError> {
         if self.over {
             return Ok(None);
         }
@@ -59,7 +59,7 @@ impl Pages {
             Some(after) => keys::everything().after(after),
             None => keys::everything(),
         };
-        let page = access::page(txn, &range, PAGE).await?;
+        let page = access::page(view, &range, PAGE).await?;
         self.over = page.len() < PAGE;
         self.after = page.last().map(|(key, _)| key.clone());
         Ok(Some(page))

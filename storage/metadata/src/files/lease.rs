@@ -73,7 +73,7 @@ pub(crate) async fn reap(store: &impl Store, now_ms: u64) -> Result<u64, Metadat
     let mut range = keys::open_files();
     let (mut reaped, mut outcome) = (0, Ok(()));
     loop {
-        let found = access::page(&mut store.begin().await?, &range, PAGE).await?;
+        let found = access::page(&mut store.snapshot().await?, &range, PAGE).await?;
         for (key, value) in &found {
             match reap_one(store, key, value, now_ms).await {
                 Ok(is_reaped) => reaped += u64::from(is_reaped),

@@ -99,7 +99,7 @@ fn directory_purge() -> records::Purge {
 /// One step on each of a bounded number of purges; one that fails keeps no other from its step. Says whether anything
 /// was there to do.
 pub(crate) async fn purge_round(store: &impl Store) -> Result<bool, MetadataError> {
-    let found = access::page(&mut store.begin().await?, &keys::purges(), PURGES_PER_ROUND).await?;
+    let found = access::page(&mut store.snapshot().await?, &keys::purges(), PURGES_PER_ROUND).await?;
     let any = !found.is_empty();
     let steps = stream::iter(found).map(|(key, value)| purge_step(store, key, value));
     let outcomes: Vec<_> = steps.buffer_unordered(PURGES_AT_ONCE).collect().await;

@@ -67,7 +67,7 @@ async fn running(store: &impl Store) -> Result<Vec<ZoneId>, MetadataError> {
     let mut range = keys::reencryptions();
     let mut zones = Vec::new();
     loop {
-        let found = access::page(&mut store.begin().await?, &range, PAGE).await?;
+        let found = access::page(&mut store.snapshot().await?, &range, PAGE).await?;
         for (key, value) in &found {
             if access::decode::<records::Reencryption>(value.clone(), "re-encryption")?.running {
                 zones.extend(keys::zone_of(key));

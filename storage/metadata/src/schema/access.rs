@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message;
-use strongroom_kv::{Store, Txn};
+use strongroom_kv::{Reader, Store, Txn};
 use strongroom_proto::{BlockId, FileId, KeyVersion, NodeId, ZoneId};
 
 use super::{
@@ -25,7 +25,7 @@ pub(crate) use transact;
 
 /// Reads the record at `key`.
 pub(crate) async fn record<M: Message + Default>(
-    txn: &mut impl Txn,
+    txn: &mut impl Reader,
     key: &[u8],
     what: &'static str,
 ) -> Result<Option<M>, MetadataError> {
@@ -43,7 +43,7 @@ pub(crate) fn put(txn: &mut impl Txn, key: &[u8], record: &impl Message) {
 
 /// The first `limit` pairs of `range`.
 pub(crate) async fn page(
-    txn: &mut impl Txn,
+    txn: &mut impl Reader,
     range: &KeyRange,
     limit: usize,
 ) -> Result<Vec<(Bytes, Bytes)>, MetadataError> {
@@ -58,7 +58,7 @@ pub(crate) async fn count(store: &impl Store, mut range: KeyRange) -> Result<u64
     const PAGE: usize = 1000;
     let mut total = 0;
     loop {
-        let found = page(&mut store.begin().await?, &range, PAGE).await?;
+        let found = page(&mut store.snapshot().await?, &range, PAGE).await?;
         total += found.len() as u64;
         match found.last() {
             Some((last, _)) if found.len() == PAGE => range = range.after(last),
@@ -69,7 +69,7 @@ pub(crate) async fn count(store: &impl Store, mut range: KeyRange) -> Result<u64
     }
 }
 
-pub(crate) async fn inode(txn: &mut impl Txn, id: FileId) -> Result<Option<records::Inode>, MetadataError> {
+pub(crate) async fn inode(txn: &mut impl Reader, id: FileId) -> Result<Option<records::Inode>, MetadataError> {
     record(txn, &keys::inode(id), "inode").await
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn put_inode(txn: &mut impl Txn, id: FileId, inode: &records::Inode) 
 }
 
 /// The inode that `name` stands for in `parent`.
-pub(crate) async fn child(txn: &mut impl Txn, parent: FileId, name: &str) -> Result<Option<FileId>, MetadataError> {
+pub(crate) async fn child(txn: &mut impl Reader, parent: FileId, name: &str) -> Result<Option<FileId>, MetadataError> {
     let Some(bytes) = txn.get(&keys::dentry(parent, name)).await? else {
         return Ok(None);
     };
@@ -99,31 +99,31 @@ pub(crate) fn link(txn: &mut impl Txn, id: FileId, inode: &records::Inode) -> Re
     Ok(())
 }
 
-pub(crate) async fn open_file(txn: &mut impl Txn, id: FileId) -> Result<Option<records::OpenFile>, MetadataError> {
+pub(crate) async fn open_file(txn: &mut impl Reader, id: FileId) -> Result<Option<records::OpenFile>, MetadataError> {
     record(txn, &keys::open_file(id), "open file").await
 }
 
-pub(crate) async fn zone(txn: &mut impl Txn, id: ZoneId) -> Result<Option<records::Zone>, MetadataError> {
+pub(crate) async fn zone(txn: &mut impl Reader, id: ZoneId) -> Result<Option<records::Zone>, MetadataError> {
     record(txn, &keys::zone(id), "zone").await
 }
 
 pub(crate) async fn reencryption(
-    txn: &mut impl Txn,
+    txn: &mut impl Reader,
     zone: ZoneId,
 ) -> Result<Option<records::Reencryption>, MetadataError> {
     record(txn, &keys::reencryption(zone), "re-encryption").await
 }
 
-pub(crate) async fn import(txn: &mut impl Txn) -> Result<Option<records::Import>, MetadataError> {
+pub(crate) async fn import(txn: &mut impl Reader) -> Result<Option<records::Import>, MetadataError> {
     record(txn, &keys::import(), "import").await
 }
 
-pub(crate) async fn duty(txn: &mut impl Txn) -> Result<Option<records::Duty>, MetadataError> {
+pub(crate) async fn duty(txn: &mut impl Reader) -> Result<Option<records::Duty>, MetadataError> {
     record(txn, &keys::duty(), "lease").await
 }
 
 /// The chunk that holds `block`; empty when there is none yet.
-pub(crate) async fn chunk(txn: &mut impl Txn, block: BlockId) -> Result<records::BlockChunk, MetadataError> {
+pub(crate) async fn chunk(txn: &mut impl Reader, block: BlockId) -> Result<records::BlockChunk, MetadataError> {
     let found = record(txn, &keys::chunk(block.extent, block.index), "block list").await?;
     Ok(found.unwrap_or_default())
 }

@@ -106,7 +106,7 @@ pub(crate) async fn files_by_version(store: &impl Store, zone: ZoneId) -> Result
 }
 
 async fn first_version(store: &impl Store, range: &KeyRange) -> Result<Option<KeyVersion>, MetadataError> {
-    let found = access::page(&mut store.begin().await?, range, 1).await?;
+    let found = access::page(&mut store.snapshot().await?, range, 1).await?;
     let Some((key, _)) = found.first() else {
         return Ok(None);
     };
