@@ -227,7 +227,7 @@ mod tests {
     use strongroom_proto::{BlockId, ExtentId, NodeId};
 
     use super::*;
-    use crate::cluster::replicas::deleted;
+    use crate::{cluster::replicas::deleted, schema::counted};
 
     async fn holds(store: &EmbeddedStore, fence: Fence) -> bool {
         let mut txn = store.begin().await.expect("a transaction");
@@ -252,7 +252,7 @@ mod tests {
             index: 0,
         };
         let mut txn = store.begin().await.expect("a transaction");
-        access::put_garbage(&mut txn, &node, block);
+        counted::put_garbage(&mut txn, &node, &[block]).await.expect("put");
         txn.commit().await.expect("committed");
         let is_garbage = async || {
             let mut txn = store.begin().await.expect("a transaction");

@@ -13,7 +13,7 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner},
 };
 use prost::Message;
-use strongroom_kv::{AnyStore, Reader, Store};
+use strongroom_kv::{AnyStore, Reader, Store, counter};
 use strongroom_proto::metadata::v1 as pb;
 
 /// The stored records, from the same file that the service is built from.
@@ -193,6 +193,7 @@ async fn compare(world: &World, counted: &BTreeMap<Vec<u8>, Vec<(u32, u64)>>, fi
     if indexed != scanned {
         return Err(format!("index {indexed:?}\nscan {scanned:?}"));
     }
+    check_counters(&store, &indexed).await?;
     for (zone, counts) in counted {
         let told: u64 = counts.iter().map(|(_, files)| files).sum();
         let stored = indexed.iter().filter(|(of, ..)| of == zone).count() as u64;
@@ -202,6 +203,30 @@ async fn compare(world: &World, counted: &BTreeMap<Vec<u8>, Vec<(u32, u64)>>, fi
         }
     }
     Ok(())
+}
+
+/// What every counter must say, by its key: `c`, the table, and for the index the zone and the version.
+async fn check_counters(store: &AnyStore, indexed: &BTreeSet<Entry>) -> Result<(), String> {
+    let mut expected: BTreeMap<Vec<u8>, i64> = BTreeMap::new();
+    for (zone, version, _) in indexed {
+        let key = [b"cx", zone.as_slice(), &version.to_be_bytes()].concat();
+        *expected.entry(key).or_default() += 1;
+    }
+    for table in *b"fgo" {
+        let rows = scan(store, table).await.len();
+        if rows > 0 {
+            expected.insert(vec![b'c', table], i64::try_from(rows).expect("few"));
+        }
+    }
+    let stored: BTreeMap<Vec<u8>, i64> = scan(store, b'c')
+        .await
+        .iter()
+        .map(|(key, value)| (key.to_vec(), counter(key, Some(value)).expect("a counter")))
+        .collect();
+    if stored == expected {
+        return Ok(());
+    }
+    Err(format!("counters {stored:?}\nscan {expected:?}"))
 }
 
 fn entry(edek: &records::Edek, key: &[u8]) -> Entry {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use fixture::{check, cluster::Cluster, in_database, pki::Pki, refused};
-use strongroom_kv::{EmbeddedStore, Reader, Store, StoreConfig, Txn};
+use strongroom_kv::{EmbeddedStore, Store, StoreConfig, Txn};
 use strongroom_metadata::{Config, RunError, Settings, run};
 use strongroom_proto::{
     Reason,
@@ -127,13 +127,13 @@ async fn what_keeps_it_from_starting_is_said() {
     );
 
     config.data_dir = dir.path().join("newer");
-    store_with(&config, b"v", &2_u32.to_be_bytes()).await;
+    store_with(&config, b"v", &u32::MAX.to_be_bytes()).await;
     let error = run(config.clone(), std::future::pending())
         .await
         .expect_err("a newer store");
     let text = format!("{error}");
     assert!(
-        text.contains("has format 2, this version of strongroom reads format 1"),
+        text.contains("has format 4294967295, this version of strongroom reads format"),
         "{text}"
     );
 

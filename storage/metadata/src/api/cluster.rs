@@ -11,7 +11,7 @@ use super::{Api, user};
 use crate::{
     cluster::{commands::Work, nodes::Report, replicas},
     error::MetadataError,
-    schema::{access, keys},
+    schema::{counted, keys::Counted},
     zones::source::EdekSource,
 };
 
@@ -47,12 +47,12 @@ impl<S: Store, E: EdekSource> Cluster for Api<S, E> {
         request: Request<pb::GetClusterStatusRequest>,
     ) -> Result<Response<pb::ClusterStatus>, Status> {
         user(&request, "look at the cluster")?;
-        let store = &self.core.store;
+        let view = &mut self.core.store.snapshot().await.map_err(MetadataError::from)?;
         Ok(Response::new(pb::ClusterStatus {
             nodes: self.core.cluster.nodes.status(self.core.clock.now_ms()),
-            blocks_in_deficit: access::count(store, keys::deficits()).await?,
-            blocks_to_delete: access::count(store, keys::garbage_everywhere()).await?,
-            files_open: access::count(store, keys::open_files()).await?,
+            blocks_in_deficit: counted::total(view, Counted::Deficits).await?,
+            blocks_to_delete: counted::total(view, Counted::Garbage).await?,
+            files_open: counted::total(view, Counted::OpenFiles).await?,
         }))
     }
 }

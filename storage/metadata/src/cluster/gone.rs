@@ -12,7 +12,7 @@ use tokio::task::yield_now;
 use super::{Cluster, replicas::counting};
 use crate::{
     error::MetadataError,
-    schema::{access, access::transact, keys, records},
+    schema::{access, access::transact, counted, keys, records},
 };
 
 /// Chunks read at once.
@@ -85,8 +85,5 @@ async fn mark_all(store: &impl Store, gone: &BTreeSet<NodeId>, wanted: usize) ->
 
 /// A block that was removed meanwhile is found out by the repair loop, which drops its deficit.
 async fn mark(txn: &mut impl Txn, blocks: &[BlockId]) -> Result<(), MetadataError> {
-    for block in blocks {
-        access::mark_deficit(txn, *block, true);
-    }
-    Ok(())
+    counted::mark_deficits(txn, blocks, true).await
 }

@@ -8,7 +8,7 @@ use strongroom_proto::{BlockId, NodeId};
 use crate::{
     duty::Fence,
     error::MetadataError,
-    schema::{access, access::transact, keys, records},
+    schema::{access, access::transact, counted, keys, records},
 };
 
 /// How many replicas a block has, those on `gone` nodes not counted.
@@ -38,14 +38,13 @@ async fn won_in(
     let mut chunk = access::chunk(txn, block).await?;
     let Some(known) = chunk.blocks.get_mut(access::chunk_position(block.index)) else {
         // The file went while its block was on the way: the new replica is garbage at once.
-        access::mark_deficit(txn, block, false);
-        access::put_garbage(txn, node, block);
-        return Ok(());
+        counted::mark_deficits(txn, &[block], false).await?;
+        return counted::put_garbage(txn, node, &[block]).await;
     };
     if !has(known, node) {
         known.nodes.push(node.to_string());
     }
-    settle(txn, block, known, wanted, gone);
+    settle(txn, block, known, wanted, gone).await?;
     access::put(txn, &keys::chunk(block.extent, block.index), &chunk);
     Ok(())
 }
@@ -70,10 +69,10 @@ async fn settle_all(
         let mut chunk = access::chunk(txn, *block).await?;
         match chunk.blocks.get_mut(access::chunk_position(block.index)) {
             Some(known) => {
-                settle(txn, *block, known, wanted, gone);
+                settle(txn, *block, known, wanted, gone).await?;
                 access::put(txn, &keys::chunk(block.extent, block.index), &chunk);
             }
-            None => access::mark_deficit(txn, *block, false),
+            None => counted::mark_deficits(txn, &[*block], false).await?,
         }
     }
     Ok(())
@@ -81,17 +80,24 @@ async fn settle_all(
 
 /// Marks or clears a block's deficit. Only once it has all its replicas on other nodes does a node that is gone lose
 /// its own: should it come back, it is told to delete it.
-fn settle(txn: &mut impl Txn, block: BlockId, known: &mut records::Block, wanted: usize, gone: &BTreeSet<NodeId>) {
+async fn settle(
+    txn: &mut impl Txn,
+    block: BlockId,
+    known: &mut records::Block,
+    wanted: usize,
+    gone: &BTreeSet<NodeId>,
+) -> Result<(), MetadataError> {
     let in_deficit = counting(known, gone) < wanted;
-    access::mark_deficit(txn, block, in_deficit);
+    counted::mark_deficits(txn, &[block], in_deficit).await?;
     if !in_deficit {
         for node in gone.iter().filter(|node| has(known, node)) {
-            access::put_garbage(txn, node, block);
+            counted::put_garbage(txn, node, &[block]).await?;
         }
         known
             .nodes
             .retain(|name| !gone.iter().any(|node| node.as_str() == name));
     }
+    Ok(())
 }
 
 /// Records that the copy of `block` on `node` is bad. The last replica stays listed: a damaged copy is better than
@@ -111,7 +117,7 @@ async fn lost_in(txn: &mut impl Txn, block: BlockId, node: &NodeId) -> Result<bo
     if !has(known, node) {
         return Ok(true);
     }
-    access::mark_deficit(txn, block, true);
+    counted::mark_deficits(txn, &[block], true).await?;
     if known.nodes.len() == 1 {
         return Ok(false);
     }
@@ -138,10 +144,7 @@ async fn deleted_in(txn: &mut impl Txn, node: &NodeId, blocks: &[BlockId], fence
     if !fence.holds(txn).await? {
         return Ok(());
     }
-    for block in blocks {
-        txn.delete(&keys::garbage(node, *block));
-    }
-    Ok(())
+    counted::delete_garbage(txn, node, blocks).await
 }
 
 /// Records a node's address, so that readers find it right after a restart of this service.

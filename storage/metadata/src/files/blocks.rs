@@ -12,7 +12,7 @@ use super::{create::write_grant, lease::owned, sealed_bytes};
 use crate::{
     core::Core,
     error::MetadataError,
-    schema::{access, access::transact, keys, records},
+    schema::{access, access::transact, counted, keys, records},
     zones::source::EdekSource,
 };
 
@@ -113,19 +113,27 @@ pub(crate) async fn record(
         let (here, later) = rest.split_at(room.min(rest.len()));
         let start = BlockId { extent: id, index };
         let mut chunk = access::chunk(txn, start).await?;
+        let (mut short, mut whole) = (Vec::new(), Vec::new());
         for block in here {
             let at = BlockId { extent: id, index };
             if index < extent.blocks {
                 let nodes = merge(file, at, &mut chunk, block)?;
-                access::mark_deficit(txn, at, nodes < report.replicas);
+                let list = if nodes < report.replicas {
+                    &mut short
+                } else {
+                    &mut whole
+                };
+                list.push(at);
             } else {
                 append(extent, full, &mut chunk, block).map_err(bad)?;
                 if block.nodes.len() < report.replicas {
-                    access::mark_deficit(txn, at, true);
+                    short.push(at);
                 }
             }
             index += 1;
         }
+        counted::mark_deficits(txn, &short, true).await?;
+        counted::mark_deficits(txn, &whole, false).await?;
         access::put(txn, &keys::chunk(start.extent, start.index), &chunk);
         rest = later;
     }

@@ -18,7 +18,7 @@ use crate::{
         resolve::{Found, climb, load, step},
         stat::stat,
     },
-    schema::{access, access::transact, keys, records},
+    schema::{access, access::transact, counted, records},
 };
 
 /// What a writer says of the file it finished.
@@ -57,7 +57,7 @@ async fn commit_in(txn: &mut impl Txn, commit: &Commit) -> Result<pb::Stat, Meta
         unlink_file(txn, &there)?;
     }
     drop_unused(txn, commit, &open);
-    txn.delete(&keys::open_file(commit.file));
+    counted::delete_open_file(txn, commit.file);
     access::link(txn, commit.file, &published(commit, &open))?;
     let found = load(txn, &parent, commit.file, &open.name).await?;
     let stat = stat(txn, &found).await?;

@@ -14,7 +14,7 @@ use crate::{
     core::Core,
     error::MetadataError,
     namespace::resolve::{Slot, ZoneAt, slot},
-    schema::{access, access::transact, keys, records},
+    schema::{access, access::transact, counted, records},
     zones::source::EdekSource,
 };
 
@@ -175,8 +175,8 @@ async fn record(
             last_length: 0,
         }],
     };
-    access::put_index(txn, &edek.clone().into(), file)?;
-    access::put(txn, &keys::open_file(file), &open);
+    counted::put_index(txn, &edek.clone().into(), file)?;
+    counted::put_open_file(txn, file, &open);
     let created = pb::CreatedFile {
         grant: Some(pb::WriteGrant {
             file_id: file.into(),

@@ -7,7 +7,7 @@ use strongroom_proto::{BlockId, FileId, transport::UserName};
 use crate::{
     error::MetadataError,
     namespace::remove::put_purge,
-    schema::{NODES_MAX, access, access::transact, keys, records},
+    schema::{NODES_MAX, access, access::transact, counted, keys, records},
 };
 
 /// Open files looked at in one page.
@@ -49,8 +49,8 @@ async fn abandon_in(txn: &mut impl Txn, file: FileId, user: &UserName) -> Result
 
 async fn give_up(txn: &mut impl Txn, file: FileId, open: &records::OpenFile) -> Result<(), MetadataError> {
     let edek = open.edek.as_ref().ok_or(MetadataError::Corrupt { what: "open file" })?;
-    txn.delete(&keys::open_file(file));
-    access::delete_index(txn, edek, file)?;
+    counted::delete_open_file(txn, file);
+    counted::delete_index(txn, edek, file)?;
     put_purge(txn, file, &open.garbage());
     delete_everywhere(txn, open).await
 }
@@ -62,7 +62,7 @@ async fn delete_everywhere(txn: &mut impl Txn, open: &records::OpenFile) -> Resu
         for extent in &open.extents {
             let extent = extent.extent_id.as_ref().try_into()?;
             let index = keys::EVERY_BLOCK;
-            access::put_garbage(txn, &node, BlockId { extent, index });
+            counted::put_garbage(txn, &node, &[BlockId { extent, index }]).await?;
         }
     }
     Ok(())

@@ -1,6 +1,8 @@
 //! Removal: what goes is cut off at once, in one transaction; what it held is purged afterwards, in bounded
 //! steps that a restart resumes.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use strongroom_kv::{Store, Txn};
@@ -10,7 +12,7 @@ use super::resolve::{Found, find};
 use crate::{
     answers::Call,
     error::MetadataError,
-    schema::{access, access::transact, keys, records},
+    schema::{access, access::transact, counted, keys, records},
 };
 
 /// Entries of a directory purged in one transaction.
@@ -69,7 +71,7 @@ fn drop_file(txn: &mut impl Txn, id: FileId, inode: &records::Inode) -> Result<(
     let file = inode.file.as_ref().ok_or(MetadataError::Corrupt { what: "file" })?;
     let edek = file.edek.as_ref().ok_or(MetadataError::Corrupt { what: "file" })?;
     txn.delete(&keys::inode(id));
-    access::delete_index(txn, edek, id)?;
+    counted::delete_index(txn, edek, id)?;
     put_purge(txn, id, &file.garbage());
     Ok(())
 }
@@ -180,16 +182,18 @@ async fn purge_chunk(txn: &mut impl Txn, id: FileId) -> Result<(), MetadataError
 
 async fn drop_chunk(txn: &mut impl Txn, first: BlockId) -> Result<(), MetadataError> {
     let chunk = access::chunk(txn, first).await?;
+    let (mut all, mut of_nodes) = (Vec::new(), BTreeMap::<&String, Vec<BlockId>>::new());
     for (block, index) in chunk.blocks.iter().zip(first.index..) {
-        let id = BlockId {
-            extent: first.extent,
-            index,
-        };
+        let id = BlockId { index, ..first };
+        all.push(id);
         for node in &block.nodes {
-            access::put_garbage(txn, &node.parse()?, id);
+            of_nodes.entry(node).or_default().push(id);
         }
-        access::mark_deficit(txn, id, false);
     }
+    for (node, blocks) in of_nodes {
+        counted::put_garbage(txn, &node.parse()?, &blocks).await?;
+    }
+    counted::mark_deficits(txn, &all, false).await?;
     txn.delete(&keys::chunk(first.extent, first.index));
     Ok(())
 }

@@ -9,8 +9,8 @@ use crate::{
     core::Core,
     error::MetadataError,
     namespace::resolve::{Found, find},
-    schema::{access, access::transact, keys, records},
-    zones::{source::EdekSource, view::files_by_version},
+    schema::{access, access::transact, counted, keys, records},
+    zones::source::EdekSource,
 };
 
 /// Starts the re-encryption of the zone at `path`, or answers with the one that runs.
@@ -44,6 +44,7 @@ pub(crate) async fn status<S: Store, E: EdekSource>(
     let mut txn = core.store.begin().await?;
     let (zone, _) = zone_at(&mut txn, path).await?;
     let job = access::reencryption(&mut txn, zone).await?;
+    let files = counted::files_by_version(&mut txn, zone).await?;
     drop(txn);
     let Some(job) = job else {
         return Ok(pb::Reencryption {
@@ -52,8 +53,7 @@ pub(crate) async fn status<S: Store, E: EdekSource>(
             ..pb::Reencryption::default()
         });
     };
-    let counts = files_by_version(&core.store, zone).await?;
-    let stale = counts.iter().filter(|count| count.key_version != job.target_version);
+    let stale = files.iter().filter(|(version, _)| version.0 != job.target_version);
     let state = if job.running {
         pb::ReencryptionState::Running
     } else {
@@ -65,7 +65,7 @@ pub(crate) async fn status<S: Store, E: EdekSource>(
         target_version: job.target_version,
         files_done: job.done,
         failures: job.failures,
-        files_left: stale.map(|count| count.files).sum(),
+        files_left: stale.map(|(_, files)| files).sum(),
         started_ms: job.started_ms,
         finished_ms: (!job.running).then_some(job.finished_ms),
         message: job.message,

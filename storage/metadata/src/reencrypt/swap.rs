@@ -6,7 +6,7 @@ use strongroom_proto::{FileId, KeyVersion, ZoneId};
 
 use crate::{
     error::MetadataError,
-    schema::{access, access::transact, keys, keys::KeyRange, records},
+    schema::{access, access::transact, counted, keys, keys::KeyRange, records},
 };
 
 /// Files re-wrapped in one call to the key service.
@@ -150,10 +150,10 @@ fn exchange(
     let Some(edek) = edek.filter(|edek| edek.wrapped == stale.wrapped && edek.key_version == stale.version.0) else {
         return Ok(false);
     };
-    access::delete_index(txn, edek, file)?;
+    counted::delete_index(txn, edek, file)?;
     edek.key_version = version.0;
     edek.wrapped = fresh.clone();
-    access::put_index(txn, edek, file)?;
+    counted::put_index(txn, edek, file)?;
     Ok(true)
 }
 

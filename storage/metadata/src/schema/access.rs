@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use prost::Message;
-use strongroom_kv::{Reader, Store, Txn};
-use strongroom_proto::{BlockId, FileId, KeyVersion, NodeId, ZoneId};
+use strongroom_kv::{Reader, Txn};
+use strongroom_proto::{BlockId, FileId, ZoneId};
 
 use super::{
     keys::{self, KeyRange},
@@ -51,22 +51,6 @@ pub(crate) async fn page(
         return Ok(Vec::new());
     }
     Ok(txn.range(&range.start, &range.end, limit).await?)
-}
-
-/// Counts the keys of `range` in pages, each in a transaction of its own, so that no count is too large for one.
-pub(crate) async fn count(store: &impl Store, mut range: KeyRange) -> Result<u64, MetadataError> {
-    const PAGE: usize = 1000;
-    let mut total = 0;
-    loop {
-        let found = page(&mut store.snapshot().await?, &range, PAGE).await?;
-        total += found.len() as u64;
-        match found.last() {
-            Some((last, _)) if found.len() == PAGE => range = range.after(last),
-            _ => return Ok(total),
-        }
-        // Reads do not wait: without this a long count would keep its thread from everybody else.
-        tokio::task::yield_now().await;
-    }
 }
 
 pub(crate) async fn inode(txn: &mut impl Reader, id: FileId) -> Result<Option<records::Inode>, MetadataError> {
@@ -131,33 +115,4 @@ pub(crate) async fn chunk(txn: &mut impl Reader, block: BlockId) -> Result<recor
 /// Position of a block in its chunk.
 pub(crate) const fn chunk_position(index: u32) -> usize {
     (index % keys::CHUNK_BLOCKS) as usize
-}
-
-pub(crate) fn put_garbage(txn: &mut impl Txn, node: &NodeId, block: BlockId) {
-    txn.put(&keys::garbage(node, block), Bytes::new());
-}
-
-/// Records or clears that a block has fewer replicas than wanted.
-pub(crate) fn mark_deficit(txn: &mut impl Txn, block: BlockId, in_deficit: bool) {
-    if in_deficit {
-        txn.put(&keys::deficit(block), Bytes::new());
-    } else {
-        txn.delete(&keys::deficit(block));
-    }
-}
-
-/// Enters a file in the index of its zone, by the key version of its EDEK.
-pub(crate) fn put_index(txn: &mut impl Txn, edek: &records::Edek, file: FileId) -> Result<(), MetadataError> {
-    txn.put(&index_key(edek, file)?, Bytes::new());
-    Ok(())
-}
-
-pub(crate) fn delete_index(txn: &mut impl Txn, edek: &records::Edek, file: FileId) -> Result<(), MetadataError> {
-    txn.delete(&index_key(edek, file)?);
-    Ok(())
-}
-
-fn index_key(edek: &records::Edek, file: FileId) -> Result<Vec<u8>, MetadataError> {
-    let zone = ZoneId::try_from(edek.zone_id.as_ref())?;
-    Ok(keys::index(zone, KeyVersion(edek.key_version), file))
 }

@@ -11,7 +11,7 @@ pub(crate) const CHUNK_BLOCKS: u32 = 256;
 pub(crate) const EVERY_BLOCK: u32 = u32::MAX;
 
 /// The format of this store; a store of another format is refused.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 
 const INODE: u8 = b'i';
 const DENTRY: u8 = b'd';
@@ -28,6 +28,7 @@ const DUTY: u8 = b'l';
 const IMPORT: u8 = b'm';
 const ANSWER: u8 = b'a';
 const ANSWER_TIME: u8 = b't';
+const COUNTER: u8 = b'c';
 
 /// A half-open range of keys.
 pub(crate) struct KeyRange {
@@ -37,7 +38,7 @@ pub(crate) struct KeyRange {
 
 impl KeyRange {
     /// All keys that begin with `prefix`. A prefix here starts with a table letter, so its end exists.
-    fn of(prefix: Vec<u8>) -> Self {
+    pub(crate) fn of(prefix: Vec<u8>) -> Self {
         let end = successor(&prefix);
         Self { start: prefix, end }
     }
@@ -173,9 +174,6 @@ pub(crate) fn garbage(node: &NodeId, block: BlockId) -> Vec<u8> {
 pub(crate) fn garbage_of(node: &NodeId) -> KeyRange {
     KeyRange::of(key(GARBAGE, &[node.as_str().as_bytes(), &[0]]))
 }
-pub(crate) fn garbage_everywhere() -> KeyRange {
-    KeyRange::of(vec![GARBAGE])
-}
 pub(crate) fn garbage_block(key: &[u8]) -> Option<BlockId> {
     block_at(key, key.len().checked_sub(20)?)
 }
@@ -219,6 +217,33 @@ pub(crate) fn answers_before(kept_ms: u64) -> KeyRange {
 }
 pub(crate) fn answer_of(time_key: &[u8]) -> Option<RequestId> {
     fixed(time_key, 9).map(RequestId::from_bytes)
+}
+
+/// Rows that one counter counts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Counted {
+    Deficits,
+    Garbage,
+    OpenFiles,
+}
+
+/// Counters of rows are under the letter of the table that they count.
+pub(crate) fn total(kind: Counted) -> Vec<u8> {
+    let table = match kind {
+        Counted::Deficits => DEFICIT,
+        Counted::Garbage => GARBAGE,
+        Counted::OpenFiles => OPEN,
+    };
+    key(COUNTER, &[&[table]])
+}
+pub(crate) fn files_total(zone: ZoneId, version: KeyVersion) -> Vec<u8> {
+    key(COUNTER, &[&[INDEX], zone.as_bytes(), &version.0.to_be_bytes()])
+}
+pub(crate) fn totals_of_zone(zone: ZoneId) -> KeyRange {
+    KeyRange::of(key(COUNTER, &[&[INDEX], zone.as_bytes()]))
+}
+pub(crate) fn total_version(key: &[u8]) -> Option<KeyVersion> {
+    fixed(key, 18).map(u32::from_be_bytes).map(KeyVersion)
 }
 
 pub(crate) fn import() -> Vec<u8> {
@@ -286,6 +311,11 @@ mod tests {
             (purge(file), format!("70{}", "01".repeat(16))),
             (reencryption(zone), format!("72{}", "02".repeat(16))),
             (super::node(&node), "6e6e31".to_owned()),
+            (total(Counted::Garbage), "6367".to_owned()),
+            (
+                files_total(zone, KeyVersion(7)),
+                format!("6378{}00000007", "02".repeat(16)),
+            ),
             (duty(), "6c".to_owned()),
             (import(), "6d".to_owned()),
             (answer(request), format!("61{}", "04".repeat(16))),
@@ -301,6 +331,7 @@ mod tests {
             index_entry(&index(zone, KeyVersion(7), file)),
             Some((KeyVersion(7), file))
         );
+        assert_eq!(total_version(&files_total(zone, KeyVersion(7))), Some(KeyVersion(7)));
         assert_eq!(garbage_block(&garbage(&node, block)), Some(block));
         assert_eq!(deficit_of(&deficit(block)), Some(block));
         assert_eq!(answer_of(&answer_time(258, request)), Some(request));

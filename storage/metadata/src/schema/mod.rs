@@ -1,6 +1,7 @@
 //! What is stored: keys, records, and typed access to both within a transaction.
 
 pub(crate) mod access;
+pub(crate) mod counted;
 pub(crate) mod keys;
 
 /// The stored records, generated from `proto/records.proto`.

@@ -12,7 +12,7 @@ use strongroom_proto::{
     proof::{SignedProof, ZoneProof},
 };
 
-use super::{source::EdekSource, view::files_by_version};
+use super::source::EdekSource;
 use crate::{
     core::Core,
     error::MetadataError,
@@ -20,6 +20,7 @@ use crate::{
     schema::{
         access,
         access::transact,
+        counted,
         keys::{self, KeyRange},
     },
 };
@@ -182,20 +183,20 @@ async fn in_use<S: Store, E>(
     through: KeyVersion,
     least: KeyVersion,
 ) -> Result<MetadataError, MetadataError> {
-    let counts = files_by_version(&core.store, subject.zone).await?;
-    let old = counts.iter().filter(|count| count.key_version <= through.0);
-    let mut txn = core.store.begin().await?;
-    let looked_at = access::page(&mut txn, &older_than(subject.zone, least), OPEN_LOOKED_AT_MAX).await?;
+    let mut view = core.store.snapshot().await?;
+    let counts = counted::files_by_version(&mut view, subject.zone).await?;
+    let old = counts.iter().filter(|(version, _)| **version <= through);
+    let looked_at = access::page(&mut view, &older_than(subject.zone, least), OPEN_LOOKED_AT_MAX).await?;
     let mut open = 0;
     for (key, _) in &looked_at {
         let (_, file) = keys::index_entry(key).ok_or(MetadataError::Corrupt { what: "index entry" })?;
-        open += usize::from(access::open_file(&mut txn, file).await?.is_some());
+        open += usize::from(access::open_file(&mut view, file).await?.is_some());
     }
     Ok(MetadataError::ZoneUsesVersion {
         zone: subject.name.clone(),
         key: subject.key.clone(),
         through,
-        files: old.map(|count| count.files).sum(),
+        files: old.map(|(_, files)| files).sum(),
         open,
     })
 }

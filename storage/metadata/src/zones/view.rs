@@ -1,18 +1,14 @@
 //! Looking at zones: one by path, or all in pages.
 
-use strongroom_kv::Store;
-use strongroom_proto::{KeyVersion, ZoneId, ZonePath, metadata::v1 as pb};
+use strongroom_kv::{Store, Txn};
+use strongroom_proto::{ZoneId, ZonePath, metadata::v1 as pb};
 
 use super::source::EdekSource;
 use crate::{
     core::Core,
     error::MetadataError,
     namespace::{remove::zone_root, resolve::find},
-    schema::{
-        access,
-        keys::{self, KeyRange},
-        records,
-    },
+    schema::{access, counted, keys, records},
 };
 
 /// Zones in one page of a listing.
@@ -29,9 +25,8 @@ pub(crate) async fn get<S: Store, E: EdekSource>(
     let record = access::zone(&mut txn, at.id)
         .await?
         .ok_or(MetadataError::Corrupt { what: "zone" })?;
-    drop(txn);
     let mut zone = wire_zone(at.id, &record, &at.path, core.stock.count(at.id));
-    zone.files = files_by_version(&core.store, at.id).await?;
+    zone.files = files(&mut txn, at.id).await?;
     Ok(zone)
 }
 
@@ -50,22 +45,18 @@ pub(crate) async fn list<S: Store, E: EdekSource>(
     loop {
         let mut txn = core.store.begin().await?;
         let found = access::page(&mut txn, &range, limit + 1).await?;
-        let mut zones = Vec::with_capacity(found.len());
         for (key, _) in &found {
             let id = keys::zone_of(key).ok_or(MetadataError::Corrupt { what: "zone" })?;
             // A zone whose directory was removed is gone, though its purge is still to come.
-            if let Some((record, root)) = zone_root(&mut txn, id).await? {
-                zones.push((id, wire_zone(id, &record, &root.path, core.stock.count(id))));
-            }
-        }
-        // Counting takes transactions of its own: who holds one while he waits for another may wait for ever.
-        drop(txn);
-        for (id, mut zone) in zones {
+            let Some((record, root)) = zone_root(&mut txn, id).await? else {
+                continue;
+            };
             if response.zones.len() == limit {
                 response.more = true;
                 return Ok(response);
             }
-            zone.files = files_by_version(&core.store, id).await?;
+            let mut zone = wire_zone(id, &record, &root.path, core.stock.count(id));
+            zone.files = files(&mut txn, id).await?;
             response.zones.push(zone);
         }
         match found.last() {
@@ -90,26 +81,12 @@ pub(crate) fn wire_zone(id: ZoneId, record: &records::Zone, path: &ZonePath, ede
     }
 }
 
-/// Files of a zone by key version, counted off the index: a counter would make every create contend.
-pub(crate) async fn files_by_version(store: &impl Store, zone: ZoneId) -> Result<Vec<pb::VersionCount>, MetadataError> {
-    let mut counts = Vec::new();
-    let mut range = keys::index_of_zone(zone);
-    while let Some(version) = first_version(store, &range).await? {
-        let of_version = keys::index_of_version(zone, version);
-        range.start.clone_from(&of_version.end);
-        counts.push(pb::VersionCount {
-            key_version: version.0,
-            files: access::count(store, of_version).await?,
-        });
-    }
-    Ok(counts)
-}
-
-async fn first_version(store: &impl Store, range: &KeyRange) -> Result<Option<KeyVersion>, MetadataError> {
-    let found = access::page(&mut store.snapshot().await?, range, 1).await?;
-    let Some((key, _)) = found.first() else {
-        return Ok(None);
-    };
-    let (version, _) = keys::index_entry(key).ok_or(MetadataError::Corrupt { what: "index entry" })?;
-    Ok(Some(version))
+/// How many files a zone has, by key version.
+async fn files(txn: &mut impl Txn, zone: ZoneId) -> Result<Vec<pb::VersionCount>, MetadataError> {
+    let counts = counted::files_by_version(txn, zone).await?;
+    let wire = counts.into_iter().map(|(version, files)| pb::VersionCount {
+        key_version: version.0,
+        files,
+    });
+    Ok(wire.collect())
 }
