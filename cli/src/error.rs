@@ -163,9 +163,6 @@ pub(crate) enum Error {
     /// The bytes that came are not as many as the file has.
     #[error("{path} has {expected} bytes but {found} were read; nothing was kept")]
     Length { path: String, expected: u64, found: u64 },
-    /// A service listed an entry that is not below the directory asked for.
-    #[error("the metadata service listed {entry:?} in {directory}; refused")]
-    ForeignEntry { directory: String, entry: String },
     /// Standard output, for example a full disk.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
@@ -250,7 +247,7 @@ impl Error {
             Self::Token(error) => token_exit(error),
             Self::Audit(error) => audit_exit(error),
             Self::LocalExists { .. } | Self::LocalKind { .. } => Exit::Conflict,
-            Self::Length { .. } | Self::ForeignEntry { .. } => Exit::Integrity,
+            Self::Length { .. } => Exit::Integrity,
             Self::LocalName { .. } | Self::Reencryption { .. } => Exit::Partly,
             Self::Partly { exit, .. } => *exit,
             Self::Policy(PolicyError::Read { source, .. }) => Exit::of_file(source),
@@ -327,7 +324,7 @@ fn export_exit(error: &ExportError) -> Exit {
         ExportError::NotEmpty | ExportError::OtherImport { .. } | ExportError::Running => Exit::Conflict,
         ExportError::Empty => Exit::NotFound,
         ExportError::Store(error) => error.reason().into(),
-        ExportError::Open(_) | ExportError::Format { .. } => Exit::Failed,
+        ExportError::Open(_) | ExportError::Format { .. } | ExportError::StoreFormat { .. } => Exit::Failed,
     }
 }
 

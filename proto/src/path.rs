@@ -5,7 +5,11 @@ use crate::{
     limits::{NAME_BYTES_MAX, PATH_BYTES_MAX},
 };
 
-/// An absolute, normalised path in the zone filesystem: `/` or `/a/b`, UTF-8, no empty, `.` or `..` part.
+/// Bytes shown of a path that is too long.
+const SHOWN_OF_TOO_LONG: usize = 255;
+
+/// An absolute, normalised path in the zone filesystem: `/` or `/a/b`, UTF-8, no empty, `.` or `..` part. One that comes from
+/// outside has at most [`PATH_BYTES_MAX`] bytes; only where a rename further up moved something too far down it is longer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ZonePath(String);
 
@@ -78,11 +82,25 @@ impl ZonePath {
     /// # Errors
     /// If `name` is not one valid name or the path grows too long.
     pub fn join(&self, name: &str) -> Result<Self, ParseError> {
+        Self::parse(self.child(name)?.0.as_bytes())
+    }
+
+    /// The path of something that stands under `name` in the directory of this path, however long it is.
+    ///
+    /// # Errors
+    /// If `name` is not one valid name.
+    pub fn child(&self, name: &str) -> Result<Self, ParseError> {
         if let Err(rule) = check_name(name) {
             return Err(ParseError::new("file name", name, rule));
         }
         let base = if self.is_root() { "" } else { &self.0 };
-        Self::parse(format!("{base}/{name}").as_bytes())
+        Ok(Self(format!("{base}/{name}")))
+    }
+
+    /// Whether it is longer than a path may be that is asked for.
+    #[must_use]
+    pub const fn is_too_long(&self) -> bool {
+        self.0.len() > PATH_BYTES_MAX
     }
 
     /// Whether this path is `other` or lies below it.
@@ -113,6 +131,11 @@ fn check_name(name: &str) -> Result<(), &'static str> {
 
 impl fmt::Display for ZonePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_too_long() {
+            // Messages have bounds; the end tells more than the beginning.
+            let cut = self.0.ceil_char_boundary(self.0.len() - SHOWN_OF_TOO_LONG);
+            return write!(f, "…{}", &self.0[cut..]);
+        }
         f.write_str(&self.0)
     }
 }
@@ -152,6 +175,21 @@ mod tests {
             let error = ZonePath::parse(input).expect_err("must be refused").to_string();
             assert!(error.contains(rule), "{error:?} does not mention {rule:?}");
         }
+    }
+
+    #[test]
+    fn what_a_rename_moved_too_far_down_still_has_a_path_and_a_short_name() {
+        let deepest = ZonePath::parse(format!("/{}", "x/".repeat(2047)).as_bytes()).expect("4095 bytes");
+        assert!(!deepest.is_too_long());
+        assert!(deepest.join("ä").is_err());
+        let below = deepest.child("ä").expect("a name");
+        assert!(below.is_too_long() && below.is_within(&deepest));
+        let shown = below.to_string();
+        assert!(
+            shown.starts_with('…') && shown.ends_with("/x/ä") && shown.len() < 300,
+            "{shown}"
+        );
+        assert!(deepest.child("..").is_err());
     }
 
     #[test]

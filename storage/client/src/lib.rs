@@ -21,7 +21,8 @@ pub use error::{FsError, NodeTrouble};
 pub use reader::FileReader;
 pub use stream::ByteStream;
 pub use values::{
-    ClusterStatus, FileKind, NodeStatus, Page, Reencryption, ReencryptionState, Stat, VersionCount, Zone, ZonePage,
+    ClusterStatus, Cursor, Entry, FileKind, NodeStatus, Page, Reencryption, ReencryptionState, Stat, VersionCount,
+    Zone, ZonePage,
 };
 pub use writer::{CreateOptions, FileWriter};
 pub use zone_fs::ZoneFs;

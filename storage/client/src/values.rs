@@ -20,6 +20,18 @@ pub enum FileKind {
     File,
 }
 
+impl TryFrom<pb::FileKind> for FileKind {
+    type Error = FsError;
+
+    fn try_from(wire: pb::FileKind) -> Result<Self, FsError> {
+        match wire {
+            pb::FileKind::Directory => Ok(Self::Directory),
+            pb::FileKind::File => Ok(Self::File),
+            pb::FileKind::Unspecified => Err(FsError::metadata_contradiction("it names no kind of file")),
+        }
+    }
+}
+
 /// A file or directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Stat {
@@ -32,9 +44,11 @@ pub struct Stat {
     pub length: u64,
     /// Permission bits, at most 0o7777.
     pub mode: u32,
-    /// Who made it.
+    /// The user whose it is.
     pub owner: String,
-    /// Last change, in milliseconds since the Unix epoch.
+    /// The group whose members the middle permission bits are for.
+    pub group: String,
+    /// Last change, in milliseconds since the Unix epoch; a directory's is not changed by what comes and goes in it.
     pub mtime_ms: u64,
     /// Its id, which a rename keeps.
     #[serde(serialize_with = "text")]
@@ -63,11 +77,7 @@ impl TryFrom<pb::Stat> for Stat {
     type Error = FsError;
 
     fn try_from(wire: pb::Stat) -> Result<Self, FsError> {
-        let kind = match wire.kind() {
-            pb::FileKind::Directory => FileKind::Directory,
-            pb::FileKind::File => FileKind::File,
-            pb::FileKind::Unspecified => return Err(FsError::metadata_contradiction("it names no kind of file")),
-        };
+        let kind = wire.kind().try_into()?;
         Self::parse(wire, kind).map_err(FsError::metadata_answer)
     }
 }
@@ -81,6 +91,7 @@ impl Stat {
             length: wire.length,
             mode: wire.mode & 0o7777,
             owner: wire.owner,
+            group: wire.group,
             mtime_ms: wire.mtime_ms,
             file_id: wire.file_id.as_ref().try_into()?,
             zone_path: (!wire.zone_path.is_empty())
@@ -96,22 +107,105 @@ impl Stat {
     }
 }
 
-/// Part of a directory, in name order.
+/// What a listing says of a file or directory; [`Stat`] says more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// Its name in the directory: one name that [`ZonePath::child`] takes.
+    pub name: String,
+    /// What it is.
+    pub kind: FileKind,
+    /// Plaintext bytes; 0 for a directory.
+    pub length: u64,
+    /// Permission bits, at most 0o7777.
+    pub mode: u32,
+    /// The user whose it is.
+    pub owner: String,
+    /// The group whose members the middle permission bits are for.
+    pub group: String,
+    /// Last change, in milliseconds since the Unix epoch.
+    pub mtime_ms: u64,
+    /// Its id, which a rename keeps.
+    #[serde(serialize_with = "text")]
+    pub file_id: FileId,
+    /// Whether it is the root of a zone.
+    pub zone_root: bool,
+    /// Files only: blocks.
+    pub blocks: u32,
+}
+
+impl TryFrom<pb::Entry> for Entry {
+    type Error = FsError;
+
+    fn try_from(wire: pb::Entry) -> Result<Self, FsError> {
+        // What is written locally is named after it.
+        ZonePath::root().child(&wire.name).map_err(FsError::metadata_answer)?;
+        Ok(Self {
+            kind: wire.kind().try_into()?,
+            name: wire.name,
+            length: wire.length,
+            mode: wire.mode & 0o7777,
+            owner: wire.owner,
+            group: wire.group,
+            mtime_ms: wire.mtime_ms,
+            file_id: wire.file_id.as_ref().try_into().map_err(FsError::metadata_answer)?,
+            zone_root: wire.zone_root,
+            blocks: wire.blocks,
+        })
+    }
+}
+
+/// The entry that a listing of its directory would show.
+impl From<Stat> for Entry {
+    fn from(stat: Stat) -> Self {
+        Self {
+            name: stat.path.split_last().map_or("/", |(_, name)| name).to_owned(),
+            kind: stat.kind,
+            length: stat.length,
+            mode: stat.mode,
+            owner: stat.owner,
+            group: stat.group,
+            mtime_ms: stat.mtime_ms,
+            file_id: stat.file_id,
+            zone_root: stat.zone_root,
+            blocks: stat.blocks,
+        }
+    }
+}
+
+/// Part of a directory, in name order.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     /// What is in it.
-    pub entries: Vec<Stat>,
-    /// Whether more follows the last entry.
-    pub more: bool,
+    pub entries: Vec<Entry>,
+    /// Where the next page begins; none after the last.
+    pub next: Option<Cursor>,
+}
+
+/// Where a page of a listing begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    pub(crate) directory: FileId,
+    pub(crate) after: String,
 }
 
 impl TryFrom<pb::ListResponse> for Page {
     type Error = FsError;
 
     fn try_from(wire: pb::ListResponse) -> Result<Self, FsError> {
+        let directory = wire
+            .directory_id
+            .as_ref()
+            .try_into()
+            .map_err(FsError::metadata_answer)?;
+        let entries: Vec<Entry> = wire
+            .entries
+            .into_iter()
+            .map(Entry::try_from)
+            .collect::<Result<_, _>>()?;
+        let last = entries.last().filter(|_| wire.more).map(|last| last.name.clone());
         Ok(Self {
-            entries: wire.entries.into_iter().map(Stat::try_from).collect::<Result<_, _>>()?,
-            more: wire.more,
+            entries,
+            next: last.map(|after| Cursor { directory, after }),
         })
     }
 }
@@ -369,6 +463,7 @@ mod tests {
             length: 5,
             mode: 0o640,
             owner: "alice".to_owned(),
+            group: "hr".to_owned(),
             mtime_ms: 7,
             file_id: Bytes::from_static(&[0xab; 16]),
             zone_path: Bytes::from_static(b"/z"),
@@ -385,8 +480,8 @@ mod tests {
         let stat = Stat::try_from(file()).expect("valid");
         let printed = serde_json::to_value(stat).expect("JSON");
         let expected = json!({
-            "path": "/z/a", "kind": "file", "length": 5, "mode": 0o640, "owner": "alice", "mtime_ms": 7,
-            "file_id": "ab".repeat(16), "zone_path": "/z", "zone_root": false, "key_name": "payroll",
+            "path": "/z/a", "kind": "file", "length": 5, "mode": 0o640, "owner": "alice", "group": "hr",
+            "mtime_ms": 7, "file_id": "ab".repeat(16), "zone_path": "/z", "zone_root": false, "key_name": "payroll",
             "key_version": 3, "data_suite": "gcm", "blocks": 1, "blocks_in_deficit": 0,
         });
         assert_eq!(printed, expected);
@@ -410,6 +505,27 @@ mod tests {
             assert_eq!(is_size, (FRAME_BYTES_MIN..=FRAME_BYTES_MAX).contains(&bytes), "{bytes}");
             assert_eq!(is_size, Geometry::new(bytes, BLOCK_BYTES_MAX).is_ok(), "{bytes}");
         }
+    }
+
+    #[test]
+    fn a_listing_cannot_name_what_is_not_in_its_directory() {
+        let page = |name: &str| {
+            Page::try_from(pb::ListResponse {
+                entries: vec![pb::Entry {
+                    name: name.to_owned(),
+                    kind: pb::FileKind::File.into(),
+                    file_id: Bytes::from_static(&[1; 16]),
+                    ..pb::Entry::default()
+                }],
+                more: true,
+                directory_id: Bytes::from_static(&[2; 16]),
+            })
+        };
+        for name in ["", ".", "..", "a/b", "/etc", "a\0b"] {
+            assert!(page(name).is_err(), "{name:?} passes");
+        }
+        let page = page("a").expect("a plain name");
+        assert_eq!(page.next.map(|next| next.after).as_deref(), Some("a"));
     }
 
     #[test]

@@ -217,7 +217,12 @@ impl FileWriter {
         }
         self.record().await?;
         let request = self.commit_request(length, mtime_ms)?;
-        let stat = Stat::try_from(self.lease.commit(request).await?)?;
+        let mut published = self.lease.commit(request).await?;
+        if published.path.is_empty() {
+            // A rename further up moved it where no path leads for now; this is the one that it was begun under.
+            published.path = (&self.path).into();
+        }
+        let stat = Stat::try_from(published)?;
         if stat.length != length || stat.file_id != self.lease.file() {
             return Err(FsError::metadata_contradiction("it published another file"));
         }

@@ -11,7 +11,7 @@ use strongroom_proto::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    ClusterStatus, CreateOptions, FileReader, FileWriter, FsError, Page, Reencryption, Stat, Zone, ZonePage,
+    ClusterStatus, CreateOptions, Cursor, FileReader, FileWriter, FsError, Page, Reencryption, Stat, Zone, ZonePage,
     lease::{Grant, Lease},
     metadata::Metadata,
     nodes::Nodes,
@@ -89,15 +89,17 @@ impl ZoneFs {
             .try_into()
     }
 
-    /// Up to 1000 entries of a directory whose names are greater than `after`, in name order.
+    /// Up to 1000 entries of a directory in name order, from its beginning or from where the page before ended.
     ///
     /// # Errors
-    /// `not-found` or `not-a-directory`.
-    pub async fn list(&self, path: &ZonePath, after: &str) -> Result<Page, FsError> {
+    /// `not-found`, also if another directory has taken the place of the one that the page before was of; `not-a-directory`.
+    pub async fn list(&self, path: &ZonePath, from: Option<Cursor>) -> Result<Page, FsError> {
+        let (after, directory) = from.map(|from| (from.after, from.directory)).unzip();
         let request = pb::ListRequest {
             path: path.into(),
-            after: after.to_owned(),
+            after: after.unwrap_or_default(),
             limit: 0,
+            directory_id: directory.map(Into::into).unwrap_or_default(),
         };
         retry(Repeat::Harmless, || self.metadata().list(request.clone()))
             .await?

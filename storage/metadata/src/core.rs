@@ -98,7 +98,7 @@ impl<S: Store, E: EdekSource> Core<S, E> {
             return Err(OpenError::Format {
                 found: format,
                 known: keys::FORMAT_VERSION,
-                remedy: "run the version that wrote it, or a newer one",
+                remedy: remedy(format),
             });
         }
         let core = Self {
@@ -164,6 +164,14 @@ impl<S: Store, E: EdekSource> Core<S, E> {
     }
 }
 
+/// The way out for a store of another format.
+const fn remedy(format: u32) -> &'static str {
+    if format > keys::FORMAT_VERSION {
+        return "run the version that wrote it, or a newer one";
+    }
+    "nothing was changed in it: with the version that wrote it, fetch its files with `strongroom fs get -r`, and store them anew in an empty store of this one"
+}
+
 /// Says the store's format, after giving an empty store the format of this version and its root; none if it holds
 /// something else.
 async fn prepare(txn: &mut impl Txn, now_ms: u64) -> Result<Option<u32>, MetadataError> {
@@ -174,14 +182,14 @@ async fn prepare(txn: &mut impl Txn, now_ms: u64) -> Result<Option<u32>, Metadat
     if !access::page(txn, &keys::everything(), 1).await?.is_empty() {
         return Ok(None);
     }
-    let root = records::Inode {
-        parent: ROOT.into(),
+    let root = records::Entry {
+        id: ROOT.into(),
         mode: 0o755,
         owner: "root".to_owned(),
         mtime_ms: now_ms,
-        ..records::Inode::default()
+        ..records::Entry::default()
     };
-    txn.put(&keys::inode(ROOT), root.encode_to_vec());
+    txn.put(&keys::root(), root.encode_to_vec());
     txn.put(&keys::format(), keys::FORMAT_VERSION.to_be_bytes().to_vec());
     Ok(Some(keys::FORMAT_VERSION))
 }

@@ -45,6 +45,12 @@ pub enum MetadataError {
     /// No such file id.
     #[error("there is no file with id {0}; open it again by its path")]
     NoSuchFile(FileId),
+    /// A listing of one directory was to go on in another.
+    #[error("{0} is not the directory any more of which the listing was begun; list it from its beginning")]
+    Replaced(ZonePath),
+    /// Renames further up left an inode below more directories than a walk takes.
+    #[error("{0} is below too many directories; rename one above it to a place nearer to the root")]
+    TooDeep(String),
     /// Something is at a path.
     #[error("{0} exists")]
     Exists(ZonePath),
@@ -183,12 +189,12 @@ impl MetadataError {
             Self::Corrupt { .. } => Reason::StoreFailed,
             Self::Remote(failure) => failure.reason,
             Self::Denied { .. } => Reason::PermissionDenied,
-            Self::NotFound(_) | Self::NoSuchFile(_) => Reason::NotFound,
+            Self::NotFound(_) | Self::NoSuchFile(_) | Self::Replaced(_) => Reason::NotFound,
             Self::Exists(_) => Reason::AlreadyExists,
             Self::NotADirectory(_) | Self::ZoneOnFile(_) => Reason::NotADirectory,
             Self::IsADirectory(_) => Reason::IsADirectory,
             Self::NotEmpty(_) | Self::ZoneNotEmpty(_) => Reason::NotEmpty,
-            Self::InvalidMove { .. } => Reason::InvalidMove,
+            Self::InvalidMove { .. } | Self::TooDeep(_) => Reason::InvalidMove,
             Self::CrossZone { .. } => Reason::CrossZone,
             Self::NotInZone(_) | Self::NotZoneRoot { .. } => Reason::NotInZone,
             Self::AlreadyZone(_) => Reason::AlreadyZone,

@@ -167,9 +167,9 @@ type Entry = (Vec<u8>, u32, Vec<u8>);
 async fn compare(world: &World, counted: &BTreeMap<Vec<u8>, Vec<(u32, u64)>>, files_open: u64) -> Result<(), String> {
     let store = world.open_store().await;
     let mut scanned = BTreeSet::new();
-    for (key, value) in scan(&store, b'i').await {
-        let inode = records::Inode::decode(value).expect("an inode");
-        scanned.extend(inode.file.and_then(|file| file.edek).map(|edek| entry(&edek, &key)));
+    for (key, value) in scan(&store, b'e').await {
+        let body = records::Body::decode(value).expect("a file");
+        scanned.insert(entry(&body.edek.expect("an EDEK"), &key));
     }
     let open = scan(&store, b'o').await;
     if open.len() as u64 != files_open {

@@ -189,22 +189,111 @@ async fn listings_come_in_pages_in_the_order_of_names() {
     }
     let mut namespace = world.user("alice").namespace;
     let mut names = Vec::new();
-    let mut after = String::new();
+    let (mut after, mut directory) = (String::new(), bytes::Bytes::new());
     loop {
         let request = pb::ListRequest {
             path: "/d".into(),
             after: after.clone(),
             limit: 2,
+            directory_id: directory.clone(),
         };
         let page = namespace.list(request).await.expect("a page").into_inner();
         assert!(page.entries.len() <= 2);
-        names.extend(page.entries.iter().map(|stat| fixture::last_name(&stat.path)));
+        names.extend(page.entries.into_iter().map(|entry| entry.name));
+        directory = page.directory_id;
         if !page.more {
             break;
         }
         after.clone_from(names.last().expect("a name"));
     }
     assert_eq!(names, ["B", "a", "b", "c", "ä"]);
+}
+
+#[tokio::test]
+async fn a_listing_does_not_go_on_in_another_directory() {
+    let world = World::start().await;
+    for path in ["/d/a", "/d/b", "/e/a", "/e/b"] {
+        world.mkdir(path).await;
+    }
+    let mut namespace = world.user("alice").namespace;
+    let first = pb::ListRequest {
+        path: "/d".into(),
+        limit: 1,
+        ..pb::ListRequest::default()
+    };
+    let page = namespace.list(first.clone()).await.expect("a page").into_inner();
+    let second = pb::ListRequest {
+        after: "a".to_owned(),
+        directory_id: page.directory_id,
+        ..first
+    };
+    let page = namespace.list(second.clone()).await.expect("a page").into_inner();
+    assert_eq!((page.entries[0].name.as_str(), page.more), ("b", false));
+    world.rename("/d", "/f", false).await.expect("renamed");
+    world.rename("/e", "/d", false).await.expect("renamed");
+    check(
+        &refused(namespace.list(second.clone()).await),
+        Reason::NotFound,
+        &["/d is not the directory any more"],
+    );
+    let moved = pb::ListRequest {
+        path: "/f".into(),
+        ..second
+    };
+    let page = namespace.list(moved).await.expect("the directory begun").into_inner();
+    assert_eq!(page.entries[0].name, "b");
+}
+
+#[tokio::test]
+async fn what_a_rename_moved_beyond_the_longest_path_is_listed_committed_and_removed() {
+    let world = World::start().await;
+    world.zone("/z", "payroll").await;
+    let deep = format!("/z/a{}", format!("/{}", "d".repeat(255)).repeat(15));
+    world.mkdir(&deep).await;
+    let open = world.create(&format!("{deep}/open"), false).await.expect("created");
+    world.write(&format!("{deep}/file"), 10, &NODES).await.expect("a file");
+    world.zone(&format!("{deep}/inner"), "other").await;
+    let above = format!("/z/{}", "b".repeat(250));
+    world.mkdir(&above).await;
+    world
+        .rename("/z/a", &format!("{above}/a"), false)
+        .await
+        .expect("renamed");
+
+    let moved = format!("{above}{}", &deep[2..]);
+    assert_eq!(
+        moved.len(),
+        4095,
+        "the directory itself has a path, what is in it has none"
+    );
+    assert_eq!(world.names(&moved).await, ["file", "inner"]);
+    let failure = world.stat(&format!("{moved}/file")).await.expect_err("too long");
+    check(&failure, Reason::InvalidArgument, &["4095 bytes"]);
+    let commit = fixture::files::commit_request(&open.grant.expect("a grant"), 10, &NODES);
+    let stat = world.commit(commit).await.expect("committed");
+    assert!(stat.path.is_empty(), "it has no path");
+    assert_eq!(world.names(&moved).await, ["file", "inner", "open"]);
+    let zones = world
+        .user("alice")
+        .zones
+        .list_zones(pb::ListZonesRequest::default())
+        .await;
+    let zones = zones.expect("zones").into_inner().zones;
+    assert_eq!(zones.iter().map(|zone| zone.path.as_ref()).collect::<Vec<_>>(), [b"/z"]);
+
+    world
+        .rename(&format!("{above}/a"), "/z/a", false)
+        .await
+        .expect("renamed back");
+    assert_eq!(world.stat(&format!("{deep}/open")).await.expect("there").length, 10);
+    world
+        .get_zone(&format!("{deep}/inner"))
+        .await
+        .expect("the zone is back");
+    world.remove("/z/a", true).await.expect("removed");
+    world
+        .until("the blocks are deleted", async |world| world.nodes.blocks() == 0)
+        .await;
 }
 
 #[tokio::test]

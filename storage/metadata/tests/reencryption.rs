@@ -247,24 +247,15 @@ async fn completed(world: &World) -> pb::Reencryption {
 
 /// Paths of the files that still have an EDEK of version 0.
 async fn stale_files(world: &World) -> Vec<String> {
-    let request = pb::ListRequest {
-        path: "/z".into(),
-        ..pb::ListRequest::default()
-    };
-    let listed = world
-        .user("alice")
-        .namespace
-        .list(request)
-        .await
-        .expect("a listing")
-        .into_inner();
-    let files = listed
-        .entries
-        .into_iter()
-        .filter(|stat| stat.kind() == pb::FileKind::File && stat.key_version == 0);
-    files
-        .map(|stat| String::from_utf8(stat.path.to_vec()).expect("UTF-8"))
-        .collect()
+    let mut stale = Vec::new();
+    for name in world.names("/z").await {
+        let path = format!("/z/{name}");
+        let stat = world.stat(&path).await.expect("there");
+        if stat.kind() == pb::FileKind::File && stat.key_version == 0 {
+            stale.push(path);
+        }
+    }
+    stale
 }
 
 async fn edeks(world: &World, files: u32) -> BTreeMap<String, Edek> {

@@ -126,16 +126,16 @@ async fn what_keeps_it_from_starting_is_said() {
         "{error}"
     );
 
-    config.data_dir = dir.path().join("newer");
-    store_with(&config, b"v", &u32::MAX.to_be_bytes()).await;
-    let error = run(config.clone(), std::future::pending())
-        .await
-        .expect_err("a newer store");
-    let text = format!("{error}");
-    assert!(
-        text.contains("has format 4294967295, this version of strongroom reads format"),
-        "{text}"
-    );
+    for (format, way_out) in [(1_u32, "fs get -r"), (u32::MAX, "or a newer one")] {
+        config.data_dir = dir.path().join(format!("format-{format}"));
+        store_with(&config, b"v", &format.to_be_bytes()).await;
+        let error = run(config.clone(), std::future::pending())
+            .await
+            .expect_err("another format");
+        let text = format!("{error}");
+        let numbers = format!("has format {format}, this version of strongroom reads format 2");
+        assert!(text.contains(&numbers) && text.contains(way_out), "{text}");
+    }
 
     config.data_dir = dir.path().join("foreign");
     store_with(&config, b"key/payroll", b"1").await;

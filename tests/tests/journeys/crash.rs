@@ -128,12 +128,12 @@ async fn a_killed_metadata_service_loses_no_acknowledged_file_and_shows_no_half_
 }
 
 async fn list(fs: &ZoneFs, directory: &ZonePath) -> Result<BTreeSet<String>, FsError> {
-    let mut names = BTreeSet::new();
+    let (mut names, mut next) = (BTreeSet::new(), None);
     loop {
-        let page = fs.list(directory, names.last().map_or("", String::as_str)).await?;
-        let last = |stat: &strongroom_fs::Stat| stat.path.split_last().map(|(_, name)| name.to_owned());
-        names.extend(page.entries.iter().filter_map(last));
-        if !page.more {
+        let page = fs.list(directory, next).await?;
+        names.extend(page.entries.into_iter().map(|entry| entry.name));
+        next = page.next;
+        if next.is_none() {
             return Ok(names);
         }
     }

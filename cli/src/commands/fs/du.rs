@@ -1,7 +1,7 @@
 //! `fs du`: files and bytes below a path.
 
 use serde::Serialize;
-use strongroom_fs::{FileKind, Stat, ZoneFs};
+use strongroom_fs::{Entry, FileKind, ZoneFs};
 use strongroom_proto::ZonePath;
 
 use super::{Listing, for_each};
@@ -35,31 +35,33 @@ async fn count(fs: &ZoneFs, path: &ZonePath) -> Result<Usage, Error> {
         directories: 0,
         bytes: 0,
     };
-    let root = fs.stat(path).await?;
-    let mut directories = Vec::from_iter(usage.add(&root));
+    let root = fs.stat(path).await?.into();
+    let mut directories = Vec::new();
+    if usage.add(&root) {
+        directories.push(path.clone());
+    }
     while let Some(directory) = directories.pop() {
         let mut listing = Listing::of(fs, &directory);
         while let Some(entries) = listing.next().await? {
-            directories.extend(entries.iter().filter_map(|entry| usage.add(entry)));
+            for entry in entries.iter().filter(|entry| usage.add(entry)) {
+                directories.push(directory.join(&entry.name)?);
+            }
         }
     }
     Ok(usage)
 }
 
 impl Usage {
-    /// Counts an entry; answers with its path if it is a directory, still to be looked into.
-    fn add(&mut self, entry: &Stat) -> Option<ZonePath> {
-        match entry.kind {
-            FileKind::File => {
-                self.files += 1;
-                self.bytes += entry.length;
-                None
-            }
-            FileKind::Directory => {
-                self.directories += 1;
-                Some(entry.path.clone())
-            }
+    /// Counts an entry. Says whether it is a directory, still to be looked into.
+    fn add(&mut self, entry: &Entry) -> bool {
+        let is_directory = entry.kind == FileKind::Directory;
+        if is_directory {
+            self.directories += 1;
+        } else {
+            self.files += 1;
+            self.bytes += entry.length;
         }
+        is_directory
     }
 
     fn text(&self) -> String {

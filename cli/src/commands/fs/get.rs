@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use strongroom_fs::{FileKind, Stat, ZoneFs};
+use strongroom_fs::{Entry, FileKind, ZoneFs};
 use strongroom_proto::ZonePath;
 
 use super::{Listing, parse_all};
@@ -32,8 +32,8 @@ pub(super) async fn run(fs: ZoneFs, args: GetArgs, output: Output) -> Result<(),
         pool: Pool::new(args.transfer.jobs),
     };
     let roots = get.roots(&sources, &args.target).await?;
-    for (stat, local) in roots {
-        get.tree(stat, local).await;
+    for root in roots {
+        get.tree(root).await;
     }
     get.report.finish(output)
 }
@@ -46,15 +46,16 @@ struct Get {
     pool: Pool,
 }
 
-/// A directory of the zone filesystem and its local counterpart.
-struct Directory {
-    stat: Stat,
+/// A file or directory of the zone filesystem and its local counterpart.
+struct Source {
+    remote: ZonePath,
+    entry: Entry,
     local: PathBuf,
 }
 
 impl Get {
     /// Decides where each source goes, as `cp` does: into a directory that exists, else the target is the new name.
-    async fn roots(&self, sources: &[ZonePath], target: &Path) -> Result<Vec<(Stat, PathBuf)>, Error> {
+    async fn roots(&self, sources: &[ZonePath], target: &Path) -> Result<Vec<Source>, Error> {
         let into_directory = target.is_dir();
         if sources.len() > 1 && !into_directory {
             let message = format!(
@@ -75,24 +76,28 @@ impl Get {
                 Some((_, name)) if into_directory => target.join(name),
                 _ => target.to_owned(),
             };
-            roots.push((stat, local));
+            roots.push(Source {
+                remote: source.clone(),
+                entry: stat.into(),
+                local,
+            });
         }
         Ok(roots)
     }
 
     /// Fetches a file, or a directory with all it holds. Directories get their modes and times last, deepest first,
     /// since a file that arrives changes the one and may be kept out by the other.
-    async fn tree(&mut self, stat: Stat, local: PathBuf) {
-        if stat.kind == FileKind::File {
-            self.file(stat, local).await;
+    async fn tree(&mut self, root: Source) {
+        if root.entry.kind == FileKind::File {
+            self.file(root).await;
             return self.pool.finish().await;
         }
-        let mut waiting = vec![Directory { stat, local }];
+        let mut waiting = vec![root];
         let mut done = Vec::new();
         while let Some(directory) = waiting.pop() {
             match self.directory(&directory, &mut waiting).await {
                 Ok(()) => done.push(directory),
-                Err(error) => self.report.fail(directory.stat.path.as_str(), &error),
+                Err(error) => self.report.fail(directory.remote.as_str(), &error),
             }
             if self.report.is_hopeless() {
                 break;
@@ -103,21 +108,27 @@ impl Get {
     }
 
     /// Makes one directory, starts its files, and remembers its directories.
-    async fn directory(&mut self, directory: &Directory, waiting: &mut Vec<Directory>) -> Result<(), Error> {
+    async fn directory(&mut self, directory: &Source, waiting: &mut Vec<Source>) -> Result<(), Error> {
         let local = directory.local.clone();
         blocking(move || make_directory(&local)).await?;
         let fs = Arc::clone(&self.fs);
-        let mut listing = Listing::of(&fs, &directory.stat.path);
+        let mut listing = Listing::of(&fs, &directory.remote);
         while let Some(entries) = listing.next().await? {
-            for stat in entries {
-                // A parsed path's last name is one plain name: it cannot lead out of the local directory.
-                let local = match stat.path.split_last() {
-                    Some((_, name)) => directory.local.join(name),
-                    None => continue,
+            for entry in entries {
+                let remote = match directory.remote.join(&entry.name) {
+                    Ok(remote) => remote,
+                    Err(error) => {
+                        let path = format!("{}/{}", directory.remote, entry.name);
+                        self.report.fail(&path, &error.into());
+                        continue;
+                    }
                 };
-                match stat.kind {
-                    FileKind::Directory => waiting.push(Directory { stat, local }),
-                    FileKind::File => self.file(stat, local).await,
+                // An entry's name is one plain name: it cannot lead out of the local directory.
+                let local = directory.local.join(&entry.name);
+                let source = Source { remote, entry, local };
+                match source.entry.kind {
+                    FileKind::Directory => waiting.push(source),
+                    FileKind::File => self.file(source).await,
                 }
             }
         }
@@ -125,29 +136,29 @@ impl Get {
     }
 
     /// Starts fetching one file, once there is room.
-    async fn file(&mut self, stat: Stat, local: PathBuf) {
+    async fn file(&mut self, source: Source) {
         if self.report.is_hopeless() {
             return;
         }
-        self.report.expect(stat.length);
+        self.report.expect(source.entry.length);
         let (fs, report, force) = (Arc::clone(&self.fs), Arc::clone(&self.report), self.force);
         let task = async move {
-            match fetch_file(&fs, &report, &stat.path, &local, force).await {
+            match fetch_file(&fs, &report, &source.remote, &source.local, force).await {
                 Ok(bytes) => report.file_done(bytes),
-                Err(error) => report.fail(stat.path.as_str(), &error),
+                Err(error) => report.fail(source.remote.as_str(), &error),
             }
         };
         self.pool.spawn(task).await;
     }
 
-    async fn finish_directories(&self, directories: Vec<Directory>) {
+    async fn finish_directories(&self, directories: Vec<Source>) {
         let report = Arc::clone(&self.report);
         blocking(move || {
             // Parents were listed before their children.
-            for Directory { stat, local } in directories.iter().rev() {
-                match finish_directory(local, stat.mode, stat.mtime_ms) {
+            for Source { remote, entry, local } in directories.iter().rev() {
+                match finish_directory(local, entry.mode, entry.mtime_ms) {
                     Ok(()) => report.directory_done(),
-                    Err(error) => report.fail(stat.path.as_str(), &error),
+                    Err(error) => report.fail(remote.as_str(), &error),
                 }
             }
         })

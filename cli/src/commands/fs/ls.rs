@@ -1,6 +1,7 @@
 //! `fs ls`: entries of directories.
 
-use strongroom_fs::{FileKind, Stat, ZoneFs};
+use serde::Serialize;
+use strongroom_fs::{Entry, FileKind, ZoneFs};
 use strongroom_proto::ZonePath;
 
 use super::{Listing, for_each};
@@ -24,18 +25,30 @@ pub(super) async fn run(fs: &ZoneFs, paths: &[ZonePath], long: bool, output: Out
 async fn list(fs: &ZoneFs, path: &ZonePath, long: bool, output: Output) -> Result<(), Error> {
     let stat = fs.stat(path).await?;
     if stat.kind == FileKind::File {
-        return print(&[stat], long, output);
+        let directory = path.split_last().map_or_else(ZonePath::root, |(parent, _)| parent);
+        return print(&directory, &[stat.into()], long, output);
     }
     let mut listing = Listing::of(fs, path);
     while let Some(entries) = listing.next().await? {
-        print(&entries, long, output)?;
+        print(path, &entries, long, output)?;
     }
     Ok(())
 }
 
-fn print(entries: &[Stat], long: bool, output: Output) -> Result<(), Error> {
+/// An entry in `--json`.
+#[derive(Serialize)]
+struct Line<'a> {
+    path: String,
+    #[serde(flatten)]
+    entry: &'a Entry,
+}
+
+fn print(directory: &ZonePath, entries: &[Entry], long: bool, output: Output) -> Result<(), Error> {
     if output.is_json() {
-        return entries.iter().try_for_each(|entry| output.result(entry, String::new));
+        return entries.iter().try_for_each(|entry| {
+            let path = directory.child(&entry.name)?.as_str().to_owned();
+            output.result(&Line { path, entry }, String::new)
+        });
     }
     let lines: Vec<String> = entries
         .iter()
@@ -44,24 +57,19 @@ fn print(entries: &[Stat], long: bool, output: Output) -> Result<(), Error> {
     crate::output::print(&lines.join("\n"))
 }
 
-/// The last name, with a slash if it is a directory.
-fn name(entry: &Stat) -> String {
-    let last = entry.path.split_last();
-    let name = one_line(last.as_ref().map_or("/", |(_, name)| name));
-    let slash = if entry.kind == FileKind::Directory && name != "/" {
-        "/"
-    } else {
-        ""
-    };
-    format!("{name}{slash}")
+/// The name, with a slash if it is a directory.
+fn name(entry: &Entry) -> String {
+    let slash = if entry.kind == FileKind::Directory { "/" } else { "" };
+    format!("{}{slash}", one_line(&entry.name))
 }
 
-fn long_line(entry: &Stat) -> String {
+fn long_line(entry: &Entry) -> String {
     let zone = if entry.zone_root { "  (zone)" } else { "" };
     format!(
-        "{}  {:<12} {:>14}  {}  {}{zone}",
+        "{}  {:<12} {:<12} {:>14}  {}  {}{zone}",
         mode_text(entry),
         entry.owner,
+        entry.group,
         entry.length,
         time_text(entry.mtime_ms),
         name(entry)
@@ -69,7 +77,7 @@ fn long_line(entry: &Stat) -> String {
 }
 
 /// As `ls -l` writes it, for example `drwxr-x---`.
-fn mode_text(entry: &Stat) -> String {
+fn mode_text(entry: &Entry) -> String {
     let kind = if entry.kind == FileKind::Directory { 'd' } else { '-' };
     let bits = (0..9).map(|bit| {
         let set = entry.mode & (0o400 >> bit) != 0;

@@ -8,7 +8,7 @@ mod mv;
 mod put;
 mod simple;
 
-use strongroom_fs::{FsError, Stat, ZoneFs};
+use strongroom_fs::{Cursor, Entry, FsError, Stat, ZoneFs};
 use strongroom_proto::{Reason, ZonePath};
 
 use super::session::Session;
@@ -53,7 +53,8 @@ async fn look_up(fs: &ZoneFs, path: &ZonePath) -> Result<Option<Stat>, Error> {
 struct Listing<'a> {
     fs: &'a ZoneFs,
     directory: &'a ZonePath,
-    after: Option<String>,
+    from: Option<Cursor>,
+    over: bool,
 }
 
 impl<'a> Listing<'a> {
@@ -61,35 +62,20 @@ impl<'a> Listing<'a> {
         Self {
             fs,
             directory,
-            after: Some(String::new()),
+            from: None,
+            over: false,
         }
     }
 
-    /// The next page, `None` after the last. Every entry is checked to lie directly in the directory: what we write
-    /// locally is named after it.
-    async fn next(&mut self) -> Result<Option<Vec<Stat>>, Error> {
-        let Some(after) = self.after.take() else {
+    /// The next page, `None` after the last.
+    async fn next(&mut self) -> Result<Option<Vec<Entry>>, Error> {
+        if self.over {
             return Ok(None);
-        };
-        let page = self.fs.list(self.directory, &after).await?;
-        for entry in &page.entries {
-            self.check(entry)?;
         }
-        if page.more {
-            let last = page.entries.last().and_then(|entry| entry.path.split_last());
-            self.after = last.map(|(_, name)| name.to_owned());
-        }
+        let page = self.fs.list(self.directory, self.from.take()).await?;
+        self.over = page.next.is_none();
+        self.from = page.next;
         Ok(Some(page.entries))
-    }
-
-    fn check(&self, entry: &Stat) -> Result<(), Error> {
-        match entry.path.split_last() {
-            Some((parent, _)) if parent == *self.directory => Ok(()),
-            _ => Err(Error::ForeignEntry {
-                directory: self.directory.to_string(),
-                entry: entry.path.to_string(),
-            }),
-        }
     }
 }
 

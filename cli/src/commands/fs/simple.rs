@@ -57,6 +57,7 @@ fn text(stat: &Stat) -> String {
         format!("length   {}", stat.length),
         format!("mode     {:04o}", stat.mode),
         format!("owner    {}", stat.owner),
+        format!("group    {}", stat.group),
         format!("changed  {}", time_text(stat.mtime_ms)),
         format!("id       {}", stat.file_id),
     ];

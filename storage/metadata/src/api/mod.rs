@@ -111,6 +111,10 @@ fn file_id(bytes: &[u8]) -> Result<FileId, MetadataError> {
     Ok(bytes.try_into()?)
 }
 
+fn optional_id(bytes: &[u8]) -> Result<Option<FileId>, MetadataError> {
+    Some(bytes).filter(|id| !id.is_empty()).map(file_id).transpose()
+}
+
 /// A page size from the wire, where 0 means `default` and more than `max` is cut.
 fn page_limit(wire: u32, default: usize, max: usize) -> usize {
     match usize::try_from(wire).unwrap_or(max) {

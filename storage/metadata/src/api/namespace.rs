@@ -5,9 +5,9 @@ use strongroom_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Api, field, mode, page_limit, parse, user};
+use super::{Api, field, mode, optional_id, page_limit, parse, user};
 use crate::{
-    namespace::{directories, remove::remove, rename::rename},
+    namespace::{directories, directories::After, remove::remove, rename::rename},
     zones::source::EdekSource,
 };
 
@@ -36,7 +36,11 @@ impl<S: Store, E: EdekSource> Namespace for Api<S, E> {
             return Err(field("after", "a name has at most 255 bytes").into());
         }
         let limit = page_limit(asked.limit, PAGE_ENTRIES_MAX, PAGE_ENTRIES_MAX);
-        let page = directories::list(&self.core.store, &path, &asked.after, limit).await?;
+        let after = After {
+            name: asked.after,
+            directory: optional_id(&asked.directory_id)?,
+        };
+        let page = directories::list(&self.core.store, &path, &after, limit).await?;
         Ok(Response::new(page))
     }
 

@@ -57,9 +57,9 @@ impl Tally {
         summary.records += 1;
         summary.bytes += (key.len() + value.len()) as u64;
         match keys::kind(key) {
-            Some(keys::Kind::Inode) => {
-                let inode: records::Inode = access::decode(value.to_vec().into(), "inode")?;
-                if inode.is_directory() {
+            Some(keys::Kind::Entry) => {
+                let entry: records::Entry = access::decode(value.to_vec().into(), "directory entry")?;
+                if entry.is_directory() {
                     summary.directories += 1;
                 } else {
                     summary.files += 1;

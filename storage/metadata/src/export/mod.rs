@@ -91,6 +91,16 @@ pub enum ExportError {
         /// The one asked for.
         expected: String,
     },
+    /// The store is of another format.
+    #[error(
+        "the metadata store has format {found}, this release reads {known}; export it with the release that wrote it"
+    )]
+    StoreFormat {
+        /// The store's.
+        found: String,
+        /// The one that this release reads.
+        known: u32,
+    },
     /// There is no namespace to export.
     #[error("there is no namespace in the store that the configuration names")]
     Empty,

@@ -25,9 +25,7 @@ pub(super) async fn write(
     now_ms: u64,
 ) -> Result<Summary, ExportError> {
     let mut view = store.snapshot().await?;
-    if view.get(&keys::format()).await?.as_deref() != Some(&keys::FORMAT_VERSION.to_be_bytes()[..]) {
-        return Err(ExportError::Empty);
-    }
+    check_format(&view.get(&keys::format()).await?.ok_or(ExportError::Empty)?)?;
     let header = header(now_ms);
     let mut tally = Tally::new(&header);
     out.write_all(&header).map_err(failed("write", path))?;
@@ -41,6 +39,16 @@ pub(super) async fn write(
     let (end, summary) = tally.end();
     out.write_all(&end).map_err(failed("write", path))?;
     Ok(summary)
+}
+
+fn check_format(stored: &[u8]) -> Result<(), ExportError> {
+    let known = keys::FORMAT_VERSION;
+    if stored == known.to_be_bytes() {
+        return Ok(());
+    }
+    let found =
+        <[u8; 4]>::try_from(stored).map_or_else(|_| hex::encode(stored), |found| u32::from_be_bytes(found).to_string());
+    Err(ExportError::StoreFormat { found, known })
 }
 
 /// All records of a store, in pages.

@@ -15,10 +15,10 @@ use crate::{
     error::MetadataError,
     namespace::{
         remove::{put_purge, unlink_file},
-        resolve::{Found, climb, load, step},
+        resolve::{Found, child, climb, step},
         stat::stat,
     },
-    schema::{access, access::transact, counted, records},
+    schema::{access, access::transact, counted, keys, records},
 };
 
 /// What a writer says of the file it finished.
@@ -53,13 +53,16 @@ async fn commit_in(txn: &mut impl Txn, commit: &Commit) -> Result<pb::Stat, Meta
     check_manifest(commit, &open)?;
     let parent = home(txn, commit, &open).await?;
     if let Some(there) = step(txn, &parent, &open.name).await? {
-        check_overwrite(there.inode.is_directory(), &there.path, open.overwrite)?;
-        unlink_file(txn, &there)?;
+        check_overwrite(there.entry.is_directory(), &there.path, open.overwrite)?;
+        unlink_file(txn, &there).await?;
     }
     drop_unused(txn, commit, &open);
     counted::delete_open_file(txn, commit.file);
-    access::link(txn, commit.file, &published(commit, &open))?;
-    let found = load(txn, &parent, commit.file, &open.name).await?;
+    let body = body(commit, &open);
+    let entry = entry(commit, &open, &parent, &body);
+    access::put(txn, &keys::body(commit.file), &body);
+    access::link(txn, parent.id, &open.name, &entry)?;
+    let found = child(&parent, &open.name, entry)?;
     let stat = stat(txn, &found).await?;
     commit.call.keep(txn, &stat);
     Ok(stat)
@@ -67,10 +70,10 @@ async fn commit_in(txn: &mut impl Txn, commit: &Commit) -> Result<pb::Stat, Meta
 
 /// The file, if this is a repeat of its commit.
 async fn committed(txn: &mut impl Txn, commit: &Commit) -> Result<Option<Found>, MetadataError> {
-    let same = |file: &records::File| file.manifest_mac == commit.manifest_mac && file.extents == commit.extents;
-    match access::inode(txn, commit.file).await? {
-        Some(inode) if inode.owner == commit.user.as_str() && inode.file.as_ref().is_some_and(same) => {
-            climb(txn, commit.file).await
+    match access::body(txn, commit.file).await? {
+        Some(body) if body.manifest_mac == commit.manifest_mac && body.extents == commit.extents => {
+            let found = climb(txn, commit.file).await?;
+            Ok(found.filter(|found| found.entry.owner == commit.user.as_str()))
         }
         _ => Ok(None),
     }
@@ -152,23 +155,25 @@ fn drop_unused(txn: &mut impl Txn, commit: &Commit, open: &records::OpenFile) {
     put_purge(txn, FileId::generate(), &unused);
 }
 
-fn published(commit: &Commit, open: &records::OpenFile) -> records::Inode {
-    records::Inode {
-        parent: open.parent.clone(),
-        name: open.name.clone(),
+fn body(commit: &Commit, open: &records::OpenFile) -> records::Body {
+    records::Body {
+        edek: open.edek.clone(),
+        data_suite: open.data_suite.clone(),
+        frame_bytes: open.frame_bytes,
+        block_bytes: open.block_bytes,
+        extents: commit.extents.clone(),
+        manifest_mac: commit.manifest_mac.clone(),
+    }
+}
+
+fn entry(commit: &Commit, open: &records::OpenFile, parent: &Found, body: &records::Body) -> records::Entry {
+    records::Entry {
+        id: commit.file.into(),
         mode: open.mode,
         owner: open.owner.clone(),
+        group: parent.entry.group.clone(),
         mtime_ms: commit.mtime_ms,
-        unlinked: false,
         zone_id: Bytes::new(),
-        file: Some(records::File {
-            edek: open.edek.clone(),
-            data_suite: open.data_suite.clone(),
-            frame_bytes: open.frame_bytes,
-            block_bytes: open.block_bytes,
-            length: commit.extents.iter().map(|extent| extent.length).sum(),
-            extents: commit.extents.clone(),
-            manifest_mac: commit.manifest_mac.clone(),
-        }),
+        file: Some(body.size()),
     }
 }

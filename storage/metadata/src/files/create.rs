@@ -114,7 +114,7 @@ pub(crate) fn write_grant<S, E>(core: &Core<S, E>, file: FileId, extent: ExtentI
 async fn place(txn: &mut impl Txn, creation: &Creation) -> Result<Place, MetadataError> {
     let slot = slot(txn, &creation.path, "a file").await?;
     if let Some(there) = &slot.found {
-        check_overwrite(there.inode.is_directory(), &creation.path, creation.overwrite)?;
+        check_overwrite(there.entry.is_directory(), &creation.path, creation.overwrite)?;
     }
     let Some(ZoneAt { id, .. }) = slot.parent.zone else {
         return Err(MetadataError::NotInZone(creation.path.clone()));

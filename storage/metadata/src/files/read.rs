@@ -25,12 +25,15 @@ pub(crate) async fn open<S: Store, E: EdekSource>(
 ) -> Result<pb::OpenedFile, MetadataError> {
     let mut txn = core.store.begin().await?;
     let found = find(&mut txn, path).await?;
-    let Some(file) = &found.inode.file else {
+    if found.entry.is_directory() {
         return Err(MetadataError::IsADirectory(path.clone()));
-    };
+    }
+    let file = access::body(&mut txn, found.id)
+        .await?
+        .ok_or(MetadataError::Corrupt { what: "file" })?;
     let edek = file.edek.as_ref().ok_or(MetadataError::Corrupt { what: "file" })?;
     let blocks = match file.extents.first() {
-        Some(extent) => Some(readable(core, &mut txn, file, extent, 0, user).await?),
+        Some(extent) => Some(readable(core, &mut txn, &file, extent, 0, user).await?),
         None => None,
     };
     Ok(pb::OpenedFile {
@@ -39,7 +42,7 @@ pub(crate) async fn open<S: Store, E: EdekSource>(
         frame_bytes: file.frame_bytes,
         block_bytes: file.block_bytes,
         extents: file.extents.iter().map(wire_extent).collect(),
-        manifest_mac: file.manifest_mac.clone(),
+        manifest_mac: file.manifest_mac,
         blocks,
     })
 }
@@ -53,22 +56,19 @@ pub(crate) async fn list_blocks<S: Store, E: EdekSource>(
     user: &UserName,
 ) -> Result<pb::ListBlocksResponse, MetadataError> {
     let mut txn = core.store.begin().await?;
-    let inode = access::inode(&mut txn, id)
-        .await?
-        .ok_or(MetadataError::NoSuchFile(id))?;
-    let file = inode.file.as_ref().ok_or(MetadataError::NoSuchFile(id))?;
+    let file = access::body(&mut txn, id).await?.ok_or(MetadataError::NoSuchFile(id))?;
     let known = file.extents.iter().find(|e| e.extent_id.as_ref() == extent.as_bytes());
     let known = known.ok_or_else(|| MetadataError::Manifest {
         file: id,
         rule: format!("it has no extent {extent}"),
     })?;
-    readable(core, &mut txn, file, known, first, user).await
+    readable(core, &mut txn, &file, known, first, user).await
 }
 
 async fn readable<S: Store, E: EdekSource>(
     core: &Core<S, E>,
     txn: &mut impl Txn,
-    file: &records::File,
+    file: &records::Body,
     extent: &records::Extent,
     first: u32,
     user: &UserName,

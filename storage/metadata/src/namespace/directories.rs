@@ -1,20 +1,17 @@
 //! Directories: make, look, list, set attributes.
 
-use strongroom_kv::{Store, Txn};
+use strongroom_kv::{Reader, Store, Txn};
 use strongroom_proto::{FileId, ZonePath, limits::PAGE_ENTRIES_MAX, metadata::v1 as pb, transport::UserName};
 
 use super::{
-    resolve::{Found, find, load, root, step},
-    stat::stat,
+    resolve::{Found, child, find, root, step},
+    stat::{listed, stat},
 };
 use crate::{
     answers::Call,
     error::MetadataError,
     schema::{access, access::transact, keys, records},
 };
-
-/// Bytes of paths in one page of a listing, so that a page of the longest names still fits a message.
-const LIST_BYTES_MAX: usize = 2 << 20;
 
 /// Makes a directory; with `parents` also those above it, and a directory that exists is accepted.
 pub(crate) async fn make(
@@ -25,11 +22,11 @@ pub(crate) async fn make(
     parents: bool,
     owner: &UserName,
 ) -> Result<pb::Stat, MetadataError> {
-    let fresh = records::Inode {
+    let fresh = records::Entry {
         mode,
         owner: owner.as_str().to_owned(),
         mtime_ms: call.now_ms(),
-        ..records::Inode::default()
+        ..records::Entry::default()
     };
     transact!(store, [call, path, fresh], |txn| make_once(
         txn, &call, &path, &fresh, parents
@@ -41,7 +38,7 @@ async fn make_once(
     txn: &mut impl Txn,
     call: &Call,
     path: &ZonePath,
-    fresh: &records::Inode,
+    fresh: &records::Entry,
     parents: bool,
 ) -> Result<pb::Stat, MetadataError> {
     if let Some(done) = call.answer(txn).await? {
@@ -55,7 +52,7 @@ async fn make_once(
 async fn make_in(
     txn: &mut impl Txn,
     path: &ZonePath,
-    fresh: &records::Inode,
+    fresh: &records::Entry,
     parents: bool,
 ) -> Result<pb::Stat, MetadataError> {
     let mut at = root(txn).await?;
@@ -72,67 +69,80 @@ async fn make_in(
             None => return Err(MetadataError::NotFound(at.path.join(name)?)),
         };
     }
-    if !at.inode.is_directory() || (!made && !parents) {
+    if !at.entry.is_directory() || (!made && !parents) {
         return Err(MetadataError::Exists(path.clone()));
     }
     stat(txn, &at).await
 }
 
-async fn add(txn: &mut impl Txn, parent: &Found, name: &str, fresh: &records::Inode) -> Result<Found, MetadataError> {
-    let inode = records::Inode {
-        parent: parent.id.into(),
-        name: name.to_owned(),
+async fn add(txn: &mut impl Txn, parent: &Found, name: &str, fresh: &records::Entry) -> Result<Found, MetadataError> {
+    let entry = records::Entry {
+        id: FileId::generate().into(),
+        group: parent.entry.group.clone(),
         ..fresh.clone()
     };
-    let id = FileId::generate();
-    access::link(txn, id, &inode)?;
-    load(txn, parent, id, name).await
+    access::link(txn, parent.id, name, &entry)?;
+    child(parent, name, entry)
 }
 
 /// What is at a path.
 pub(crate) async fn look(store: &impl Store, path: &ZonePath) -> Result<pb::Stat, MetadataError> {
-    let mut txn = store.begin().await?;
+    let mut txn = store.snapshot().await?;
     let found = find(&mut txn, path).await?;
     stat(&mut txn, &found).await
 }
 
-/// A page of a directory: up to `limit` names greater than `after`, in the order of their bytes.
+/// Where a page of a listing begins.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct After {
+    /// Behind this name; empty at the beginning.
+    pub(crate) name: String,
+    /// The directory that earlier pages were of.
+    pub(crate) directory: Option<FileId>,
+}
+
+/// A page of a directory: up to `limit` names behind `after`, in the order of their bytes.
 pub(crate) async fn list(
     store: &impl Store,
     path: &ZonePath,
-    after: &str,
+    after: &After,
     limit: usize,
 ) -> Result<pb::ListResponse, MetadataError> {
-    let mut txn = store.begin().await?;
-    let directory = find(&mut txn, path).await?;
-    if !directory.inode.is_directory() {
+    list_in(&mut store.snapshot().await?, path, after, limit).await
+}
+
+async fn list_in(
+    txn: &mut impl Reader,
+    path: &ZonePath,
+    after: &After,
+    limit: usize,
+) -> Result<pb::ListResponse, MetadataError> {
+    let directory = find(txn, path).await?;
+    if !directory.entry.is_directory() {
         return Err(MetadataError::NotADirectory(path.clone()));
     }
+    if after.directory.is_some_and(|begun| begun != directory.id) {
+        return Err(MetadataError::Replaced(path.clone()));
+    }
     let mut range = keys::dentries(directory.id);
-    if !after.is_empty() {
-        range = range.after(&keys::dentry(directory.id, after));
+    if !after.name.is_empty() {
+        range = range.after(&keys::dentry(directory.id, &after.name));
     }
     let limit = limit.min(PAGE_ENTRIES_MAX);
-    let found = access::page(&mut txn, &range, limit + 1).await?;
-    let mut response = pb::ListResponse {
-        entries: Vec::with_capacity(found.len().min(limit)),
-        more: found.len() > limit,
-    };
-    let mut bytes = 0;
-    for (key, value) in found.iter().take(limit) {
-        if bytes > LIST_BYTES_MAX {
-            response.more = true;
-            break;
-        }
-        let name = keys::dentry_name(key).ok_or(MetadataError::Corrupt {
+    let mut found = access::page(txn, &range, limit + 1).await?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let entries = found.into_iter().map(|(key, value)| {
+        let name = keys::dentry_name(&key).ok_or(MetadataError::Corrupt {
             what: "directory entry",
         })?;
-        let child = load(&mut txn, &directory, access::file_id(value)?, name).await?;
-        let stat = stat(&mut txn, &child).await?;
-        bytes += stat.path.len() + stat.zone_path.len();
-        response.entries.push(stat);
-    }
-    Ok(response)
+        Ok(listed(name, &access::decode(value, "directory entry")?))
+    });
+    Ok(pb::ListResponse {
+        entries: entries.collect::<Result<_, MetadataError>>()?,
+        more,
+        directory_id: directory.id.into(),
+    })
 }
 
 /// Sets mode and time of modification where given.
@@ -157,10 +167,75 @@ async fn set_in(
         return Ok(done);
     }
     let mut found = find(txn, path).await?;
-    found.inode.mode = mode.unwrap_or(found.inode.mode);
-    found.inode.mtime_ms = mtime_ms.unwrap_or(found.inode.mtime_ms);
-    access::put_inode(txn, found.id, &found.inode);
+    found.entry.mode = mode.unwrap_or(found.entry.mode);
+    found.entry.mtime_ms = mtime_ms.unwrap_or(found.entry.mtime_ms);
+    access::put(txn, &found.key, &found.entry);
     let stat = stat(txn, &found).await?;
     call.keep(txn, &stat);
     Ok(stat)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use strongroom_kv::{EmbeddedStore, StoreError};
+
+    use super::*;
+    use crate::schema::ROOT;
+
+    /// Counts what is read through it.
+    struct Counting<R> {
+        inner: R,
+        gets: usize,
+        ranges: usize,
+    }
+
+    impl<R: Reader> Reader for Counting<R> {
+        async fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+            self.gets += 1;
+            self.inner.get(key).await
+        }
+
+        async fn range(&mut self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+            self.ranges += 1;
+            self.inner.range(start, end, limit).await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_page_of_a_listing_is_the_walk_to_the_directory_and_one_range() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = EmbeddedStore::open(&dir.path().join("store")).expect("a store");
+        let mut txn = store.begin().await.expect("a transaction");
+        let at = FileId::from_bytes([1; 16]);
+        let entry = |id: FileId| records::Entry {
+            id: id.into(),
+            ..records::Entry::default()
+        };
+        access::put(&mut txn, &keys::root(), &entry(ROOT));
+        access::link(&mut txn, ROOT, "d", &entry(at)).expect("an id");
+        for number in 0..1500 {
+            let file = records::Entry {
+                file: Some(records::Size { length: 5, blocks: 1 }),
+                ..entry(FileId::generate())
+            };
+            access::link(&mut txn, at, &format!("{number:04}"), &file).expect("an id");
+        }
+        txn.commit().await.expect("committed");
+        let path = ZonePath::parse(b"/d").expect("a path");
+        let mut after = After::default();
+        for (entries, last) in [(1000, "0999"), (500, "1499")] {
+            let mut view = Counting {
+                inner: store.snapshot().await.expect("a view"),
+                gets: 0,
+                ranges: 0,
+            };
+            let page = list_in(&mut view, &path, &after, 1000).await.expect("a page");
+            assert_eq!((page.entries.len(), page.more), (entries, entries == 1000));
+            assert_eq!(page.entries.last().map(|entry| entry.name.as_str()), Some(last));
+            assert_eq!((view.gets, view.ranges), (2, 1), "the root, /d, and the page");
+            after.name = last.to_owned();
+            after.directory = Some(at);
+        }
+    }
 }

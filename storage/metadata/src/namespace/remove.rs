@@ -52,27 +52,29 @@ async fn remove_in(txn: &mut impl Txn, path: &ZonePath, recursive: bool) -> Resu
         return Err(MetadataError::Root("removed"));
     }
     let found = find(txn, path).await?;
-    if !found.inode.is_directory() {
-        return unlink_file(txn, &found);
+    if !found.entry.is_directory() {
+        return unlink_file(txn, &found).await;
     }
     if !recursive && !access::page(txn, &keys::dentries(found.id), 1).await?.is_empty() {
         return Err(MetadataError::NotEmpty(path.clone()));
     }
-    unlink_directory(txn, found)
+    txn.delete(&found.key);
+    cut_off(txn, &found.entry).await
 }
 
 /// Takes a file out of the namespace and the index, and leaves its blocks to the purge.
-pub(crate) fn unlink_file(txn: &mut impl Txn, found: &Found) -> Result<(), MetadataError> {
-    txn.delete(&keys::dentry(found.inode.parent_id()?, &found.inode.name));
-    drop_file(txn, found.id, &found.inode)
+pub(crate) async fn unlink_file(txn: &mut impl Txn, found: &Found) -> Result<(), MetadataError> {
+    txn.delete(&found.key);
+    drop_file(txn, found.id).await
 }
 
-fn drop_file(txn: &mut impl Txn, id: FileId, inode: &records::Inode) -> Result<(), MetadataError> {
-    let file = inode.file.as_ref().ok_or(MetadataError::Corrupt { what: "file" })?;
-    let edek = file.edek.as_ref().ok_or(MetadataError::Corrupt { what: "file" })?;
-    txn.delete(&keys::inode(id));
-    counted::delete_index(txn, edek, id)?;
-    put_purge(txn, id, &file.garbage());
+async fn drop_file(txn: &mut impl Txn, id: FileId) -> Result<(), MetadataError> {
+    let broken = MetadataError::Corrupt { what: "file" };
+    let body = access::body(txn, id).await?.ok_or(broken.clone())?;
+    counted::delete_index(txn, body.edek.as_ref().ok_or(broken)?, id)?;
+    txn.delete(&keys::place(id));
+    txn.delete(&keys::body(id));
+    put_purge(txn, id, &body.garbage());
     Ok(())
 }
 
@@ -83,19 +85,21 @@ pub(crate) fn put_purge(txn: &mut impl Txn, id: FileId, purge: &records::Purge) 
     }
 }
 
-fn unlink_directory(txn: &mut impl Txn, mut found: Found) -> Result<(), MetadataError> {
-    txn.delete(&keys::dentry(found.inode.parent_id()?, &found.inode.name));
-    found.inode.unlinked = true;
-    access::put_inode(txn, found.id, &found.inode);
-    put_purge(txn, found.id, &directory_purge());
-    Ok(())
-}
-
-fn directory_purge() -> records::Purge {
-    records::Purge {
+/// Marks a directory whose entry is gone as such, and leaves what it holds to the purge.
+async fn cut_off(txn: &mut impl Txn, entry: &records::Entry) -> Result<(), MetadataError> {
+    let id = entry.file_id()?;
+    let mut place = access::place(txn, id)
+        .await?
+        .ok_or(MetadataError::Corrupt { what: "inode" })?;
+    place.unlinked = true;
+    access::put(txn, &keys::place(id), &place);
+    let purge = records::Purge {
         directory: true,
         extents: Vec::new(),
-    }
+        zone_id: entry.zone_id.clone(),
+    };
+    put_purge(txn, id, &purge);
+    Ok(())
 }
 
 /// One step on each of a bounded number of purges; one that fails keeps no other from its step. Says whether anything
@@ -123,16 +127,12 @@ async fn purge_step(store: &impl Store, key: Bytes, value: Bytes) -> Result<(), 
 async fn purge_directory(txn: &mut impl Txn, id: FileId) -> Result<(), MetadataError> {
     let children = access::page(txn, &keys::dentries(id), ENTRIES_PER_STEP).await?;
     for (key, value) in &children {
-        let child = access::file_id(value)?;
+        let entry: records::Entry = access::decode(value.clone(), "directory entry")?;
         txn.delete(key);
-        match access::inode(txn, child).await? {
-            Some(inode) if inode.file.is_some() => drop_file(txn, child, &inode)?,
-            Some(mut inode) => {
-                inode.unlinked = true;
-                access::put_inode(txn, child, &inode);
-                put_purge(txn, child, &directory_purge());
-            }
-            None => {}
+        if entry.is_directory() {
+            cut_off(txn, &entry).await?;
+        } else {
+            drop_file(txn, entry.file_id()?).await?;
         }
     }
     if children.len() < ENTRIES_PER_STEP {
@@ -142,16 +142,13 @@ async fn purge_directory(txn: &mut impl Txn, id: FileId) -> Result<(), MetadataE
 }
 
 async fn drop_directory(txn: &mut impl Txn, id: FileId) -> Result<(), MetadataError> {
-    if let Some(zone) = access::inode(txn, id)
-        .await?
-        .map(|inode| inode.zone())
-        .transpose()?
-        .flatten()
-    {
+    let purge: Option<records::Purge> = access::record(txn, &keys::purge(id), "purge").await?;
+    if let Some(zone) = purge.filter(|purge| !purge.zone_id.is_empty()) {
+        let zone = zone.zone_id.as_ref().try_into()?;
         txn.delete(&keys::zone(zone));
         txn.delete(&keys::reencryption(zone));
     }
-    txn.delete(&keys::inode(id));
+    txn.delete(&keys::place(id));
     txn.delete(&keys::purge(id));
     Ok(())
 }
@@ -198,8 +195,8 @@ async fn drop_chunk(txn: &mut impl Txn, first: BlockId) -> Result<(), MetadataEr
     Ok(())
 }
 
-/// Whether a zone is still reachable from the root; a removed one is gone though its purge has not come to it. One
-/// that a rename above it moved beyond the longest path is not reachable either, until another brings it back.
+/// A zone and its root, if that is still reachable; a removed one is gone though its purge has not come to it. One that a rename
+/// above it moved beyond the longest path cannot be asked for either, until another brings it back.
 pub(crate) async fn zone_root(
     txn: &mut impl Txn,
     zone: ZoneId,
@@ -207,12 +204,14 @@ pub(crate) async fn zone_root(
     let Some(record) = access::zone(txn, zone).await? else {
         return Ok(None);
     };
-    let root = record.root.as_ref().try_into()?;
-    match super::resolve::climb(txn, root).await {
-        Err(MetadataError::Parse(error)) => {
-            tracing::warn!(%zone, %error, "a zone has no path");
-            Ok(None)
-        }
-        found => Ok(found?.map(|found| (record, found))),
+    let found = super::resolve::climb(txn, record.root.as_ref().try_into()?).await;
+    let reachable = match found {
+        Err(MetadataError::TooDeep(_)) => None,
+        Ok(Some(found)) if !found.path.is_too_long() => return Ok(Some((record, found))),
+        found => found?,
+    };
+    if let Some(Found { path, .. }) = reachable {
+        tracing::warn!(%zone, %path, "the path of a zone is too long; rename a directory above it");
     }
+    Ok(None)
 }

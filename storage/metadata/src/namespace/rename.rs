@@ -6,13 +6,13 @@ use strongroom_proto::{ZonePath, metadata::v1 as pb};
 
 use super::{
     remove::unlink_file,
-    resolve::{Slot, ZoneAt, load, slot},
+    resolve::{Slot, ZoneAt, child, slot},
     stat::stat,
 };
 use crate::{
     answers::Call,
     error::MetadataError,
-    schema::{access, access::transact, keys},
+    schema::{access, access::transact},
 };
 
 /// Moves `from` to `to`; with `overwrite` a file replaces a file there.
@@ -51,7 +51,7 @@ async fn rename_in(
     overwrite: bool,
 ) -> Result<pb::Stat, MetadataError> {
     let source = slot(txn, from, "renamed").await?;
-    let Some(mut moved) = source.found.clone() else {
+    let Some(moved) = source.found else {
         return Err(MetadataError::NotFound(from.clone()));
     };
     if to.is_within(from) {
@@ -68,12 +68,10 @@ async fn rename_in(
     }
     let target = slot(txn, to, "replaced").await?;
     check_zones(from, source.parent.zone.as_ref(), target.parent.zone.as_ref())?;
-    make_room(txn, &target, moved.inode.is_directory(), overwrite).await?;
-    txn.delete(&keys::dentry(source.parent.id, &source.name));
-    moved.inode.parent = target.parent.id.into();
-    moved.inode.name.clone_from(&target.name);
-    access::link(txn, moved.id, &moved.inode)?;
-    let moved = load(txn, &target.parent, moved.id, &target.name).await?;
+    make_room(txn, &target, moved.entry.is_directory(), overwrite).await?;
+    txn.delete(&moved.key);
+    access::link(txn, target.parent.id, &target.name, &moved.entry)?;
+    let moved = child(&target.parent, &target.name, moved.entry)?;
     stat(txn, &moved).await
 }
 
@@ -103,11 +101,11 @@ async fn make_room(
     if !overwrite {
         return Err(MetadataError::Exists(there.path.clone()));
     }
-    if there.inode.is_directory() {
+    if there.entry.is_directory() {
         return Err(MetadataError::IsADirectory(there.path.clone()));
     }
     if moves_directory {
         return Err(MetadataError::NotADirectory(there.path.clone()));
     }
-    unlink_file(txn, there)
+    unlink_file(txn, there).await
 }

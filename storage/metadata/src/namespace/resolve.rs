@@ -1,14 +1,14 @@
-//! From a path to an inode and its zone, and back, within one transaction.
+//! From a path to what is there and its zone, and back, within one transaction.
 
-use strongroom_kv::Txn;
+use strongroom_kv::Reader;
 use strongroom_proto::{FileId, ZoneId, ZonePath};
 
 use crate::{
     error::MetadataError,
-    schema::{ROOT, access, records},
+    schema::{ROOT, access, keys, records},
 };
 
-/// Directories between a file and the root, at most: a path's bytes bound it.
+/// Directories between an inode and the root, at most. A path's bytes bound it for what is made; renames further up can add to it.
 const DEPTH_MAX: usize = 2048;
 
 /// A zone and where its root is.
@@ -18,12 +18,15 @@ pub(crate) struct ZoneAt {
     pub(crate) path: ZonePath,
 }
 
-/// An inode that a path led to.
+/// What a path led to.
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
     pub(crate) id: FileId,
+    /// Where its entry stands.
+    pub(crate) key: Vec<u8>,
+    /// Too long to be asked for, if it was found from below and a rename moved it there.
     pub(crate) path: ZonePath,
-    pub(crate) inode: records::Inode,
+    pub(crate) entry: records::Entry,
     /// The nearest zone: its own, or that of a directory above.
     pub(crate) zone: Option<ZoneAt>,
 }
@@ -37,7 +40,7 @@ pub(crate) struct Slot {
 }
 
 /// What is at `path`.
-pub(crate) async fn find(txn: &mut impl Txn, path: &ZonePath) -> Result<Found, MetadataError> {
+pub(crate) async fn find(txn: &mut impl Reader, path: &ZonePath) -> Result<Found, MetadataError> {
     let mut at = root(txn).await?;
     for name in path.names() {
         at = step(txn, &at, name)
@@ -49,7 +52,11 @@ pub(crate) async fn find(txn: &mut impl Txn, path: &ZonePath) -> Result<Found, M
 
 /// A path's directory, which must exist, and its last name, which need not. `root_what` says what cannot be
 /// done to the root.
-pub(crate) async fn slot(txn: &mut impl Txn, path: &ZonePath, root_what: &'static str) -> Result<Slot, MetadataError> {
+pub(crate) async fn slot(
+    txn: &mut impl Reader,
+    path: &ZonePath,
+    root_what: &'static str,
+) -> Result<Slot, MetadataError> {
     let (parent, name) = path.split_last().ok_or(MetadataError::Root(root_what))?;
     let parent = find(txn, &parent).await?;
     let found = step(txn, &parent, name).await?;
@@ -61,68 +68,69 @@ pub(crate) async fn slot(txn: &mut impl Txn, path: &ZonePath, root_what: &'stati
 }
 
 /// The child `name` of `at`, which must be a directory.
-pub(crate) async fn step(txn: &mut impl Txn, at: &Found, name: &str) -> Result<Option<Found>, MetadataError> {
-    if !at.inode.is_directory() {
+pub(crate) async fn step(txn: &mut impl Reader, at: &Found, name: &str) -> Result<Option<Found>, MetadataError> {
+    if !at.entry.is_directory() {
         return Err(MetadataError::NotADirectory(at.path.clone()));
     }
-    match access::child(txn, at.id, name).await? {
-        Some(id) => load(txn, at, id, name).await.map(Some),
+    match access::entry(txn, at.id, name).await? {
+        Some(entry) => child(at, name, entry).map(Some),
         None => Ok(None),
     }
 }
 
-/// The inode `id`, known to be the child `name` of `parent`.
-pub(crate) async fn load(txn: &mut impl Txn, parent: &Found, id: FileId, name: &str) -> Result<Found, MetadataError> {
-    let inode = access::inode(txn, id).await?.ok_or(MetadataError::Corrupt {
-        what: "directory entry",
-    })?;
-    let path = parent.path.join(name)?;
-    let zone = match inode.zone()? {
+/// The child `name` of `parent`, whose entry is known.
+pub(crate) fn child(parent: &Found, name: &str, entry: records::Entry) -> Result<Found, MetadataError> {
+    let path = parent.path.child(name)?;
+    let zone = match entry.zone()? {
         Some(id) => Some(ZoneAt { id, path: path.clone() }),
         None => parent.zone.clone(),
     };
-    Ok(Found { id, path, inode, zone })
+    Ok(Found {
+        id: entry.file_id()?,
+        key: keys::dentry(parent.id, name),
+        path,
+        entry,
+        zone,
+    })
 }
 
-pub(crate) async fn root(txn: &mut impl Txn) -> Result<Found, MetadataError> {
-    let inode = access::inode(txn, ROOT)
+pub(crate) async fn root(txn: &mut impl Reader) -> Result<Found, MetadataError> {
+    let key = keys::root();
+    let entry: records::Entry = access::record(txn, &key, "root directory")
         .await?
         .ok_or(MetadataError::Corrupt { what: "root directory" })?;
-    let zone = inode.zone()?.map(|id| ZoneAt {
+    let zone = entry.zone()?.map(|id| ZoneAt {
         id,
         path: ZonePath::root(),
     });
     Ok(Found {
         id: ROOT,
+        key,
         path: ZonePath::root(),
-        inode,
+        entry,
         zone,
     })
 }
 
 /// The inode `id` found from below, or `None` if it is gone or cut off from the root.
-pub(crate) async fn climb(txn: &mut impl Txn, id: FileId) -> Result<Option<Found>, MetadataError> {
-    let mut chain = Vec::new();
+pub(crate) async fn climb(txn: &mut impl Reader, id: FileId) -> Result<Option<Found>, MetadataError> {
+    let mut names = Vec::new();
     let mut next = id;
     while next != ROOT {
-        let Some(inode) = access::inode(txn, next).await? else {
+        let Some(place) = access::place(txn, next).await?.filter(|place| !place.unlinked) else {
             return Ok(None);
         };
-        if inode.unlinked || chain.len() == DEPTH_MAX {
-            return Ok(None);
+        if names.len() == DEPTH_MAX {
+            return Err(MetadataError::TooDeep(place.name));
         }
-        let parent = inode.parent_id()?;
-        chain.push((next, inode));
-        next = parent;
+        next = access::file_id(&place.parent)?;
+        names.push(place.name);
     }
     let mut at = root(txn).await?;
-    for (id, inode) in chain.into_iter().rev() {
-        let path = at.path.join(&inode.name)?;
-        let zone = match inode.zone()? {
-            Some(id) => Some(ZoneAt { id, path: path.clone() }),
-            None => at.zone.clone(),
-        };
-        at = Found { id, path, inode, zone };
+    while let Some(name) = names.pop() {
+        at = step(txn, &at, &name).await?.ok_or(MetadataError::Corrupt {
+            what: "directory entry",
+        })?;
     }
     Ok(Some(at))
 }

@@ -1,6 +1,6 @@
-//! What an inode says of itself on the wire.
+//! What is said on the wire of what was found.
 
-use strongroom_kv::Txn;
+use strongroom_kv::Reader;
 use strongroom_proto::metadata::v1 as pb;
 
 use super::resolve::Found;
@@ -9,38 +9,67 @@ use crate::{
     schema::{access, keys, records},
 };
 
-/// The wire form of what was found.
-pub(crate) async fn stat(txn: &mut impl Txn, found: &Found) -> Result<pb::Stat, MetadataError> {
-    let inode = &found.inode;
+/// All that there is to say. A path that is too long to be asked for is left out.
+pub(crate) async fn stat(txn: &mut impl Reader, found: &Found) -> Result<pb::Stat, MetadataError> {
+    let entry = &found.entry;
     let mut stat = pb::Stat {
-        path: (&found.path).into(),
-        kind: pb::FileKind::Directory.into(),
-        mode: inode.mode,
-        owner: inode.owner.clone(),
-        mtime_ms: inode.mtime_ms,
-        file_id: found.id.into(),
+        path: Some(&found.path)
+            .filter(|path| !path.is_too_long())
+            .map(Into::into)
+            .unwrap_or_default(),
+        kind: kind(entry).into(),
+        mode: entry.mode,
+        owner: entry.owner.clone(),
+        group: entry.group.clone(),
+        mtime_ms: entry.mtime_ms,
+        file_id: entry.id.clone(),
         zone_path: found.zone.as_ref().map(|zone| (&zone.path).into()).unwrap_or_default(),
-        zone_root: !inode.zone_id.is_empty(),
+        zone_root: !entry.zone_id.is_empty(),
         ..pb::Stat::default()
     };
-    if let Some(file) = &inode.file {
-        describe_file(txn, file, &mut stat).await?;
+    if let Some(size) = &entry.file {
+        (stat.length, stat.blocks) = (size.length, size.blocks);
+        describe_body(txn, found, &mut stat).await?;
     }
     Ok(stat)
 }
 
-async fn describe_file(txn: &mut impl Txn, file: &records::File, stat: &mut pb::Stat) -> Result<(), MetadataError> {
-    let edek = file.edek.as_ref().ok_or(MetadataError::Corrupt { what: "file" })?;
-    stat.kind = pb::FileKind::File.into();
-    stat.length = file.length;
+async fn describe_body(txn: &mut impl Reader, found: &Found, stat: &mut pb::Stat) -> Result<(), MetadataError> {
+    let broken = MetadataError::Corrupt { what: "file" };
+    let body = access::body(txn, found.id).await?.ok_or(broken.clone())?;
+    let edek = body.edek.as_ref().ok_or(broken)?;
     stat.key_name = edek.key_name.clone();
     stat.key_version = edek.key_version;
-    stat.data_suite.clone_from(&file.data_suite);
-    stat.blocks = file.blocks();
-    for extent in file.extent_ids()? {
+    stat.data_suite.clone_from(&body.data_suite);
+    for extent in body.extent_ids()? {
         // A page is enough: whoever sees thousands does not need the exact figure.
         let deficits = access::page(txn, &keys::deficits_of(extent), 10_000).await?;
         stat.blocks_in_deficit += u32::try_from(deficits.len()).unwrap_or(u32::MAX);
     }
     Ok(())
+}
+
+/// What a listing says: no more than is in the directory.
+pub(crate) fn listed(name: &str, entry: &records::Entry) -> pb::Entry {
+    let size = entry.file.unwrap_or_default();
+    pb::Entry {
+        name: name.to_owned(),
+        kind: kind(entry).into(),
+        length: size.length,
+        mode: entry.mode,
+        owner: entry.owner.clone(),
+        group: entry.group.clone(),
+        mtime_ms: entry.mtime_ms,
+        file_id: entry.id.clone(),
+        zone_root: !entry.zone_id.is_empty(),
+        blocks: size.blocks,
+    }
+}
+
+const fn kind(entry: &records::Entry) -> pb::FileKind {
+    if entry.is_directory() {
+        pb::FileKind::Directory
+    } else {
+        pb::FileKind::File
+    }
 }

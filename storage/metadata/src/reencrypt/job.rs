@@ -74,8 +74,8 @@ pub(crate) async fn status<S: Store, E: EdekSource>(
 
 /// The zone whose root is at `path`.
 pub(crate) async fn zone_at(txn: &mut impl Txn, path: &ZonePath) -> Result<(ZoneId, records::Zone), MetadataError> {
-    let Found { inode, zone, .. } = find(txn, path).await?;
-    let Some(id) = inode.zone()? else {
+    let Found { entry, zone, .. } = find(txn, path).await?;
+    let Some(id) = entry.zone()? else {
         return Err(MetadataError::NotZoneRoot {
             path: path.clone(),
             zone: zone.map(|zone| zone.path),

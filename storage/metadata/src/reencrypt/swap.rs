@@ -128,13 +128,12 @@ async fn swap(txn: &mut impl Txn, stale: &Stale, version: KeyVersion, fresh: &By
         }
         return Ok(changed);
     }
-    let Some(mut inode) = access::inode(txn, id).await? else {
+    let Some(mut body) = access::body(txn, id).await? else {
         return Ok(false);
     };
-    let edek = inode.file.as_mut().and_then(|file| file.edek.as_mut());
-    let changed = exchange(txn, id, edek, stale, version, fresh)?;
+    let changed = exchange(txn, id, body.edek.as_mut(), stale, version, fresh)?;
     if changed {
-        access::put_inode(txn, id, &inode);
+        access::put(txn, &keys::body(id), &body);
     }
     Ok(changed)
 }
@@ -222,8 +221,8 @@ async fn finish_in(
 
 /// The EDEK of a file that shows or is being written.
 async fn edek_of(txn: &mut impl Txn, file: FileId) -> Result<Option<records::Edek>, MetadataError> {
-    if let Some(inode) = access::inode(txn, file).await? {
-        return Ok(inode.file.and_then(|file| file.edek));
+    if let Some(body) = access::body(txn, file).await? {
+        return Ok(body.edek);
     }
     Ok(access::open_file(txn, file).await?.and_then(|open| open.edek))
 }

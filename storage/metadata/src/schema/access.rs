@@ -53,33 +53,43 @@ pub(crate) async fn page(
     Ok(txn.range(&range.start, &range.end, limit).await?)
 }
 
-pub(crate) async fn inode(txn: &mut impl Reader, id: FileId) -> Result<Option<records::Inode>, MetadataError> {
-    record(txn, &keys::inode(id), "inode").await
+/// What stands in `parent` under `name`.
+pub(crate) async fn entry(
+    txn: &mut impl Reader,
+    parent: FileId,
+    name: &str,
+) -> Result<Option<records::Entry>, MetadataError> {
+    record(txn, &keys::dentry(parent, name), "directory entry").await
 }
 
-pub(crate) fn put_inode(txn: &mut impl Txn, id: FileId, inode: &records::Inode) {
-    put(txn, &keys::inode(id), inode);
+/// Where an inode is; none for the root.
+pub(crate) async fn place(txn: &mut impl Reader, id: FileId) -> Result<Option<records::Place>, MetadataError> {
+    record(txn, &keys::place(id), "inode").await
 }
 
-/// The inode that `name` stands for in `parent`.
-pub(crate) async fn child(txn: &mut impl Reader, parent: FileId, name: &str) -> Result<Option<FileId>, MetadataError> {
-    let Some(bytes) = txn.get(&keys::dentry(parent, name)).await? else {
-        return Ok(None);
-    };
-    file_id(&bytes).map(Some)
+pub(crate) async fn body(txn: &mut impl Reader, id: FileId) -> Result<Option<records::Body>, MetadataError> {
+    record(txn, &keys::body(id), "file").await
 }
 
-/// The value of a dentry.
+/// The id that a key has behind its table letter, or that a field has.
 pub(crate) fn file_id(bytes: &[u8]) -> Result<FileId, MetadataError> {
-    bytes.try_into().map_err(|_| MetadataError::Corrupt {
-        what: "directory entry",
-    })
+    bytes.try_into().map_err(|_| MetadataError::Corrupt { what: "id" })
 }
 
-/// Puts an inode under its parent and name.
-pub(crate) fn link(txn: &mut impl Txn, id: FileId, inode: &records::Inode) -> Result<(), MetadataError> {
-    txn.put(&keys::dentry(inode.parent_id()?, &inode.name), Bytes::from(id));
-    put_inode(txn, id, inode);
+/// Puts an inode under a directory and a name.
+pub(crate) fn link(
+    txn: &mut impl Txn,
+    parent: FileId,
+    name: &str,
+    entry: &records::Entry,
+) -> Result<(), MetadataError> {
+    let place = records::Place {
+        parent: parent.into(),
+        name: name.to_owned(),
+        unlinked: false,
+    };
+    put(txn, &keys::dentry(parent, name), entry);
+    put(txn, &keys::place(entry.file_id()?), &place);
     Ok(())
 }
 

@@ -13,7 +13,8 @@ pub(crate) const EVERY_BLOCK: u32 = u32::MAX;
 /// The format of this store; a store of another format is refused.
 pub(crate) const FORMAT_VERSION: u32 = 2;
 
-const INODE: u8 = b'i';
+const PLACE: u8 = b'i';
+const BODY: u8 = b'e';
 const DENTRY: u8 = b'd';
 const OPEN: u8 = b'o';
 const CHUNK: u8 = b'b';
@@ -86,8 +87,17 @@ pub(crate) fn format() -> Vec<u8> {
     vec![b'v']
 }
 
-pub(crate) fn inode(id: FileId) -> Vec<u8> {
-    key(INODE, &[id.as_bytes()])
+pub(crate) fn place(id: FileId) -> Vec<u8> {
+    key(PLACE, &[id.as_bytes()])
+}
+
+pub(crate) fn body(id: FileId) -> Vec<u8> {
+    key(BODY, &[id.as_bytes()])
+}
+
+/// The root's entry, which no directory holds: before all that directories do.
+pub(crate) fn root() -> Vec<u8> {
+    vec![DENTRY]
 }
 
 pub(crate) fn dentry(parent: FileId, name: &str) -> Vec<u8> {
@@ -256,7 +266,7 @@ pub(crate) fn is_moved(key: &[u8]) -> bool {
 
 /// Records that are counted by kind.
 pub(crate) enum Kind {
-    Inode,
+    Entry,
     OpenFile,
     Zone,
 }
@@ -264,7 +274,7 @@ pub(crate) enum Kind {
 /// What kind of record is under a key, if it is one of those.
 pub(crate) fn kind(key: &[u8]) -> Option<Kind> {
     match *key.first()? {
-        INODE => Some(Kind::Inode),
+        DENTRY => Some(Kind::Entry),
         OPEN => Some(Kind::OpenFile),
         ZONE => Some(Kind::Zone),
         _ => None,
@@ -297,7 +307,9 @@ mod tests {
         let block = BlockId { extent, index: 258 };
         let request = RequestId::from_bytes([4; 16]);
         for (key, expected) in [
-            (inode(file), format!("69{}", "01".repeat(16))),
+            (place(file), format!("69{}", "01".repeat(16))),
+            (body(file), format!("65{}", "01".repeat(16))),
+            (root(), "64".to_owned()),
             (dentry(file, "a"), format!("64{}61", "01".repeat(16))),
             (open_file(file), format!("6f{}", "01".repeat(16))),
             (chunk(extent, 258), format!("62{}00000001", "03".repeat(16))),
@@ -343,6 +355,7 @@ mod tests {
         let all_ones = FileId::from_bytes([255; 16]);
         let range = dentries(all_ones);
         assert_eq!(range.end, vec![b'd' + 1]);
+        assert!(root() < dentries(FileId::from_bytes([0; 16])).start);
         assert!(range.start <= dentry(all_ones, "a") && dentry(all_ones, "\u{10ffff}") < range.end);
         let after = dentries(all_ones).after(&dentry(all_ones, "a"));
         assert!(dentry(all_ones, "a") < after.start && after.start <= dentry(all_ones, "a\u{1}"));

@@ -15,16 +15,16 @@ use strongroom_proto::{Edek, ExtentId, FileId, KeyVersion, ParseError, ZoneId};
 /// Block nodes of a cluster.
 pub(crate) const NODES_MAX: usize = 5000;
 
-/// The inode of `/`.
+/// The inode `/`.
 pub(crate) const ROOT: FileId = FileId::from_bytes([0; 16]);
 
-impl records::Inode {
+impl records::Entry {
     pub(crate) const fn is_directory(&self) -> bool {
         self.file.is_none()
     }
 
-    pub(crate) fn parent_id(&self) -> Result<FileId, ParseError> {
-        self.parent.as_ref().try_into()
+    pub(crate) fn file_id(&self) -> Result<FileId, ParseError> {
+        self.id.as_ref().try_into()
     }
 
     /// The zone that this directory is the root of.
@@ -42,13 +42,17 @@ impl records::Extent {
     }
 }
 
-impl records::File {
+impl records::Body {
     pub(crate) fn extent_ids(&self) -> Result<Vec<ExtentId>, ParseError> {
         self.extents.iter().map(records::Extent::id).collect()
     }
 
-    pub(crate) fn blocks(&self) -> u32 {
-        self.extents.iter().map(|extent| extent.blocks).sum()
+    /// What the file's entry says of it.
+    pub(crate) fn size(&self) -> records::Size {
+        records::Size {
+            length: self.extents.iter().map(|extent| extent.length).sum(),
+            blocks: self.extents.iter().map(|extent| extent.blocks).sum(),
+        }
     }
 
     /// What is left to delete once the file is gone.
@@ -58,8 +62,8 @@ impl records::File {
             blocks: extent.blocks,
         });
         records::Purge {
-            directory: false,
             extents: extents.collect(),
+            ..records::Purge::default()
         }
     }
 }
@@ -72,8 +76,8 @@ impl records::OpenFile {
             blocks: extent.blocks,
         });
         records::Purge {
-            directory: false,
             extents: extents.collect(),
+            ..records::Purge::default()
         }
     }
 }

@@ -99,17 +99,17 @@ async fn make(
     record: &records::Zone,
 ) -> Result<pb::Zone, MetadataError> {
     let mut found = find(txn, path).await?;
-    if !found.inode.is_directory() {
+    if !found.entry.is_directory() {
         return Err(MetadataError::ZoneOnFile(path.clone()));
     }
-    if found.inode.zone()?.is_some() {
+    if found.entry.zone()?.is_some() {
         return Err(MetadataError::AlreadyZone(path.clone()));
     }
     if !access::page(txn, &keys::dentries(found.id), 1).await?.is_empty() {
         return Err(MetadataError::ZoneNotEmpty(path.clone()));
     }
-    found.inode.zone_id = zone.into();
-    access::put_inode(txn, found.id, &found.inode);
+    found.entry.zone_id = zone.into();
+    access::put(txn, &found.key, &found.entry);
     let record = records::Zone {
         root: found.id.into(),
         ..record.clone()
