@@ -30,8 +30,8 @@ use tokio::{net::TcpListener, sync::watch};
 const PATIENCE: Duration = Duration::from_secs(40);
 const PERMIT_ALL: &str = "permit (principal, action, resource);";
 
-fn shared(url_file: PathBuf) -> Site {
-    let mut site = Site::shared(&url_file);
+fn shared(url_file: &Path) -> Site {
+    let mut site = Site::shared(url_file);
     site.config.instances.poll_ms = 10;
     site
 }
@@ -198,8 +198,8 @@ impl Two {
         let cluster = Cluster::start();
         let url_file = cluster.fresh_url();
         Self {
-            here: shared(url_file.clone()),
-            there: shared(url_file),
+            here: shared(&url_file),
+            there: shared(&url_file),
             hsm: MemoryHsm::new(),
             other: MemoryHsm::new(),
             _cluster: cluster,
@@ -342,7 +342,7 @@ async fn what_another_instance_has_finished_is_not_left_out_of_the_comparison() 
     let cluster = Cluster::start();
     let url_file = cluster.fresh_url();
     let (way, cut) = Way::to(cluster.port(), &url_file).await;
-    let (here, there) = (shared(cut), shared(url_file));
+    let (here, there) = (shared(&cut), shared(&url_file));
     let hsm = MemoryHsm::new();
     let (one, two) = (here.start(&hsm).await, there.start(&hsm).await);
     let mut alice = one.as_user("user/alice");
@@ -375,7 +375,7 @@ async fn what_another_instance_has_finished_is_not_left_out_of_the_comparison() 
 async fn nothing_is_destroyed_before_every_instance_knows_that_it_goes() {
     let cluster = Cluster::start();
     let url_file = cluster.fresh_url();
-    let (here, mut there) = (shared(url_file.clone()), shared(url_file));
+    let (here, mut there) = (shared(&url_file), shared(&url_file));
     there.clock = here.clock.clone();
     there.config.instances.poll_ms = 1500;
     let (hsm, other) = (MemoryHsm::new(), MemoryHsm::new());

@@ -8,14 +8,9 @@ mod support;
 #[allow(dead_code, reason = "each test binary uses a part of what they share")]
 mod vendor;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use fixture::{Fixture, write_secret};
-use strongroom_kms::token::TokenConfig;
-use strongroom_pkcs11_shim::{Fault, Function, Shim, When};
 use strongroom_proto::{
     Reason, RequestId, ZoneId,
     kms::v1::{CreateKeyRequest, KeyVersionState as State},
@@ -210,66 +205,6 @@ async fn a_wrong_pin_leaves_the_service_up_and_is_said_in_answers() {
         .create("payroll")
         .await
         .expect("the PIN is right");
-    kms.stop().await;
-    token.stop().await;
-}
-
-/// Keys in a token that takes its time: to list them takes several times as long as a call may.
-const KEYS: u32 = 80;
-const LATENCY: Duration = Duration::from_millis(10);
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restarted_worker_of_a_slow_token_with_many_keys_serves_before_they_were_listed() {
-    let (site, fixture) = (Site::new(), Fixture::new());
-    let shim = Shim::in_front_of(&fixture.config().module).expect("the module is written");
-    let config = TokenConfig {
-        module: shim.module(),
-        ..fixture.config()
-    };
-    let token = Arc::new(fixture.try_start(config).await.expect("all is there"));
-    let kms = site.start(&token).await;
-    let (mut admin, mut metadata, mut alice) = (
-        kms.as_user("user/keyadmin"),
-        kms.as_user("service/metadata"),
-        kms.as_user("user/alice"),
-    );
-    for n in 0..KEYS {
-        admin
-            .create(&format!("key-{n:04}"))
-            .await
-            .expect("generated in the token");
-    }
-    admin.create("payroll").await.expect("generated in the token");
-    let zone = ZoneId::generate();
-    let edeks = metadata.mint("payroll", zone, 5).await.expect("minted");
-    let latency = Fault::Delay {
-        least: LATENCY,
-        jitter: Duration::ZERO,
-    };
-    for function in Function::KEY_USE {
-        shim.set(function, latency, When::Always);
-    }
-
-    fixture.signal_worker("KILL");
-    let killed = Instant::now();
-    for opened in alice.unwrap(edeks).await.expect("it costs time, not an error") {
-        opened.expect("seen in the token");
-    }
-    metadata.mint("payroll", zone, 5).await.expect("minted");
-    let served = killed.elapsed();
-    let failure = admin
-        .roll("payroll")
-        .await
-        .expect_err("changes wait until all is compared");
-    assert_eq!(failure.reason, Reason::TokenUnavailable, "{failure}");
-    while let Err(failure) = admin.roll("payroll").await {
-        assert!(killed.elapsed() < Duration::from_secs(300), "{failure}");
-    }
-    let compared = killed.elapsed();
-    assert!(
-        served * 2 < compared,
-        "served after {served:?}, compared after {compared:?}"
-    );
     kms.stop().await;
     token.stop().await;
 }

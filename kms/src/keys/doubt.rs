@@ -7,12 +7,16 @@
 //! the comparison, and so does all at the start of the process, which knows nothing of the token yet.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use strongroom_proto::{Failure, KeyName, KeyVersion};
-use tokio::{sync::Mutex, time::timeout};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::timeout,
+};
 
 use super::{Keys, READY_WAIT, coming_up, compare::Place, version::Presence};
 use crate::{
@@ -20,15 +24,22 @@ use crate::{
     token::{TokenKeyVersion, TokenState},
 };
 
-/// Versions that are looked for at once: more would have one call wait for too long.
-const LOOK_MAX: usize = 100;
+/// Looks that may be under way at once. A worker that lists the token answers all that wait for it between two slices of a tenth of
+/// a second.
+const LOOKS_MAX: usize = 32;
+/// Versions that are looked for by one look, at some ten calls of the token each: more would have others wait for too long.
+const LOOK_MAX: usize = 8;
+/// How long a call waits until its versions were looked for, after those of others who came before. With the waits for the token, for
+/// the comparison and for the call itself that is less than a client gives an attempt.
+const LOOK_WAIT: Duration = Duration::from_secs(8);
 
 /// Which versions may be used.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Doubt {
     inside: std::sync::Mutex<Inside>,
-    /// Held while versions are looked for, so that callers who need the same ones look once.
-    turn: Mutex<()>,
+    looks: Semaphore,
+    /// Told whenever a look ends.
+    ended: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -37,8 +48,46 @@ struct Inside {
     absences: u64,
     /// Whether the token was ever compared with the store by this process.
     compared_once: bool,
-    /// What was seen since it was away last; none while nothing is in doubt.
-    seen: Option<BTreeSet<Place>>,
+    /// What was looked for since it was away last; none while nothing is in doubt.
+    looked_for: Option<BTreeMap<Place, Look>>,
+}
+
+/// How the look for a version goes. Callers who need the same one look once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    UnderWay,
+    /// The very object is there.
+    Seen,
+    /// It is left to the comparison.
+    Unseen,
+}
+
+/// A look that is under way. If it is given up, others may look for the same.
+#[derive(Debug)]
+struct Turn<'d> {
+    doubt: &'d Doubt,
+    absences: u64,
+    places: Vec<Place>,
+}
+
+impl Default for Doubt {
+    fn default() -> Self {
+        Self {
+            inside: std::sync::Mutex::default(),
+            looks: Semaphore::new(LOOKS_MAX),
+            ended: watch::Sender::default(),
+        }
+    }
+}
+
+impl Inside {
+    fn look(&self, place: &Place) -> Option<Look> {
+        self.looked_for.as_ref().and_then(|looks| looks.get(place).copied())
+    }
+
+    fn is_in_doubt(&self, place: &Place) -> bool {
+        self.looked_for.is_some() && self.look(place) != Some(Look::Seen)
+    }
 }
 
 impl Doubt {
@@ -51,7 +100,7 @@ impl Doubt {
     fn begin(&self) {
         let mut inside = self.inside();
         inside.absences += 1;
-        inside.seen = Some(BTreeSet::new());
+        inside.looked_for = Some(BTreeMap::new());
     }
 
     /// How often the token has been away.
@@ -64,25 +113,38 @@ impl Doubt {
         let mut inside = self.inside();
         let same = inside.absences == absences;
         if same {
-            inside.seen = None;
+            inside.looked_for = None;
             inside.compared_once = true;
         }
         same
     }
 
     fn is_in_doubt(&self, name: &KeyName, version: KeyVersion) -> bool {
-        let inside = self.inside();
-        let seen = inside.seen.as_ref();
-        seen.is_some_and(|seen| !seen.contains(&(name.clone(), version)))
+        self.inside().is_in_doubt(&(name.clone(), version))
     }
 
-    fn saw(&self, absences: u64, places: impl IntoIterator<Item = Place>) {
+    /// Takes on some of those places that nobody has looked for.
+    fn take_on(&self, places: &BTreeSet<Place>) -> Option<Turn<'_>> {
         let mut inside = self.inside();
-        if inside.absences == absences
-            && let Some(seen) = &mut inside.seen
-        {
-            seen.extend(places);
+        let absences = inside.absences;
+        let looked_for = inside.looked_for.as_mut()?;
+        let free = places.iter().filter(|place| !looked_for.contains_key(place));
+        let places: Vec<_> = free.take(LOOK_MAX).cloned().collect();
+        if places.is_empty() {
+            return None;
         }
+        looked_for.extend(places.iter().cloned().map(|place| (place, Look::UnderWay)));
+        Some(Turn {
+            doubt: self,
+            absences,
+            places,
+        })
+    }
+
+    /// Whether somebody looks for one of those places.
+    fn is_looked_for(&self, places: &BTreeSet<Place>) -> bool {
+        let inside = self.inside();
+        places.iter().any(|place| inside.look(place) == Some(Look::UnderWay))
     }
 
     /// Why a version is not used yet.
@@ -91,6 +153,36 @@ impl Doubt {
             return Err(coming_up());
         }
         Ok(())
+    }
+}
+
+impl Turn<'_> {
+    /// Notes where something was seen, unless the token has been away since.
+    fn saw(self, seen: &BTreeSet<Place>) {
+        let mut inside = self.doubt.inside();
+        if inside.absences == self.absences
+            && let Some(looked_for) = &mut inside.looked_for
+        {
+            let look = |place: &Place| if seen.contains(place) { Look::Seen } else { Look::Unseen };
+            looked_for.extend(self.places.iter().map(|place| (place.clone(), look(place))));
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut inside = self.doubt.inside();
+        if inside.absences == self.absences
+            && let Some(looked_for) = &mut inside.looked_for
+        {
+            for place in &self.places {
+                if looked_for.get(place) == Some(&Look::UnderWay) {
+                    looked_for.remove(place);
+                }
+            }
+        }
+        drop(inside);
+        self.doubt.ended.send_replace(());
     }
 }
 
@@ -145,34 +237,38 @@ impl<H: Hsm> Keys<H> {
         if doubted.is_empty() {
             return Ok(());
         }
-        let look = async {
-            self.look_at(&doubted).await?;
-            let left = || {
-                doubted
-                    .iter()
-                    .any(|(name, version)| self.doubt.is_in_doubt(name, *version))
-            };
-            let mut compared = self.compared.subscribe();
-            while left() && compared.changed().await.is_ok() {}
-            Ok(())
-        };
         // What was not seen in time is refused one by one.
-        timeout(READY_WAIT, look).await.unwrap_or(Ok(()))
+        let Ok(looked) = timeout(LOOK_WAIT, self.look_at(&doubted)).await else {
+            return Ok(());
+        };
+        looked?;
+        let left = || {
+            doubted
+                .iter()
+                .any(|(name, version)| self.doubt.is_in_doubt(name, *version))
+        };
+        let mut compared = self.compared.subscribe();
+        let wait = async { while left() && compared.changed().await.is_ok() {} };
+        _ = timeout(READY_WAIT, wait).await;
+        Ok(())
     }
 
+    /// Looks for what nobody has looked for yet, and waits for what others look for.
     async fn look_at(&self, doubted: &BTreeSet<Place>) -> Result<(), Failure> {
-        let _turn = self.doubt.turn.lock().await;
-        let absences = self.doubt.absences();
-        let places = doubted
-            .iter()
-            .filter(|(name, version)| self.doubt.is_in_doubt(name, *version));
-        let places: Vec<_> = places.cloned().collect();
-        for places in places.chunks(LOOK_MAX) {
-            let held = self.hsm.look_for(places).await?;
-            let found = held.versions.into_iter().filter(|found| self.is_as_known(found));
-            self.doubt.saw(absences, found.map(|found| (found.key, found.version)));
+        loop {
+            let mut ended = self.doubt.ended.subscribe();
+            if let Some(turn) = self.doubt.take_on(doubted) {
+                let _permit = self.doubt.looks.acquire().await;
+                let held = self.hsm.look_for(&turn.places).await?;
+                let seen = held.versions.into_iter().filter(|found| self.is_as_known(found));
+                turn.saw(&seen.map(|found| (found.key, found.version)).collect());
+            } else if self.doubt.is_looked_for(doubted) {
+                // Its sender is here.
+                _ = ended.changed().await;
+            } else {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Whether an object is the very one that the store knows and the last comparison found.
@@ -192,22 +288,52 @@ impl<H: Hsm> Keys<H> {
 mod tests {
     use super::*;
 
+    fn place(name: &str, version: u32) -> Place {
+        (name.parse().expect("a key name"), KeyVersion(version))
+    }
+
+    fn is_in_doubt(doubt: &Doubt, (name, version): &Place) -> bool {
+        doubt.is_in_doubt(name, *version)
+    }
+
     #[test]
     fn what_was_seen_before_the_token_went_away_is_in_doubt_again() {
-        let (doubt, name) = (Doubt::default(), "a".parse::<KeyName>().expect("a key name"));
-        let version = KeyVersion(0);
-        assert!(!doubt.is_in_doubt(&name, version));
+        let (doubt, known, other) = (Doubt::default(), place("a", 0), place("a", 1));
+        let places = BTreeSet::from([known.clone()]);
+        assert!(!is_in_doubt(&doubt, &known));
         doubt.begin();
         let first = doubt.absences();
-        doubt.saw(first, [(name.clone(), version)]);
-        assert!(!doubt.is_in_doubt(&name, version));
-        assert!(doubt.is_in_doubt(&name, KeyVersion(1)));
+        doubt.take_on(&places).expect("nobody looks for it").saw(&places);
+        assert!(!is_in_doubt(&doubt, &known));
+        assert!(is_in_doubt(&doubt, &other));
         doubt.begin();
-        assert!(doubt.is_in_doubt(&name, version));
-        doubt.saw(first, [(name.clone(), version)]);
-        assert!(doubt.is_in_doubt(&name, version), "a look at the token that went away");
+        assert!(is_in_doubt(&doubt, &known));
+        let late = doubt.take_on(&places).expect("nobody looks for it");
+        doubt.begin();
+        late.saw(&places);
+        assert!(is_in_doubt(&doubt, &known), "a look at the token that went away");
         assert!(!doubt.end(first), "so is a comparison");
         assert!(doubt.end(doubt.absences()));
-        assert!(!doubt.is_in_doubt(&name, version));
+        assert!(!is_in_doubt(&doubt, &known));
+    }
+
+    #[test]
+    fn a_version_is_looked_for_once_by_few_at_a_time_and_by_others_if_that_is_given_up() {
+        let doubt = Doubt::default();
+        doubt.begin();
+        let last = place("a", u32::try_from(LOOK_MAX).expect("a few"));
+        let places: BTreeSet<_> = (0..=last.1.0).map(|version| place("a", version)).collect();
+        let first = doubt.take_on(&places).expect("nobody looks for them");
+        assert_eq!(first.places.len(), LOOK_MAX);
+        let second = doubt.take_on(&places).expect("one is left");
+        assert_eq!(second.places, std::slice::from_ref(&last));
+        assert!(doubt.take_on(&places).is_none() && doubt.is_looked_for(&places));
+        drop(first);
+        second.saw(&BTreeSet::new());
+        let again = doubt.take_on(&places).expect("it was given up");
+        again.saw(&places);
+        assert!(doubt.take_on(&places).is_none() && !doubt.is_looked_for(&places));
+        let left: Vec<_> = places.iter().filter(|place| is_in_doubt(&doubt, place)).collect();
+        assert_eq!(left, [&last], "the comparison decides about it");
     }
 }

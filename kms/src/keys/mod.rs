@@ -545,9 +545,12 @@ impl<H: Hsm> Keys<H> {
         if *ready.borrow_and_update() {
             return Ok(());
         }
-        // A token that cannot be used says so itself, and better.
         let wait = async {
-            self.hsm.check().await?;
+            tokio::select! {
+                _ = ready.wait_for(|&ready| ready) => return Ok(()),
+                // A token that cannot be used says so itself, and better.
+                checked = self.hsm.check() => checked?,
+            }
             _ = ready.wait_for(|&ready| ready).await;
             Ok(())
         };

@@ -33,7 +33,7 @@ use super::{
 use crate::token::{ClonePublicKey, ImportKey, NewVersion, Origin, TokenKeyVersion, TokenObjectId, WrappedClone};
 
 /// How long a new session searches the token before it serves. What it has not come to by then is found by its label.
-const FIRST_SLICE: Duration = Duration::from_secs(2);
+const FIRST_SLICE: Duration = Duration::from_millis(500);
 /// How long a page of a listing keeps others from the token.
 const SLICE: Duration = Duration::from_millis(100);
 
