@@ -370,6 +370,48 @@ async fn what_another_instance_has_finished_is_not_left_out_of_the_comparison() 
     two.stop().await;
 }
 
+/// The same of one that another one is about to finish while this one lists the token, which was away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_another_instance_finishes_meanwhile_is_not_taken_for_missing() {
+    let cluster = Cluster::start();
+    let url_file = cluster.fresh_url();
+    let (way, cut) = Way::to(cluster.port(), &url_file).await;
+    let (here, there) = (shared(&cut), shared(&url_file));
+    let hsm = MemoryHsm::new();
+    let (one, two) = (here.start(&hsm).await, there.start(&hsm).await);
+    let mut alice = one.as_user("user/alice");
+    alice.create("k").await.expect("made");
+    hsm.crash_at_next(Crash::AfterGenerate);
+    alice.roll("k").await.expect_err("the token's answer was lost");
+    let held = hsm.hold();
+    way.set_open(false);
+    tokio::time::timeout(PATIENCE, hsm.wait_held())
+        .await
+        .expect("it is taken over");
+    way.set_open(true);
+    until("it is back", &one, "k", |_| true).await;
+    hsm.set_state(TokenState::Unavailable {
+        why: "its worker was killed".to_owned(),
+    });
+    one.wait_health(false).await;
+    let lists = hsm.hold_lists();
+    hsm.wait_list(|| hsm.set_state(TokenState::Ready)).await;
+    drop(held);
+    for kms in [&two, &one] {
+        let finished = |key: &pb::Key| key.versions.len() == 2;
+        until("the version is finished", kms, "k", finished).await;
+    }
+    drop(lists);
+    let started = Instant::now();
+    while let Err(failure) = alice.create("other").await {
+        assert!(started.elapsed() < PATIENCE, "not compared: {failure}");
+    }
+    let key = alice.describe("k").await.expect("there");
+    assert_eq!(key.versions[1].state(), State::Active, "{key:?}");
+    one.stop().await;
+    two.stop().await;
+}
+
 /// Another instance may be about to fill up a token with what is destroyed here.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nothing_is_destroyed_before_every_instance_knows_that_it_goes() {

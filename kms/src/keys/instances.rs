@@ -285,7 +285,7 @@ impl<H: Hsm> Keys<H> {
     }
 
     /// Makes sure that nobody else is making a version of `name`. What was left by an instance whose lease lapsed comes
-    /// into `intents`.
+    /// into `intents`, and what another one has taken over goes out of them.
     pub(super) async fn adopt(&self, name: &KeyName, intents: &mut BTreeMap<KeyName, Intent>) -> Result<(), Failure> {
         let Some(member) = &self.member else {
             return Ok(());
@@ -297,6 +297,7 @@ impl<H: Hsm> Keys<H> {
                 if owner != member.id {
                     let alive = member.unlapsed(self.ledger.instances().await?);
                     if alive.contains_key(&owner) {
+                        intents.remove(name);
                         return Err(KeysError::Claimed { key: name.clone() }.into());
                     }
                     self.ledger.take_over(name, &owner).await?;
@@ -380,13 +381,12 @@ impl<H: Hsm> Keys<H> {
         }
     }
 
-    /// Every version that any instance is making.
+    /// Every version that any instance is making. Of those that this one began others may have finished some since.
     pub(super) async fn begun(&self, own: &BTreeMap<KeyName, Intent>) -> Result<BTreeMap<KeyName, Intent>, Failure> {
-        let mut begun = own.clone();
-        if self.member.is_some() {
-            begun.extend(self.ledger.intents().await?);
+        match self.member {
+            Some(_) => Ok(self.ledger.intents().await?),
+            None => Ok(own.clone()),
         }
-        Ok(begun)
     }
 
     /// Waits for the lease that making EDEKs takes.
