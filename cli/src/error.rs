@@ -85,7 +85,8 @@ impl From<Reason> for Exit {
             | Reason::AlreadyZone
             | Reason::CrossZone
             | Reason::InvalidMove
-            | Reason::LeaseLost => Self::Conflict,
+            | Reason::LeaseLost
+            | Reason::LeaseHeld => Self::Conflict,
             Reason::TokenRefused | Reason::StoreFailed | Reason::Internal => Self::Failed,
         }
     }

@@ -5,7 +5,7 @@ use aws_lc_rs::{constant_time, hmac};
 use crate::{DataKey, Geometry, GeometryError, extent::SUITE};
 
 const CONTEXT: &[u8; 22] = b"strongroom/manifest/v1";
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 /// Extents of one file.
 const EXTENTS_MAX: usize = 1024;
 
@@ -28,6 +28,19 @@ pub enum ManifestError {
         /// Blocks claimed.
         blocks: u32,
     },
+    /// More bytes show than the extent has, or none.
+    #[error("extent {position} shows {visible} of {length} bytes")]
+    Visible {
+        /// The extent's position in the file.
+        position: usize,
+        /// Plaintext bytes that belong to the file.
+        visible: u64,
+        /// Plaintext bytes of the extent.
+        length: u64,
+    },
+    /// Generations count from 1.
+    #[error("a file's first list of extents is number 1, not 0")]
+    Generation,
     /// Two extents share a salt, so they would share a key.
     #[error("extent {position} has another extent's salt")]
     SaltRepeated {
@@ -49,8 +62,10 @@ pub struct ManifestExtent {
     pub id: [u8; 16],
     /// What its writer drew.
     pub salt: [u8; 16],
-    /// Plaintext bytes; not 0.
+    /// Plaintext bytes that were sealed; not 0.
     pub length: u64,
+    /// How many of them, from the first on, belong to the file: all, or fewer after it was truncated; not 0.
+    pub visible: u64,
     /// Blocks.
     pub blocks: u32,
 }
@@ -59,16 +74,20 @@ pub struct ManifestExtent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
     geometry: Geometry,
+    generation: u64,
     extents: Vec<ManifestExtent>,
     length: u64,
 }
 
 impl Manifest {
-    /// A manifest whose numbers agree with each other.
+    /// A manifest whose numbers agree with each other: the file's `generation`th, counted from 1.
     ///
     /// # Errors
     /// All of [`ManifestError`] but [`ManifestError::Forged`].
-    pub fn new(geometry: Geometry, extents: Vec<ManifestExtent>) -> Result<Self, ManifestError> {
+    pub fn new(geometry: Geometry, generation: u64, extents: Vec<ManifestExtent>) -> Result<Self, ManifestError> {
+        if generation == 0 {
+            return Err(ManifestError::Generation);
+        }
         if extents.len() > EXTENTS_MAX {
             return Err(ManifestError::TooManyExtents { count: extents.len() });
         }
@@ -81,14 +100,22 @@ impl Manifest {
                     blocks: extent.blocks,
                 });
             }
+            if extent.visible == 0 || extent.visible > extent.length {
+                return Err(ManifestError::Visible {
+                    position,
+                    visible: extent.visible,
+                    length: extent.length,
+                });
+            }
             if extents[..position].iter().any(|earlier| earlier.salt == extent.salt) {
                 return Err(ManifestError::SaltRepeated { position });
             }
             // 1024 extents of at most 2^52 bytes each cannot overflow.
-            length += extent.length;
+            length += extent.visible;
         }
         Ok(Self {
             geometry,
+            generation,
             extents,
             length,
         })
@@ -106,6 +133,12 @@ impl Manifest {
         self.length
     }
 
+    /// Which of the file's manifests it is, counted from 1: of two that verify, the one with the higher is later.
+    #[must_use]
+    pub const fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// How the file's extents are cut.
     #[must_use]
     pub const fn geometry(&self) -> Geometry {
@@ -114,15 +147,17 @@ impl Manifest {
 
     /// The canonical bytes that the code is over. Fixed lengths throughout, so there is one reading only.
     fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(14 + self.extents.len() * 44);
+        let mut bytes = Vec::with_capacity(22 + self.extents.len() * 52);
         bytes.extend_from_slice(&[FORMAT, SUITE]);
         bytes.extend_from_slice(&self.geometry.frame_bytes().to_be_bytes());
         bytes.extend_from_slice(&self.geometry.block_bytes().to_be_bytes());
+        bytes.extend_from_slice(&self.generation.to_be_bytes());
         bytes.extend_from_slice(&(self.extents.len() as u32).to_be_bytes());
         for extent in &self.extents {
             bytes.extend_from_slice(&extent.id);
             bytes.extend_from_slice(&extent.salt);
             bytes.extend_from_slice(&extent.length.to_be_bytes());
+            bytes.extend_from_slice(&extent.visible.to_be_bytes());
             bytes.extend_from_slice(&extent.blocks.to_be_bytes());
         }
         bytes
@@ -178,11 +213,12 @@ mod tests {
     }
 
     fn extents() -> Vec<ManifestExtent> {
-        [(1, 8192, 1), (2, 8193, 2), (3, 1, 1)]
-            .map(|(n, length, blocks)| ManifestExtent {
+        [(1, 8192, 8192, 1), (2, 8193, 5, 2), (3, 1, 1, 1)]
+            .map(|(n, length, visible, blocks)| ManifestExtent {
                 id: [n; 16],
                 salt: [n + 100; 16],
                 length,
+                visible,
                 blocks,
             })
             .to_vec()
@@ -193,7 +229,7 @@ mod tests {
     }
 
     fn manifest(extents: Vec<ManifestExtent>) -> Manifest {
-        Manifest::new(geometry(), extents).expect("consistent")
+        Manifest::new(geometry(), 7, extents).expect("consistent")
     }
 
     #[test]
@@ -212,13 +248,16 @@ mod tests {
             Change("emptied", Vec::clear),
             Change("other id", |list| list[1].id[15] ^= 1),
             Change("other salt", |list| list[1].salt[0] ^= 1),
-            Change("shorter", |list| list[0].length -= 1),
+            Change("shorter", |list| (list[0].length, list[0].visible) = (8191, 8191)),
             Change("longer", |list| list[1].length += 1),
+            Change("less shows", |list| list[1].visible -= 1),
+            Change("more shows", |list| list[1].visible += 1),
             Change("one more", |list| {
                 list.push(ManifestExtent {
                     id: [8; 16],
                     salt: [8; 16],
                     length: 1,
+                    visible: 1,
                     blocks: 1,
                 });
             }),
@@ -229,6 +268,8 @@ mod tests {
             let verdict = key.verify(&manifest(changed), &code);
             assert_eq!(verdict, Err(ManifestError::Forged), "{what}");
         }
+        let other_generation = Manifest::new(geometry(), 8, extents()).expect("consistent");
+        assert_eq!(key.verify(&other_generation, &code), Err(ManifestError::Forged));
     }
 
     #[test]
@@ -251,9 +292,10 @@ mod tests {
                 id: [1; 16],
                 salt: [2; 16],
                 length: 5,
+                visible: 5,
                 blocks: 1,
             };
-            Manifest::new(Geometry::new(frame, block).expect("valid"), vec![extent]).expect("consistent")
+            Manifest::new(Geometry::new(frame, block).expect("valid"), 1, vec![extent]).expect("consistent")
         };
         let code = own.authenticate(&one(4096, 8192));
         assert_eq!(own.verify(&one(4096, 4096), &code), forged, "other blocks");
@@ -266,7 +308,7 @@ mod tests {
         let refused = |change: fn(&mut Vec<ManifestExtent>)| {
             let mut list = extents();
             change(&mut list);
-            Manifest::new(geometry(), list).expect_err("must be refused")
+            Manifest::new(geometry(), 1, list).expect_err("must be refused")
         };
         assert!(matches!(
             refused(|list| list[0].blocks = 2),
@@ -284,9 +326,17 @@ mod tests {
             refused(|list| list[2].length = u64::MAX),
             ManifestError::TooLong(_)
         ));
+        for visible in [0, 8194] {
+            let mut list = extents();
+            list[1].visible = visible;
+            let error = Manifest::new(geometry(), 1, list).expect_err("must be refused");
+            assert!(matches!(error, ManifestError::Visible { position: 1, .. }));
+        }
+        let none = Manifest::new(geometry(), 0, extents());
+        assert_eq!(none.expect_err("must be refused"), ManifestError::Generation);
         let many = |list: &mut Vec<ManifestExtent>| *list = vec![list[0].clone(); 1025];
         assert!(matches!(refused(many), ManifestError::TooManyExtents { count: 1025 }));
         assert_eq!(manifest(Vec::new()).length(), 0);
-        assert_eq!(manifest(extents()).length(), 8192 + 8193 + 1);
+        assert_eq!(manifest(extents()).length(), 8192 + 5 + 1);
     }
 }

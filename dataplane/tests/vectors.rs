@@ -38,10 +38,11 @@ fn manifests_are_as_documented() {
         id: bytes(row[0]),
         salt: bytes(row[1]),
         length: row[2].parse().expect("a number"),
-        blocks: row[3].parse().expect("a number"),
+        visible: row[3].parse().expect("a number"),
+        blocks: row[4].parse().expect("a number"),
     });
-    let empty = Manifest::new(Geometry::new(65536, 4 << 20).expect("the default"), Vec::new());
-    let two = Manifest::new(small(), extents.collect());
+    let empty = Manifest::new(Geometry::new(65536, 4 << 20).expect("the default"), 1, Vec::new());
+    let two = Manifest::new(small(), 3, extents.collect());
     for (row, manifest) in rows("vectors-manifests").into_iter().zip([empty, two]) {
         let manifest = manifest.expect("consistent");
         let key = ManifestKey::derive(&DataKey::new(&common.dek), &common.file);

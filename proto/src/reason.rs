@@ -99,6 +99,8 @@ reasons! {
     InvalidMove = "invalid-move" => FailedPrecondition,
     /// The file is not being written by this client any more.
     LeaseLost = "lease-lost" => FailedPrecondition,
+    /// Somebody else is writing the file.
+    LeaseHeld = "lease-held" => FailedPrecondition,
     /// The file's blocks or EDEK are not what the client proved them to be.
     ManifestInvalid = "manifest-invalid" => DataLoss,
 

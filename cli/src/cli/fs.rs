@@ -34,6 +34,40 @@ pub(crate) enum FsCommand {
         after_help = "Examples:\n  strongroom fs put -r ./2026 /payroll/\n  pg_dump hr | strongroom fs put - /payroll/hr.sql"
     )]
     Put(PutArgs),
+    /// Append a local file to a file that is there
+    ///
+    /// Readers see all of it at once when it is done. Nobody else can write the file meanwhile.
+    #[command(
+        after_help = "Examples:\n  strongroom fs append today.csv /payroll/all.csv\n  journalctl -o json | strongroom fs append - /logs/host-a"
+    )]
+    Append {
+        /// A local file, or - for standard input
+        #[arg(value_name = "LOCAL")]
+        source: PathBuf,
+        /// The file to append to
+        #[arg(value_name = "REMOTE")]
+        target: String,
+    },
+    /// Cut files short
+    #[command(after_help = "Example:\n  strongroom fs truncate --length 0 /logs/host-a")]
+    Truncate {
+        /// How many bytes of each file stay
+        #[arg(long, value_name = "BYTES")]
+        length: u64,
+        /// Files
+        #[arg(required = true)]
+        paths: Vec<String>,
+    },
+    /// Take files from writers who left them open
+    ///
+    /// A file that somebody opened to append to it is theirs for ten minutes after they were last heard of. This ends it at
+    /// once: the file stays as it was published last, and what was written after that is given up.
+    #[command(after_help = "Example:\n  strongroom fs recover /logs/host-a")]
+    Recover {
+        /// Files
+        #[arg(required = true)]
+        paths: Vec<String>,
+    },
     /// Fetch files or directory trees
     #[command(after_help = "Example:\n  strongroom fs get -r /payroll/2026 ./restored")]
     Get(GetArgs),

@@ -62,6 +62,11 @@ impl LocalFile {
         self.at_open.mode() & MODE_MASK
     }
 
+    /// How long it was when it was opened.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.at_open.len()
+    }
+
     /// Time of the last change, in milliseconds since 1970; times before that are 0.
     pub(crate) fn mtime_ms(&self) -> u64 {
         mtime_ms(&self.at_open)

@@ -24,6 +24,7 @@ const UNAVAILABLE_IN_A_ROW_MAX: u32 = 32;
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Verb {
     Stored,
+    Appended,
     Fetched,
 }
 
@@ -31,6 +32,7 @@ impl Verb {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Stored => "stored",
+            Self::Appended => "appended",
             Self::Fetched => "fetched",
         }
     }

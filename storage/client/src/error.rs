@@ -1,7 +1,9 @@
 use std::fmt;
 
 use strongroom_dataplane::{GeometryError, ManifestError, SealError};
-use strongroom_proto::{BlockId, Edek, Failure, NodeId, ParseError, Reason, ZonePath, transport::Role};
+use strongroom_proto::{
+    BlockId, Edek, Failure, NodeId, ParseError, Reason, ZonePath, limits::EXTENTS_PER_FILE_MAX, transport::Role,
+};
 
 /// Why a filesystem call failed.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +103,26 @@ pub enum FsError {
         #[source]
         source: SealError,
     },
+    /// A file has no byte at the position to go on from.
+    #[error("{path} has {length} bytes, so that none can be cut off behind {from}; to lengthen it, append to it")]
+    BehindTheEnd {
+        /// The file.
+        path: ZonePath,
+        /// Where to go on.
+        from: u64,
+        /// Bytes of the file.
+        length: u64,
+    },
+    /// A file would have more pieces than it may.
+    #[error(
+        "{path} was flushed or appended to so often that it consists of {extents} extents, of which it may have {EXTENTS_PER_FILE_MAX}; finish it, and copy it to go on"
+    )]
+    TooManyExtents {
+        /// The file.
+        path: ZonePath,
+        /// How many it has.
+        extents: usize,
+    },
     /// An earlier write to this file failed, and its error was returned then, or it was cancelled.
     #[error("{path} cannot be finished because an earlier write failed or was cancelled; write it anew")]
     WriterFailed {
@@ -134,7 +156,8 @@ impl FsError {
             Self::BlockUnreadable { troubles, .. } => unreadable_reason(troubles),
             Self::TooFewNodes { troubles, .. } => too_few_reason(troubles),
             Self::WriterFailed { .. } => Reason::LeaseLost,
-            Self::Geometry { .. } | Self::Seal { .. } => Reason::InvalidArgument,
+            Self::Geometry { .. } | Self::Seal { .. } | Self::BehindTheEnd { .. } => Reason::InvalidArgument,
+            Self::TooManyExtents { .. } => Reason::NoSpace,
             Self::Answer { .. } | Self::Contradiction { .. } | Self::Machine { .. } => Reason::Internal,
         }
     }

@@ -109,8 +109,8 @@ impl Lease {
         self.record(0, Vec::new()).await
     }
 
-    /// Publishes the file.
-    pub(crate) async fn commit(&self, request: pb::CommitFileRequest) -> Result<pb::Stat, Failure> {
+    /// Publishes what was written.
+    pub(crate) async fn commit(&self, request: pb::CommitFileRequest) -> Result<pb::CommittedFile, Failure> {
         retry(Repeat::Harmless, || self.metadata.commit_file(request.clone())).await
     }
 
@@ -118,6 +118,7 @@ impl Lease {
     pub(crate) async fn abandon(&self) -> Result<(), Failure> {
         let request = pb::AbandonFileRequest {
             file_id: self.file.into(),
+            extent_id: self.extent.into(),
         };
         retry(Repeat::Harmless, || self.metadata.abandon_file(request.clone())).await?;
         Ok(())

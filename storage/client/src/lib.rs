@@ -6,9 +6,11 @@
 
 mod block_map;
 mod error;
+mod extent_writer;
 mod lease;
 mod metadata;
 mod nodes;
+mod opening;
 mod random;
 mod reader;
 mod replicate;

@@ -51,7 +51,9 @@ impl Metadata {
         namespace.set_attributes(SetAttributesRequest) -> Stat;
         files.create_file(CreateFileRequest) -> CreatedFile;
         files.add_blocks(AddBlocksRequest) -> WriteGrant;
-        files.commit_file(CommitFileRequest) -> Stat;
+        files.commit_file(CommitFileRequest) -> CommittedFile;
+        files.reopen_file(ReopenFileRequest) -> ReopenedFile;
+        files.recover_file(RecoverFileRequest) -> RecoverFileResponse;
         files.abandon_file(AbandonFileRequest) -> AbandonFileResponse;
         files.open_file(OpenFileRequest) -> OpenedFile;
         files.list_blocks(ListBlocksRequest) -> ListBlocksResponse;

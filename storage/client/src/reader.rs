@@ -1,16 +1,14 @@
 use std::{mem, sync::Arc};
 
 use bytes::Bytes;
-use strongroom_dataplane::{DataKey, ExtentKey, FrameRun, Geometry, Manifest, ManifestExtent, ManifestKey, Runs};
-use strongroom_proto::{
-    BlockId, Edek, ExtentId, Failure, FileId, Reason, ZonePath, block::v1 as block_pb, metadata::v1 as pb,
-    transport::Pauses,
-};
+use strongroom_dataplane::{DataKey, ExtentKey, FrameRun, Geometry, Manifest, ManifestExtent, Runs};
+use strongroom_proto::{BlockId, ExtentId, Failure, FileId, Reason, block::v1 as block_pb, transport::Pauses};
 
 use crate::{
     ByteStream, FsError, NodeTrouble, Stat, ZoneFs,
     block_map::{BlockMap, Page},
     nodes::Node,
+    opening::Opening,
 };
 
 /// Reads a file, anywhere in it. Cheap to clone; clones share what is known of the file's blocks.
@@ -33,7 +31,10 @@ struct OpenExtent {
     /// Position of its first byte in the file.
     start: u64,
     id: ExtentId,
+    /// Plaintext bytes that were sealed: it tells which frame is the last.
     length: u64,
+    /// Those of them that belong to the file, and the blocks that have some.
+    visible: u64,
     blocks: u32,
     key: ExtentKey,
 }
@@ -48,71 +49,21 @@ impl std::fmt::Debug for FileReader {
     }
 }
 
-/// What the metadata service says about a file, parsed but not yet proven.
-pub(crate) struct Opening {
-    pub(crate) stat: Stat,
-    pub(crate) edek: Edek,
-    manifest: Manifest,
-    code: Bytes,
-    blocks: Option<pb::ListBlocksResponse>,
-}
-
-impl Opening {
-    pub(crate) fn parse(path: &ZonePath, wire: pb::OpenedFile) -> Result<Self, FsError> {
-        let missing = |what| move || FsError::metadata_contradiction(what);
-        let stat = Stat::try_from(wire.stat.ok_or_else(missing("it says nothing about the file"))?)?;
-        let edek = wire.edek.ok_or_else(missing("it gives no EDEK"))?;
-        let geometry = Geometry::new(wire.frame_bytes, wire.block_bytes).map_err(|source| FsError::Geometry {
-            path: path.clone(),
-            source,
-        })?;
-        let extents = wire.extents.iter().map(parse_extent).collect::<Result<_, _>>()?;
-        let manifest = Manifest::new(geometry, extents).map_err(|source| FsError::Manifest {
-            path: path.clone(),
-            source,
-        })?;
-        Ok(Self {
-            stat,
-            edek: Edek::try_from(edek).map_err(FsError::metadata_answer)?,
-            manifest,
-            code: wire.manifest_mac,
-            blocks: wire.blocks,
-        })
-    }
-}
-
-fn parse_extent(wire: &pb::Extent) -> Result<ManifestExtent, FsError> {
-    let id = ExtentId::try_from(wire.extent_id.as_ref()).map_err(FsError::metadata_answer)?;
-    let salt = wire.salt.as_ref().try_into();
-    Ok(ManifestExtent {
-        id: *id.as_bytes(),
-        salt: salt.map_err(|_| FsError::metadata_contradiction("an extent's salt has not 16 bytes"))?,
-        length: wire.length,
-        blocks: wire.blocks,
-    })
-}
-
 impl FileReader {
     /// Proves the opening with the file's DEK, of which nothing is kept but the extents' keys.
     pub(crate) fn new(fs: ZoneFs, opening: Opening, dek: &DataKey<'_>) -> Result<Self, FsError> {
-        let Opening {
-            stat,
-            manifest,
-            code,
-            blocks,
-            ..
-        } = opening;
-        prove(&stat, &manifest, dek, &code)?;
-        let map = BlockMap::new(fs.metadata().clone(), stat.file_id);
-        let extents = open_extents(&manifest, dek, stat.file_id);
-        if let (Some(first), Some(blocks)) = (extents.first(), blocks) {
+        let manifest = opening.prove(dek)?;
+        let file = opening.stat.file_id;
+        let map = BlockMap::new(fs.metadata().clone(), file);
+        let extents = open_extents(manifest, dek, file);
+        if let (Some(first), Some(blocks)) = (extents.first(), opening.blocks.clone()) {
             map.seed(first.id, first.blocks, blocks)?;
         }
         Ok(Self {
             file: Arc::new(OpenFile {
                 fs,
                 geometry: manifest.geometry(),
-                stat,
+                stat: opening.stat,
                 extents,
                 map,
             }),
@@ -177,33 +128,21 @@ impl FileReader {
     }
 }
 
-fn prove(stat: &Stat, manifest: &Manifest, dek: &DataKey<'_>, code: &[u8]) -> Result<(), FsError> {
-    let key = ManifestKey::derive(dek, stat.file_id.as_bytes());
-    key.verify(manifest, code).map_err(|source| FsError::Manifest {
-        path: stat.path.clone(),
-        source,
-    })?;
-    if stat.length == manifest.length() {
-        return Ok(());
-    }
-    Err(FsError::Length {
-        path: stat.path.clone(),
-        given: stat.length,
-        length: manifest.length(),
-    })
-}
-
 fn open_extents(manifest: &Manifest, dek: &DataKey<'_>, file: FileId) -> Vec<OpenExtent> {
+    let geometry = manifest.geometry();
     let mut next = 0;
     let open = |extent: &ManifestExtent| {
         let start = next;
-        next += extent.length;
+        next += extent.visible;
         OpenExtent {
             start,
             id: ExtentId::from_bytes(extent.id),
             length: extent.length,
-            blocks: extent.blocks,
-            key: ExtentKey::derive(dek, file.as_bytes(), &extent.salt, manifest.geometry()),
+            visible: extent.visible,
+            blocks: geometry
+                .blocks(extent.visible)
+                .expect("no more than the manifest checked"),
+            key: ExtentKey::derive(dek, file.as_bytes(), &extent.salt, geometry),
         }
     };
     manifest.extents().iter().map(open).collect()
@@ -237,7 +176,7 @@ impl Iterator for Plan {
             let extent = self.file.extents.get(self.extent)?;
             self.extent += 1;
             let start = self.next.max(extent.start) - extent.start;
-            let end = self.end.saturating_sub(extent.start).min(extent.length);
+            let end = self.end.saturating_sub(extent.start).min(extent.visible);
             if start < end {
                 let runs = self.file.geometry.runs(extent.length, start..end);
                 self.runs = Some(runs.expect("the range is cut to the extent, whose length the manifest checked"));

@@ -1,60 +1,59 @@
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use strongroom_dataplane::{
-    DataKey, ExtentKey, ExtentSealer, Geometry, Manifest, ManifestExtent, ManifestKey, SealError, UnsealedBlock,
-};
-use strongroom_proto::{BlockId, NodeId, RequestId, ZonePath, limits::BLOCKS_PER_CALL_MAX, metadata::v1 as pb};
-use tokio::task::JoinSet;
+use strongroom_dataplane::{DataKey, Geometry, Manifest, ManifestExtent, ManifestKey};
+use strongroom_kms_unwrap::Dek;
+use strongroom_proto::{Edek, RequestId, ZonePath, limits::EXTENTS_PER_FILE_MAX, metadata::v1 as pb};
 
 use crate::{
     FsError, Stat, ZoneFs,
-    lease::{Keeper, Lease},
-    nodes::SealedBlock,
-    random,
-    replicate::replicate,
+    extent_writer::{Ended, ExtentWriter},
+    lease::{Grant, Keeper, Lease},
+    opening::{Opening, wire_extent},
 };
-
-/// Blocks of one file that are being sealed and stored at once.
-const BLOCKS_IN_FLIGHT: usize = 4;
 
 /// How a new file is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CreateOptions {
     /// Permission bits, at most 0o7777.
     pub mode: u32,
-    /// Replace a file at the path, at [`FileWriter::finish`].
+    /// Replace a file at the path, when this one is published.
     pub overwrite: bool,
 }
 
-/// Writes one new file, front to back. Nothing shows under its path until [`FileWriter::finish`]; a writer that
-/// is dropped before that gives the file up. Holds at most four blocks and the one being filled.
+/// Writes a file, front to back: a new one, or at the end of one that is there. Readers see what was published last, by
+/// [`FileWriter::flush`] or [`FileWriter::finish`]; a writer that is dropped gives up what was written since, and of a file that
+/// was never published all. Holds at most four blocks and the one being filled.
+///
+/// Every publication that is followed by more begins another extent, of which a file has at most 1024, and asks for the file's
+/// key again.
 pub struct FileWriter {
     fs: ZoneFs,
     path: ZonePath,
+    edek: Edek,
+    geometry: Geometry,
+    manifest_key: ManifestKey,
+    /// As readers see the file; none of a new one.
+    published: Option<Published>,
+    /// The extents to go on from: those that are published, less what is cut off.
+    base: Vec<ManifestExtent>,
     lease: Arc<Lease>,
     keeper: Option<Keeper>,
-    sealer: ExtentSealer,
-    manifest_key: ManifestKey,
-    salt: [u8; 16],
-    /// Where this file's rotation over the targets starts.
-    spread: usize,
-    tasks: JoinSet<Result<(u32, pb::BlockPlacement), FsError>>,
-    /// Durable blocks that the metadata service does not know yet.
-    placed: BTreeMap<u32, pb::BlockPlacement>,
-    /// Blocks that it knows: all before this one.
-    recorded: u32,
+    /// What is written since the last publication.
+    extent: Option<ExtentWriter>,
     state: State,
+}
+
+struct Published {
+    generation: u64,
+    stat: Stat,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
     Failed,
-    /// Published or given up.
+    /// Finished or given up.
     Over,
 }
 
@@ -65,28 +64,63 @@ impl std::fmt::Debug for FileWriter {
 }
 
 impl FileWriter {
-    pub(crate) fn new(
+    /// A writer of a new file.
+    pub(crate) fn create(
         fs: ZoneFs,
         path: ZonePath,
         lease: Arc<Lease>,
-        dek: &DataKey<'_>,
+        edek: Edek,
+        dek: &Dek,
         geometry: Geometry,
     ) -> Result<Self, FsError> {
-        let salt = random::bytes()?;
-        let file = lease.file();
+        let dek = DataKey::new(dek.expose_256()?);
+        let extent = ExtentWriter::new(fs.clone(), path.clone(), Arc::clone(&lease), &dek, geometry)?;
         Ok(Self {
+            edek,
+            geometry,
+            manifest_key: ManifestKey::derive(&dek, lease.file().as_bytes()),
+            published: None,
+            base: Vec::new(),
+            keeper: Some(Keeper::start(Arc::clone(&lease))),
+            lease,
+            extent: Some(extent),
+            state: State::Open,
             fs,
             path,
+        })
+    }
+
+    /// A writer of a file that is there, from its `from`th byte on; none means its end.
+    pub(crate) fn reopen(
+        fs: ZoneFs,
+        path: ZonePath,
+        lease: Arc<Lease>,
+        opening: Opening,
+        dek: &Dek,
+        from: Option<u64>,
+    ) -> Result<Self, FsError> {
+        let dek = DataKey::new(dek.expose_256()?);
+        let manifest = opening.prove(&dek)?;
+        let length = manifest.length();
+        let from = from.unwrap_or(length);
+        if from > length {
+            return Err(FsError::BehindTheEnd { path, from, length });
+        }
+        Ok(Self {
+            geometry: manifest.geometry(),
+            manifest_key: ManifestKey::derive(&dek, lease.file().as_bytes()),
+            base: cut(manifest.extents(), from),
+            published: Some(Published {
+                generation: manifest.generation(),
+                stat: opening.stat.clone(),
+            }),
+            edek: opening.edek,
             keeper: Some(Keeper::start(Arc::clone(&lease))),
-            sealer: ExtentSealer::new(ExtentKey::derive(dek, file.as_bytes(), &salt, geometry)),
-            manifest_key: ManifestKey::derive(dek, file.as_bytes()),
             lease,
-            salt,
-            spread: random::spread(),
-            tasks: JoinSet::new(),
-            placed: BTreeMap::new(),
-            recorded: 0,
+            extent: None,
             state: State::Open,
+            fs,
+            path,
         })
     }
 
@@ -94,37 +128,79 @@ impl FileWriter {
     /// can come back here.
     ///
     /// # Errors
-    /// As storing a block fails: [`FsError::TooFewNodes`], or what the metadata service refuses. After an error, or
-    /// if its future is dropped before it ends, the writer can only be abandoned.
+    /// As storing a block fails: [`FsError::TooFewNodes`], or what the metadata service refuses; [`FsError::Unwrap`] at the first
+    /// bytes after a publication. After an error, or if its future is dropped before it ends, the writer can only be abandoned.
     pub async fn write(&mut self, data: &[u8]) -> Result<(), FsError> {
         self.check_open()?;
+        if data.is_empty() {
+            return Ok(());
+        }
         // A call that is cancelled on the way leaves nobody to say how much of `data` went in.
         self.state = State::Failed;
-        self.append(data).await?;
+        if self.extent.is_none() {
+            self.extent = Some(self.next_extent().await?);
+        }
+        if let Some(extent) = &mut self.extent {
+            extent.append(data).await?;
+        }
         self.state = State::Open;
         Ok(())
     }
 
-    /// Makes everything durable and publishes the file under its path, all at once, with the modification time
+    /// Makes everything durable and shows it to readers, with the modification time `mtime_ms` in milliseconds since the Unix
+    /// epoch, and goes on. Without anything new it does nothing, but for a new file, which shows then.
+    ///
+    /// # Errors
+    /// As [`FileWriter::write`]; also if the path of a new file was taken meanwhile. [`FsError::TooManyExtents`] leaves the writer
+    /// as it was.
+    pub async fn flush(&mut self, mtime_ms: u64) -> Result<Stat, FsError> {
+        self.check_open()?;
+        if let Some(stat) = self.unchanged() {
+            return Ok(stat);
+        }
+        if self.base.len() + 1 >= EXTENTS_PER_FILE_MAX {
+            return Err(self.too_many_extents());
+        }
+        self.state = State::Failed;
+        let (stat, grant) = self.publish(mtime_ms, true).await?;
+        let grant = grant.ok_or_else(|| FsError::metadata_contradiction("it grants nothing to go on with"))?;
+        let grant = Grant::try_from(grant).map_err(FsError::metadata_answer)?;
+        if grant.file != self.lease.file() {
+            return Err(FsError::metadata_contradiction("it goes on with another file"));
+        }
+        self.lease = Arc::new(Lease::new(self.fs.metadata().clone(), grant));
+        self.keeper = Some(Keeper::start(Arc::clone(&self.lease)));
+        self.state = State::Open;
+        Ok(stat)
+    }
+
+    /// Makes everything durable and shows it to readers, all at once, with the modification time
     /// `mtime_ms` in milliseconds since the Unix epoch.
     ///
     /// # Errors
-    /// As [`FileWriter::write`]; also if the path was taken meanwhile. Then nothing shows under the path.
+    /// As [`FileWriter::write`]; also if the path of a new file was taken meanwhile. Then readers see what they saw before.
     pub async fn finish(mut self, mtime_ms: u64) -> Result<Stat, FsError> {
         self.check_open()?;
-        let stat = self.publish(mtime_ms).await?;
+        if let Some(stat) = self.unchanged() {
+            self.abandon().await?;
+            return Ok(stat);
+        }
+        self.state = State::Failed;
+        let (stat, _) = self.publish(mtime_ms, false).await?;
         self.state = State::Over;
         Ok(stat)
     }
 
-    /// Gives the file up, so that its blocks are deleted soon.
+    /// Gives up what was written since the last publication, so that its blocks are deleted soon.
     ///
     /// # Errors
     /// If the metadata service cannot be told; it finds out by itself when the lease ends.
     pub async fn abandon(mut self) -> Result<(), FsError> {
         self.state = State::Over;
         self.keeper = None;
-        self.tasks.shutdown().await;
+        if let Some(extent) = self.extent.take() {
+            extent.stop().await;
+        }
         Ok(self.lease.abandon().await?)
     }
 
@@ -137,125 +213,93 @@ impl FileWriter {
         })
     }
 
-    async fn append(&mut self, mut data: &[u8]) -> Result<(), FsError> {
-        while !data.is_empty() {
-            let full = self.sealer.append(&mut data);
-            if let Some(block) = full.map_err(|source| self.seal_error(source))? {
-                self.send(block).await?;
-            }
+    fn too_many_extents(&self) -> FsError {
+        FsError::TooManyExtents {
+            path: self.path.clone(),
+            extents: self.base.len(),
         }
-        Ok(())
     }
 
-    /// Hands the block to a task that seals and stores it; waits while too many are under way.
-    async fn send(&mut self, block: UnsealedBlock) -> Result<(), FsError> {
-        while self.tasks.len() >= BLOCKS_IN_FLIGHT {
-            self.collect().await?;
+    /// What readers see, if there is nothing that they do not.
+    fn unchanged(&self) -> Option<Stat> {
+        let published = self.published.as_ref()?;
+        let cut_off = published.stat.length != visible(&self.base);
+        (self.extent.is_none() && !cut_off).then(|| published.stat.clone())
+    }
+
+    async fn next_extent(&self) -> Result<ExtentWriter, FsError> {
+        if self.base.len() >= EXTENTS_PER_FILE_MAX {
+            return Err(self.too_many_extents());
         }
-        let task = BlockTask {
-            fs: self.fs.clone(),
-            path: self.path.clone(),
-            lease: Arc::clone(&self.lease),
-            first: self.spread.wrapping_add(block.index() as usize),
-            block,
+        let dek = self.fs.unwrap(&self.path, &self.edek).await?;
+        let dek = DataKey::new(dek.expose_256()?);
+        ExtentWriter::new(
+            self.fs.clone(),
+            self.path.clone(),
+            Arc::clone(&self.lease),
+            &dek,
+            self.geometry,
+        )
+    }
+
+    async fn publish(&mut self, mtime_ms: u64, go_on: bool) -> Result<(Stat, Option<pb::WriteGrant>), FsError> {
+        let ended = match self.extent.take() {
+            Some(extent) => extent.end().await?,
+            None => None,
         };
-        let permit = self.fs.block_permit().await;
-        self.tasks.spawn(async move {
-            let outcome = task.run().await;
-            drop(permit);
-            outcome
-        });
-        self.record().await
-    }
-
-    fn seal_error(&self, source: SealError) -> FsError {
-        FsError::Seal {
-            path: self.path.clone(),
-            source,
-        }
-    }
-
-    /// Waits for one block.
-    async fn collect(&mut self) -> Result<(), FsError> {
-        match self.tasks.join_next().await {
-            Some(Ok(outcome)) => {
-                let (index, placement) = outcome?;
-                self.placed.insert(index, placement);
-                Ok(())
-            }
-            Some(Err(_)) => Err(FsError::Machine { what: "block task" }),
-            None => Ok(()),
-        }
-    }
-
-    /// Tells the metadata service about durable blocks, as many as one call takes at a time. Fewer wait for the
-    /// next call or go with the commit.
-    async fn record(&mut self) -> Result<(), FsError> {
-        while self.placed.len() >= BLOCKS_PER_CALL_MAX {
-            let end = self.recorded + BLOCKS_PER_CALL_MAX as u32;
-            let ready: Vec<_> = (self.recorded..end)
-                .map_while(|index| self.placed.get(&index).cloned())
-                .collect();
-            if ready.len() < BLOCKS_PER_CALL_MAX {
-                return Ok(());
-            }
-            self.lease.record(self.recorded, ready).await?;
-            self.placed = self.placed.split_off(&end);
-            self.recorded = end;
-        }
-        Ok(())
-    }
-
-    async fn publish(&mut self, mtime_ms: u64) -> Result<Stat, FsError> {
-        let length = self.sealer.length();
-        let last = self.sealer.finish();
-        if let Some(block) = last.map_err(|source| self.seal_error(source))? {
-            self.send(block).await?;
-        }
-        while !self.tasks.is_empty() {
-            self.collect().await?;
-        }
-        self.record().await?;
-        let request = self.commit_request(length, mtime_ms)?;
-        let mut published = self.lease.commit(request).await?;
-        if published.path.is_empty() {
+        let (manifest, request) = self.commit_request(ended, mtime_ms, go_on)?;
+        let answer = self.lease.commit(request).await?;
+        let mut stat = answer
+            .stat
+            .ok_or_else(|| FsError::metadata_contradiction("it says nothing about the file"))?;
+        if stat.path.is_empty() {
             // A rename further up moved it where no path leads for now; this is the one that it was begun under.
-            published.path = (&self.path).into();
+            stat.path = (&self.path).into();
         }
-        let stat = Stat::try_from(published)?;
-        if stat.length != length || stat.file_id != self.lease.file() {
+        let stat = Stat::try_from(stat)?;
+        if stat.length != manifest.length() || stat.file_id != self.lease.file() {
             return Err(FsError::metadata_contradiction("it published another file"));
         }
-        Ok(stat)
+        self.base = manifest.extents().to_vec();
+        self.published = Some(Published {
+            generation: manifest.generation(),
+            stat: stat.clone(),
+        });
+        Ok((stat, answer.grant))
     }
 
-    fn commit_request(&mut self, length: u64, mtime_ms: u64) -> Result<pb::CommitFileRequest, FsError> {
-        let extent = ManifestExtent {
-            id: *self.lease.extent().as_bytes(),
-            salt: self.salt,
-            length,
-            blocks: self.sealer.blocks(),
+    fn commit_request(
+        &self,
+        ended: Option<Ended>,
+        mtime_ms: u64,
+        go_on: bool,
+    ) -> Result<(Manifest, pb::CommitFileRequest), FsError> {
+        let mut extents = self.base.clone();
+        let (first_index, blocks) = match ended {
+            Some(ended) => {
+                extents.push(ended.extent);
+                (ended.first_index, ended.blocks)
+            }
+            None => (0, Vec::new()),
         };
-        let extents = if length == 0 { Vec::new() } else { vec![extent] };
-        let manifest = Manifest::new(self.sealer.geometry(), extents).map_err(|source| FsError::Manifest {
+        let generation = self.published.as_ref().map_or(0, |published| published.generation) + 1;
+        let manifest = Manifest::new(self.geometry, generation, extents).map_err(|source| FsError::Manifest {
             path: self.path.clone(),
             source,
         })?;
-        let wire = |extent: &ManifestExtent| pb::Extent {
-            extent_id: Bytes::copy_from_slice(&extent.id),
-            salt: Bytes::copy_from_slice(&extent.salt),
-            length: extent.length,
-            blocks: extent.blocks,
-        };
-        Ok(pb::CommitFileRequest {
+        let request = pb::CommitFileRequest {
             file_id: self.lease.file().into(),
-            extents: manifest.extents().iter().map(wire).collect(),
-            first_index: self.recorded,
-            blocks: std::mem::take(&mut self.placed).into_values().collect(),
+            extent_id: self.lease.extent().into(),
+            generation,
+            extents: manifest.extents().iter().map(wire_extent).collect(),
+            first_index,
+            blocks,
             manifest_mac: Bytes::copy_from_slice(&self.manifest_key.authenticate(&manifest)),
             mtime_ms,
+            go_on,
             request_id: RequestId::generate().into(),
-        })
+        };
+        Ok((manifest, request))
     }
 }
 
@@ -267,36 +311,20 @@ impl Drop for FileWriter {
     }
 }
 
-/// Seals one block and makes it durable. As each block has a task of its own, all cores seal at once; to have several at one
-/// block would gain nothing while there are others (`docs/performance.md`).
-struct BlockTask {
-    fs: ZoneFs,
-    path: ZonePath,
-    lease: Arc<Lease>,
-    first: usize,
-    block: UnsealedBlock,
+fn visible(extents: &[ManifestExtent]) -> u64 {
+    extents.iter().map(|extent| extent.visible).sum()
 }
 
-impl BlockTask {
-    async fn run(self) -> Result<(u32, pb::BlockPlacement), FsError> {
-        let sealed = self.block.seal();
-        let block = SealedBlock {
-            id: BlockId {
-                extent: self.lease.extent(),
-                index: sealed.index,
-            },
-            bytes: sealed.bytes.into(),
-            crc32c: sealed.crc32c,
-        };
-        let stored = replicate(self.fs.nodes(), &self.lease, &self.path, &block, self.first).await?;
-        Ok((sealed.index, placement(&block, stored)))
-    }
-}
-
-fn placement(block: &SealedBlock, stored: BTreeSet<NodeId>) -> pb::BlockPlacement {
-    pb::BlockPlacement {
-        length: block.bytes.len() as u32,
-        crc32c: block.crc32c,
-        nodes: stored.into_iter().map(|node| node.as_str().to_owned()).collect(),
-    }
+/// The extents of the first `length` bytes.
+fn cut(extents: &[ManifestExtent], length: u64) -> Vec<ManifestExtent> {
+    let mut left = length;
+    let kept = extents.iter().map_while(|extent| {
+        let visible = extent.visible.min(left);
+        left -= visible;
+        (visible > 0).then(|| ManifestExtent {
+            visible,
+            ..extent.clone()
+        })
+    });
+    kept.collect()
 }

@@ -6,7 +6,7 @@ use strongroom_proto::{
     DataSuite, Edek, FrameSize, KeyName, KeyVersion, RequestId, ZoneId, ZonePath,
     metadata::v1 as pb,
     proof::SignedProof,
-    transport::{Remotes, Repeat, TlsIdentity, retry},
+    transport::{Remotes, Repeat, TlsIdentity, UserName, retry},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -15,7 +15,7 @@ use crate::{
     lease::{Grant, Lease},
     metadata::Metadata,
     nodes::Nodes,
-    reader::Opening,
+    opening::Opening,
 };
 
 /// Blocks that all writers of one [`ZoneFs`] seal and store at once: at most 64 MiB of them.
@@ -173,6 +173,52 @@ impl ZoneFs {
         self.open_new(path, created).await
     }
 
+    /// Opens a file to write behind its `from`th byte, or at its end; what is behind that is cut off when the writer publishes.
+    /// Nobody else can open it for writing meanwhile.
+    ///
+    /// # Errors
+    /// `not-found`, `is-a-directory`, or `lease-held` while somebody writes it; [`FsError::BehindTheEnd`]; otherwise as
+    /// [`Self::open`].
+    pub async fn append(&self, path: &ZonePath, from: Option<u64>) -> Result<FileWriter, FsError> {
+        let request = pb::ReopenFileRequest {
+            path: path.into(),
+            request_id: RequestId::generate().into(),
+        };
+        let reopened = retry(Repeat::Harmless, || self.metadata().reopen_file(request.clone())).await?;
+        let lease = self.lease(reopened.grant)?;
+        let writer = self.reopened(path, Arc::clone(&lease), reopened.file, from).await;
+        if writer.is_err()
+            && let Err(failure) = lease.abandon().await
+        {
+            tracing::debug!(%failure, %path, "cannot give up a file");
+        }
+        writer
+    }
+
+    /// Cuts a file to its first `length` bytes, with the modification time `mtime_ms` in milliseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// As [`Self::append`] and [`FileWriter::finish`].
+    pub async fn truncate(&self, path: &ZonePath, length: u64, mtime_ms: u64) -> Result<Stat, FsError> {
+        self.append(path, Some(length)).await?.finish(mtime_ms).await
+    }
+
+    /// Takes a file from a writer who left it open; it stays as it was published last. Says who that was, if anybody.
+    ///
+    /// # Errors
+    /// `not-found`, `is-a-directory`, or `permission-denied`.
+    pub async fn recover(&self, path: &ZonePath) -> Result<Option<UserName>, FsError> {
+        let request = pb::RecoverFileRequest {
+            path: path.into(),
+            request_id: RequestId::generate().into(),
+        };
+        let answer = retry(Repeat::Harmless, || self.metadata().recover_file(request.clone())).await?;
+        match answer.writer.as_str() {
+            "" => Ok(None),
+            writer => writer.parse().map(Some).map_err(FsError::metadata_answer),
+        }
+    }
+
     /// Opens a file for reading and proves that its list of extents is its writer's.
     ///
     /// # Errors
@@ -314,20 +360,19 @@ impl ZoneFs {
     }
 
     async fn open_new(&self, path: &ZonePath, created: pb::CreatedFile) -> Result<FileWriter, FsError> {
-        let missing = |what| move || FsError::metadata_contradiction(what);
         created
             .data_suite
             .parse::<DataSuite>()
             .map_err(FsError::metadata_answer)?;
-        let grant = created.grant.ok_or_else(missing("it grants nothing"))?;
-        let grant = Grant::try_from(grant).map_err(FsError::metadata_answer)?;
+        let lease = self.lease(created.grant)?;
         let geometry = Geometry::new(created.frame_bytes, created.block_bytes).map_err(|source| FsError::Geometry {
             path: path.clone(),
             source,
         })?;
-        let edek = created.edek.ok_or_else(missing("it gives no EDEK"))?;
+        let edek = created
+            .edek
+            .ok_or_else(|| FsError::metadata_contradiction("it gives no EDEK"))?;
         let edek = Edek::try_from(edek).map_err(FsError::metadata_answer)?;
-        let lease = Arc::new(Lease::new(self.metadata().clone(), grant));
         let dek = match self.unwrap(path, &edek).await {
             Ok(dek) => dek,
             Err(error) => {
@@ -335,12 +380,33 @@ impl ZoneFs {
                 return Err(error);
             }
         };
-        let key = DataKey::new(dek.expose_256()?);
-        FileWriter::new(self.clone(), path.clone(), lease, &key, geometry)
+        FileWriter::create(self.clone(), path.clone(), lease, edek, &dek, geometry)
+    }
+
+    async fn reopened(
+        &self,
+        path: &ZonePath,
+        lease: Arc<Lease>,
+        file: Option<pb::OpenedFile>,
+        from: Option<u64>,
+    ) -> Result<FileWriter, FsError> {
+        let file = file.ok_or_else(|| FsError::metadata_contradiction("it says nothing about the file"))?;
+        let opening = Opening::parse(path, file)?;
+        if opening.stat.file_id != lease.file() {
+            return Err(FsError::metadata_contradiction("it grants another file"));
+        }
+        let dek = self.unwrap(path, &opening.edek).await?;
+        FileWriter::reopen(self.clone(), path.clone(), lease, opening, &dek, from)
+    }
+
+    fn lease(&self, grant: Option<pb::WriteGrant>) -> Result<Arc<Lease>, FsError> {
+        let grant = grant.ok_or_else(|| FsError::metadata_contradiction("it grants nothing"))?;
+        let grant = Grant::try_from(grant).map_err(FsError::metadata_answer)?;
+        Ok(Arc::new(Lease::new(self.metadata().clone(), grant)))
     }
 
     /// A DEK that is long enough for files.
-    async fn unwrap(&self, path: &ZonePath, edek: &Edek) -> Result<Dek, FsError> {
+    pub(crate) async fn unwrap(&self, path: &ZonePath, edek: &Edek) -> Result<Dek, FsError> {
         let unwrapped = self.shared.kms.unwrap(edek).await;
         let long_enough = |dek: Dek| {
             dek.expose_256()?;

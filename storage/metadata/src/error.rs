@@ -117,6 +117,18 @@ pub enum MetadataError {
         /// What became of it.
         why: &'static str,
     },
+    /// A file is being written by somebody else.
+    #[error(
+        "user {writer} has {path} open to write it, for {left_s} s more unless they go on; take it from them with: strongroom fs recover {path}"
+    )]
+    LeaseHeld {
+        /// The file.
+        path: ZonePath,
+        /// Who writes it.
+        writer: String,
+        /// Until the lease ends, in seconds.
+        left_s: u64,
+    },
     /// What the client says of a file does not fit what is recorded.
     #[error("file {file}: {rule}")]
     Manifest {
@@ -199,6 +211,7 @@ impl MetadataError {
             Self::NotInZone(_) | Self::NotZoneRoot { .. } => Reason::NotInZone,
             Self::AlreadyZone(_) => Reason::AlreadyZone,
             Self::LeaseLost { .. } => Reason::LeaseLost,
+            Self::LeaseHeld { .. } => Reason::LeaseHeld,
             Self::ZoneUsesVersion { .. } | Self::NewestVersion { .. } => Reason::KeyInUse,
             Self::TooFewNodes { .. } => Reason::TooFewNodes,
             Self::StaleEdek { .. } => Reason::Overloaded,

@@ -132,7 +132,10 @@ async fn run(world: &mut World, open: &mut Vec<pb::WriteGrant>, operation: &Oper
         }
         Operation::Abandon => {
             if let Some(grant) = open.pop() {
-                let request = pb::AbandonFileRequest { file_id: grant.file_id };
+                let request = pb::AbandonFileRequest {
+                    file_id: grant.file_id,
+                    extent_id: grant.extent_id,
+                };
                 world
                     .user("alice")
                     .files

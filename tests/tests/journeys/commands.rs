@@ -80,6 +80,12 @@ fn every_command_prints_the_json_of_the_manual() {
     assert_eq!(json(&cli, &format!("fs put {local} /zone/a"), "files")["files"], 1);
     assert_eq!(json(&cli, "fs ls /zone", STAT)["length"], 10);
     json(&cli, "fs stat /zone /zone/a", STAT);
+    assert_eq!(
+        json(&cli, &format!("fs append {local} /zone/a"), "files\",\"directories")["bytes"],
+        10
+    );
+    assert_eq!(json(&cli, "fs truncate --length 10 /zone/a", STAT)["length"], 10);
+    json(&cli, "fs recover /zone/a", "path\",\"writer");
     json(&cli, "fs mv /zone/a /zone/b", STAT);
     assert_eq!(json(&cli, "fs du /zone", "path\",\"files")["bytes"], 10);
     assert_eq!(

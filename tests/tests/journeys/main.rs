@@ -8,6 +8,7 @@ mod commands;
 mod crash;
 mod dev;
 mod files;
+mod growing;
 mod instances;
 mod key_life;
 mod keys;

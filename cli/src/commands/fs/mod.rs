@@ -3,6 +3,7 @@
 mod cat;
 mod du;
 mod get;
+mod grow;
 mod ls;
 mod mv;
 mod put;
@@ -23,6 +24,9 @@ pub(super) async fn run(session: &Session, command: FsCommand, output: Output) -
         }
         FsCommand::Ls { paths, long } => ls::run(&fs, &parse_all(&paths)?, long, output).await,
         FsCommand::Put(args) => put::run(fs, args, output).await,
+        FsCommand::Append { source, target } => grow::append(&fs, &source, &parse(&target)?, output).await,
+        FsCommand::Truncate { length, paths } => grow::truncate(&fs, &parse_all(&paths)?, length, output).await,
+        FsCommand::Recover { paths } => grow::recover(&fs, &parse_all(&paths)?, output).await,
         FsCommand::Get(args) => get::run(fs, args, output).await,
         FsCommand::Cat { paths, offset, length } => cat::run(&fs, &parse_all(&paths)?, offset, length, output).await,
         FsCommand::Stat { paths } => simple::stat(&fs, &parse_all(&paths)?, output).await,

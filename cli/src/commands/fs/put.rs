@@ -331,14 +331,14 @@ async fn store_file(
 }
 
 /// Gives an unfinished file up. If even that fails, its lease runs out and nothing shows under its path.
-async fn give_up(writer: FileWriter, path: &ZonePath) {
+pub(super) async fn give_up(writer: FileWriter, path: &ZonePath) {
     if let Err(error) = writer.abandon().await {
         tracing::info!(%path, %error, "the unfinished file is left to its lease");
     }
 }
 
 /// Writes piece after piece while the next one is read.
-async fn copy_file(
+pub(super) async fn copy_file(
     mut file: LocalFile,
     mut chunk: Chunk,
     writer: &mut FileWriter,
@@ -361,7 +361,7 @@ async fn copy_file(
     Ok(bytes + chunk.bytes.len() as u64)
 }
 
-async fn copy_stdin(writer: &mut FileWriter, report: &Report) -> Result<u64, Error> {
+pub(super) async fn copy_stdin(writer: &mut FileWriter, report: &Report) -> Result<u64, Error> {
     let mut bytes = 0;
     loop {
         let chunk = blocking(|| {
@@ -379,7 +379,7 @@ async fn copy_stdin(writer: &mut FileWriter, report: &Report) -> Result<u64, Err
     }
 }
 
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default()
 }
 

@@ -5,7 +5,7 @@ use strongroom_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Api, field, file_id, mode, parse, user};
+use super::{Api, file_id, mode, parse, user};
 use crate::{
     error::MetadataError,
     files::{
@@ -14,6 +14,7 @@ use crate::{
         create::{Creation, create},
         lease::abandon,
         read,
+        reopen::{recover, reopen},
     },
     schema::records,
     zones::source::EdekSource,
@@ -43,30 +44,33 @@ impl<S: Store, E: EdekSource> Files for Api<S, E> {
         Ok(Response::new(blocks::add(&self.core, file, &owner, report).await?))
     }
 
-    async fn commit_file(&self, request: Request<pb::CommitFileRequest>) -> Result<Response<pb::Stat>, Status> {
+    async fn commit_file(
+        &self,
+        request: Request<pb::CommitFileRequest>,
+    ) -> Result<Response<pb::CommittedFile>, Status> {
         let user = user(&request, "commit files")?;
         let asked = request.into_inner();
         let call = self.call("commit_file", &user, &asked.request_id, &asked)?;
-        let file = file_id(&asked.file_id)?;
-        let extents = asked.extents.into_iter().map(extent).collect::<Result<Vec<_>, _>>()?;
-        let report = match extents.last() {
-            _ if asked.blocks.is_empty() => None,
-            Some(last) => {
-                let id = extent_id(&last.extent_id)?;
-                Some(Report::parse(&self.core, file, id, asked.first_index, &asked.blocks).await?)
-            }
-            None => return Err(field("blocks", "none without an extent").into()),
+        let (file, extent) = (file_id(&asked.file_id)?, extent_id(&asked.extent_id)?);
+        let report = match asked.blocks.as_slice() {
+            [] => None,
+            blocks => Some(Report::parse(&self.core, file, extent, asked.first_index, blocks).await?),
         };
+        let extents = asked.extents.into_iter().map(known_extent);
+        let lease_expires_ms = call.now_ms() + self.core.settings.lease_ms;
         let finished = Commit {
             call,
             file,
+            extent,
             user,
-            extents,
+            generation: asked.generation,
+            extents: extents.collect::<Result<_, _>>()?,
             report,
             manifest_mac: asked.manifest_mac,
             mtime_ms: asked.mtime_ms,
+            lease_expires_ms: asked.go_on.then_some(lease_expires_ms),
         };
-        Ok(Response::new(commit(&self.core.store, finished).await?))
+        Ok(Response::new(commit(&self.core, finished).await?))
     }
 
     async fn abandon_file(
@@ -74,8 +78,29 @@ impl<S: Store, E: EdekSource> Files for Api<S, E> {
         request: Request<pb::AbandonFileRequest>,
     ) -> Result<Response<pb::AbandonFileResponse>, Status> {
         let owner = user(&request, "abandon files")?;
-        abandon(&self.core.store, file_id(&request.get_ref().file_id)?, &owner).await?;
+        let asked = request.into_inner();
+        let (file, extent) = (file_id(&asked.file_id)?, extent_id(&asked.extent_id)?);
+        abandon(&self.core.store, file, extent, &owner).await?;
         Ok(Response::new(pb::AbandonFileResponse {}))
+    }
+
+    async fn reopen_file(&self, request: Request<pb::ReopenFileRequest>) -> Result<Response<pb::ReopenedFile>, Status> {
+        let user = user(&request, "append to files")?;
+        let asked = request.into_inner();
+        let call = self.call("reopen_file", &user, &asked.request_id, &asked)?;
+        let path = parse(&asked.path)?;
+        Ok(Response::new(reopen(&self.core, call, &path, &user).await?))
+    }
+
+    async fn recover_file(
+        &self,
+        request: Request<pb::RecoverFileRequest>,
+    ) -> Result<Response<pb::RecoverFileResponse>, Status> {
+        let user = user(&request, "recover files")?;
+        let asked = request.into_inner();
+        let call = self.call("recover_file", &user, &asked.request_id, &asked)?;
+        let path = parse(&asked.path)?;
+        Ok(Response::new(recover(&self.core, call, &path, &user).await?))
     }
 
     async fn open_file(&self, request: Request<pb::OpenFileRequest>) -> Result<Response<pb::OpenedFile>, Status> {
@@ -100,11 +125,12 @@ fn extent_id(bytes: &[u8]) -> Result<ExtentId, MetadataError> {
     Ok(bytes.try_into()?)
 }
 
-fn extent(wire: pb::Extent) -> Result<records::Extent, MetadataError> {
+fn known_extent(wire: pb::Extent) -> Result<records::Extent, MetadataError> {
     Ok(records::Extent {
         extent_id: extent_id(&wire.extent_id)?.into(),
         salt: wire.salt,
         length: wire.length,
         blocks: wire.blocks,
+        visible: wire.visible,
     })
 }

@@ -83,7 +83,7 @@ async fn add_in(
     report: &Report,
     lease_expires_ms: u64,
 ) -> Result<(), MetadataError> {
-    let mut open = owned(txn, file, owner).await?;
+    let mut open = owned(txn, file, report.extent, owner).await?;
     open.lease_expires_ms = lease_expires_ms;
     record(txn, file, &mut open, report).await?;
     access::put(txn, &keys::open_file(file), &open);
@@ -216,23 +216,24 @@ async fn placed<S: Store, E: EdekSource>(
     })
 }
 
-/// A page of an extent's blocks, from `first`, with the nodes that are alive named first.
+/// A page of the `shown` blocks of an extent, from `first`, with the nodes that are alive named first.
 pub(crate) async fn page<S: Store, E: EdekSource>(
     core: &Core<S, E>,
     txn: &mut impl Txn,
     extent: &records::Extent,
+    shown: u32,
     first: u32,
 ) -> Result<(Vec<pb::BlockPlacement>, Vec<Target>), MetadataError> {
     let id = extent.id()?;
     let mut blocks = Vec::new();
     let mut index = first;
-    while index < extent.blocks && blocks.len() < BLOCKS_PER_CALL_MAX {
+    while index < shown && blocks.len() < BLOCKS_PER_CALL_MAX {
         let chunk = access::chunk(txn, BlockId { extent: id, index }).await?;
         let here = chunk.blocks.get(access::chunk_position(index)..).unwrap_or_default();
         if here.is_empty() {
             return Err(MetadataError::Corrupt { what: "block list" });
         }
-        let room = BLOCKS_PER_CALL_MAX - blocks.len();
+        let room = (BLOCKS_PER_CALL_MAX - blocks.len()).min((shown - index) as usize);
         blocks.extend(here.iter().take(room).map(|block| pb::BlockPlacement {
             length: block.length,
             crc32c: block.crc32c,

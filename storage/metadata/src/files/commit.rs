@@ -1,17 +1,18 @@
-//! The commit of a file: all that its writer recorded shows under its path at once, or nothing does.
+//! The commit of a file: all that its writer recorded shows at once, or nothing does.
 
 use bytes::Bytes;
 use strongroom_kv::{Store, Txn};
-use strongroom_proto::{FileId, ZoneId, limits::EXTENTS_PER_FILE_MAX, metadata::v1 as pb, transport::UserName};
+use strongroom_proto::{ExtentId, FileId, ZoneId, metadata::v1 as pb, transport::UserName};
 
 use super::{
     blocks::{Report, record},
-    create::check_overwrite,
-    lease::owned,
-    sealed_bytes,
+    create::{check_overwrite, ids, write_grant},
+    lease::{lost, owned},
+    manifest::{self, kept},
 };
 use crate::{
     answers::Call,
+    core::Core,
     error::MetadataError,
     namespace::{
         remove::{put_purge, unlink_file},
@@ -19,73 +20,146 @@ use crate::{
         stat::stat,
     },
     schema::{access, access::transact, counted, keys, records},
+    zones::source::EdekSource,
 };
 
-/// What a writer says of the file it finished.
+/// What a writer says of the file as it is now.
 #[derive(Debug, Clone)]
 pub(crate) struct Commit {
     pub(crate) call: Call,
     pub(crate) file: FileId,
+    /// The extent that was granted to the writer.
+    pub(crate) extent: ExtentId,
     pub(crate) user: UserName,
+    pub(crate) generation: u64,
     pub(crate) extents: Vec<records::Extent>,
-    /// Blocks of the last extent that were not recorded before.
+    /// Blocks of the writer's extent that were not recorded before.
     pub(crate) report: Option<Report>,
     pub(crate) manifest_mac: Bytes,
     pub(crate) mtime_ms: u64,
+    /// For how long the writer goes on, if he does.
+    pub(crate) lease_expires_ms: Option<u64>,
 }
 
-/// Publishes a file. A repeat answers with the file as it is.
-pub(crate) async fn commit(store: &impl Store, commit: Commit) -> Result<pb::Stat, MetadataError> {
-    transact!(store, [commit], |txn| commit_in(txn, &commit)).await
+/// Publishes a file.
+pub(crate) async fn commit<S: Store, E: EdekSource>(
+    core: &Core<S, E>,
+    commit: Commit,
+) -> Result<pb::CommittedFile, MetadataError> {
+    let user = commit.user.clone();
+    let next = ExtentId::generate();
+    let done = transact!(&core.store, [commit], |txn| commit_in(txn, &commit, next)).await?;
+    let grant = match &done.grant {
+        Some(grant) => {
+            let (file, extent) = ids(grant)?;
+            Some(write_grant(core, file, extent, &user))
+        }
+        None => None,
+    };
+    Ok(pb::CommittedFile { grant, ..done })
 }
 
-async fn commit_in(txn: &mut impl Txn, commit: &Commit) -> Result<pb::Stat, MetadataError> {
+/// The answer's grant has the ids only.
+async fn commit_in(txn: &mut impl Txn, commit: &Commit, next: ExtentId) -> Result<pb::CommittedFile, MetadataError> {
     if let Some(done) = commit.call.answer(txn).await? {
         return Ok(done);
     }
-    if let Some(done) = committed(txn, commit).await? {
-        return stat(txn, &done).await;
-    }
-    let mut open = owned(txn, commit.file, &commit.user).await?;
+    let mut open = owned(txn, commit.file, commit.extent, &commit.user).await?;
     if let Some(report) = &commit.report {
         record(txn, commit.file, &mut open, report).await?;
     }
-    check_manifest(commit, &open)?;
-    let parent = home(txn, commit, &open).await?;
+    let found = match open.generation {
+        0 => publish(txn, commit, &open).await?,
+        _ => update(txn, commit, &open).await?,
+    };
+    drop_unused(txn, commit, &open);
+    let done = pb::CommittedFile {
+        stat: Some(stat(txn, &found).await?),
+        grant: go_on(txn, commit, &open, next),
+    };
+    commit.call.keep(txn, &done);
+    Ok(done)
+}
+
+/// Ends the writing, or grants the next extent.
+fn go_on(txn: &mut impl Txn, commit: &Commit, open: &records::OpenFile, next: ExtentId) -> Option<pb::WriteGrant> {
+    let Some(lease_expires_ms) = commit.lease_expires_ms else {
+        counted::delete_open_file(txn, commit.file);
+        return None;
+    };
+    let next_open = records::OpenFile::again(&commit.user, commit.generation, next, lease_expires_ms, open);
+    access::put(txn, &keys::open_file(commit.file), &next_open);
+    Some(pb::WriteGrant {
+        file_id: commit.file.into(),
+        extent_id: next.into(),
+        ..pb::WriteGrant::default()
+    })
+}
+
+/// Shows a new file under its path.
+async fn publish(txn: &mut impl Txn, commit: &Commit, open: &records::OpenFile) -> Result<Found, MetadataError> {
+    manifest::check(commit, open, &[])?;
+    let parent = home(txn, commit, open).await?;
     if let Some(there) = step(txn, &parent, &open.name).await? {
         check_overwrite(there.entry.is_directory(), &there.path, open.overwrite)?;
         unlink_file(txn, &there).await?;
     }
-    drop_unused(txn, commit, &open);
-    counted::delete_open_file(txn, commit.file);
-    let body = body(commit, &open);
-    let entry = entry(commit, &open, &parent, &body);
+    let body = records::Body {
+        edek: open.edek.clone(),
+        data_suite: open.data_suite.clone(),
+        frame_bytes: open.frame_bytes,
+        block_bytes: open.block_bytes,
+        extents: commit.extents.clone(),
+        manifest_mac: commit.manifest_mac.clone(),
+        generation: commit.generation,
+    };
+    let entry = records::Entry {
+        id: commit.file.into(),
+        mode: open.mode,
+        owner: open.owner.clone(),
+        group: parent.entry.group.clone(),
+        mtime_ms: commit.mtime_ms,
+        zone_id: Bytes::new(),
+        file: Some(body.size()),
+    };
     access::put(txn, &keys::body(commit.file), &body);
     access::link(txn, parent.id, &open.name, &entry)?;
-    let found = child(&parent, &open.name, entry)?;
-    let stat = stat(txn, &found).await?;
-    commit.call.keep(txn, &stat);
-    Ok(stat)
+    child(&parent, &open.name, entry)
 }
 
-/// The file, if this is a repeat of its commit.
-async fn committed(txn: &mut impl Txn, commit: &Commit) -> Result<Option<Found>, MetadataError> {
-    match access::body(txn, commit.file).await? {
-        Some(body) if body.manifest_mac == commit.manifest_mac && body.extents == commit.extents => {
-            let found = climb(txn, commit.file).await?;
-            Ok(found.filter(|found| found.entry.owner == commit.user.as_str()))
-        }
-        _ => Ok(None),
+/// Shows what became of a file that is there. Its EDEK stays as it is: it may have been wrapped again meanwhile.
+async fn update(txn: &mut impl Txn, commit: &Commit, open: &records::OpenFile) -> Result<Found, MetadataError> {
+    let removed = || lost(commit.file, &commit.user, "it was removed");
+    let mut body = access::body(txn, commit.file).await?.ok_or_else(removed)?;
+    manifest::check(commit, open, &body.extents)?;
+    let mut found = climb(txn, commit.file).await?.ok_or_else(removed)?;
+    put_purge(txn, FileId::generate(), &cut_off(commit, &body));
+    body.extents.clone_from(&commit.extents);
+    body.manifest_mac.clone_from(&commit.manifest_mac);
+    body.generation = commit.generation;
+    found.entry.mtime_ms = commit.mtime_ms;
+    found.entry.file = Some(body.size());
+    access::put(txn, &keys::body(commit.file), &body);
+    access::put(txn, &found.key, &found.entry);
+    Ok(found)
+}
+
+/// The blocks of which nothing shows any more.
+fn cut_off(commit: &Commit, before: &records::Body) -> records::Purge {
+    let (old, dropped) = before.extents.split_at(kept(commit, &before.extents));
+    let mut extents: Vec<_> = dropped.iter().map(|extent| before.purge_from(extent, 0)).collect();
+    if let (Some(was), Some(is)) = (old.last(), commit.extents.get(..old.len()).and_then(<[_]>::last)) {
+        extents.push(before.purge_from(was, before.shown_blocks(is)));
+    }
+    records::Purge {
+        extents,
+        ..records::Purge::default()
     }
 }
 
 /// The directory that the file was opened in, wherever it is now; it must still be in the EDEK's zone.
 async fn home(txn: &mut impl Txn, commit: &Commit, open: &records::OpenFile) -> Result<Found, MetadataError> {
-    let lost = |why| MetadataError::LeaseLost {
-        file: commit.file,
-        user: commit.user.clone(),
-        why,
-    };
+    let lost = |why| lost(commit.file, &commit.user, why);
     let parent = climb(txn, open.parent.as_ref().try_into()?)
         .await?
         .ok_or_else(|| lost("its directory was removed"))?;
@@ -98,54 +172,6 @@ async fn home(txn: &mut impl Txn, commit: &Commit, open: &records::OpenFile) -> 
     }
 }
 
-/// Checks that extents, blocks and lengths fit each other and what was recorded.
-fn check_manifest(commit: &Commit, open: &records::OpenFile) -> Result<(), MetadataError> {
-    let bad = |rule: String| {
-        Err(MetadataError::Manifest {
-            file: commit.file,
-            rule,
-        })
-    };
-    if commit.extents.len() > EXTENTS_PER_FILE_MAX {
-        return bad(format!("a file has at most {EXTENTS_PER_FILE_MAX} extents"));
-    }
-    if commit.manifest_mac.len() != 32 {
-        return bad("its manifest MAC must be 32 bytes".to_owned());
-    }
-    for (position, extent) in commit.extents.iter().enumerate() {
-        let id = extent.id()?;
-        if commit.extents[..position]
-            .iter()
-            .any(|e| e.extent_id == extent.extent_id)
-        {
-            return bad(format!("extent {id} is named twice"));
-        }
-        let Some(known) = open.extents.iter().find(|known| known.extent_id == extent.extent_id) else {
-            return bad(format!("extent {id} was not granted to its writer"));
-        };
-        if let Some(rule) = broken_extent(extent, known, open) {
-            return bad(format!("extent {id}: {rule}"));
-        }
-    }
-    Ok(())
-}
-
-fn broken_extent(extent: &records::Extent, known: &records::OpenExtent, open: &records::OpenFile) -> Option<String> {
-    let block_bytes = u64::from(open.block_bytes);
-    if extent.salt.len() != 16 {
-        return Some("its salt must be 16 bytes".to_owned());
-    }
-    if extent.length == 0 || extent.length.div_ceil(block_bytes) != u64::from(extent.blocks) {
-        return Some(format!("{} bytes do not make {} blocks", extent.length, extent.blocks));
-    }
-    if known.blocks != extent.blocks {
-        return Some(format!("{} blocks are recorded, not {}", known.blocks, extent.blocks));
-    }
-    let last_plain = u32::try_from((extent.length - 1) % block_bytes + 1).unwrap_or(open.block_bytes);
-    let last = sealed_bytes(last_plain, open.frame_bytes);
-    (known.last_length != last).then(|| format!("its last block has {} bytes, not {last}", known.last_length))
-}
-
 /// Blocks recorded in extents that the file does without become garbage.
 fn drop_unused(txn: &mut impl Txn, commit: &Commit, open: &records::OpenFile) {
     let used = |id: &Bytes| commit.extents.iter().any(|extent| extent.extent_id == *id);
@@ -153,27 +179,4 @@ fn drop_unused(txn: &mut impl Txn, commit: &Commit, open: &records::OpenFile) {
     unused.extents.retain(|extent| !used(&extent.extent_id));
     // Under an id of its own: the file's id may be purged later for its own blocks.
     put_purge(txn, FileId::generate(), &unused);
-}
-
-fn body(commit: &Commit, open: &records::OpenFile) -> records::Body {
-    records::Body {
-        edek: open.edek.clone(),
-        data_suite: open.data_suite.clone(),
-        frame_bytes: open.frame_bytes,
-        block_bytes: open.block_bytes,
-        extents: commit.extents.clone(),
-        manifest_mac: commit.manifest_mac.clone(),
-    }
-}
-
-fn entry(commit: &Commit, open: &records::OpenFile, parent: &Found, body: &records::Body) -> records::Entry {
-    records::Entry {
-        id: commit.file.into(),
-        mode: open.mode,
-        owner: open.owner.clone(),
-        group: parent.entry.group.clone(),
-        mtime_ms: commit.mtime_ms,
-        zone_id: Bytes::new(),
-        file: Some(body.size()),
-    }
 }

@@ -83,15 +83,20 @@ fn granted<S, E>(
     created: pb::CreatedFile,
     owner: &UserName,
 ) -> Result<pb::CreatedFile, MetadataError> {
-    let ids = created
+    let grant = created
         .grant
         .as_ref()
         .ok_or(MetadataError::Corrupt { what: "answer" })?;
-    let (file, extent) = (ids.file_id.as_ref().try_into()?, ids.extent_id.as_ref().try_into()?);
+    let (file, extent) = ids(grant)?;
     Ok(pb::CreatedFile {
         grant: Some(write_grant(core, file, extent, owner)),
         ..created
     })
+}
+
+/// The file and the extent of a grant.
+pub(crate) fn ids(grant: &pb::WriteGrant) -> Result<(FileId, ExtentId), MetadataError> {
+    Ok((grant.file_id.as_ref().try_into()?, grant.extent_id.as_ref().try_into()?))
 }
 
 /// What the writer of an extent needs: targets and a capability.
@@ -169,6 +174,7 @@ async fn record(
         frame_bytes: place.frame.bytes(),
         block_bytes: BLOCK_BYTES,
         lease_expires_ms,
+        generation: 0,
         extents: vec![records::OpenExtent {
             extent_id: extent.into(),
             blocks: 0,

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use strongroom_kv::{Store, Txn};
-use strongroom_proto::{BlockId, FileId, transport::UserName};
+use strongroom_proto::{BlockId, ExtentId, FileId, transport::UserName};
 
 use crate::{
     error::MetadataError,
@@ -13,45 +13,63 @@ use crate::{
 /// Open files looked at in one page.
 const PAGE: usize = 500;
 
-/// The open file `id`, if `user` is writing it.
+/// The open file `id`, if `user` is writing `extent` of it.
 pub(crate) async fn owned(
     txn: &mut impl Txn,
     file: FileId,
+    extent: ExtentId,
     user: &UserName,
 ) -> Result<records::OpenFile, MetadataError> {
-    let lost = |why| MetadataError::LeaseLost {
+    let lost = |why| lost(file, user, why);
+    let open = access::open_file(txn, file)
+        .await?
+        .ok_or_else(|| lost("it was abandoned or recovered, or its writer was silent for too long"))?;
+    if open.owner != user.as_str() {
+        return Err(lost("another user is"));
+    }
+    if open.has(extent) {
+        Ok(open)
+    } else {
+        Err(lost("it was recovered, and opened anew"))
+    }
+}
+
+pub(crate) fn lost(file: FileId, user: &UserName, why: &'static str) -> MetadataError {
+    MetadataError::LeaseLost {
         file,
         user: user.clone(),
         why,
-    };
-    let open = access::open_file(txn, file)
-        .await?
-        .ok_or_else(|| lost("it was abandoned, or its writer was silent for too long"))?;
-    if open.owner == user.as_str() {
-        Ok(open)
-    } else {
-        Err(lost("another user is"))
     }
 }
 
-/// Gives up a file being written. A repeat succeeds.
-pub(crate) async fn abandon(store: &impl Store, file: FileId, user: &UserName) -> Result<(), MetadataError> {
-    transact!(store, [user], |txn| abandon_in(txn, file, &user)).await
+/// Gives up what is written of a file in `extent`. A repeat succeeds.
+pub(crate) async fn abandon(
+    store: &impl Store,
+    file: FileId,
+    extent: ExtentId,
+    user: &UserName,
+) -> Result<(), MetadataError> {
+    transact!(store, [user], |txn| abandon_in(txn, file, extent, &user)).await
 }
 
-async fn abandon_in(txn: &mut impl Txn, file: FileId, user: &UserName) -> Result<(), MetadataError> {
-    if access::open_file(txn, file).await?.is_none() {
+async fn abandon_in(txn: &mut impl Txn, file: FileId, extent: ExtentId, user: &UserName) -> Result<(), MetadataError> {
+    let open = access::open_file(txn, file).await?;
+    if open.is_none_or(|open| !open.has(extent)) {
         return Ok(());
     }
-    let open = owned(txn, file, user).await?;
+    let open = owned(txn, file, extent, user).await?;
     give_up(txn, file, &open).await
 }
 
-async fn give_up(txn: &mut impl Txn, file: FileId, open: &records::OpenFile) -> Result<(), MetadataError> {
-    let edek = open.edek.as_ref().ok_or(MetadataError::Corrupt { what: "open file" })?;
+/// Ends the writing of a file: a new one is gone, another one is as it was committed last.
+pub(crate) async fn give_up(txn: &mut impl Txn, file: FileId, open: &records::OpenFile) -> Result<(), MetadataError> {
     counted::delete_open_file(txn, file);
-    counted::delete_index(txn, edek, file)?;
-    put_purge(txn, file, &open.garbage());
+    if open.generation == 0 {
+        let edek = open.edek.as_ref().ok_or(MetadataError::Corrupt { what: "open file" })?;
+        counted::delete_index(txn, edek, file)?;
+    }
+    // Under an id of its own: the file's id may be purged for its own blocks.
+    put_purge(txn, FileId::generate(), &open.garbage());
     delete_everywhere(txn, open).await
 }
 

@@ -4,7 +4,9 @@ pub(crate) mod blocks;
 pub(crate) mod commit;
 pub(crate) mod create;
 pub(crate) mod lease;
+pub(crate) mod manifest;
 pub(crate) mod read;
+pub(crate) mod reopen;
 
 /// Plaintext bytes of a full block.
 pub(crate) const BLOCK_BYTES: u32 = 4 << 20;

@@ -12,7 +12,10 @@ use super::blocks::page;
 use crate::{
     core::Core,
     error::MetadataError,
-    namespace::{resolve::find, stat::stat},
+    namespace::{
+        resolve::{Found, find},
+        stat::stat,
+    },
     schema::{access, records},
     zones::source::EdekSource,
 };
@@ -25,24 +28,35 @@ pub(crate) async fn open<S: Store, E: EdekSource>(
 ) -> Result<pb::OpenedFile, MetadataError> {
     let mut txn = core.store.begin().await?;
     let found = find(&mut txn, path).await?;
+    opened(core, &mut txn, &found, user).await
+}
+
+/// The same of a file that was found.
+pub(crate) async fn opened<S: Store, E: EdekSource>(
+    core: &Core<S, E>,
+    txn: &mut impl Txn,
+    found: &Found,
+    user: &UserName,
+) -> Result<pb::OpenedFile, MetadataError> {
     if found.entry.is_directory() {
-        return Err(MetadataError::IsADirectory(path.clone()));
+        return Err(MetadataError::IsADirectory(found.path.clone()));
     }
-    let file = access::body(&mut txn, found.id)
+    let file = access::body(txn, found.id)
         .await?
         .ok_or(MetadataError::Corrupt { what: "file" })?;
     let edek = file.edek.as_ref().ok_or(MetadataError::Corrupt { what: "file" })?;
     let blocks = match file.extents.first() {
-        Some(extent) => Some(readable(core, &mut txn, &file, extent, 0, user).await?),
+        Some(extent) => Some(readable(core, txn, &file, extent, 0, user).await?),
         None => None,
     };
     Ok(pb::OpenedFile {
-        stat: Some(stat(&mut txn, &found).await?),
+        stat: Some(stat(txn, found).await?),
         edek: Some(Edek::try_from(edek)?.into()),
         frame_bytes: file.frame_bytes,
         block_bytes: file.block_bytes,
         extents: file.extents.iter().map(wire_extent).collect(),
         manifest_mac: file.manifest_mac,
+        generation: file.generation,
         blocks,
     })
 }
@@ -73,7 +87,7 @@ async fn readable<S: Store, E: EdekSource>(
     first: u32,
     user: &UserName,
 ) -> Result<pb::ListBlocksResponse, MetadataError> {
-    let (blocks, nodes) = page(core, txn, extent, first).await?;
+    let (blocks, nodes) = page(core, txn, extent, file.shown_blocks(extent), first).await?;
     let holder = PeerIdentity::User(user.clone());
     let (capability, expires_ms) = core.cluster.capability(Right::Read, holder, file.extent_ids()?);
     Ok(pb::ListBlocksResponse {
@@ -90,5 +104,6 @@ fn wire_extent(extent: &records::Extent) -> pb::Extent {
         salt: extent.salt.clone(),
         length: extent.length,
         blocks: extent.blocks,
+        visible: extent.visible,
     }
 }

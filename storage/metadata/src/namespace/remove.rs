@@ -80,7 +80,7 @@ async fn drop_file(txn: &mut impl Txn, id: FileId) -> Result<(), MetadataError> 
 
 /// Leaves blocks to the purge, if there are any.
 pub(crate) fn put_purge(txn: &mut impl Txn, id: FileId, purge: &records::Purge) {
-    if purge.directory || purge.extents.iter().any(|extent| extent.blocks > 0) {
+    if purge.directory || purge.extents.iter().any(records::PurgeExtent::is_left) {
         access::put(txn, &keys::purge(id), purge);
     }
 }
@@ -158,18 +158,16 @@ async fn purge_chunk(txn: &mut impl Txn, id: FileId) -> Result<(), MetadataError
     let Some(mut purge) = access::record::<records::Purge>(txn, &keys::purge(id), "purge").await? else {
         return Ok(());
     };
-    while purge.extents.last().is_some_and(|extent| extent.blocks == 0) {
-        purge.extents.pop();
-    }
+    purge.extents.retain(records::PurgeExtent::is_left);
     let Some(last) = purge.extents.last_mut() else {
         txn.delete(&keys::purge(id));
         return Ok(());
     };
     let extent = ExtentId::try_from(last.extent_id.as_ref())?;
-    let first = (last.blocks - 1) / keys::CHUNK_BLOCKS * keys::CHUNK_BLOCKS;
+    let first = ((last.blocks - 1) / keys::CHUNK_BLOCKS * keys::CHUNK_BLOCKS).max(last.first);
     last.blocks = first;
-    drop_chunk(txn, BlockId { extent, index: first }).await?;
-    if purge.extents.iter().all(|extent| extent.blocks == 0) {
+    drop_from(txn, BlockId { extent, index: first }).await?;
+    if !purge.extents.iter().any(records::PurgeExtent::is_left) {
         txn.delete(&keys::purge(id));
     } else {
         access::put(txn, &keys::purge(id), &purge);
@@ -177,10 +175,13 @@ async fn purge_chunk(txn: &mut impl Txn, id: FileId) -> Result<(), MetadataError
     Ok(())
 }
 
-async fn drop_chunk(txn: &mut impl Txn, first: BlockId) -> Result<(), MetadataError> {
-    let chunk = access::chunk(txn, first).await?;
+/// Turns a block and those behind it in its chunk into garbage.
+async fn drop_from(txn: &mut impl Txn, first: BlockId) -> Result<(), MetadataError> {
+    let mut chunk = access::chunk(txn, first).await?;
+    let keeps = access::chunk_position(first.index).min(chunk.blocks.len());
+    let dropped = chunk.blocks.split_off(keeps);
     let (mut all, mut of_nodes) = (Vec::new(), BTreeMap::<&String, Vec<BlockId>>::new());
-    for (block, index) in chunk.blocks.iter().zip(first.index..) {
+    for (block, index) in dropped.iter().zip(first.index..) {
         let id = BlockId { index, ..first };
         all.push(id);
         for node in &block.nodes {
@@ -191,7 +192,12 @@ async fn drop_chunk(txn: &mut impl Txn, first: BlockId) -> Result<(), MetadataEr
         counted::put_garbage(txn, &node.parse()?, &blocks).await?;
     }
     counted::mark_deficits(txn, &all, false).await?;
-    txn.delete(&keys::chunk(first.extent, first.index));
+    let key = keys::chunk(first.extent, first.index);
+    if chunk.blocks.is_empty() {
+        txn.delete(&key);
+    } else {
+        access::put(txn, &key, &chunk);
+    }
     Ok(())
 }
 

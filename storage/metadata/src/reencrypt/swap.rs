@@ -121,19 +121,20 @@ fn is_at(job: &records::Reencryption, seen: &records::Reencryption) -> bool {
 /// Gives a file its new EDEK if it still has the old one. Says whether it did.
 async fn swap(txn: &mut impl Txn, stale: &Stale, version: KeyVersion, fresh: &Bytes) -> Result<bool, MetadataError> {
     let id = stale.file;
-    if let Some(mut open) = access::open_file(txn, id).await? {
-        let changed = exchange(txn, id, open.edek.as_mut(), stale, version, fresh)?;
+    // A file that shows and is open too has its EDEK here.
+    if let Some(mut body) = access::body(txn, id).await? {
+        let changed = exchange(txn, id, body.edek.as_mut(), stale, version, fresh)?;
         if changed {
-            access::put(txn, &keys::open_file(id), &open);
+            access::put(txn, &keys::body(id), &body);
         }
         return Ok(changed);
     }
-    let Some(mut body) = access::body(txn, id).await? else {
+    let Some(mut open) = access::open_file(txn, id).await? else {
         return Ok(false);
     };
-    let changed = exchange(txn, id, body.edek.as_mut(), stale, version, fresh)?;
+    let changed = exchange(txn, id, open.edek.as_mut(), stale, version, fresh)?;
     if changed {
-        access::put(txn, &keys::body(id), &body);
+        access::put(txn, &keys::open_file(id), &open);
     }
     Ok(changed)
 }

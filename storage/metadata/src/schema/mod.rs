@@ -10,7 +10,7 @@ pub(crate) mod records {
     include!(concat!(env!("OUT_DIR"), "/strongroom.metadata.records.v1.rs"));
 }
 
-use strongroom_proto::{Edek, ExtentId, FileId, KeyVersion, ParseError, ZoneId};
+use strongroom_proto::{Edek, ExtentId, FileId, KeyVersion, ParseError, ZoneId, transport::UserName};
 
 /// Block nodes of a cluster.
 pub(crate) const NODES_MAX: usize = 5000;
@@ -42,6 +42,13 @@ impl records::Extent {
     }
 }
 
+impl records::PurgeExtent {
+    /// Whether blocks are left to delete.
+    pub(crate) const fn is_left(&self) -> bool {
+        self.blocks > self.first
+    }
+}
+
 impl records::Body {
     pub(crate) fn extent_ids(&self) -> Result<Vec<ExtentId>, ParseError> {
         self.extents.iter().map(records::Extent::id).collect()
@@ -50,30 +57,71 @@ impl records::Body {
     /// What the file's entry says of it.
     pub(crate) fn size(&self) -> records::Size {
         records::Size {
-            length: self.extents.iter().map(|extent| extent.length).sum(),
-            blocks: self.extents.iter().map(|extent| extent.blocks).sum(),
+            length: self.extents.iter().map(|extent| extent.visible).sum(),
+            blocks: self.extents.iter().map(|extent| self.shown_blocks(extent)).sum(),
+        }
+    }
+
+    /// Blocks of an extent that have a byte of the file. Those behind them are deleted.
+    pub(crate) fn shown_blocks(&self, extent: &records::Extent) -> u32 {
+        let blocks = extent.visible.div_ceil(u64::from(self.block_bytes).max(1));
+        u32::try_from(blocks).unwrap_or(u32::MAX).min(extent.blocks)
+    }
+
+    /// What there is to delete of an extent of this file from block `first` on.
+    pub(crate) fn purge_from(&self, extent: &records::Extent, first: u32) -> records::PurgeExtent {
+        records::PurgeExtent {
+            extent_id: extent.extent_id.clone(),
+            blocks: self.shown_blocks(extent),
+            first,
         }
     }
 
     /// What is left to delete once the file is gone.
     pub(crate) fn garbage(&self) -> records::Purge {
-        let extents = self.extents.iter().map(|extent| records::PurgeExtent {
-            extent_id: extent.extent_id.clone(),
-            blocks: extent.blocks,
-        });
         records::Purge {
-            extents: extents.collect(),
+            extents: self.extents.iter().map(|extent| self.purge_from(extent, 0)).collect(),
             ..records::Purge::default()
         }
     }
 }
 
 impl records::OpenFile {
+    /// What is recorded of `user` who goes on with a file, in an extent of its own.
+    pub(crate) fn again(
+        user: &UserName,
+        generation: u64,
+        extent: ExtentId,
+        lease_expires_ms: u64,
+        sizes: &Self,
+    ) -> Self {
+        Self {
+            owner: user.as_str().to_owned(),
+            generation,
+            frame_bytes: sizes.frame_bytes,
+            block_bytes: sizes.block_bytes,
+            lease_expires_ms,
+            extents: vec![records::OpenExtent {
+                extent_id: extent.into(),
+                ..records::OpenExtent::default()
+            }],
+            ..Self::default()
+        }
+    }
+
+    /// Whether `extent` was granted to the writer.
+    pub(crate) fn has(&self, extent: ExtentId) -> bool {
+        self.extents
+            .iter()
+            .any(|granted| granted.extent_id.as_ref() == extent.as_bytes())
+    }
+
     /// What is left to delete once the file is given up.
     pub(crate) fn garbage(&self) -> records::Purge {
         let extents = self.extents.iter().map(|extent| records::PurgeExtent {
             extent_id: extent.extent_id.clone(),
             blocks: extent.blocks,
+            first: 0,
         });
         records::Purge {
             extents: extents.collect(),

@@ -22,6 +22,7 @@ use crate::{
         access::transact,
         counted,
         keys::{self, KeyRange},
+        records,
     },
 };
 
@@ -190,7 +191,8 @@ async fn in_use<S: Store, E>(
     let mut open = 0;
     for (key, _) in &looked_at {
         let (_, file) = keys::index_entry(key).ok_or(MetadataError::Corrupt { what: "index entry" })?;
-        open += usize::from(access::open_file(&mut view, file).await?.is_some());
+        let is_new = |open: records::OpenFile| open.generation == 0;
+        open += usize::from(access::open_file(&mut view, file).await?.is_some_and(is_new));
     }
     Ok(MetadataError::ZoneUsesVersion {
         zone: subject.name.clone(),

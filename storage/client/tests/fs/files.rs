@@ -1,7 +1,5 @@
 //! Files go in and come out the same, whatever fails meanwhile; what was tampered with does not come out.
 
-mod stand_ins;
-
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,9 +7,10 @@ use proptest::{
     prelude::Rng as _,
     test_runner::{RngAlgorithm, TestRng},
 };
-use stand_ins::{FileRecord, Health, World, path};
 use strongroom_fs::{CreateOptions, FileReader, FsError, Stat};
 use strongroom_proto::Reason;
+
+use crate::stand_ins::{FileRecord, Health, World, path};
 
 const FRAME: usize = 4096;
 const BLOCK: usize = 2 * FRAME;
@@ -103,7 +102,7 @@ async fn random_reads_are_slices_of_the_original() {
     let data = plain(20 * BLOCK + 77);
     put(&world, "/z/a", &data).await;
     let reader = world.fs.open(&path("/z/a")).await.expect("opened");
-    let seed: [u8; 32] = std::array::from_fn(|i| (stand_ins::now_ms() >> (i % 8)) as u8);
+    let seed: [u8; 32] = std::array::from_fn(|i| (crate::stand_ins::now_ms() >> (i % 8)) as u8);
     let mut rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
     for _ in 0..200 {
         let offset = rand(&mut rng) % (data.len() + 100);

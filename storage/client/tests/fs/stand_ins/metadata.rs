@@ -6,10 +6,11 @@ use strongroom_proto::{
     block::v1::Target,
     kms::v1::Edek,
     metadata::v1::{
-        AbandonFileRequest, AbandonFileResponse, AddBlocksRequest, BlockPlacement, CommitFileRequest,
+        AbandonFileRequest, AbandonFileResponse, AddBlocksRequest, BlockPlacement, CommitFileRequest, CommittedFile,
         CreateFileRequest, CreatedFile, Extent, FileKind, GetStatRequest, ListBlocksRequest, ListBlocksResponse,
-        ListRequest, ListResponse, MakeDirectoryRequest, OpenFileRequest, OpenedFile, RemoveRequest, RemoveResponse,
-        RenameRequest, SetAttributesRequest, Stat, WriteGrant, files_server::Files, namespace_server::Namespace,
+        ListRequest, ListResponse, MakeDirectoryRequest, OpenFileRequest, OpenedFile, RecoverFileRequest,
+        RecoverFileResponse, RemoveRequest, RemoveResponse, RenameRequest, ReopenFileRequest, ReopenedFile,
+        SetAttributesRequest, Stat, WriteGrant, files_server::Files, namespace_server::Namespace,
     },
 };
 use tonic::{Request, Response, Status};
@@ -23,8 +24,10 @@ pub(crate) struct FileRecord {
     pub(crate) edek: Edek,
     pub(crate) extents: Vec<Extent>,
     pub(crate) code: Bytes,
+    pub(crate) generation: u64,
     extent: ExtentId,
-    pub(crate) blocks: BTreeMap<u32, BlockPlacement>,
+    /// By extent and index.
+    pub(crate) blocks: BTreeMap<(ExtentId, u32), BlockPlacement>,
 }
 
 pub(crate) struct MetadataState {
@@ -114,6 +117,7 @@ impl MetadataState {
             },
             extents: Vec::new(),
             code: Bytes::new(),
+            generation: 0,
             extent: ExtentId::generate(),
             blocks: BTreeMap::new(),
         };
@@ -131,26 +135,62 @@ impl MetadataState {
     fn add(&mut self, request: AddBlocksRequest) -> Result<WriteGrant, Failure> {
         self.added.push(request.blocks.len());
         let file = self.open.get_mut(&request.file_id).ok_or_else(lost)?;
-        file.blocks.extend((request.first_index..).zip(request.blocks));
+        file.record(request.first_index, request.blocks);
         let file = file.clone();
         Ok(self.grant(&file))
     }
 
-    fn commit(&mut self, request: CommitFileRequest) -> Result<Stat, Failure> {
+    fn commit(&mut self, request: CommitFileRequest) -> Result<CommittedFile, Failure> {
+        let is_its = |file: &FileRecord| Bytes::from(file.extent) == request.extent_id;
+        if !self.open.get(&request.file_id).is_some_and(is_its) {
+            return Err(lost());
+        }
         let mut file = self.open.remove(&request.file_id).ok_or_else(lost)?;
-        file.blocks.extend((request.first_index..).zip(request.blocks));
-        file.stat.length = request.extents.iter().map(|extent| extent.length).sum();
+        assert_eq!(request.generation, file.generation + 1, "a successor");
+        file.record(request.first_index, request.blocks);
+        file.stat.length = request.extents.iter().map(|extent| extent.visible).sum();
         file.stat.blocks = file.blocks.len() as u32;
         file.stat.mtime_ms = request.mtime_ms;
         file.extents = request.extents;
         file.code = request.manifest_mac;
-        let stat = file.stat.clone();
-        self.files.insert(stat.path.clone(), file);
-        Ok(stat)
+        file.generation = request.generation;
+        self.files.insert(file.stat.path.clone(), file.clone());
+        Ok(CommittedFile {
+            stat: Some(file.stat.clone()),
+            grant: request.go_on.then(|| self.open_again(file)),
+        })
+    }
+
+    fn open_again(&mut self, mut file: FileRecord) -> WriteGrant {
+        file.extent = ExtentId::generate();
+        let grant = self.grant(&file);
+        self.open.insert(file.stat.file_id.clone(), file);
+        grant
+    }
+
+    fn reopen(&mut self, path: &Bytes) -> Result<ReopenedFile, Failure> {
+        let opened = self.opened(path)?;
+        let file = self.files.get(path).ok_or_else(missing)?.clone();
+        if self.open.contains_key(&file.stat.file_id) {
+            return Err(Failure::new(Reason::LeaseHeld, "somebody writes it"));
+        }
+        Ok(ReopenedFile {
+            file: Some(opened),
+            grant: Some(self.open_again(file)),
+        })
+    }
+
+    fn recover(&mut self, path: &Bytes) -> Result<RecoverFileResponse, Failure> {
+        let file = self.files.get(path).ok_or_else(missing)?;
+        let writer = self.open.remove(&file.stat.file_id).map(|open| open.stat.owner);
+        Ok(RecoverFileResponse {
+            writer: writer.unwrap_or_default(),
+        })
     }
 
     fn opened(&self, path: &Bytes) -> Result<OpenedFile, Failure> {
         let file = self.files.get(path).ok_or_else(missing)?;
+        let first = file.extents.first().map(extent_id);
         Ok(OpenedFile {
             stat: Some(file.stat.clone()),
             edek: Some(file.edek.clone()),
@@ -158,21 +198,23 @@ impl MetadataState {
             block_bytes: self.block_bytes,
             extents: file.extents.clone(),
             manifest_mac: file.code.clone(),
-            blocks: Some(self.block_list(file, 0)),
+            generation: file.generation,
+            blocks: first.map(|extent| self.block_list(file, extent, 0)),
         })
     }
 
     fn blocks(&mut self, request: &ListBlocksRequest) -> Result<ListBlocksResponse, Failure> {
         self.block_lists += 1;
         let file = self.files.values().find(|file| file.stat.file_id == request.file_id);
-        Ok(self.block_list(file.ok_or_else(missing)?, request.first_index))
+        let extent = request.extent_id.as_ref().try_into().expect("an extent's id");
+        Ok(self.block_list(file.ok_or_else(missing)?, extent, request.first_index))
     }
 
-    fn block_list(&self, file: &FileRecord, first: u32) -> ListBlocksResponse {
+    fn block_list(&self, file: &FileRecord, extent: ExtentId, first: u32) -> ListBlocksResponse {
         ListBlocksResponse {
             blocks: file
                 .blocks
-                .range(first..)
+                .range((extent, first)..=(extent, u32::MAX))
                 .take(self.page)
                 .map(|(_, block)| block.clone())
                 .collect(),
@@ -181,6 +223,17 @@ impl MetadataState {
             nodes: self.targets.clone(),
         }
     }
+}
+
+impl FileRecord {
+    fn record(&mut self, first: u32, blocks: Vec<BlockPlacement>) {
+        let extent = self.extent;
+        self.blocks.extend((first..).map(|index| (extent, index)).zip(blocks));
+    }
+}
+
+fn extent_id(extent: &Extent) -> ExtentId {
+    extent.extent_id.as_ref().try_into().expect("an extent's id")
 }
 
 fn lost() -> Failure {
@@ -235,8 +288,19 @@ impl Files for Metadata {
         self.answer(|state| state.add(request.into_inner()))
     }
 
-    async fn commit_file(&self, request: Request<CommitFileRequest>) -> Result<Response<Stat>, Status> {
+    async fn commit_file(&self, request: Request<CommitFileRequest>) -> Result<Response<CommittedFile>, Status> {
         self.answer(|state| state.commit(request.into_inner()))
+    }
+
+    async fn reopen_file(&self, request: Request<ReopenFileRequest>) -> Result<Response<ReopenedFile>, Status> {
+        self.answer(|state| state.reopen(&request.into_inner().path))
+    }
+
+    async fn recover_file(
+        &self,
+        request: Request<RecoverFileRequest>,
+    ) -> Result<Response<RecoverFileResponse>, Status> {
+        self.answer(|state| state.recover(&request.into_inner().path))
     }
 
     async fn abandon_file(
@@ -244,7 +308,11 @@ impl Files for Metadata {
         request: Request<AbandonFileRequest>,
     ) -> Result<Response<AbandonFileResponse>, Status> {
         self.answer(|state| {
-            state.open.remove(&request.into_inner().file_id);
+            let request = request.into_inner();
+            let is_its = |file: &FileRecord| Bytes::from(file.extent) == request.extent_id;
+            if state.open.get(&request.file_id).is_some_and(is_its) {
+                state.open.remove(&request.file_id);
+            }
             Ok(AbandonFileResponse {})
         })
     }

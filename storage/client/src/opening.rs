@@ -1,0 +1,81 @@
+//! What the metadata service says of a file that is opened, and the proof that a writer of the file said it.
+
+use bytes::Bytes;
+use strongroom_dataplane::{DataKey, Geometry, Manifest, ManifestExtent, ManifestKey};
+use strongroom_proto::{Edek, ExtentId, ZonePath, metadata::v1 as pb};
+
+use crate::{FsError, Stat};
+
+/// A file as the metadata service describes it, parsed but not yet proven.
+pub(crate) struct Opening {
+    pub(crate) stat: Stat,
+    pub(crate) edek: Edek,
+    pub(crate) blocks: Option<pb::ListBlocksResponse>,
+    manifest: Manifest,
+    code: Bytes,
+}
+
+impl Opening {
+    pub(crate) fn parse(path: &ZonePath, wire: pb::OpenedFile) -> Result<Self, FsError> {
+        let missing = |what| move || FsError::metadata_contradiction(what);
+        let stat = Stat::try_from(wire.stat.ok_or_else(missing("it says nothing about the file"))?)?;
+        let edek = wire.edek.ok_or_else(missing("it gives no EDEK"))?;
+        let geometry = Geometry::new(wire.frame_bytes, wire.block_bytes).map_err(|source| FsError::Geometry {
+            path: path.clone(),
+            source,
+        })?;
+        let extents = wire.extents.iter().map(parse_extent).collect::<Result<_, _>>()?;
+        let manifest = Manifest::new(geometry, wire.generation, extents).map_err(|source| FsError::Manifest {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(Self {
+            stat,
+            edek: Edek::try_from(edek).map_err(FsError::metadata_answer)?,
+            blocks: wire.blocks,
+            manifest,
+            code: wire.manifest_mac,
+        })
+    }
+
+    /// The file's manifest, which a holder of its DEK made for this file and this length.
+    pub(crate) fn prove(&self, dek: &DataKey<'_>) -> Result<&Manifest, FsError> {
+        let (stat, manifest) = (&self.stat, &self.manifest);
+        let key = ManifestKey::derive(dek, stat.file_id.as_bytes());
+        key.verify(manifest, &self.code).map_err(|source| FsError::Manifest {
+            path: stat.path.clone(),
+            source,
+        })?;
+        if stat.length == manifest.length() {
+            return Ok(manifest);
+        }
+        Err(FsError::Length {
+            path: stat.path.clone(),
+            given: stat.length,
+            length: manifest.length(),
+        })
+    }
+}
+
+fn parse_extent(wire: &pb::Extent) -> Result<ManifestExtent, FsError> {
+    let id = ExtentId::try_from(wire.extent_id.as_ref()).map_err(FsError::metadata_answer)?;
+    let salt = wire.salt.as_ref().try_into();
+    Ok(ManifestExtent {
+        id: *id.as_bytes(),
+        salt: salt.map_err(|_| FsError::metadata_contradiction("an extent's salt has not 16 bytes"))?,
+        length: wire.length,
+        visible: wire.visible,
+        blocks: wire.blocks,
+    })
+}
+
+/// The wire form of an extent.
+pub(crate) fn wire_extent(extent: &ManifestExtent) -> pb::Extent {
+    pb::Extent {
+        extent_id: Bytes::copy_from_slice(&extent.id),
+        salt: Bytes::copy_from_slice(&extent.salt),
+        length: extent.length,
+        visible: extent.visible,
+        blocks: extent.blocks,
+    }
+}

@@ -1,0 +1,5 @@
+//! The filesystem's client against stand-ins for the three services, which fail and lie when they are told to.
+
+mod files;
+mod growing;
+mod stand_ins;

@@ -1,0 +1,140 @@
+//! Opening a file that is there for writing, and taking it from a writer who left it open.
+
+use strongroom_kv::{Store, Txn};
+use strongroom_proto::{ExtentId, ZonePath, metadata::v1 as pb, transport::UserName};
+
+use super::{
+    create::{ids, write_grant},
+    lease::give_up,
+    read::opened,
+};
+use crate::{
+    answers::Call,
+    core::Core,
+    error::MetadataError,
+    namespace::resolve::{Found, climb, find},
+    schema::{access, access::transact, counted, records},
+    zones::source::EdekSource,
+};
+
+/// Opens the file at `path` for `user` to go on with.
+pub(crate) async fn reopen<S: Store, E: EdekSource>(
+    core: &Core<S, E>,
+    call: Call,
+    path: &ZonePath,
+    user: &UserName,
+) -> Result<pb::ReopenedFile, MetadataError> {
+    let (extent, lease_ms) = (ExtentId::generate(), core.settings.lease_ms);
+    let grant = transact!(&core.store, [call, path, user], |txn| reopen_in(
+        txn, &call, &path, &user, extent, lease_ms
+    ))
+    .await?;
+    let (file, extent) = ids(&grant)?;
+    let mut txn = core.store.begin().await?;
+    let found = climb(&mut txn, file).await?;
+    let found = found.ok_or_else(|| MetadataError::NotFound(path.clone()))?;
+    Ok(pb::ReopenedFile {
+        file: Some(opened(core, &mut txn, &found, user).await?),
+        grant: Some(write_grant(core, file, extent, user)),
+    })
+}
+
+/// Makes the record of the writer. The grant has the ids only.
+async fn reopen_in(
+    txn: &mut impl Txn,
+    call: &Call,
+    path: &ZonePath,
+    user: &UserName,
+    extent: ExtentId,
+    lease_ms: u64,
+) -> Result<pb::WriteGrant, MetadataError> {
+    if let Some(done) = call.answer(txn).await? {
+        return Ok(done);
+    }
+    let (found, body) = file_at(txn, path).await?;
+    let now_ms = call.now_ms();
+    if let Some(other) = access::open_file(txn, found.id).await? {
+        if other.lease_expires_ms >= now_ms {
+            return Err(MetadataError::LeaseHeld {
+                path: path.clone(),
+                writer: other.owner,
+                left_s: (other.lease_expires_ms - now_ms).div_ceil(1000),
+            });
+        }
+        give_up(txn, found.id, &other).await?;
+    }
+    let open = records::OpenFile::again(
+        user,
+        body.generation,
+        extent,
+        now_ms + lease_ms,
+        &records::OpenFile {
+            frame_bytes: body.frame_bytes,
+            block_bytes: body.block_bytes,
+            ..records::OpenFile::default()
+        },
+    );
+    counted::put_open_file(txn, found.id, &open);
+    let grant = pb::WriteGrant {
+        file_id: found.id.into(),
+        extent_id: extent.into(),
+        ..pb::WriteGrant::default()
+    };
+    call.keep(txn, &grant);
+    Ok(grant)
+}
+
+async fn file_at(txn: &mut impl Txn, path: &ZonePath) -> Result<(Found, records::Body), MetadataError> {
+    let found = find(txn, path).await?;
+    if found.entry.is_directory() {
+        return Err(MetadataError::IsADirectory(path.clone()));
+    }
+    let body = access::body(txn, found.id).await?;
+    Ok((found, body.ok_or(MetadataError::Corrupt { what: "file" })?))
+}
+
+/// Gives up what somebody writes at the end of the file at `path`. The writer, the owner and administrators may.
+pub(crate) async fn recover<S: Store, E: EdekSource>(
+    core: &Core<S, E>,
+    call: Call,
+    path: &ZonePath,
+    user: &UserName,
+) -> Result<pb::RecoverFileResponse, MetadataError> {
+    let is_administrator = core.administrators.contains(user);
+    transact!(&core.store, [call, path, user], |txn| recover_in(
+        txn,
+        &call,
+        &path,
+        &user,
+        is_administrator
+    ))
+    .await
+}
+
+async fn recover_in(
+    txn: &mut impl Txn,
+    call: &Call,
+    path: &ZonePath,
+    user: &UserName,
+    is_administrator: bool,
+) -> Result<pb::RecoverFileResponse, MetadataError> {
+    if let Some(done) = call.answer(txn).await? {
+        return Ok(done);
+    }
+    let (found, _) = file_at(txn, path).await?;
+    let mut done = pb::RecoverFileResponse::default();
+    if let Some(open) = access::open_file(txn, found.id).await? {
+        let is_theirs = [&open.owner, &found.entry.owner].contains(&&user.as_str().to_owned());
+        if !is_theirs && !is_administrator {
+            return Err(MetadataError::Denied {
+                who: format!("user {user}"),
+                what: "take a file from its writer",
+                remedy: "the writer, the file's owner and the administrators in the metadata service's configuration may",
+            });
+        }
+        give_up(txn, found.id, &open).await?;
+        done.writer = open.owner;
+    }
+    call.keep(txn, &done);
+    Ok(done)
+}
