@@ -78,7 +78,7 @@ fn every_command_prints_the_json_of_the_manual() {
     let zone = json(&cli, "zone create /zone --key payroll --frame-size 4KiB", "zone_id");
     assert_eq!(zone["frame_bytes"], 4096);
     assert_eq!(json(&cli, &format!("fs put {local} /zone/a"), "files")["files"], 1);
-    assert_eq!(json(&cli, "fs ls /zone", STAT)["length"], 10);
+    assert_eq!(json(&cli, "fs ls /zone", "name\",\"path")["length"], 10);
     json(&cli, "fs stat /zone /zone/a", STAT);
     assert_eq!(
         json(&cli, &format!("fs append {local} /zone/a"), "files\",\"directories")["bytes"],
