@@ -15,6 +15,8 @@ use crate::{
     },
 };
 
+pub use crate::keys::Lease;
+
 /// What tokens hold.
 #[derive(Debug, Clone, Default)]
 pub struct Held {
@@ -113,6 +115,9 @@ pub trait Hsm: Send + Sync + 'static {
     /// Says which versions of a key there should be, and with which check values. Replaces what was said of it before;
     /// only who compares several tokens has a use for it.
     fn expect(&self, _key: &KeyName, _versions: &[(KeyVersion, Kcv)]) {}
+
+    /// Says by which lease what [`Self::expect`] was told is still so. Without one it always is.
+    fn rely_on(&self, _lease: Lease) {}
 
     /// Has whatever serves look anew at what the token holds, and forget what was derived from versions that are gone: another
     /// instance has destroyed some. Fails if that is not done everywhere.

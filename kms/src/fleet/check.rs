@@ -132,6 +132,7 @@ impl Fleet {
                     self.fill_unasked(&self.members()[place]).await;
                 }
             }
+            self.see_to_last_copy().await;
             // One that is out waits for the next comparison.
             let all_serve = self.members().iter().all(Member::serves);
             let took = started.elapsed();

@@ -43,10 +43,10 @@ pub(crate) use route::Ask;
 #[cfg(test)]
 pub(crate) use route::fails_over;
 
-use self::{inventory::Expected, make::Material, member::Member, meter::Meter};
+use self::{inventory::Expected, make::Material, member::Member, meter::Meter, resync::Copied};
 use crate::{
     audit::{AuditHead, AuditKey, AuditSignature},
-    hsm::{Held, Hsm},
+    hsm::{Held, Hsm, Lease},
     token::{
         ImportKey, Kcv, NewVersion, SealedCall, SealedReply, Token, TokenConfig, TokenKeyVersion, TokenName,
         TokenObjectId, TokenStartError, TokenState, TransferCall, TransferReply, UnfitVersion, Verified, WireDek,
@@ -99,7 +99,9 @@ struct Inner {
     expected: RwLock<Expected>,
     state: watch::Sender<TokenState>,
     /// Held by whoever brings keys into tokens.
-    making: Mutex<()>,
+    making: Mutex<Option<Copied>>,
+    /// By which what is expected is still so; none if only this process changes it.
+    lease: RwLock<Option<Lease>>,
     check_now: Notify,
     alarms: watch::Sender<Vec<Alarm>>,
     turn: AtomicUsize,
@@ -143,7 +145,8 @@ impl Fleet {
             settings,
             expected: RwLock::default(),
             state: watch::Sender::new(TokenState::Starting),
-            making: Mutex::new(()),
+            making: Mutex::default(),
+            lease: RwLock::default(),
             check_now: Notify::new(),
             alarms: watch::Sender::default(),
             turn: AtomicUsize::new(0),
@@ -366,6 +369,10 @@ impl Hsm for Fleet {
 
     fn expect(&self, key: &KeyName, versions: &[(KeyVersion, Kcv)]) {
         self.expect_versions(key, versions);
+    }
+
+    fn rely_on(&self, lease: Lease) {
+        *self.0.lease.write().unwrap_or_else(PoisonError::into_inner) = Some(lease);
     }
 
     async fn look_again(&self) -> Result<(), Failure> {

@@ -1,6 +1,9 @@
 //! Fills up a token that lacks versions, from those that hold them.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::PoisonError,
+    time::{Duration, Instant},
+};
 
 use strongroom_proto::{Failure, KeyName, KeyVersion, Reason};
 use tokio::time::timeout;
@@ -11,6 +14,16 @@ use crate::token::TokenKeyVersion;
 /// How long a call compares the token, and how long it clones: together less than its caller waits for an answer.
 const COMPARE_MAX: Duration = Duration::from_secs(2);
 const FILL_MAX: Duration = Duration::from_secs(5);
+
+/// How long a clone waits for this instance's lease, by which it knows what others destroy.
+const LEASE_WAIT: Duration = Duration::from_secs(3);
+
+/// A copy that is or may be in a token since a version was cloned into it, and may be one of a version destroyed meanwhile.
+#[derive(Debug)]
+pub(super) struct Copied {
+    destination: String,
+    original: TokenKeyVersion,
+}
 
 impl Fleet {
     /// Clones into the token `label` expected versions that it lacks, those behind `after`, for some seconds.
@@ -69,28 +82,39 @@ impl Fleet {
         done: &mut Resynced,
     ) -> Result<(), Failure> {
         // Held for one version at a time: keys are made meanwhile, and destroyed.
-        let _making = self.0.making.lock().await;
+        let mut copied = self.0.making.lock().await;
+        self.see_to_copy(&mut copied).await?;
         if !self.lacks(destination, key, version) {
             return Ok(());
         }
-        match self.refill(destination, key, version).await {
+        match self.refill(destination, key, version, &mut copied).await {
             Ok(true) => done.cloned.push((key.clone(), version)),
             Ok(false) => {}
-            Err(failure) if failure.is_transient() => return Err(failure),
+            Err(failure) if failure.is_transient() || failure.reason == Reason::StoreFailed => return Err(failure),
             Err(failure) => done.left.push((key.clone(), version, failure.message)),
         }
         Ok(())
     }
 
     /// Answers whether the token has it: not if it was destroyed meanwhile.
-    async fn refill(&self, destination: &Member, key: &KeyName, version: KeyVersion) -> Result<bool, Failure> {
+    async fn refill(
+        &self,
+        destination: &Member,
+        key: &KeyName,
+        version: KeyVersion,
+        copied: &mut Option<Copied>,
+    ) -> Result<bool, Failure> {
         let holds = |member: &&Member| member.serves() && member.read(|status| status.held.has(key, version));
         let mut refused = None;
         for source in self.members().iter().filter(holds) {
             let original = source.read(|status| status.held.get(key, version).cloned());
             let original = original.ok_or_else(|| Failure::new(Reason::Internal, "the version went away"))?;
+            *copied = Some(Copied {
+                destination: destination.label().to_owned(),
+                original: original.clone(),
+            });
             match self.clone_to(source, destination, &original).await {
-                Ok(copy) => return self.keep_copy(destination, &copy).await,
+                Ok(_) => return self.see_to_copy(copied).await,
                 // Not every token that holds it can send it.
                 Err(failure) if failure.reason == Reason::TokenRefused => refused = refused.or(Some(failure)),
                 Err(failure) => return Err(failure),
@@ -103,20 +127,45 @@ impl Fleet {
         Err(refused.unwrap_or_else(none))
     }
 
-    /// Sees that what another instance has begun to destroy since it was cloned does not come back by way of the copy. Answers
-    /// whether that stays.
-    async fn keep_copy(&self, destination: &Member, copy: &TokenKeyVersion) -> Result<bool, Failure> {
-        if self
-            .expected(|expected| expected.get(&copy.key, copy.version))
-            .is_some()
+    /// Sees to a copy that could not be seen to when it was made.
+    pub(super) async fn see_to_last_copy(&self) {
+        let mut copied = self.0.making.lock().await;
+        if copied.is_some()
+            && let Err(failure) = self.see_to_copy(&mut copied).await
         {
-            return Ok(true);
+            tracing::warn!("it is not known whether what was cloned last was destroyed meanwhile: {failure}");
         }
-        tracing::warn!(key = %copy.key, version = %copy.version, token = destination.label(), "destroyed while it was cloned: the copy goes too");
-        let gone = destination.token.destroy(&copy.key, copy.version, copy.token_id);
-        gone.await?;
-        destination.change(|status| status.held.remove(&copy.key, copy.version));
-        Ok(false)
+    }
+
+    /// Sees that what another instance has begun to destroy since it was cloned does not come back by way of the copy. Answers
+    /// whether that stays, if there is one.
+    ///
+    /// # Errors
+    /// If this instance has lost touch with the store, by which it would know, or a token does not answer. It is to be called again then.
+    async fn see_to_copy(&self, copied: &mut Option<Copied>) -> Result<bool, Failure> {
+        let lease = self.0.lease.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(lease) = lease
+            && !lease.is_held_within(LEASE_WAIT).await
+        {
+            return Err(Failure::new(
+                Reason::StoreFailed,
+                "this instance of the key service has lost touch with its store, so it clones nothing until it knows what others destroy",
+            ));
+        }
+        let Some(Copied { destination, original }) = &copied else {
+            return Ok(true);
+        };
+        let (key, version) = (&original.key, original.version);
+        // Looked at with the lease: whoever begins to destroy it from here on finds the copy.
+        let stays = self.expected(|expected| expected.get(key, version)).is_some();
+        if !stays {
+            tracing::warn!(%key, %version, token = destination, "destroyed while it was cloned: the copy goes too");
+            let destination = &self.members()[self.place_of(destination)?];
+            destination.token.destroy(key, version, original.token_id).await?;
+            destination.change(|status| status.held.remove(key, version));
+        }
+        *copied = None;
+        Ok(stays)
     }
 
     /// Whether a version is still expected, and not in the token yet.

@@ -61,6 +61,21 @@ pub(super) struct Member {
     gate: Mutex<()>,
 }
 
+/// Tells whether this instance holds its lease. While it does, what it knows of the keys holds: others wait until it knows that a
+/// version goes before they destroy it.
+#[derive(Debug, Clone)]
+pub struct Lease(watch::Receiver<Standing>);
+
+impl Lease {
+    /// Whether it is held, which is waited for a little unless the store does not answer.
+    pub(crate) async fn is_held_within(&self, wait: Duration) -> bool {
+        let mut standing = self.0.clone();
+        let settled = |standing: &Standing| standing.holds(now()) || standing.cut_off;
+        _ = tokio::time::timeout(wait, standing.wait_for(settled)).await;
+        self.0.borrow().holds(now())
+    }
+}
+
 impl Member {
     pub(super) fn new(config: &InstancesConfig, name: String, applied: u64) -> Self {
         Self {
@@ -136,11 +151,12 @@ impl Member {
         records.iter().map(describe).collect()
     }
 
+    pub(super) fn lease(&self) -> Lease {
+        Lease(self.standing.subscribe())
+    }
+
     async fn renewed_within(&self, wait: Duration) -> bool {
-        let mut standing = self.standing.subscribe();
-        let settled = |standing: &Standing| standing.holds(now()) || standing.cut_off;
-        _ = tokio::time::timeout(wait, standing.wait_for(settled)).await;
-        self.may_make()
+        self.lease().is_held_within(wait).await
     }
 }
 

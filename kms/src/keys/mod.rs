@@ -49,6 +49,7 @@ use strongroom_kv::{AnyOpenError, Store as _, StoreConfig, StoreError};
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, ZoneId};
 use tokio::sync::{Mutex, RwLock as AsyncRwLock, watch};
 
+pub use self::instances::Lease;
 pub(crate) use self::{
     attributes::{Attributes, description, tags},
     delete::{CheckedProof, ProofChecker, target},
@@ -220,6 +221,7 @@ impl<H: Hsm> Keys<H> {
             let (revision, keys) = ledger.load_at_rest().await?;
             let member = Member::new(place.instances, place.instance.clone(), revision);
             ledger.me = Some(member.id);
+            hsm.rely_on(member.lease());
             // What others are making is theirs.
             let intents = BTreeMap::new();
             (Loaded { keys, intents }, Some(member))

@@ -25,8 +25,6 @@ impl<H: Hsm> Keys<H> {
     /// # Errors
     /// If there is no such token, or it is not up.
     pub(crate) async fn resync(&self, label: &str, after: Option<(KeyName, KeyVersion)>) -> Result<Resynced, Failure> {
-        // Who has lost touch with the store does not know what others destroy.
-        self.wait_lease().await?;
         self.hsm.resync(label, after).await
     }
 }

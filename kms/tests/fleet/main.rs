@@ -9,6 +9,7 @@ mod fixture;
 mod import;
 mod instances;
 mod keys;
+mod lapsed;
 mod linking;
 mod measured;
 mod operator;

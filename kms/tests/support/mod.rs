@@ -12,6 +12,7 @@ mod audit_key;
 mod memory_hsm;
 mod page;
 mod pki;
+mod way;
 
 use std::{
     net::SocketAddr,
@@ -43,6 +44,7 @@ pub use audit_key::SoftKey;
 pub use memory_hsm::{Crash, CutAt, MemoryHsm};
 pub use page::{ask, page};
 pub use pki::{Pki, load};
+pub use way::Way;
 
 /// How long a test waits for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(20);
