@@ -4,6 +4,7 @@
 
 mod kms;
 mod report;
+mod store;
 
 use std::process::ExitCode;
 
@@ -11,8 +12,8 @@ use crate::report::Figure;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    // The benchmark of the key service runs its other processes from this same file.
-    if let Some(code) = kms::play_part(&arguments) {
+    // Benchmarks run their other processes from this same file.
+    if let Some(code) = kms::play_part(&arguments).or_else(|| store::play_part(&arguments)) {
         return code;
     }
     let json = arguments.iter().any(|argument| argument == "--json");
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         .collect();
     let figures: Vec<Figure> = match areas[..] {
         ["kms", ref cases @ ..] if kms::are_cases(cases) => kms::run(cases),
+        ["store"] => store::run(),
         _ => {
             report::usage();
             return ExitCode::from(2);

@@ -50,5 +50,7 @@ pub(crate) fn complain(text: &str) {
 }
 
 pub(crate) fn usage() {
-    eprintln!("usage: ci/bench kms [CASE…] [--json]\ncases, all of them unless named: kw gcm audit tokens keys");
+    eprintln!(
+        "usage: ci/bench kms [CASE…] [--json]\n       ci/bench store [--json]\ncases of kms, all of them unless named: kw gcm audit tokens keys"
+    );
 }
