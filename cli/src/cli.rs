@@ -12,11 +12,13 @@ use strongroom_proto::{EdekSuite, KeyName, ZoneId};
 use crate::{error::EXIT_CODES_HELP, profile::PROFILE_VARIABLE};
 
 mod fs;
+mod job;
 mod key;
 mod token;
 mod zone;
 
 pub(crate) use fs::{FsCommand, GetArgs, PutArgs};
+pub(crate) use job::JobCommand;
 pub(crate) use key::{AliasCommand, CreateArgs, DeleteArgs, ImportArgs, KeyCommand, TargetArgs, UpdateArgs};
 pub(crate) use token::{
     LocalTokenCommand, MarksArgs, SealedArgs, TokenCommand, TokenInitArgs, TokenInspectArgs, TokenLinkArgs,
@@ -101,6 +103,9 @@ pub(crate) enum Command {
     /// Manage encryption zones
     #[command(subcommand)]
     Zone(ZoneCommand),
+    /// Look at long work in the background, pause and resume it
+    #[command(subcommand)]
+    Job(JobCommand),
     /// Verify and read the key service's audit log
     #[command(subcommand)]
     Audit(AuditCommand),

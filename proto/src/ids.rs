@@ -183,6 +183,10 @@ id128! {
     ExtentId, "extent id", Uuid::now_v7
 }
 id128! {
+    /// Long work of the metadata service. Time-ordered, so that a list shows the oldest first.
+    JobId, "job id", Uuid::now_v7
+}
+id128! {
     /// A caller's own id of a request, by which a repeat is known.
     RequestId, "request id", Uuid::new_v4
 }

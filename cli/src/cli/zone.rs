@@ -31,10 +31,18 @@ pub(crate) enum ZoneCommand {
         path: String,
     },
     /// Re-wrap the EDEKs of a zone's files under the key's newest version
-    #[command(after_help = "Example:\n  strongroom zone reencrypt /payroll --wait")]
+    #[command(
+        after_help = "Examples:\n  strongroom zone reencrypt /payroll --wait\n  strongroom zone reencrypt /payroll --throttle 500\n  strongroom zone reencrypt /payroll --cancel"
+    )]
     Reencrypt {
         /// The zone
         path: String,
+        /// Files a second at most; 0 for no bound
+        #[arg(long, value_name = "N")]
+        throttle: Option<u32>,
+        /// End the re-encryption that is under way; files that were done stay so
+        #[arg(long, conflicts_with_all = ["throttle", "wait"])]
+        cancel: bool,
         /// Return when it is done
         #[arg(long)]
         wait: bool,
@@ -44,11 +52,11 @@ pub(crate) enum ZoneCommand {
         after_help = "Examples:\n  strongroom zone proof /payroll --through-version 3 -o payroll.proof\n  strongroom zone proof --zone-id 3f2a…0c --key payroll --through-version 3 -o gone.proof"
     )]
     Proof(ZoneProofArgs),
-    /// Show how far a zone's re-encryption is
-    #[command(after_help = "Example:\n  strongroom zone status /payroll")]
+    /// Show how far the re-encryption of a zone is, or those of all zones
+    #[command(after_help = "Examples:\n  strongroom zone status\n  strongroom zone status /payroll")]
     Status {
         /// The zone
-        path: String,
+        path: Option<String>,
     },
 }
 

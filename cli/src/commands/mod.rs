@@ -3,6 +3,7 @@
 mod audit;
 mod fs;
 mod instances;
+mod job;
 mod key;
 mod metadata;
 mod policy;
@@ -70,6 +71,9 @@ pub(crate) fn run(cli: Cli, output: Output) -> Result<(), Error> {
         })),
         Command::Zone(command) => on_runtime(client(async {
             zone::run(&Session::open(global)?, command, output).await
+        })),
+        Command::Job(command) => on_runtime(client(async {
+            job::run(&Session::open(global)?, command, output).await
         })),
         Command::Fs(command) => on_runtime(client(async {
             fs::run(&Session::open(global)?, command, output).await

@@ -14,7 +14,7 @@ use super::session::Session;
 use crate::{
     cli::{ZoneCommand, ZoneProofArgs},
     error::Error,
-    output::{Output, note, table, time_text},
+    output::{Output, note, one_line, table, time_text},
 };
 
 /// The pause between two looks at a re-encryption.
@@ -29,9 +29,15 @@ pub(super) async fn run(session: &Session, command: ZoneCommand, output: Output)
         }
         ZoneCommand::List => list(&fs, output).await,
         ZoneCommand::Info { path } => show(&fs.zone(&parse(&path)?).await?, output),
-        ZoneCommand::Reencrypt { path, wait } => reencrypt(&fs, &parse(&path)?, wait, output).await,
+        ZoneCommand::Reencrypt { path, cancel: true, .. } => {
+            report(&fs.cancel_reencryption(&parse(&path)?).await?, output)
+        }
+        ZoneCommand::Reencrypt {
+            path, throttle, wait, ..
+        } => reencrypt(&fs, &parse(&path)?, throttle, wait, output).await,
         ZoneCommand::Proof(args) => proof(&fs, args, output).await,
-        ZoneCommand::Status { path } => report(&fs.reencryption(&parse(&path)?).await?, output),
+        ZoneCommand::Status { path: Some(path) } => report(&fs.reencryption(&parse(&path)?).await?, output),
+        ZoneCommand::Status { path: None } => statuses(&fs, output).await,
     }
 }
 
@@ -95,8 +101,67 @@ fn zone_text(zone: &Zone) -> String {
     text + &lines.join("\n")
 }
 
-async fn reencrypt(fs: &ZoneFs, path: &ZonePath, wait: bool, output: Output) -> Result<(), Error> {
-    let mut progress = fs.start_reencryption(path).await?;
+/// The status of all re-encryptions, in HDFS' columns and two more.
+async fn statuses(fs: &ZoneFs, output: Output) -> Result<(), Error> {
+    let mut all = fs.reencryptions().await?;
+    all.sort_by(|a, b| a.zone_path.cmp(&b.zone_path));
+    if output.is_json() {
+        return all.iter().try_for_each(|status| output.result(status, String::new));
+    }
+    let headings = [
+        "ZONE",
+        "STATUS",
+        "KEY",
+        "STARTED",
+        "CANCELED",
+        "ENDED",
+        "FILES",
+        "FAILED",
+        "RATE",
+        "LEFT",
+        "LAST FILE",
+    ];
+    let rows: Vec<_> = all.iter().map(status_row).collect();
+    crate::output::print(&table(headings, &rows))
+}
+
+fn status_row(status: &Reencryption) -> [String; 11] {
+    let is_canceled = status.state == ReencryptionState::Canceled;
+    [
+        status.zone_path.to_string(),
+        state_text(status.state).to_owned(),
+        format!("{}@{}", status.key_name, status.target_version),
+        time_text(status.started_ms),
+        if is_canceled { "yes" } else { "no" }.to_owned(),
+        status.finished_ms.map_or_else(|| "-".to_owned(), time_text),
+        status.files_done.to_string(),
+        status.failures.to_string(),
+        format!("{}/s", status.rate),
+        status
+            .seconds_left
+            .map_or_else(|| status.files_left.to_string(), |left| format!("{left} s")),
+        one_line(status.last_file.as_deref().unwrap_or("-")).into_owned(),
+    ]
+}
+
+const fn state_text(state: ReencryptionState) -> &'static str {
+    match state {
+        ReencryptionState::None => "none",
+        ReencryptionState::Running => "running",
+        ReencryptionState::Completed => "completed",
+        ReencryptionState::Paused => "paused",
+        ReencryptionState::Canceled => "canceled",
+    }
+}
+
+async fn reencrypt(
+    fs: &ZoneFs,
+    path: &ZonePath,
+    throttle: Option<u32>,
+    wait: bool,
+    output: Output,
+) -> Result<(), Error> {
+    let mut progress = fs.start_reencryption(path, throttle).await?;
     let mut told = String::new();
     // Waits for as long as it takes, which is what was asked for, and says what holds it up.
     while wait && progress.state == ReencryptionState::Running {
@@ -156,15 +221,20 @@ fn report(progress: &Reencryption, output: Output) -> Result<(), Error> {
 
 fn progress_text(progress: &Reencryption) -> String {
     let zone = &progress.zone_path;
-    let state = match progress.state {
-        ReencryptionState::None => return format!("{zone}: no re-encryption was ever asked for"),
-        ReencryptionState::Running => "running",
-        ReencryptionState::Completed => "completed",
-    };
+    if progress.state == ReencryptionState::None {
+        return format!("{zone}: no re-encryption was ever asked for");
+    }
     let mut text = format!(
-        "{zone}: {state}, to version {}: {} files done, {} left, {} failed",
-        progress.target_version, progress.files_done, progress.files_left, progress.failures
+        "{zone}: {}, to version {}: {} files done, {} left, {} failed",
+        state_text(progress.state),
+        progress.target_version,
+        progress.files_done,
+        progress.files_left,
+        progress.failures
     );
+    if let Some(left) = progress.seconds_left {
+        text.push_str(&format!("; {} a second, {left} s to go", progress.rate));
+    }
     if !progress.message.is_empty() {
         text.push_str(&format!("; {}", progress.message));
     }

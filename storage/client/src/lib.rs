@@ -7,6 +7,7 @@
 mod block_map;
 mod error;
 mod extent_writer;
+mod jobs;
 mod lease;
 mod metadata;
 mod nodes;
@@ -20,6 +21,7 @@ mod writer;
 mod zone_fs;
 
 pub use error::{FsError, NodeTrouble};
+pub use jobs::{Job, JobAction, JobKind, JobState};
 pub use reader::FileReader;
 pub use stream::ByteStream;
 pub use values::{

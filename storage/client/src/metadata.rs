@@ -3,8 +3,8 @@ use std::future::Future;
 use strongroom_proto::{
     limits::MESSAGE_BYTES_MAX,
     metadata::v1::{
-        self as pb, cluster_client::ClusterClient, files_client::FilesClient, namespace_client::NamespaceClient,
-        zones_client::ZonesClient,
+        self as pb, cluster_client::ClusterClient, files_client::FilesClient, jobs_client::JobsClient,
+        namespace_client::NamespaceClient, zones_client::ZonesClient,
     },
     transport::{self, Remotes, Role, TlsIdentity},
 };
@@ -28,6 +28,7 @@ pub(crate) struct Metadata {
     namespace: NamespaceClient<Channel>,
     files: FilesClient<Channel>,
     zones: ZonesClient<Channel>,
+    jobs: JobsClient<Channel>,
     cluster: ClusterClient<Channel>,
 }
 
@@ -38,6 +39,7 @@ impl Metadata {
             namespace: NamespaceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             files: FilesClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             zones: ZonesClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            jobs: JobsClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             cluster: ClusterClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX),
         }
     }
@@ -62,6 +64,11 @@ impl Metadata {
         zones.get_zone(GetZoneRequest) -> Zone;
         zones.start_reencryption(StartReencryptionRequest) -> Reencryption;
         zones.get_reencryption(GetReencryptionRequest) -> Reencryption;
+        zones.list_reencryptions(ListReencryptionsRequest) -> ListReencryptionsResponse;
+        zones.cancel_reencryption(CancelReencryptionRequest) -> Reencryption;
+        jobs.list_jobs(ListJobsRequest) -> ListJobsResponse;
+        jobs.get_job(GetJobRequest) -> Job;
+        jobs.control_job(ControlJobRequest) -> Job;
         zones.prove_zone(ProveZoneRequest) -> ProveZoneResponse;
         cluster.get_cluster_status(GetClusterStatusRequest) -> ClusterStatus;
     }

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use serde::{Serialize, Serializer};
 use strongroom_proto::{
-    DataSuite, EdekSuite, FileId, FrameSize, KeyName, KeyVersion, NodeId, ParseError, ZoneId, ZonePath,
+    DataSuite, EdekSuite, FileId, FrameSize, JobId, KeyName, KeyVersion, NodeId, ParseError, ZoneId, ZonePath,
     metadata::v1 as pb,
 };
 
@@ -307,6 +307,10 @@ pub enum ReencryptionState {
     Running,
     /// All that could be re-wrapped is.
     Completed,
+    /// It waits to be resumed.
+    Paused,
+    /// An administrator ended it.
+    Canceled,
 }
 
 /// A zone's re-encryption.
@@ -332,6 +336,19 @@ pub struct Reencryption {
     pub finished_ms: Option<u64>,
     /// What stops or slows it, empty when nothing does.
     pub message: String,
+    /// Its job.
+    #[serde(serialize_with = "optional_text")]
+    pub job_id: Option<JobId>,
+    /// The zone's key.
+    pub key_name: String,
+    /// The last file dealt with, if it is still there.
+    pub last_file: Option<String>,
+    /// Files a second, at most; 0 is no bound.
+    pub throttle: u32,
+    /// Files done in a second, since it was started or resumed; 0 unless it runs.
+    pub rate: u64,
+    /// What it will take at that rate.
+    pub seconds_left: Option<u64>,
 }
 
 impl TryFrom<pb::Reencryption> for Reencryption {
@@ -342,6 +359,8 @@ impl TryFrom<pb::Reencryption> for Reencryption {
             pb::ReencryptionState::None => ReencryptionState::None,
             pb::ReencryptionState::Running => ReencryptionState::Running,
             pb::ReencryptionState::Completed => ReencryptionState::Completed,
+            pb::ReencryptionState::Paused => ReencryptionState::Paused,
+            pb::ReencryptionState::Canceled => ReencryptionState::Canceled,
             pb::ReencryptionState::Unspecified => {
                 return Err(FsError::metadata_contradiction(
                     "it names no state of the re-encryption",
@@ -358,6 +377,15 @@ impl TryFrom<pb::Reencryption> for Reencryption {
             started_ms: wire.started_ms,
             finished_ms: wire.finished_ms,
             message: wire.message,
+            job_id: match wire.job_id.as_ref() {
+                [] => None,
+                id => Some(id.try_into().map_err(FsError::metadata_answer)?),
+            },
+            key_name: wire.key_name,
+            last_file: Some(String::from_utf8_lossy(&wire.last_file).into_owned()).filter(|path| !path.is_empty()),
+            throttle: wire.throttle,
+            rate: wire.rate,
+            seconds_left: wire.seconds_left,
         })
     }
 }
@@ -423,7 +451,7 @@ impl NodeStatus {
     }
 }
 
-fn text<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn text<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }
 

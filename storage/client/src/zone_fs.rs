@@ -3,7 +3,7 @@ use std::sync::Arc;
 use strongroom_dataplane::{DataKey, Geometry};
 use strongroom_kms_unwrap::{Dek, UnwrapClient};
 use strongroom_proto::{
-    DataSuite, Edek, FrameSize, KeyName, KeyVersion, RequestId, ZoneId, ZonePath,
+    DataSuite, Edek, FrameSize, JobId, KeyName, KeyVersion, RequestId, ZoneId, ZonePath,
     metadata::v1 as pb,
     proof::SignedProof,
     transport::{Remotes, Repeat, TlsIdentity, UserName, retry},
@@ -11,7 +11,7 @@ use strongroom_proto::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    ClusterStatus, CreateOptions, Cursor, FileReader, FileWriter, FsError, Page, Reencryption, Stat, Zone, ZonePage,
+    ClusterStatus, CreateOptions, Cursor, FileReader, FileWriter, FsError, Page, Stat, Zone, ZonePage,
     lease::{Grant, Lease},
     metadata::Metadata,
     nodes::Nodes,
@@ -122,18 +122,22 @@ impl ZoneFs {
             .try_into()
     }
 
-    /// Removes a file, an empty directory, or with `recursive` a directory with all it holds.
+    /// Removes a file, an empty directory, or with `recursive` a directory with all it holds: that is gone from the namespace
+    /// at once, and a job, which is told, clears it away.
     ///
     /// # Errors
     /// `not-found` or `not-empty`.
-    pub async fn remove(&self, path: &ZonePath, recursive: bool) -> Result<(), FsError> {
+    pub async fn remove(&self, path: &ZonePath, recursive: bool) -> Result<Option<JobId>, FsError> {
         let request = pb::RemoveRequest {
             path: path.into(),
             recursive,
             request_id: RequestId::generate().into(),
         };
-        retry(Repeat::Harmless, || self.metadata().remove(request.clone())).await?;
-        Ok(())
+        let removed = retry(Repeat::Harmless, || self.metadata().remove(request.clone())).await?;
+        match removed.job_id.as_ref() {
+            [] => Ok(None),
+            id => id.try_into().map(Some).map_err(FsError::metadata_answer),
+        }
     }
 
     /// Sets permission bits and modification time (milliseconds since the Unix epoch), each if it is given.
@@ -270,28 +274,6 @@ impl ZoneFs {
     pub async fn zone(&self, path: &ZonePath) -> Result<Zone, FsError> {
         let request = pb::GetZoneRequest { path: path.into() };
         retry(Repeat::Harmless, || self.metadata().get_zone(request.clone()))
-            .await?
-            .try_into()
-    }
-
-    /// Starts to re-wrap the EDEKs of a zone under its key's newest version; goes on in the background.
-    ///
-    /// # Errors
-    /// `not-in-zone`, or `permission-denied` for other than administrators.
-    pub async fn start_reencryption(&self, path: &ZonePath) -> Result<Reencryption, FsError> {
-        let request = pb::StartReencryptionRequest { path: path.into() };
-        retry(Repeat::Harmless, || self.metadata().start_reencryption(request.clone()))
-            .await?
-            .try_into()
-    }
-
-    /// How far a zone's re-encryption is.
-    ///
-    /// # Errors
-    /// `not-in-zone`.
-    pub async fn reencryption(&self, path: &ZonePath) -> Result<Reencryption, FsError> {
-        let request = pb::GetReencryptionRequest { path: path.into() };
-        retry(Repeat::Harmless, || self.metadata().get_reencryption(request.clone()))
             .await?
             .try_into()
     }

@@ -19,8 +19,8 @@ use crate::{
     duty::Duty,
     error::{MetadataError, chain},
     files::lease::reap,
-    namespace::remove::purge_round,
-    reencrypt::worker,
+    jobs::runner,
+    namespace::remove::Purges,
     schema::{NODES_MAX, ROOT, access, access::transact, keys, records},
     zones::{source::EdekSource, stock::Stock},
 };
@@ -72,7 +72,7 @@ pub(crate) struct Core<S, E> {
     pub(crate) stock: Stock<E>,
     pub(crate) cluster: Cluster,
     pub(crate) duty: Duty,
-    /// Told when there is a re-encryption to work on.
+    /// Told when there is a job to work on.
     pub(crate) work: Notify,
 }
 
@@ -130,13 +130,17 @@ impl<S: Store, E: EdekSource> Core<S, E> {
     /// What one instance does for all, each kind in a task of its own.
     fn duties(self: &Arc<Self>) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
-        tasks.spawn(worker::work(Arc::clone(self)));
+        tasks.spawn(runner::work(Arc::clone(self)));
         tasks.spawn(repair(Arc::clone(self)));
         tasks.spawn(replace_gone(Arc::clone(self)));
         tasks.spawn(purge(Arc::clone(self)));
         tasks.spawn(reap_leases(Arc::clone(self)));
         tasks.spawn(forget_answers(Arc::clone(self)));
         tasks
+    }
+
+    pub(crate) fn is_administrator(&self, user: &UserName) -> bool {
+        self.administrators.contains(user)
     }
 
     /// Where a node is. One that has reported, but not to this instance, is in the store.
@@ -261,8 +265,9 @@ async fn replace_gone<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
 }
 
 async fn purge<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
+    let mut purges = Purges::default();
     loop {
-        if logged("purge", purge_round(&core.store)).await != Some(true) {
+        if logged("purge", purges.round(&core.store)).await != Some(true) {
             sleep(PURGE_EVERY).await;
         }
     }

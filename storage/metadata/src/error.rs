@@ -1,7 +1,9 @@
 //! Why the metadata service refuses, and what each refusal is on the wire.
 
 use strongroom_kv::StoreError;
-use strongroom_proto::{Failure, FileId, KeyName, KeyVersion, ParseError, Reason, ZonePath, transport::UserName};
+use strongroom_proto::{
+    Failure, FileId, JobId, KeyName, KeyVersion, ParseError, Reason, ZonePath, transport::UserName,
+};
 
 /// Why an operation on the namespace, a file, a zone or the cluster fails. Messages name the thing and the way out.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -51,6 +53,14 @@ pub enum MetadataError {
     /// Renames further up left an inode below more directories than a walk takes.
     #[error("{0} is below too many directories; rename one above it to a place nearer to the root")]
     TooDeep(String),
+    /// No such job.
+    #[error("there is no job {0}; list those there are with: strongroom job list")]
+    NoSuchJob(JobId),
+    /// A removal cannot be canceled.
+    #[error(
+        "job {0} clears away what was removed from the namespace already and cannot be taken back; pause it with: strongroom job pause {0}"
+    )]
+    RemovalGoesOn(JobId),
     /// Something is at a path.
     #[error("{0} exists")]
     Exists(ZonePath),
@@ -196,12 +206,12 @@ impl MetadataError {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Parse(_) | Self::Field { .. } | Self::Root(_) | Self::NoKeyGiven => Reason::InvalidArgument,
-            Self::Manifest { .. } => Reason::InvalidArgument,
+            Self::Manifest { .. } | Self::RemovalGoesOn(_) => Reason::InvalidArgument,
             Self::Store(error) => store_reason(error),
             Self::Corrupt { .. } => Reason::StoreFailed,
             Self::Remote(failure) => failure.reason,
             Self::Denied { .. } => Reason::PermissionDenied,
-            Self::NotFound(_) | Self::NoSuchFile(_) | Self::Replaced(_) => Reason::NotFound,
+            Self::NotFound(_) | Self::NoSuchFile(_) | Self::NoSuchJob(_) | Self::Replaced(_) => Reason::NotFound,
             Self::Exists(_) => Reason::AlreadyExists,
             Self::NotADirectory(_) | Self::ZoneOnFile(_) => Reason::NotADirectory,
             Self::IsADirectory(_) => Reason::IsADirectory,

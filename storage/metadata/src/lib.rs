@@ -21,6 +21,7 @@ mod duty;
 mod error;
 mod export;
 mod files;
+mod jobs;
 mod kms;
 mod namespace;
 mod reencrypt;

@@ -21,11 +21,12 @@ use crate::{
 };
 
 /// Services that the health check knows by name.
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
     "",
     "strongroom.metadata.v1.Namespace",
     "strongroom.metadata.v1.Files",
     "strongroom.metadata.v1.Zones",
+    "strongroom.metadata.v1.Jobs",
     "strongroom.metadata.v1.Cluster",
 ];
 
@@ -68,7 +69,7 @@ impl<S: Store, E: EdekSource> Service<S, E> {
         Ok(Self { core: Arc::new(core) })
     }
 
-    /// Everything that it serves: its three services, health and reflection.
+    /// Everything that it serves: its services, health and reflection.
     ///
     /// # Errors
     /// [`StartError::Reflection`] if the descriptors are not usable.

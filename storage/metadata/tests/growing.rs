@@ -262,7 +262,10 @@ async fn a_file_is_re_encrypted_moved_and_restarted_over_while_it_is_open() {
     let (mut world, _) = with_file(10).await;
     let (file, grant) = reopened(&world).await;
     world.kms.roll("payroll");
-    let start = pb::StartReencryptionRequest { path: "/z".into() };
+    let start = pb::StartReencryptionRequest {
+        path: "/z".into(),
+        throttle: None,
+    };
     world
         .user("fsadmin")
         .zones

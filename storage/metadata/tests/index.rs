@@ -153,7 +153,7 @@ async fn run(world: &mut World, open: &mut Vec<pb::WriteGrant>, operation: &Oper
         Operation::Roll { zone } => world.kms.roll(KEYS[usize::from(zone)]),
         Operation::Reencrypt { zone } => {
             let path = format!("/z{zone}").into();
-            let request = pb::StartReencryptionRequest { path };
+            let request = pb::StartReencryptionRequest { path, throttle: None };
             world
                 .user("fsadmin")
                 .zones

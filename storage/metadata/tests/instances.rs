@@ -180,7 +180,10 @@ async fn the_background_passes_from_one_that_was_killed_to_the_other() {
     // The first has the background, and stops in the middle of a re-encryption.
     one.kms.roll("payroll");
     one.kms.rewraps.forget_permits(tokio::sync::Semaphore::MAX_PERMITS);
-    let start = pb::StartReencryptionRequest { path: "/z".into() };
+    let start = pb::StartReencryptionRequest {
+        path: "/z".into(),
+        throttle: None,
+    };
     two.user("fsadmin")
         .zones
         .start_reencryption(start)

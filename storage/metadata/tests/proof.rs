@@ -43,7 +43,10 @@ async fn refusal(world: &World, request: pb::ProveZoneRequest, words: &[&str]) {
 
 async fn reencrypt(world: &World, path: &str) {
     let path = Bytes::from(path.to_owned());
-    let request = pb::StartReencryptionRequest { path: path.clone() };
+    let request = pb::StartReencryptionRequest {
+        path: path.clone(),
+        throttle: None,
+    };
     world
         .user("fsadmin")
         .zones

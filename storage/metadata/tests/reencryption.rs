@@ -70,6 +70,7 @@ async fn only_administrators_start_it_and_only_on_the_root_of_a_zone() {
     world.mkdir("/plain").await;
     let ask = |path: &str| pb::StartReencryptionRequest {
         path: path.to_owned().into(),
+        throttle: None,
     };
     let failure = refused(world.user("alice").zones.start_reencryption(ask("/z")).await);
     check(&failure, Reason::PermissionDenied, &["user alice"]);
@@ -221,7 +222,10 @@ impl World {
 }
 
 async fn start(world: &World) -> Result<pb::Reencryption, Failure> {
-    let request = pb::StartReencryptionRequest { path: "/z".into() };
+    let request = pb::StartReencryptionRequest {
+        path: "/z".into(),
+        throttle: None,
+    };
     Ok(world
         .user("fsadmin")
         .zones

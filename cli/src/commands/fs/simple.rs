@@ -7,7 +7,7 @@ use strongroom_proto::ZonePath;
 use super::for_each;
 use crate::{
     error::Error,
-    output::{Output, time_text},
+    output::{Output, one_line, time_text},
 };
 
 /// Makes directories.
@@ -28,8 +28,13 @@ pub(super) async fn mkdir(
 /// Removes files, and directories with `recursive`.
 pub(super) async fn rm(fs: &ZoneFs, paths: &[ZonePath], recursive: bool, output: Output) -> Result<(), Error> {
     for_each(paths, output, async |path| {
-        fs.remove(path, recursive).await?;
-        output.result(&json!({"removed": path.as_str()}), String::new)
+        let job = fs.remove(path, recursive).await?;
+        let document = json!({"removed": path.as_str(), "job_id": job.map(|id| id.to_string())});
+        output.result(&document, || {
+            job.map_or_else(String::new, |id| {
+                format!("{}: job {id} clears away what it held", one_line(path.as_str()))
+            })
+        })
     })
     .await
 }

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod files;
+mod jobs;
 mod namespace;
 mod zones;
 
@@ -13,8 +14,8 @@ use strongroom_proto::{
     FileId, ZonePath,
     limits::MESSAGE_BYTES_MAX,
     metadata::v1::{
-        cluster_server::ClusterServer, files_server::FilesServer, namespace_server::NamespaceServer,
-        zones_server::ZonesServer,
+        cluster_server::ClusterServer, files_server::FilesServer, jobs_server::JobsServer,
+        namespace_server::NamespaceServer, zones_server::ZonesServer,
     },
     transport::{PeerIdentity, UserName, peer},
 };
@@ -22,7 +23,7 @@ use tonic::{Request, service::RoutesBuilder};
 
 use crate::{answers::Call, core::Core, error::MetadataError, zones::source::EdekSource};
 
-/// Serves the four services over one core.
+/// Serves all services over one core.
 pub(crate) struct Api<S, E> {
     core: Arc<Core<S, E>>,
 }
@@ -64,6 +65,11 @@ pub(crate) fn add<S: Store, E: EdekSource>(core: &Arc<Core<S, E>>, routes: &mut 
         )
         .add_service(
             ZonesServer::new(api.clone())
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(
+            JobsServer::new(api.clone())
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
         )

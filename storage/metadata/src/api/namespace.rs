@@ -57,7 +57,11 @@ impl<S: Store, E: EdekSource> Namespace for Api<S, E> {
         let user = user(&request, "remove")?;
         let asked = request.into_inner();
         let call = self.call("remove", &user, &asked.request_id, &asked)?;
-        let done = remove(&self.core.store, &call, &parse(&asked.path)?, asked.recursive).await?;
+        let path = parse(&asked.path)?;
+        let done = remove(&self.core.store, &call, &path, asked.recursive, &user).await?;
+        if !done.job_id.is_empty() {
+            self.core.work.notify_one();
+        }
         Ok(Response::new(done))
     }
 

@@ -25,7 +25,7 @@ const ZONES_MAX: usize = 1000;
 impl<S: Store, E: EdekSource> Api<S, E> {
     fn administrator<T>(&self, request: &Request<T>, what: &'static str) -> Result<UserName, MetadataError> {
         let name = user(request, what)?;
-        if self.core.administrators.contains(&name) {
+        if self.core.is_administrator(&name) {
             return Ok(name);
         }
         Err(MetadataError::Denied {
@@ -73,10 +73,36 @@ impl<S: Store, E: EdekSource> Zones for Api<S, E> {
         request: Request<pb::StartReencryptionRequest>,
     ) -> Result<Response<pb::Reencryption>, Status> {
         let by = self.administrator(&request, "re-encrypt zones")?;
-        let path = parse(&request.get_ref().path)?;
-        let job = job::start(&self.core, &path).await?;
+        let asked = request.into_inner();
+        let path = parse(&asked.path)?;
+        let job = job::start(&self.core, &path, &by, asked.throttle).await?;
         tracing::info!(%by, %path, target = job.target_version, "re-encryption asked for");
         Ok(Response::new(job))
+    }
+
+    async fn cancel_reencryption(
+        &self,
+        request: Request<pb::CancelReencryptionRequest>,
+    ) -> Result<Response<pb::Reencryption>, Status> {
+        let by = self.administrator(&request, "re-encrypt zones")?;
+        let path = parse(&request.get_ref().path)?;
+        let job = job::cancel(&self.core, &path).await?;
+        tracing::info!(%by, %path, "re-encryption canceled");
+        Ok(Response::new(job))
+    }
+
+    async fn list_reencryptions(
+        &self,
+        request: Request<pb::ListReencryptionsRequest>,
+    ) -> Result<Response<pb::ListReencryptionsResponse>, Status> {
+        user(&request, "look at zones")?;
+        let asked = request.into_inner();
+        let after = match asked.after.as_ref() {
+            [] => None,
+            id => Some(ZoneId::try_from(id).map_err(MetadataError::from)?),
+        };
+        let limit = page_limit(asked.limit, ZONES_DEFAULT, ZONES_MAX);
+        Ok(Response::new(job::list(&self.core, after, limit).await?))
     }
 
     async fn get_reencryption(

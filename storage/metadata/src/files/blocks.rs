@@ -16,6 +16,9 @@ use crate::{
     zones::source::EdekSource,
 };
 
+/// Nodes that have one block, at most: what is deleted with a chunk of blocks has to fit a transaction.
+const NODES_PER_BLOCK_MAX: usize = 16;
+
 /// Consecutive blocks of one extent, as a writer reports them: each on enough nodes that are known.
 #[derive(Debug, Clone)]
 pub(crate) struct Report {
@@ -181,7 +184,7 @@ fn merge(
         });
     }
     for node in &again.nodes {
-        if !known.nodes.contains(node) {
+        if !known.nodes.contains(node) && known.nodes.len() < NODES_PER_BLOCK_MAX {
             known.nodes.push(node.clone());
         }
     }
@@ -201,6 +204,12 @@ async fn placed<S: Store, E: EdekSource>(
         if !known && core.address(&mut core.store.begin().await?, node).await?.is_none() {
             return bad(format!("block {index} names the node {node}, which never reported"));
         }
+    }
+    if nodes.len() > NODES_PER_BLOCK_MAX {
+        return bad(format!(
+            "block {index} is on {} nodes, at most {NODES_PER_BLOCK_MAX} are possible",
+            nodes.len()
+        ));
     }
     let needed = core.settings.min_replicas as usize;
     if nodes.len() < needed {

@@ -151,10 +151,7 @@ fn cut_off(commit: &Commit, before: &records::Body) -> records::Purge {
     if let (Some(was), Some(is)) = (old.last(), commit.extents.get(..old.len()).and_then(<[_]>::last)) {
         extents.push(before.purge_from(was, before.shown_blocks(is)));
     }
-    records::Purge {
-        extents,
-        ..records::Purge::default()
-    }
+    records::Purge { extents }
 }
 
 /// The directory that the file was opened in, wherever it is now; it must still be in the EDEK's zone.

@@ -1,6 +1,7 @@
 //! The tree of names: resolution, directories, rename, removal.
 
 pub(crate) mod directories;
+pub(crate) mod removal;
 pub(crate) mod remove;
 pub(crate) mod rename;
 pub(crate) mod resolve;

@@ -1,35 +1,46 @@
-//! Removal: what goes is cut off at once, in one transaction; what it held is purged afterwards, in bounded
-//! steps that a restart resumes.
+//! Removal: what goes is cut off at once, in one transaction; what a directory held is cleared away by a job ([`super::removal`]),
+//! and blocks are purged, in bounded steps that a restart resumes.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use strongroom_kv::{Store, Txn};
-use strongroom_proto::{BlockId, ExtentId, FileId, ZoneId, ZonePath, metadata::v1 as pb};
+use strongroom_kv::{Reader, Store, Txn};
+use strongroom_proto::{BlockId, ExtentId, FileId, JobId, ZoneId, ZonePath, metadata::v1 as pb, transport::UserName};
 
-use super::resolve::{Found, find};
+use super::{
+    removal,
+    resolve::{Found, find},
+};
 use crate::{
     answers::Call,
     error::MetadataError,
-    schema::{access, access::transact, counted, keys, records},
+    jobs::record,
+    schema::{
+        access,
+        access::transact,
+        counted, keys,
+        records::{self, JobState},
+    },
 };
 
-/// Entries of a directory purged in one transaction.
-const ENTRIES_PER_STEP: usize = 200;
 /// Purges looked at in one round.
 const PURGES_PER_ROUND: usize = 100;
 /// Steps under way at once, so that they share the store's durable writes.
 const PURGES_AT_ONCE: usize = 16;
 
-/// Removes what is at `path`; a directory that holds something only if `recursive`.
+/// Removes what is at `path`; a directory that holds something only if `recursive`, and then a job clears it away.
 pub(crate) async fn remove(
     store: &impl Store,
     call: &Call,
     path: &ZonePath,
     recursive: bool,
+    by: &UserName,
 ) -> Result<pb::RemoveResponse, MetadataError> {
-    transact!(store, [call, path], |txn| remove_once(txn, &call, &path, recursive)).await
+    transact!(store, [call, path, by], |txn| remove_once(
+        txn, &call, &path, recursive, &by
+    ))
+    .await
 }
 
 async fn remove_once(
@@ -37,29 +48,44 @@ async fn remove_once(
     call: &Call,
     path: &ZonePath,
     recursive: bool,
+    by: &UserName,
 ) -> Result<pb::RemoveResponse, MetadataError> {
     if let Some(done) = call.answer(txn).await? {
         return Ok(done);
     }
-    remove_in(txn, path, recursive).await?;
-    let done = pb::RemoveResponse {};
+    let job = remove_in(txn, path, recursive, by, call.now_ms()).await?;
+    let done = pb::RemoveResponse {
+        job_id: job.map(Into::into).unwrap_or_default(),
+    };
     call.keep(txn, &done);
     Ok(done)
 }
 
-async fn remove_in(txn: &mut impl Txn, path: &ZonePath, recursive: bool) -> Result<(), MetadataError> {
+async fn remove_in(
+    txn: &mut impl Txn,
+    path: &ZonePath,
+    recursive: bool,
+    by: &UserName,
+    now_ms: u64,
+) -> Result<Option<JobId>, MetadataError> {
     if path.is_root() {
         return Err(MetadataError::Root("removed"));
     }
     let found = find(txn, path).await?;
     if !found.entry.is_directory() {
-        return unlink_file(txn, &found).await;
+        unlink_file(txn, &found).await?;
+        return Ok(None);
     }
-    if !recursive && !access::page(txn, &keys::dentries(found.id), 1).await?.is_empty() {
+    let is_empty = access::page(txn, &keys::dentries(found.id), 1).await?.is_empty();
+    if !is_empty && !recursive {
         return Err(MetadataError::NotEmpty(path.clone()));
     }
     txn.delete(&found.key);
-    cut_off(txn, &found.entry).await
+    if is_empty {
+        drop_directory(txn, found.id, &found.entry.zone_id, now_ms).await?;
+        return Ok(None);
+    }
+    removal::begin(txn, path, &found.entry, by, now_ms).await.map(Some)
 }
 
 /// Takes a file out of the namespace and the index, and leaves its blocks to the purge.
@@ -68,7 +94,7 @@ pub(crate) async fn unlink_file(txn: &mut impl Txn, found: &Found) -> Result<(),
     drop_file(txn, found.id).await
 }
 
-async fn drop_file(txn: &mut impl Txn, id: FileId) -> Result<(), MetadataError> {
+pub(super) async fn drop_file(txn: &mut impl Txn, id: FileId) -> Result<(), MetadataError> {
     let broken = MetadataError::Corrupt { what: "file" };
     let body = access::body(txn, id).await?.ok_or(broken.clone())?;
     counted::delete_index(txn, body.edek.as_ref().ok_or(broken)?, id)?;
@@ -80,77 +106,65 @@ async fn drop_file(txn: &mut impl Txn, id: FileId) -> Result<(), MetadataError> 
 
 /// Leaves blocks to the purge, if there are any.
 pub(crate) fn put_purge(txn: &mut impl Txn, id: FileId, purge: &records::Purge) {
-    if purge.directory || purge.extents.iter().any(records::PurgeExtent::is_left) {
+    if purge.extents.iter().any(records::PurgeExtent::is_left) {
         access::put(txn, &keys::purge(id), purge);
     }
 }
 
-/// Marks a directory whose entry is gone as such, and leaves what it holds to the purge.
-async fn cut_off(txn: &mut impl Txn, entry: &records::Entry) -> Result<(), MetadataError> {
-    let id = entry.file_id()?;
-    let mut place = access::place(txn, id)
-        .await?
-        .ok_or(MetadataError::Corrupt { what: "inode" })?;
-    place.unlinked = true;
-    access::put(txn, &keys::place(id), &place);
-    let purge = records::Purge {
-        directory: true,
-        extents: Vec::new(),
-        zone_id: entry.zone_id.clone(),
-    };
-    put_purge(txn, id, &purge);
-    Ok(())
-}
-
-/// One step on each of a bounded number of purges; one that fails keeps no other from its step. Says whether anything
-/// was there to do.
-pub(crate) async fn purge_round(store: &impl Store) -> Result<bool, MetadataError> {
-    let found = access::page(&mut store.snapshot().await?, &keys::purges(), PURGES_PER_ROUND).await?;
-    let any = !found.is_empty();
-    let steps = stream::iter(found).map(|(key, value)| purge_step(store, key, value));
-    let outcomes: Vec<_> = steps.buffer_unordered(PURGES_AT_ONCE).collect().await;
-    outcomes.into_iter().collect::<Result<(), _>>()?;
-    Ok(any)
-}
-
-async fn purge_step(store: &impl Store, key: Bytes, value: Bytes) -> Result<(), MetadataError> {
-    let purge: records::Purge = access::decode(value, "purge")?;
-    let id = access::file_id(key.get(1..).unwrap_or_default())?;
-    if purge.directory {
-        transact!(store, [], |txn| purge_directory(txn, id)).await
-    } else {
-        transact!(store, [], |txn| purge_chunk(txn, id)).await
-    }
-}
-
-/// Hands some children of a cut-off directory to purges of their own; the last step takes the directory itself.
-async fn purge_directory(txn: &mut impl Txn, id: FileId) -> Result<(), MetadataError> {
-    let children = access::page(txn, &keys::dentries(id), ENTRIES_PER_STEP).await?;
-    for (key, value) in &children {
-        let entry: records::Entry = access::decode(value.clone(), "directory entry")?;
-        txn.delete(key);
-        if entry.is_directory() {
-            cut_off(txn, &entry).await?;
-        } else {
-            drop_file(txn, entry.file_id()?).await?;
-        }
-    }
-    if children.len() < ENTRIES_PER_STEP {
-        drop_directory(txn, id).await?;
-    }
-    Ok(())
-}
-
-async fn drop_directory(txn: &mut impl Txn, id: FileId) -> Result<(), MetadataError> {
-    let purge: Option<records::Purge> = access::record(txn, &keys::purge(id), "purge").await?;
-    if let Some(zone) = purge.filter(|purge| !purge.zone_id.is_empty()) {
-        let zone = zone.zone_id.as_ref().try_into()?;
-        txn.delete(&keys::zone(zone));
-        txn.delete(&keys::reencryption(zone));
+/// Removes an inode that is an empty directory without an entry, and the zone whose root it is.
+pub(super) async fn drop_directory(
+    txn: &mut impl Txn,
+    id: FileId,
+    zone: &[u8],
+    now_ms: u64,
+) -> Result<(), MetadataError> {
+    if !zone.is_empty() {
+        drop_zone(txn, zone.try_into()?, now_ms).await?;
     }
     txn.delete(&keys::place(id));
-    txn.delete(&keys::purge(id));
     Ok(())
+}
+
+async fn drop_zone(txn: &mut impl Txn, zone: ZoneId, now_ms: u64) -> Result<(), MetadataError> {
+    if let Some((id, mut job)) = access::reencryption(txn, zone).await?
+        && !job.is_over()
+    {
+        job.end(JobState::Canceled, now_ms, "the zone was removed");
+        record::put(txn, id, &job);
+    }
+    txn.delete(&keys::zone(zone));
+    txn.delete(&keys::reencryption(zone));
+    Ok(())
+}
+
+/// Where the last round stopped among the purges.
+#[derive(Debug, Default)]
+pub(crate) struct Purges {
+    after: Option<Bytes>,
+}
+
+impl Purges {
+    /// One step on each of a bounded number of purges; one that fails keeps no other from its step, nor do many keep those behind
+    /// them. Says whether anything was there to do.
+    pub(crate) async fn round(&mut self, store: &impl Store) -> Result<bool, MetadataError> {
+        let after = self.after.take();
+        let is_first = after.is_none();
+        let range = after.map_or_else(keys::purges, |after| keys::purges().after(&after));
+        let found = access::page(&mut store.snapshot().await?, &range, PURGES_PER_ROUND).await?;
+        if found.len() == PURGES_PER_ROUND {
+            self.after = found.last().map(|(key, _)| key.clone());
+        }
+        let any = !found.is_empty() || !is_first;
+        let steps = stream::iter(found).map(|(key, _)| purge_step(store, key));
+        let outcomes: Vec<_> = steps.buffer_unordered(PURGES_AT_ONCE).collect().await;
+        outcomes.into_iter().collect::<Result<(), _>>()?;
+        Ok(any)
+    }
+}
+
+async fn purge_step(store: &impl Store, key: Bytes) -> Result<(), MetadataError> {
+    let id = access::file_id(key.get(1..).unwrap_or_default())?;
+    transact!(store, [], |txn| purge_chunk(txn, id)).await
 }
 
 /// Turns the last chunk of a removed file's blocks into garbage, or ends the purge when none is left.
@@ -204,7 +218,7 @@ async fn drop_from(txn: &mut impl Txn, first: BlockId) -> Result<(), MetadataErr
 /// A zone and its root, if that is still reachable; a removed one is gone though its purge has not come to it. One that a rename
 /// above it moved beyond the longest path cannot be asked for either, until another brings it back.
 pub(crate) async fn zone_root(
-    txn: &mut impl Txn,
+    txn: &mut impl Reader,
     zone: ZoneId,
 ) -> Result<Option<(records::Zone, Found)>, MetadataError> {
     let Some(record) = access::zone(txn, zone).await? else {

@@ -1,37 +1,82 @@
-//! Starting a re-encryption and telling how far it is.
+//! Starting and canceling a re-encryption, and telling how far it is.
 
 use std::time::Duration;
 
-use strongroom_kv::{Store, Txn};
-use strongroom_proto::{Failure, KeyName, KeyVersion, Reason, ZoneId, ZonePath, metadata::v1 as pb};
+use strongroom_kv::{Reader, Store, Txn};
+use strongroom_proto::{
+    Failure, JobId, KeyName, KeyVersion, Reason, ZoneId, ZonePath, metadata::v1 as pb, transport::UserName,
+};
 
 use crate::{
     core::Core,
     error::MetadataError,
-    namespace::resolve::{Found, find},
-    schema::{access, access::transact, counted, keys, records},
+    jobs::{
+        control::{Action, change, files_left},
+        record,
+    },
+    namespace::{
+        remove::zone_root,
+        resolve::{Found, climb, find},
+    },
+    schema::{
+        access,
+        access::transact,
+        keys,
+        records::{self, Job, JobKind, JobState},
+    },
     zones::source::EdekSource,
 };
 
-/// Starts the re-encryption of the zone at `path`, or answers with the one that runs.
+/// Re-encryptions in one page of a listing.
+const PAGE_MAX: usize = 1000;
+
+/// Starts the re-encryption of the zone at `path`, or goes on with the one that was begun and is not over.
 pub(crate) async fn start<S: Store, E: EdekSource>(
     core: &Core<S, E>,
     path: &ZonePath,
+    by: &UserName,
+    throttle: Option<u32>,
 ) -> Result<pb::Reencryption, MetadataError> {
-    let mut txn = core.store.begin().await?;
-    let (zone, record) = zone_at(&mut txn, path).await?;
-    let running = access::reencryption(&mut txn, zone)
-        .await?
-        .is_some_and(|job| job.running);
-    drop(txn);
-    if !running {
-        let key: KeyName = record.key_name.parse()?;
-        let target = newest_version(core, zone, &key).await?;
-        let started_ms = core.clock.now_ms();
-        transact!(&core.store, [path], |txn| persist(txn, &path, zone, target, started_ms)).await?;
-        core.stock.drop_zone(zone);
-        core.stock.warm(zone, &key);
-        core.work.notify_one();
+    let mut view = core.store.snapshot().await?;
+    let (zone, record) = zone_at(&mut view, path).await?;
+    let begun = access::reencryption(&mut view, zone).await?;
+    drop(view);
+    match begun.filter(|(_, job)| !job.is_over()) {
+        Some((_, job)) if job.state() == JobState::Running && throttle.is_none() => {}
+        Some((id, _)) => change(&core.store, id, Action::Resume(throttle), core.clock.now_ms()).await?,
+        None => {
+            let key: KeyName = record.key_name.parse()?;
+            let target = newest_version(core, zone, &key).await?;
+            let job = Job {
+                kind: JobKind::Reencryption.into(),
+                owner: by.as_str().to_owned(),
+                path: path.to_string(),
+                created_ms: core.clock.now_ms(),
+                throttle: throttle.unwrap_or(0),
+                zone_id: zone.into(),
+                target_version: target.0,
+                ..Job::default()
+            };
+            transact!(&core.store, [path, job], |txn| persist(txn, &path, zone, job)).await?;
+            core.stock.drop_zone(zone);
+            core.stock.warm(zone, &key);
+        }
+    }
+    core.work.notify_one();
+    status(core, path).await
+}
+
+/// Ends the re-encryption of the zone at `path`, if one is under way.
+pub(crate) async fn cancel<S: Store, E: EdekSource>(
+    core: &Core<S, E>,
+    path: &ZonePath,
+) -> Result<pb::Reencryption, MetadataError> {
+    let mut view = core.store.snapshot().await?;
+    let (zone, _) = zone_at(&mut view, path).await?;
+    let begun = access::reencryption(&mut view, zone).await?;
+    drop(view);
+    if let Some((id, _)) = begun {
+        change(&core.store, id, Action::Cancel, core.clock.now_ms()).await?;
     }
     status(core, path).await
 }
@@ -41,47 +86,110 @@ pub(crate) async fn status<S: Store, E: EdekSource>(
     core: &Core<S, E>,
     path: &ZonePath,
 ) -> Result<pb::Reencryption, MetadataError> {
-    let mut txn = core.store.begin().await?;
-    let (zone, _) = zone_at(&mut txn, path).await?;
-    let job = access::reencryption(&mut txn, zone).await?;
-    let files = counted::files_by_version(&mut txn, zone).await?;
-    drop(txn);
-    let Some(job) = job else {
-        return Ok(pb::Reencryption {
+    let mut view = core.store.snapshot().await?;
+    let (zone, record) = zone_at(&mut view, path).await?;
+    match access::reencryption(&mut view, zone).await? {
+        Some((id, job)) => wire(&mut view, path, &record, id, &job, core.clock.now_ms()).await,
+        None => Ok(pb::Reencryption {
             zone_path: path.into(),
             state: pb::ReencryptionState::None.into(),
+            key_name: record.key_name,
             ..pb::Reencryption::default()
-        });
+        }),
+    }
+}
+
+/// The newest re-encryptions of zones with ids greater than `after`.
+pub(crate) async fn list<S: Store, E: EdekSource>(
+    core: &Core<S, E>,
+    after: Option<ZoneId>,
+    limit: usize,
+) -> Result<pb::ListReencryptionsResponse, MetadataError> {
+    let limit = limit.min(PAGE_MAX);
+    let mut range = keys::reencryptions();
+    if let Some(after) = after {
+        range = range.after(&keys::reencryption(after));
+    }
+    let mut view = core.store.snapshot().await?;
+    let found = access::page(&mut view, &range, limit).await?;
+    let mut listed = pb::ListReencryptionsResponse::default();
+    for (key, _) in &found {
+        let zone = keys::zone_of(key).ok_or(MetadataError::Corrupt { what: "re-encryption" })?;
+        let root = zone_root(&mut view, zone).await?;
+        let job = access::reencryption(&mut view, zone).await?;
+        if let (Some((record, root)), Some((id, job))) = (root, job) {
+            let now_ms = core.clock.now_ms();
+            let status = wire(&mut view, &root.path, &record, id, &job, now_ms).await?;
+            listed.reencryptions.push(status);
+        }
+        if found.len() == limit {
+            listed.next = zone.into();
+        }
+    }
+    Ok(listed)
+}
+
+async fn wire(
+    reader: &mut impl Reader,
+    path: &ZonePath,
+    zone: &records::Zone,
+    id: JobId,
+    job: &Job,
+    now_ms: u64,
+) -> Result<pb::Reencryption, MetadataError> {
+    let state = match job.state() {
+        JobState::Unspecified => pb::ReencryptionState::Unspecified,
+        JobState::Running => pb::ReencryptionState::Running,
+        JobState::Paused => pb::ReencryptionState::Paused,
+        JobState::Completed => pb::ReencryptionState::Completed,
+        JobState::Canceled => pb::ReencryptionState::Canceled,
     };
-    let stale = files.iter().filter(|(version, _)| version.0 != job.target_version);
-    let state = if job.running {
-        pb::ReencryptionState::Running
-    } else {
-        pb::ReencryptionState::Completed
-    };
+    let files_left = files_left(reader, job).await?;
+    let rate = job.rate(now_ms);
     Ok(pb::Reencryption {
         zone_path: path.into(),
         state: state.into(),
         target_version: job.target_version,
         files_done: job.done,
         failures: job.failures,
-        files_left: stale.map(|(_, files)| files).sum(),
-        started_ms: job.started_ms,
-        finished_ms: (!job.running).then_some(job.finished_ms),
-        message: job.message,
+        files_left,
+        started_ms: job.created_ms,
+        finished_ms: job.is_over().then_some(job.finished_ms),
+        message: job.message.clone(),
+        job_id: id.into(),
+        key_name: zone.key_name.clone(),
+        last_file: last_file(reader, job).await?,
+        throttle: job.throttle,
+        rate,
+        seconds_left: (rate > 0).then(|| files_left.div_ceil(rate.max(1))),
     })
 }
 
+/// Where the file is that was dealt with last; empty if it went.
+async fn last_file(reader: &mut impl Reader, job: &Job) -> Result<bytes::Bytes, MetadataError> {
+    let Some((_, file)) = job.cursor()? else {
+        return Ok(bytes::Bytes::new());
+    };
+    match climb(reader, file).await {
+        Ok(found) => Ok(found.map(|found| (&found.path).into()).unwrap_or_default()),
+        Err(MetadataError::TooDeep(_)) => Ok(bytes::Bytes::new()),
+        Err(error) => Err(error),
+    }
+}
+
 /// The zone whose root is at `path`.
-pub(crate) async fn zone_at(txn: &mut impl Txn, path: &ZonePath) -> Result<(ZoneId, records::Zone), MetadataError> {
-    let Found { entry, zone, .. } = find(txn, path).await?;
+pub(crate) async fn zone_at(
+    reader: &mut impl Reader,
+    path: &ZonePath,
+) -> Result<(ZoneId, records::Zone), MetadataError> {
+    let Found { entry, zone, .. } = find(reader, path).await?;
     let Some(id) = entry.zone()? else {
         return Err(MetadataError::NotZoneRoot {
             path: path.clone(),
             zone: zone.map(|zone| zone.path),
         });
     };
-    let record = access::zone(txn, id)
+    let record = access::zone(reader, id)
         .await?
         .ok_or(MetadataError::Corrupt { what: "zone" })?;
     Ok((id, record))
@@ -114,28 +222,19 @@ async fn newest_version<S, E: EdekSource>(
 }
 
 /// Records the job, and in the zone that no new file takes an EDEK of an older version.
-async fn persist(
-    txn: &mut impl Txn,
-    path: &ZonePath,
-    zone: ZoneId,
-    target: KeyVersion,
-    started_ms: u64,
-) -> Result<(), MetadataError> {
+async fn persist(txn: &mut impl Txn, path: &ZonePath, zone: ZoneId, job: Job) -> Result<(), MetadataError> {
     let (found, mut record) = zone_at(txn, path).await?;
     if found != zone {
         return Err(MetadataError::NotFound(path.clone()));
     }
-    if access::reencryption(txn, zone).await?.is_some_and(|job| job.running) {
+    let begun = access::reencryption(txn, zone).await?;
+    if begun.is_some_and(|(_, job)| !job.is_over()) {
         return Ok(());
     }
-    record.version_min = record.version_min.max(target.0);
+    record.version_min = record.version_min.max(job.target_version);
     access::put(txn, &keys::zone(zone), &record);
-    let job = records::Reencryption {
-        running: true,
-        target_version: target.0,
-        started_ms,
-        ..records::Reencryption::default()
-    };
-    access::put(txn, &keys::reencryption(zone), &job);
+    let id = JobId::generate();
+    txn.put(&keys::reencryption(zone), bytes::Bytes::from(id));
+    record::begin(txn, id, job);
     Ok(())
 }

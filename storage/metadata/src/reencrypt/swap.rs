@@ -1,16 +1,20 @@
 //! The store's side of re-encryption: pages of stale EDEKs out, compare-and-set of re-wrapped ones in.
 
 use bytes::Bytes;
-use strongroom_kv::{Store, Txn};
-use strongroom_proto::{FileId, KeyVersion, ZoneId};
+use strongroom_kv::{Reader, Store, Txn};
+use strongroom_proto::{FileId, JobId, KeyVersion, ZoneId};
 
 use crate::{
     error::MetadataError,
-    schema::{access, access::transact, counted, keys, keys::KeyRange, records},
+    jobs::record,
+    schema::{
+        access,
+        access::transact,
+        counted, keys,
+        keys::KeyRange,
+        records::{self, Job, JobState},
+    },
 };
-
-/// Files re-wrapped in one call to the key service.
-pub(crate) const PAGE: usize = 500;
 
 /// A file whose EDEK is not of the target version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,18 +32,33 @@ pub(crate) struct Outcome {
     pub(crate) fresh: Option<Bytes>,
 }
 
-/// The next page of stale files behind the job's cursor; empty at the end of the pass.
+/// An index entry: the pass goes on behind it.
+pub(crate) type Cursor = Option<(KeyVersion, FileId)>;
+
+impl Job {
+    /// Where a re-encryption goes on.
+    pub(crate) fn cursor(&self) -> Result<Cursor, MetadataError> {
+        if self.cursor_file.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some((
+            KeyVersion(self.cursor_version),
+            access::file_id(&self.cursor_file)?,
+        )))
+    }
+}
+
+/// The next `limit` stale files of a zone behind `cursor`; none at the end of the pass.
 pub(crate) async fn stale_page(
-    store: &impl Store,
+    reader: &mut impl Reader,
     zone: ZoneId,
-    job: &records::Reencryption,
+    target: KeyVersion,
+    cursor: Cursor,
+    limit: usize,
 ) -> Result<Vec<Stale>, MetadataError> {
-    let target = KeyVersion(job.target_version);
-    let mut txn = store.begin().await?;
     let mut range = keys::index_of_zone(zone);
-    if !job.cursor_file.is_empty() {
-        let file = access::file_id(&job.cursor_file)?;
-        range = range.after(&keys::index(zone, KeyVersion(job.cursor_version), file));
+    if let Some((version, file)) = cursor {
+        range = range.after(&keys::index(zone, version, file));
     }
     let of_target = keys::index_of_version(zone, target);
     let before = KeyRange {
@@ -50,14 +69,14 @@ pub(crate) async fn stale_page(
         start: range.start.max(of_target.end),
         end: range.end,
     };
-    let mut found = access::page(&mut txn, &before, PAGE).await?;
-    if found.len() < PAGE {
-        found.extend(access::page(&mut txn, &behind, PAGE - found.len()).await?);
+    let mut found = access::page(reader, &before, limit).await?;
+    if found.len() < limit {
+        found.extend(access::page(reader, &behind, limit - found.len()).await?);
     }
     let mut stale = Vec::with_capacity(found.len());
     for (key, _) in &found {
         let (version, file) = keys::index_entry(key).ok_or(MetadataError::Corrupt { what: "index entry" })?;
-        let edek = edek_of(&mut txn, file).await?;
+        let edek = edek_of(reader, file).await?;
         stale.push(Stale {
             file,
             version,
@@ -67,33 +86,34 @@ pub(crate) async fn stale_page(
     Ok(stale)
 }
 
-/// Swaps in what was re-wrapped under `version`, counts, and moves the cursor, all in one transaction. Says whether it
-/// did: not if somebody else dealt with the page, for which the job was `seen`, or with the job.
+/// Swaps in what was re-wrapped under `version`, counts, and moves the cursor, all in one transaction. The job as it is then; none,
+/// and nothing done, if somebody else dealt with the page, for which the job was `seen`, or with the job.
 pub(crate) async fn apply(
     store: &impl Store,
-    zone: ZoneId,
-    seen: &records::Reencryption,
+    id: JobId,
+    seen: &Job,
     version: KeyVersion,
     outcomes: &[Outcome],
-) -> Result<bool, MetadataError> {
+) -> Result<Option<Job>, MetadataError> {
     let outcomes = outcomes.to_vec();
     transact!(store, [outcomes, seen], |txn| apply_in(
-        txn, zone, &seen, version, &outcomes
+        txn, id, &seen, version, &outcomes
     ))
     .await
 }
 
 async fn apply_in(
     txn: &mut impl Txn,
-    zone: ZoneId,
-    seen: &records::Reencryption,
+    id: JobId,
+    seen: &Job,
     version: KeyVersion,
     outcomes: &[Outcome],
-) -> Result<bool, MetadataError> {
-    let Some(mut job) = access::reencryption(txn, zone).await?.filter(|job| is_at(job, seen)) else {
-        return Ok(false);
+) -> Result<Option<Job>, MetadataError> {
+    let Some(mut job) = record::running(txn, id).await?.filter(|job| is_at(job, seen)) else {
+        return Ok(None);
     };
     // A call that was under way when the zone was proved free of old versions comes too late.
+    let zone = job.zone_id.as_ref().try_into()?;
     let too_old = access::zone(txn, zone)
         .await?
         .is_some_and(|record| version.0 < record.version_min);
@@ -108,14 +128,14 @@ async fn apply_in(
         job.cursor_file = stale.file.into();
     }
     job.message.clear();
-    access::put(txn, &keys::reencryption(zone), &job);
-    Ok(true)
+    record::put(txn, id, &job);
+    Ok(Some(job))
 }
 
-/// Whether a job is the one that was `seen`, and no further.
-fn is_at(job: &records::Reencryption, seen: &records::Reencryption) -> bool {
-    let place = |job: &records::Reencryption| (job.started_ms, job.target_version, job.cursor_version);
-    job.running && place(job) == place(seen) && job.cursor_file == seen.cursor_file
+/// Whether a job is as far as the one that was `seen`.
+fn is_at(job: &Job, seen: &Job) -> bool {
+    let place = |job: &Job| (job.target_version, job.cursor_version);
+    place(job) == place(seen) && job.cursor_file == seen.cursor_file
 }
 
 /// Gives a file its new EDEK if it still has the old one. Says whether it did.
@@ -158,13 +178,16 @@ fn exchange(
 }
 
 /// Raises a job's target, because the key was rolled again while it ran, and starts its pass anew.
-pub(crate) async fn raise_target(store: &impl Store, zone: ZoneId, target: KeyVersion) -> Result<(), MetadataError> {
-    transact!(store, [], |txn| raise_in(txn, zone, target)).await
+pub(crate) async fn raise_target(store: &impl Store, id: JobId, target: KeyVersion) -> Result<(), MetadataError> {
+    transact!(store, [], |txn| raise_in(txn, id, target)).await
 }
 
-async fn raise_in(txn: &mut impl Txn, zone: ZoneId, target: KeyVersion) -> Result<(), MetadataError> {
-    let job = access::reencryption(txn, zone).await?.filter(|job| job.running);
-    let (Some(mut record), Some(mut job)) = (access::zone(txn, zone).await?, job) else {
+async fn raise_in(txn: &mut impl Txn, id: JobId, target: KeyVersion) -> Result<(), MetadataError> {
+    let Some(mut job) = record::running(txn, id).await? else {
+        return Ok(());
+    };
+    let zone = job.zone_id.as_ref().try_into()?;
+    let Some(mut record) = access::zone(txn, zone).await? else {
         return Ok(());
     };
     record.version_min = record.version_min.max(target.0);
@@ -173,59 +196,34 @@ async fn raise_in(txn: &mut impl Txn, zone: ZoneId, target: KeyVersion) -> Resul
     job.failures = 0;
     job.cursor_version = 0;
     job.cursor_file.clear();
-    access::put(txn, &keys::reencryption(zone), &job);
-    Ok(())
-}
-
-/// Records what slows a job.
-pub(crate) async fn note(store: &impl Store, zone: ZoneId, message: &str) -> Result<(), MetadataError> {
-    let message = message.to_owned();
-    transact!(store, [message], |txn| note_in(txn, zone, message)).await
-}
-
-async fn note_in(txn: &mut impl Txn, zone: ZoneId, message: String) -> Result<(), MetadataError> {
-    if let Some(mut job) = access::reencryption(txn, zone).await? {
-        job.message = message;
-        access::put(txn, &keys::reencryption(zone), &job);
-    }
+    record::put(txn, id, &job);
     Ok(())
 }
 
 /// Records that a pass is over. Says whether it is: not if the job moved on since it was `seen`.
-pub(crate) async fn finish(
-    store: &impl Store,
-    zone: ZoneId,
-    seen: &records::Reencryption,
-    now_ms: u64,
-) -> Result<bool, MetadataError> {
-    transact!(store, [seen], |txn| finish_in(txn, zone, &seen, now_ms)).await
+pub(crate) async fn finish(store: &impl Store, id: JobId, seen: &Job, now_ms: u64) -> Result<bool, MetadataError> {
+    transact!(store, [seen], |txn| finish_in(txn, id, &seen, now_ms)).await
 }
 
-async fn finish_in(
-    txn: &mut impl Txn,
-    zone: ZoneId,
-    seen: &records::Reencryption,
-    now_ms: u64,
-) -> Result<bool, MetadataError> {
-    let Some(mut job) = access::reencryption(txn, zone).await?.filter(|job| is_at(job, seen)) else {
+async fn finish_in(txn: &mut impl Txn, id: JobId, seen: &Job, now_ms: u64) -> Result<bool, MetadataError> {
+    let Some(mut job) = record::running(txn, id).await?.filter(|job| is_at(job, seen)) else {
         return Ok(false);
     };
-    job.running = false;
-    job.finished_ms = now_ms;
-    job.message = match job.failures {
+    let message = match job.failures {
         0 => String::new(),
         failures => format!("{failures} files keep their old EDEK and stay readable; start again to retry them"),
     };
-    access::put(txn, &keys::reencryption(zone), &job);
+    job.end(JobState::Completed, now_ms, message);
+    record::put(txn, id, &job);
     Ok(true)
 }
 
 /// The EDEK of a file that shows or is being written.
-async fn edek_of(txn: &mut impl Txn, file: FileId) -> Result<Option<records::Edek>, MetadataError> {
-    if let Some(body) = access::body(txn, file).await? {
+async fn edek_of(reader: &mut impl Reader, file: FileId) -> Result<Option<records::Edek>, MetadataError> {
+    if let Some(body) = access::body(reader, file).await? {
         return Ok(body.edek);
     }
-    Ok(access::open_file(txn, file).await?.and_then(|open| open.edek))
+    Ok(access::open_file(reader, file).await?.and_then(|open| open.edek))
 }
 
 #[cfg(test)]
@@ -234,26 +232,25 @@ mod tests {
 
     use super::*;
 
-    async fn job(store: &EmbeddedStore, zone: ZoneId) -> records::Reencryption {
-        let mut txn = store.begin().await.expect("a transaction");
-        access::reencryption(&mut txn, zone)
-            .await
-            .expect("readable")
-            .expect("there")
+    async fn job(store: &EmbeddedStore, id: JobId) -> Job {
+        let mut view = store.snapshot().await.expect("a view");
+        access::job(&mut view, id).await.expect("readable").expect("there")
     }
 
     #[tokio::test]
     async fn of_two_who_work_on_one_page_one_counts() {
         let dir = tempfile::tempdir().expect("a directory");
         let store = EmbeddedStore::open(&dir.path().join("store")).expect("a store");
-        let zone = ZoneId::from_bytes([1; 16]);
-        let begun = records::Reencryption {
-            running: true,
+        let id = JobId::generate();
+        let begun = Job {
+            kind: records::JobKind::Reencryption.into(),
+            state: JobState::Running.into(),
+            zone_id: ZoneId::from_bytes([1; 16]).into(),
             target_version: 1,
-            ..records::Reencryption::default()
+            ..Job::default()
         };
         let mut txn = store.begin().await.expect("a transaction");
-        access::put(&mut txn, &keys::reencryption(zone), &begun);
+        record::begin(&mut txn, id, begun.clone());
         txn.commit().await.expect("committed");
 
         let failed = [Outcome {
@@ -265,14 +262,16 @@ mod tests {
             fresh: None,
         }];
         let (target, now_ms) = (KeyVersion(1), 7);
-        assert!(apply(&store, zone, &begun, target, &failed).await.expect("applied"));
-        assert!(!apply(&store, zone, &begun, target, &failed).await.expect("void"));
-        let moved = job(&store, zone).await;
+        let applied = apply(&store, id, &begun, target, &failed).await.expect("readable");
+        let again = apply(&store, id, &begun, target, &failed).await.expect("readable");
+        assert_eq!(again, None, "somebody else has dealt with the page");
+        let moved = applied.expect("done");
         assert_eq!((moved.failures, moved.cursor_file.len()), (1, 16));
-        assert!(!finish(&store, zone, &begun, now_ms).await.expect("void"));
-        assert!(finish(&store, zone, &moved, now_ms).await.expect("finished"));
-        let over = job(&store, zone).await;
-        assert!(!over.running && over.finished_ms == now_ms && over.message.starts_with("1 files"));
-        assert!(!finish(&store, zone, &moved, now_ms).await.expect("void"));
+        assert!(!finish(&store, id, &begun, now_ms).await.expect("void"));
+        assert!(finish(&store, id, &moved, now_ms).await.expect("finished"));
+        let over = job(&store, id).await;
+        assert!(over.state() == JobState::Completed && over.finished_ms == now_ms);
+        assert!(over.message.starts_with("1 files"), "{}", over.message);
+        assert!(!finish(&store, id, &moved, now_ms).await.expect("void"));
     }
 }

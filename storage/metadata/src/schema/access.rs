@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 use strongroom_kv::{Reader, Txn};
-use strongroom_proto::{BlockId, FileId, ZoneId};
+use strongroom_proto::{BlockId, FileId, JobId, ZoneId};
 
 use super::{
     keys::{self, KeyRange},
@@ -101,11 +101,20 @@ pub(crate) async fn zone(txn: &mut impl Reader, id: ZoneId) -> Result<Option<rec
     record(txn, &keys::zone(id), "zone").await
 }
 
+pub(crate) async fn job(txn: &mut impl Reader, id: JobId) -> Result<Option<records::Job>, MetadataError> {
+    record(txn, &keys::job(id), "job").await
+}
+
+/// The newest re-encryption of a zone.
 pub(crate) async fn reencryption(
     txn: &mut impl Reader,
     zone: ZoneId,
-) -> Result<Option<records::Reencryption>, MetadataError> {
-    record(txn, &keys::reencryption(zone), "re-encryption").await
+) -> Result<Option<(JobId, records::Job)>, MetadataError> {
+    let Some(id) = txn.get(&keys::reencryption(zone)).await? else {
+        return Ok(None);
+    };
+    let id = JobId::try_from(id.as_ref())?;
+    Ok(job(txn, id).await?.map(|job| (id, job)))
 }
 
 pub(crate) async fn import(txn: &mut impl Reader) -> Result<Option<records::Import>, MetadataError> {

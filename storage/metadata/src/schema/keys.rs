@@ -2,7 +2,9 @@
 //!
 //! A key is one table byte and fixed-width fields in big-endian, so that byte order is the order of scans.
 
-use strongroom_proto::{BlockId, ExtentId, FileId, KeyVersion, NodeId, RequestId, ZoneId};
+use strongroom_proto::{BlockId, ExtentId, FileId, JobId, KeyVersion, NodeId, RequestId, ZoneId};
+
+use super::records::JobKind;
 
 /// Blocks in one chunk of a block list.
 pub(crate) const CHUNK_BLOCKS: u32 = 256;
@@ -24,6 +26,9 @@ const DEFICIT: u8 = b'f';
 const GARBAGE: u8 = b'g';
 const PURGE: u8 = b'p';
 const REENCRYPTION: u8 = b'r';
+const JOB: u8 = b'j';
+const JOB_RUNNING: u8 = b'k';
+const REMOVAL: u8 = b'w';
 const NODE: u8 = b'n';
 const DUTY: u8 = b'l';
 const IMPORT: u8 = b'm';
@@ -202,6 +207,38 @@ pub(crate) fn reencryptions() -> KeyRange {
     KeyRange::of(vec![REENCRYPTION])
 }
 
+pub(crate) fn job(id: JobId) -> Vec<u8> {
+    key(JOB, &[id.as_bytes()])
+}
+pub(crate) fn jobs() -> KeyRange {
+    KeyRange::of(vec![JOB])
+}
+pub(crate) fn job_of(key: &[u8]) -> Option<JobId> {
+    fixed(key, 1).map(JobId::from_bytes)
+}
+
+/// Is there while a job runs.
+pub(crate) fn job_running(kind: JobKind, id: JobId) -> Vec<u8> {
+    key(JOB_RUNNING, &[&[kind as u8], id.as_bytes()])
+}
+pub(crate) fn jobs_running(kind: JobKind) -> KeyRange {
+    KeyRange::of(key(JOB_RUNNING, &[&[kind as u8]]))
+}
+pub(crate) fn running_job_of(key: &[u8]) -> Option<JobId> {
+    fixed(key, 2).map(JobId::from_bytes)
+}
+
+/// A directory that a removal has yet to empty.
+pub(crate) fn removal(job: JobId, directory: FileId) -> Vec<u8> {
+    key(REMOVAL, &[job.as_bytes(), directory.as_bytes()])
+}
+pub(crate) fn removals(job: JobId) -> KeyRange {
+    KeyRange::of(key(REMOVAL, &[job.as_bytes()]))
+}
+pub(crate) fn removal_of(key: &[u8]) -> Option<FileId> {
+    fixed(key, 17).map(FileId::from_bytes)
+}
+
 pub(crate) fn node(node: &NodeId) -> Vec<u8> {
     key(NODE, &[node.as_str().as_bytes()])
 }
@@ -306,6 +343,7 @@ mod tests {
         let node: NodeId = "n1".parse().expect("valid");
         let block = BlockId { extent, index: 258 };
         let request = RequestId::from_bytes([4; 16]);
+        let job = JobId::from_bytes([5; 16]);
         for (key, expected) in [
             (place(file), format!("69{}", "01".repeat(16))),
             (body(file), format!("65{}", "01".repeat(16))),
@@ -322,6 +360,9 @@ mod tests {
             (garbage(&node, block), format!("676e3100{}00000102", "03".repeat(16))),
             (purge(file), format!("70{}", "01".repeat(16))),
             (reencryption(zone), format!("72{}", "02".repeat(16))),
+            (super::job(job), format!("6a{}", "05".repeat(16))),
+            (job_running(JobKind::Removal, job), format!("6b02{}", "05".repeat(16))),
+            (removal(job, file), format!("77{}{}", "05".repeat(16), "01".repeat(16))),
             (super::node(&node), "6e6e31".to_owned()),
             (total(Counted::Garbage), "6367".to_owned()),
             (
@@ -344,6 +385,8 @@ mod tests {
             Some((KeyVersion(7), file))
         );
         assert_eq!(total_version(&files_total(zone, KeyVersion(7))), Some(KeyVersion(7)));
+        assert_eq!(running_job_of(&job_running(JobKind::Removal, job)), Some(job));
+        assert_eq!(removal_of(&removal(job, file)), Some(file));
         assert_eq!(garbage_block(&garbage(&node, block)), Some(block));
         assert_eq!(deficit_of(&deficit(block)), Some(block));
         assert_eq!(answer_of(&answer_time(258, request)), Some(request));

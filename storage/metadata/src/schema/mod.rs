@@ -81,7 +81,6 @@ impl records::Body {
     pub(crate) fn garbage(&self) -> records::Purge {
         records::Purge {
             extents: self.extents.iter().map(|extent| self.purge_from(extent, 0)).collect(),
-            ..records::Purge::default()
         }
     }
 }
@@ -125,7 +124,6 @@ impl records::OpenFile {
         });
         records::Purge {
             extents: extents.collect(),
-            ..records::Purge::default()
         }
     }
 }

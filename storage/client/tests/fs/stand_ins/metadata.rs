@@ -340,7 +340,7 @@ impl Namespace for Metadata {
         self.lock().removals.push(asked.request_id.clone());
         self.answer(|state| {
             let file = state.files.remove(&asked.path);
-            file.map(|_| RemoveResponse {}).ok_or_else(missing)
+            file.map(|_| RemoveResponse::default()).ok_or_else(missing)
         })
     }
 

@@ -1,0 +1,55 @@
+use strongroom_kv::Store;
+use strongroom_proto::{
+    JobId,
+    metadata::v1::{self as pb, jobs_server::Jobs},
+};
+use tonic::{Request, Response, Status};
+
+use super::{Api, field, page_limit, user};
+use crate::{
+    error::MetadataError,
+    jobs::control::{self, Action},
+    zones::source::EdekSource,
+};
+
+/// Jobs in a page, unless the caller asks for fewer.
+const JOBS_MAX: usize = 1000;
+
+#[tonic::async_trait]
+impl<S: Store, E: EdekSource> Jobs for Api<S, E> {
+    async fn list_jobs(&self, request: Request<pb::ListJobsRequest>) -> Result<Response<pb::ListJobsResponse>, Status> {
+        let by = user(&request, "list jobs")?;
+        let asked = request.into_inner();
+        let after = match asked.after.as_ref() {
+            [] => None,
+            id => Some(job_id(id)?),
+        };
+        let of = (!self.core.is_administrator(&by)).then_some(&by);
+        let limit = page_limit(asked.limit, JOBS_MAX, JOBS_MAX);
+        let listed = control::list(&self.core, of, after, limit, asked.unfinished).await?;
+        Ok(Response::new(listed))
+    }
+
+    async fn get_job(&self, request: Request<pb::GetJobRequest>) -> Result<Response<pb::Job>, Status> {
+        let by = user(&request, "look at jobs")?;
+        let id = job_id(&request.get_ref().job_id)?;
+        Ok(Response::new(control::get(&self.core, &by, id).await?))
+    }
+
+    async fn control_job(&self, request: Request<pb::ControlJobRequest>) -> Result<Response<pb::Job>, Status> {
+        let by = user(&request, "change jobs")?;
+        let asked = request.into_inner();
+        let action = match asked.action() {
+            pb::JobAction::Pause => Action::Pause,
+            pb::JobAction::Resume => Action::Resume(asked.throttle),
+            pb::JobAction::Cancel => Action::Cancel,
+            pb::JobAction::Unspecified => return Err(field("action", "one of PAUSE, RESUME and CANCEL").into()),
+        };
+        let job = control::control(&self.core, &by, job_id(&asked.job_id)?, action).await?;
+        Ok(Response::new(job))
+    }
+}
+
+fn job_id(bytes: &[u8]) -> Result<JobId, MetadataError> {
+    Ok(bytes.try_into()?)
+}

@@ -1,0 +1,166 @@
+//! Has the jobs that run worked on: a bounded number of each kind at once, the oldest first.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use strongroom_kv::{Store, Txn};
+use strongroom_proto::{Failure, JobId};
+use tokio::{
+    task::{Id, JoinSet},
+    time::{Instant, sleep},
+};
+
+use super::record;
+use crate::{
+    core::Core,
+    error::{MetadataError, chain},
+    namespace::removal,
+    reencrypt::worker,
+    schema::{
+        access,
+        access::transact,
+        keys,
+        records::{Job, JobKind},
+    },
+    zones::source::EdekSource,
+};
+
+/// Removals worked on at once.
+const REMOVALS_MAX: usize = 4;
+/// How often jobs are looked for when nobody says that there is one.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Failures without progress in between before a job is paused, and the pause after each.
+const FAILURES_MAX: u32 = 5;
+const PAUSE: Duration = Duration::from_secs(2);
+/// How long a job is kept once it is over, how often that is looked at, and how many go in one transaction.
+const KEPT_MS: u64 = 7 * 24 * 3_600_000;
+const FORGET_EVERY: Duration = Duration::from_secs(600);
+const FORGOTTEN_AT_ONCE: usize = 500;
+
+/// Works on jobs for ever.
+pub(crate) async fn work<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
+    let mut workers = JoinSet::new();
+    let mut busy = HashMap::new();
+    let mut forget_at = Instant::now();
+    loop {
+        if let Err(error) = start(&core, &mut workers, &mut busy).await {
+            tracing::warn!(error = %chain(&error), "cannot look for jobs");
+        }
+        if Instant::now() >= forget_at {
+            forget_at = Instant::now() + FORGET_EVERY;
+            if let Err(error) = forget(&core.store, core.clock.now_ms()).await {
+                tracing::warn!(error = %chain(&error), "cannot forget old jobs; it is tried again");
+            }
+        }
+        tokio::select! {
+            () = core.work.notified() => {}
+            () = sleep(LOOK_EVERY) => {}
+            Some(ended) = workers.join_next_with_id(), if !workers.is_empty() => {
+                busy.remove(&ended_id(&ended));
+            }
+        }
+    }
+}
+
+fn ended_id(ended: &Result<(Id, ()), tokio::task::JoinError>) -> Id {
+    match ended {
+        Ok((id, ())) => *id,
+        Err(error) => {
+            tracing::error!(%error, "the worker of a job failed");
+            error.id()
+        }
+    }
+}
+
+/// Starts workers for the jobs that are next.
+async fn start<S: Store, E: EdekSource>(
+    core: &Arc<Core<S, E>>,
+    workers: &mut JoinSet<()>,
+    busy: &mut HashMap<Id, JobId>,
+) -> Result<(), MetadataError> {
+    for (kind, most) in [
+        (JobKind::Reencryption, core.settings.reencryptions),
+        (JobKind::Removal, REMOVALS_MAX),
+    ] {
+        let found = access::page(&mut core.store.snapshot().await?, &keys::jobs_running(kind), most).await?;
+        for (key, _) in &found {
+            let id = keys::running_job_of(key).ok_or(MetadataError::Corrupt { what: "job" })?;
+            if !busy.values().any(|other| *other == id) {
+                let worker = workers.spawn(run(Arc::clone(core), kind, id));
+                busy.insert(worker.id(), id);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Works on one job until it is over, paused or given up. What is only away for a while is waited for.
+async fn run<S: Store, E: EdekSource>(core: Arc<Core<S, E>>, kind: JobKind, id: JobId) {
+    tracing::info!(job = %id, ?kind, "a job runs");
+    let (mut failures, mut before) = (0, None);
+    while let Err(error) = step(&core, kind, id).await {
+        tracing::warn!(job = %id, error = %chain(&error), "a job failed; it is tried again");
+        let now = progress(&core.store, id).await;
+        if now.is_some() && now != before {
+            (failures, before) = (0, now);
+        }
+        failures += u32::from(!Failure::from(error.clone()).is_transient());
+        if failures == FAILURES_MAX {
+            if let Err(error) = record::give_up(&core.store, id, &error.to_string()).await {
+                tracing::warn!(job = %id, error = %chain(&error), "cannot pause a job");
+            }
+            return;
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+async fn step<S: Store, E: EdekSource>(core: &Core<S, E>, kind: JobKind, id: JobId) -> Result<(), MetadataError> {
+    match kind {
+        JobKind::Reencryption => worker::run(core, id).await,
+        JobKind::Removal => removal::run(core, id).await,
+        JobKind::Unspecified => Err(MetadataError::Corrupt { what: "job" }),
+    }
+}
+
+/// What changes when a job gets on.
+async fn progress(store: &impl Store, id: JobId) -> Option<(u64, u64, bytes::Bytes)> {
+    let job = access::job(&mut store.snapshot().await.ok()?, id).await.ok()??;
+    Some((job.done, job.failures, job.cursor_file))
+}
+
+/// Forgets jobs that have been over for a while, but for the newest re-encryption of each zone.
+async fn forget(store: &impl Store, now_ms: u64) -> Result<(), MetadataError> {
+    let before_ms = now_ms.saturating_sub(KEPT_MS);
+    let mut range = keys::jobs();
+    loop {
+        let found = access::page(&mut store.snapshot().await?, &range, FORGOTTEN_AT_ONCE).await?;
+        let mut old = Vec::new();
+        for (key, value) in &found {
+            let job: Job = access::decode(value.clone(), "job")?;
+            if job.is_over() && job.finished_ms < before_ms {
+                old.push(keys::job_of(key).ok_or(MetadataError::Corrupt { what: "job" })?);
+            }
+        }
+        transact!(store, [old], |txn| forget_all(txn, &old)).await?;
+        match found.last() {
+            Some((last, _)) if found.len() == FORGOTTEN_AT_ONCE => range = keys::jobs().after(last),
+            _ => return Ok(()),
+        }
+    }
+}
+
+async fn forget_all(txn: &mut impl Txn, old: &[JobId]) -> Result<(), MetadataError> {
+    for id in old {
+        let Some(job) = access::job(txn, *id).await? else {
+            continue;
+        };
+        let is_newest = match job.zone_id.as_ref() {
+            [] => false,
+            zone => txn.get(&keys::reencryption(zone.try_into()?)).await?.as_deref() == Some(id.as_bytes()),
+        };
+        if !is_newest {
+            txn.delete(&keys::job(*id));
+        }
+    }
+    Ok(())
+}
