@@ -3,7 +3,10 @@
 //! benchmark is a program of its own: `benches/compare`.
 
 mod kms;
+mod latency;
+mod namespace;
 mod report;
+mod site;
 mod store;
 
 use std::process::ExitCode;
@@ -24,6 +27,7 @@ fn main() -> ExitCode {
         .collect();
     let figures: Vec<Figure> = match areas[..] {
         ["kms", ref cases @ ..] if kms::are_cases(cases) => kms::run(cases),
+        ["namespace", ref engines @ ..] if namespace::are_engines(engines) => namespace::run(engines),
         ["store"] => store::run(),
         _ => {
             report::usage();

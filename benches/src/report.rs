@@ -14,12 +14,19 @@ pub(crate) struct Figure {
     pub(crate) value: f64,
     pub(crate) unit: &'static str,
     pub(crate) against: &'static str,
-    pub(crate) ratio: f64,
+    /// None of what is held against nothing.
+    pub(crate) ratio: Option<f64>,
 }
 
 pub(crate) fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
+}
+
+/// Medians of values and of their ratios.
+pub(crate) fn medians(rounds: &[(f64, f64)]) -> (f64, f64) {
+    let (values, ratios): (Vec<f64>, Vec<f64>) = rounds.iter().copied().unzip();
+    (median(values), median(ratios))
 }
 
 /// Prints the figures for people, or one JSON object a line.
@@ -30,11 +37,12 @@ pub(crate) fn print(figures: &[Figure], json: bool) {
         }
         return;
     }
-    println!("{:<28} {:>10} {:<5} {:>7}  against", "bench", "value", "unit", "ratio");
+    println!("{:<36} {:>10} {:<6} {:>7}  against", "bench", "value", "unit", "ratio");
     for figure in figures {
+        let ratio = figure.ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
         println!(
-            "{:<28} {:>10.2} {:<5} {:>7.2}  {}",
-            figure.bench, figure.value, figure.unit, figure.ratio, figure.against
+            "{:<36} {:>10.2} {:<6} {ratio:>7}  {}",
+            figure.bench, figure.value, figure.unit, figure.against
         );
     }
 }
@@ -51,6 +59,9 @@ pub(crate) fn complain(text: &str) {
 
 pub(crate) fn usage() {
     eprintln!(
-        "usage: ci/bench kms [CASE…] [--json]\n       ci/bench store [--json]\ncases of kms, all of them unless named: kw gcm audit tokens keys"
+        "usage: ci/bench AREA [CASE…] [--json]\n\
+         kms: kw gcm audit tokens keys sealed, all of them unless named\n\
+         namespace: embedded postgres, both unless named; FILES=N in the environment for more than 20000 files\n\
+         store"
     );
 }

@@ -16,9 +16,11 @@ use strongroom_proto::{Edek, KeyName, RequestId, ZoneId, kms::v1 as pb};
 use super::{
     load::{self, Target},
     parts::Raw,
+};
+use crate::{
+    report::{Figure, medians, note},
     site::{Service, Site},
 };
-use crate::report::{Figure, median, note};
 
 const ROUNDS: usize = 5;
 /// How long one load runs, and the bare loop.
@@ -100,7 +102,7 @@ impl<'a> Bench<'a> {
             value,
             unit: "op/s",
             against: RAW,
-            ratio,
+            ratio: Some(ratio),
         }
     }
 }
@@ -176,12 +178,6 @@ async fn unary(bench: &mut Bench<'_>) -> Vec<Figure> {
     figures
 }
 
-/// Medians of values and of their ratios.
-fn medians(rounds: &[(f64, f64)]) -> (f64, f64) {
-    let (values, ratios): (Vec<f64>, Vec<f64>) = rounds.iter().copied().unzip();
-    (median(values), median(ratios))
-}
-
 /// Single calls at half the rate that 64 in flight reach, begun on time: their latencies beside that of one fsync.
 async fn half_load(bench: &mut Bench<'_>, data_dir: &Path) -> Vec<Figure> {
     let (full, _) = load::unary(&bench.target, &bench.edeks, 64, RUN).await;
@@ -207,7 +203,7 @@ async fn half_load(bench: &mut Bench<'_>, data_dir: &Path) -> Vec<Figure> {
 /// The 99th percentile of appending a line and syncing it, where the audit log is.
 fn fsync_p99_ms(directory: &Path) -> f64 {
     let mut file = File::create(directory.join("fsync-probe")).expect("own directory");
-    let mut latencies = super::latency::Latencies::default();
+    let mut latencies = crate::latency::Latencies::default();
     for _ in 0..200 {
         let at = Instant::now();
         file.write_all(&[b'x'; 300]).expect("written");
@@ -280,7 +276,7 @@ async fn compared(
         value,
         unit: "op/s",
         against,
-        ratio,
+        ratio: Some(ratio),
     }
 }
 

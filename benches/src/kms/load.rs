@@ -18,7 +18,7 @@ use strongroom_proto::{
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
 
-use super::latency::Latencies;
+use crate::latency::Latencies;
 
 /// EDEKs in a batch, and batches in flight, so that the service always has the next one at hand.
 pub(super) const BATCH: u32 = 100;

@@ -3,12 +3,10 @@
 //! nothing else.
 
 mod cases;
-mod latency;
 mod load;
-mod parts;
+pub(crate) mod parts;
 mod raw;
 mod sealed;
-mod site;
 
 pub(crate) use cases::{are_cases, run};
 pub(crate) use parts::play_part;

@@ -10,7 +10,7 @@ use std::{
 use super::raw;
 
 /// The first argument that makes this program the bare loop: `raw-pkcs11 MODULE LABEL PIN`.
-pub(super) const RAW: &str = "raw-pkcs11";
+pub(crate) const RAW: &str = "raw-pkcs11";
 
 /// Runs as the bare loop, if the arguments say so.
 pub(crate) fn play_part(arguments: &[String]) -> Option<ExitCode> {
@@ -42,14 +42,14 @@ fn raw_loop(module: &Path, label: &str, pin: &str) -> Result<(), Box<dyn Error>>
 }
 
 /// The process of the bare loop.
-pub(super) struct Raw {
+pub(crate) struct Raw {
     child: Child,
     requests: ChildStdin,
     answers: BufReader<ChildStdout>,
 }
 
 impl Raw {
-    pub(super) fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -67,12 +67,12 @@ impl Raw {
 
 impl Raw {
     /// Makes that many keys of suite `kw`.
-    pub(super) fn fill(&mut self, keys: u32) {
+    pub(crate) fn fill(&mut self, keys: u32) {
         self.ask(&format!("fill kw {keys}"));
     }
 
     /// Operations a second of the bare loop, measured for `millis` milliseconds.
-    pub(super) fn rate(&mut self, operation: &str, suite: &str, millis: u64) -> f64 {
+    pub(crate) fn rate(&mut self, operation: &str, suite: &str, millis: u64) -> f64 {
         self.ask(&format!("{operation} {suite} {millis}"))
     }
 

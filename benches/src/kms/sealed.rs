@@ -7,11 +7,11 @@ use std::{sync::Arc, time::Duration};
 use strongroom_kms_unwrap::UnwrapClient;
 use strongroom_proto::{Edek, ZoneId};
 
-use super::{
-    load::{self, Target},
+use super::load::{self, Target};
+use crate::{
+    report::{Figure, median, note},
     site::{Service, Site},
 };
-use crate::report::{Figure, median, note};
 
 const IN_FLIGHT: usize = 16;
 const ROUNDS: usize = 5;
@@ -63,7 +63,7 @@ async fn both_ways(service: &Service<'_>, suite: &str) -> Figure {
         value: median(shut.rates.clone()),
         unit: "op/s",
         against: "in-the-clear",
-        ratio: median(ratios.collect()),
+        ratio: Some(median(ratios.collect())),
     }
 }
 

@@ -116,7 +116,7 @@ fn pair(bench: &str, unit: &'static str, plain: f64, quick: f64, ratio: f64) -> 
             value,
             unit,
             against: "redb",
-            ratio,
+            ratio: Some(ratio),
         })
         .into()
 }

@@ -1,4 +1,4 @@
-//! A key service to be measured: tokens, certificates, configuration and the service's process.
+//! What is measured: tokens, certificates, configuration, and the key service's process.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ use strongroom_proto::{
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
-use super::parts::{RAW, Raw};
+use crate::kms::parts::{RAW, Raw};
 
 /// Where distributions put SoftHSM2.
 const MODULES: [&str; 3] = [
@@ -35,7 +35,7 @@ const START_MAX: Duration = Duration::from_secs(120);
 const POLICY: &str = r#"@id("bench") permit (principal, action, resource);"#;
 
 /// Tokens, certificates and a place for the service's files.
-pub(super) struct Site {
+pub(crate) struct Site {
     folder: TempDir,
     authority: Authority,
     tokens: Vec<String>,
@@ -43,7 +43,7 @@ pub(super) struct Site {
 
 impl Site {
     /// A site with `tokens` fresh SoftHSM2 tokens, in the temporary directory that the system names.
-    pub(super) fn new(tokens: usize) -> Self {
+    pub(crate) fn new(tokens: usize) -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let key = PrivateKey::generate().expect("random numbers");
         let authority = Authority::new("Strongroom bench", key, today()).expect("an authority");
@@ -77,7 +77,7 @@ impl Site {
         }
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -87,7 +87,7 @@ impl Site {
     }
 
     /// The executable, on this site's tokens.
-    fn strongroom(&self) -> Command {
+    pub(crate) fn strongroom(&self) -> Command {
         let program = std::env::current_exe().expect("this program has a path");
         let mut command = Command::new(program.with_file_name("strongroom"));
         command.env("SOFTHSM2_CONF", self.path("softhsm2.conf"));
@@ -110,7 +110,7 @@ impl Site {
     }
 
     /// The bare loop on the first token.
-    pub(super) fn raw(&self) -> Raw {
+    pub(crate) fn raw(&self) -> Raw {
         let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
         command
             .args([RAW, &module(), &self.tokens[0], PIN])
@@ -118,7 +118,7 @@ impl Site {
         Raw::start(command)
     }
 
-    fn issue(&self, file: &str, identity: &str) -> TlsFiles {
+    pub(crate) fn issue(&self, file: &str, identity: &str) -> TlsFiles {
         let files = TlsFiles {
             ca: self.path("ca.pem"),
             certificate: self.path(&format!("{file}.pem")),
@@ -137,12 +137,20 @@ impl Site {
     }
 }
 
+impl Site {
+    /// A user's certificate.
+    pub(crate) fn identity(&self, user: &str) -> TlsIdentity {
+        let files = self.issue(user, &format!("user/{user}"));
+        TlsIdentity::load(&files, SystemTime::now()).expect("fresh certificates")
+    }
+}
+
 fn today() -> Validity {
     Validity::starting(SystemTime::now(), Duration::from_secs(24 * 3600))
 }
 
 /// A key service that runs.
-pub(super) struct Service<'a> {
+pub(crate) struct Service<'a> {
     site: &'a Site,
     child: Child,
     remote: Remote,
@@ -150,7 +158,7 @@ pub(super) struct Service<'a> {
 
 impl<'a> Service<'a> {
     /// Starts the service with its store and audit log in `data_dir`, and waits until it serves.
-    pub(super) async fn start(site: &'a Site, data_dir: &Path) -> Self {
+    pub(crate) async fn start(site: &'a Site, data_dir: &Path) -> Self {
         let address = free_address();
         let config = site.path("kms.toml");
         let tls = site.issue("kms", "service/kms");
@@ -183,25 +191,24 @@ impl<'a> Service<'a> {
         }
     }
 
-    pub(super) fn admin(&self) -> KeyAdminClient {
-        KeyAdminClient::connect(&(&self.remote).into(), &self.identity("keyadmin"))
+    pub(crate) fn admin(&self) -> KeyAdminClient {
+        KeyAdminClient::connect(&(&self.remote).into(), &self.site.identity("keyadmin"))
     }
 
-    pub(super) fn remote(&self) -> &Remote {
+    pub(crate) fn remote(&self) -> &Remote {
         &self.remote
     }
 
-    pub(super) fn identity(&self, user: &str) -> TlsIdentity {
-        let files = self.site.issue(user, &format!("user/{user}"));
-        TlsIdentity::load(&files, SystemTime::now()).expect("fresh certificates")
+    pub(crate) fn identity(&self, user: &str) -> TlsIdentity {
+        self.site.identity(user)
     }
 
-    pub(super) fn channel(&self) -> Channel {
-        connect(&self.remote, &self.identity("alice"), Role::Kms)
+    pub(crate) fn channel(&self) -> Channel {
+        connect(&self.remote, &self.site.identity("alice"), Role::Kms)
     }
 
     /// A key with versions 0 and 1.
-    pub(super) async fn key(&self, suite: &str) -> KeyName {
+    pub(crate) async fn key(&self, suite: &str) -> KeyName {
         let name: KeyName = format!("bench-{suite}").parse().expect("a key name");
         let new = NewKey {
             suite: Some(suite.parse().expect("a suite")),
@@ -253,7 +260,7 @@ fn module() -> String {
     (*found.expect("libsofthsm2.so is not installed; run: apt-get install softhsm2")).to_owned()
 }
 
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("an address")
 }
