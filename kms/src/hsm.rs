@@ -119,9 +119,9 @@ pub trait Hsm: Send + Sync + 'static {
     /// Says by which lease what [`Self::expect`] was told is still so. Without one it always is.
     fn rely_on(&self, _lease: Lease) {}
 
-    /// Has whatever serves look anew at what the token holds, and forget what was derived from versions that are gone: another
-    /// instance has destroyed some. Fails if that is not done everywhere.
-    fn look_again(&self) -> impl Future<Output = Result<(), Failure>> + Send {
+    /// Has whatever serves look for versions that another instance has destroyed, and forget what was derived from those that are
+    /// gone. Fails if that is not done everywhere.
+    fn look_again(&self, _places: &[(KeyName, KeyVersion)]) -> impl Future<Output = Result<(), Failure>> + Send {
         std::future::ready(Ok(()))
     }
 
@@ -252,8 +252,8 @@ impl Hsm for Token {
         Self::subscribe(self)
     }
 
-    async fn look_again(&self) -> Result<(), Failure> {
-        Self::look_again(self).await
+    async fn look_again(&self, places: &[(KeyName, KeyVersion)]) -> Result<(), Failure> {
+        Self::look_again(self, places).await
     }
 
     fn unfit(&self) -> Vec<(String, UnfitVersion)> {

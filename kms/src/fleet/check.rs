@@ -179,38 +179,23 @@ impl Fleet {
     }
 
     async fn judge(&self, place: usize) -> Verdict {
-        match self.judge_once(place).await {
-            // It may have been destroyed since it was listed.
-            Err(failure) if failure.reason == Reason::KeyVersionUnusable => {
-                let again = self.judge_once(place).await;
-                again.unwrap_or_else(|failure| Verdict::Wrong(failure.message))
-            }
-            Err(failure) => Verdict::Wrong(failure.message),
-            Ok(verdict) => verdict,
-        }
-    }
-
-    /// One comparison; what a trial failed with is left to be judged.
-    async fn judge_once(&self, place: usize) -> Result<Verdict, Failure> {
         let member = &self.members()[place];
         let listed = match self.listed(member).await {
             Ok(listed) => listed,
-            Err(failure) => return Ok(Verdict::Silent(failure)),
+            Err(failure) => return Verdict::Silent(failure),
         };
         let differing = self.differing(place, listed.found());
         if !differing.is_empty() {
             let more = if differing.len() > NAMED_MAX { " and more" } else { "" };
             let named = differing.into_iter().take(NAMED_MAX).collect::<Vec<_>>().join("; ");
-            return Ok(Verdict::Wrong(format!("{named}{more}")));
+            return Verdict::Wrong(format!("{named}{more}"));
         }
         // What was destroyed since it was listed is not tried.
-        let held = member.read(|status| listed.brought_up_to(&status.held));
+        let held = member.read(|status| status.held.after(&listed));
         match self.try_out(place, &held).await {
-            Ok(()) => Ok(Verdict::Sound(listed)),
-            Err(failure) if failure.is_transient() || failure.reason == Reason::PinRejected => {
-                Ok(Verdict::Silent(failure))
-            }
-            Err(failure) => Err(failure),
+            Ok(()) => Verdict::Sound(listed),
+            Err(failure) if says_nothing(&failure) => Verdict::Silent(failure),
+            Err(failure) => Verdict::Wrong(failure.message),
         }
     }
 
@@ -249,15 +234,35 @@ impl Fleet {
         versions.sort_by(|a, b| (&a.key, a.version).cmp(&(&b.key, b.version)));
         for trial in 0..TRIALS.min(count) {
             let version = versions[(start + trial) % count];
-            let own = &self.members()[place].token;
+            let own = &self.members()[place];
             let others = self.members().iter().enumerate();
             let other = others
                 .filter(|(other, member)| *other != place && member.serves())
                 .find(|(_, member)| member.read(|status| status.held.has(&version.key, version.version)))
-                .map(|(_, member)| &member.token);
-            try_version(own, other, version).await?;
+                .map(|(_, member)| member);
+            let tried = try_version(&own.token, other.map(|other| &other.token), version).await;
+            if let Err(failure) = tried
+                && (says_nothing(&failure) || !self.is_gone(version, [Some(own), other]).await?)
+            {
+                return Err(failure);
+            }
         }
         Ok(())
+    }
+
+    /// Whether one of those tokens does not hold a version any more: another instance may have destroyed it since it was listed,
+    /// and that an EDEK does not open there says nothing of the token then.
+    async fn is_gone(&self, version: &TokenKeyVersion, members: [Option<&Member>; 2]) -> Result<bool, Failure> {
+        let place = [(version.key.clone(), version.version)];
+        for member in members.into_iter().flatten() {
+            let asked = Instant::now();
+            let found = member.token.look_for(&place).await?;
+            let unfit = self.take_in_places(member, &place, &found, asked).count();
+            if found.versions.is_empty() && unfit == 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn set_health(&self, member: &Member, health: Health) {
@@ -300,6 +305,11 @@ impl Fleet {
             }
         }
     }
+}
+
+/// Whether a trial that failed so is no evidence against the token.
+const fn says_nothing(failure: &Failure) -> bool {
+    failure.is_transient() || matches!(failure.reason, Reason::PinRejected)
 }
 
 /// An EDEK made by one token opens in the other, to the same DEK, and the other way round.

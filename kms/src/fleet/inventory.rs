@@ -1,6 +1,10 @@
 //! Which versions a token holds, and which are expected. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Deref,
+    time::Instant,
+};
 
 use strongroom_proto::{KeyName, KeyVersion};
 
@@ -10,11 +14,20 @@ use crate::token::{Kcv, TokenKeyVersion};
 #[derive(Debug, Clone, Default)]
 pub(super) struct Inventory(HashMap<KeyName, BTreeMap<KeyVersion, TokenKeyVersion>>);
 
-/// What a listing found, which took its time.
+/// What a token is known to hold, by listings, which take their time, and by what was learnt of single versions meanwhile.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Holdings {
+    held: Inventory,
+    /// Where something was learnt since the listing began that was taken in last, and when.
+    learnt: HashMap<(KeyName, KeyVersion), Instant>,
+    /// When that listing began.
+    listed: Option<Instant>,
+}
+
+/// What a listing found.
 #[derive(Debug)]
 pub(super) struct Listed {
-    /// What was known of the token when it began.
-    before: Inventory,
+    begun: Instant,
     found: Inventory,
 }
 
@@ -61,32 +74,69 @@ impl Inventory {
     }
 }
 
+impl Deref for Holdings {
+    type Target = Inventory;
+
+    fn deref(&self) -> &Inventory {
+        &self.held
+    }
+}
+
+impl Holdings {
+    /// Takes in that a version is there now.
+    pub(super) fn add(&mut self, version: TokenKeyVersion) {
+        let place = (version.key.clone(), version.version);
+        self.learn(place, Some(version), Instant::now());
+    }
+
+    /// Takes in that a version is not there any more.
+    pub(super) fn remove(&mut self, key: &KeyName, version: KeyVersion) {
+        self.learn((key.clone(), version), None, Instant::now());
+    }
+
+    /// Takes in what was in a place at `at`, unless something younger is known of it.
+    pub(super) fn learn(&mut self, place: (KeyName, KeyVersion), found: Option<TokenKeyVersion>, at: Instant) {
+        if self.listed.is_some_and(|listed| listed > at) || self.learnt.get(&place).is_some_and(|last| *last > at) {
+            return;
+        }
+        match found {
+            Some(version) => self.held.add(version),
+            None => self.held.remove(&place.0, place.1),
+        }
+        self.learnt.insert(place, at);
+    }
+
+    /// Takes in a listing, unless one that began later was taken in before.
+    pub(super) fn take_in(&mut self, listed: &Listed) {
+        if self.listed.is_some_and(|last| last > listed.begun) {
+            return;
+        }
+        self.held = self.after(listed);
+        self.learnt.retain(|_, at| *at >= listed.begun);
+        self.listed = Some(listed.begun);
+    }
+
+    /// What a listing found, with what was learnt since it began: versions may have been made and destroyed.
+    pub(super) fn after(&self, listed: &Listed) -> Inventory {
+        let mut held = listed.found.clone();
+        let younger = self.learnt.iter().filter(|(_, at)| **at >= listed.begun);
+        for ((key, version), _) in younger {
+            match self.held.get(key, *version) {
+                Some(version) => held.add(version.clone()),
+                None => held.remove(key, *version),
+            }
+        }
+        held
+    }
+}
+
 impl Listed {
-    pub(super) const fn new(before: Inventory, found: Inventory) -> Self {
-        Self { before, found }
+    pub(super) const fn new(begun: Instant, found: Inventory) -> Self {
+        Self { begun, found }
     }
 
     pub(super) const fn found(&self) -> &Inventory {
         &self.found
-    }
-
-    /// What was found, with what became known since the listing began, up to `now`: versions may have been made and destroyed.
-    pub(super) fn brought_up_to(&self, now: &Inventory) -> Inventory {
-        let mut held = self.found.clone();
-        let made = now
-            .iter()
-            .filter(|version| self.before.get(&version.key, version.version) != Some(*version));
-        for version in made {
-            held.add(version.clone());
-        }
-        for gone in self
-            .before
-            .iter()
-            .filter(|version| !now.has(&version.key, version.version))
-        {
-            held.remove(&gone.key, gone.version);
-        }
-        held
     }
 }
 
@@ -127,6 +177,8 @@ impl Expected {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use strongroom_proto::EdekSuite;
 
     use super::*;
@@ -143,19 +195,53 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_listing_undoes_nothing_that_happened_since_it_began() {
-        let before = Inventory::of(vec![version("a", 0), version("b", 0), version("lost", 0)]);
-        let found = Inventory::of(vec![version("a", 0), version("b", 0), version("planted", 0)]);
-        let now = Inventory::of(vec![version("a", 0), version("lost", 0), version("made", 0)]);
-        let held = Listed::new(before, found).brought_up_to(&now);
+    fn names(held: &Inventory) -> Vec<&str> {
         let mut names: Vec<_> = held.iter().map(|held| held.key.as_str()).collect();
         names.sort_unstable();
+        names
+    }
+
+    fn place(name: &str) -> (KeyName, KeyVersion) {
+        let version = version(name, 0);
+        (version.key, version.version)
+    }
+
+    #[test]
+    fn a_listing_undoes_nothing_that_happened_since_it_began() {
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let mut holdings = Holdings::default();
+        for name in ["a", "b", "lost"] {
+            holdings.learn(place(name), Some(version(name, 0)), at(1));
+        }
+        holdings.learn(place("b"), None, at(3));
+        holdings.learn(place("made"), Some(version("made", 0)), at(4));
+        let found = Inventory::of(vec![version("a", 0), version("b", 0), version("planted", 0)]);
+        holdings.take_in(&Listed::new(at(2), found));
         assert_eq!(
-            names,
+            names(&holdings),
             ["a", "made", "planted"],
             "b was destroyed meanwhile, and lost is not there"
         );
+        holdings.learn(place("a"), None, at(1));
+        assert!(holdings.has(&place("a").0, KeyVersion(0)), "a look from before");
+    }
+
+    #[test]
+    fn of_two_listings_the_one_that_began_later_counts_whichever_is_taken_in_first() {
+        let start = Instant::now();
+        let listed = |s, found: &[&str]| {
+            let found = found.iter().map(|name| version(name, 0)).collect();
+            Listed::new(start + Duration::from_secs(s), Inventory::of(found))
+        };
+        for order in [[0, 1], [1, 0]] {
+            let both = [listed(1, &["a", "gone"]), listed(2, &["a", "new"])];
+            let mut holdings = Holdings::default();
+            for place in order {
+                holdings.take_in(&both[place]);
+            }
+            assert_eq!(names(&holdings), ["a", "new"], "{order:?}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What the tokens hold, one by one and together, and what of the expected they lack.
 
+use std::time::Instant;
+
 use jiff::Timestamp;
 use strongroom_proto::{Failure, KeyName, KeyVersion};
 
@@ -81,6 +83,7 @@ impl Fleet {
     /// last counts, and it is named.
     pub(super) async fn look_for(&self, places: &[(KeyName, KeyVersion)]) -> Result<Held, Failure> {
         let (serving, away): (Vec<_>, Vec<_>) = self.members().iter().partition(|member| member.serves());
+        let asked = Instant::now();
         let looks = serving
             .into_iter()
             .map(|member| async move { (member, member.token.look_for(places).await) });
@@ -92,7 +95,7 @@ impl Fleet {
         for (member, outcome) in futures::future::join_all(looks).await {
             match outcome {
                 Ok(listing) => {
-                    held.unfit.extend(self.take_in_places(member, places, &listing));
+                    held.unfit.extend(self.take_in_places(member, places, &listing, asked));
                     looked = Ok(());
                 }
                 Err(failure) => {
@@ -117,36 +120,35 @@ impl Fleet {
 
     /// Lists one token.
     pub(super) async fn listed(&self, member: &Member) -> Result<Listed, Failure> {
-        let before = member.read(|status| status.held.clone());
-        let found = Inventory::of(member.token.list_versions().await?);
-        Ok(Listed::new(before, found))
+        let (begun, versions) = member.token.list_since().await?;
+        Ok(Listed::new(begun, Inventory::of(versions)))
     }
 
     /// Takes in what a token was found to hold.
     pub(super) fn take_in(&self, member: &Member, listed: &Listed) {
         self.expected(|expected| {
             member.change(|status| {
-                status.held = listed.brought_up_to(&status.held);
+                status.held.take_in(listed);
                 status.lacking = expected.lacking(&status.held);
                 status.checked = Some(Timestamp::now());
             });
         });
     }
 
-    /// Takes in what a token holds in certain places, and answers what is unfit there, with the token's label.
-    fn take_in_places<'a>(
+    /// Takes in what a token held in certain places when it was `asked`, and answers what is unfit there, with the token's label.
+    pub(super) fn take_in_places<'a>(
         &self,
         member: &'a Member,
         places: &[(KeyName, KeyVersion)],
         listing: &'a Listing,
+        asked: Instant,
     ) -> impl Iterator<Item = (String, crate::token::UnfitVersion)> + 'a {
+        let found = Inventory::of(listing.versions.clone());
         self.expected(|expected| {
             member.change(|status| {
                 for (key, version) in places {
-                    status.held.remove(key, *version);
-                }
-                for found in &listing.versions {
-                    status.held.add(found.clone());
+                    let found = found.get(key, *version).cloned();
+                    status.held.learn((key.clone(), *version), found, asked);
                 }
                 status.lacking = expected.lacking(&status.held);
             });

@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 use strongroom_proto::{KeyName, KeyVersion};
 
-use super::{inventory::Inventory, load::Load};
+use super::{inventory::Holdings, load::Load};
 use crate::token::Token;
 
 /// How long a token that failed a call is asked last: doubled with each further failure until it answers one.
@@ -31,7 +31,7 @@ pub(super) struct Member {
 #[derive(Debug, Clone)]
 pub(super) struct Status {
     pub(super) health: Health,
-    pub(super) held: Inventory,
+    pub(super) held: Holdings,
     /// Expected versions that the token does not hold, or not as expected.
     pub(super) lacking: usize,
     pub(super) checked: Option<Timestamp>,
@@ -79,7 +79,7 @@ impl Member {
             load: Load::new(),
             status: RwLock::new(Status {
                 health: Health::Away("its worker is being started".to_owned()),
-                held: Inventory::default(),
+                held: Holdings::default(),
                 lacking: 0,
                 checked: None,
             }),

@@ -375,8 +375,8 @@ impl Hsm for Fleet {
         *self.0.lease.write().unwrap_or_else(PoisonError::into_inner) = Some(lease);
     }
 
-    async fn look_again(&self) -> Result<(), Failure> {
-        let each = self.members().iter().map(|member| member.token.look_again());
+    async fn look_again(&self, places: &[(KeyName, KeyVersion)]) -> Result<(), Failure> {
+        let each = self.members().iter().map(|member| member.token.look_again(places));
         futures::future::join_all(each).await.into_iter().collect()
     }
 

@@ -2,9 +2,9 @@
 //! while it holds one, and lets a change be answered only when all the others work with it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
-        Mutex as StdMutex, OnceLock, PoisonError,
+        Mutex as StdMutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, watch};
 
 use super::{
     Keys, KeysError,
+    compare::Place,
     key::Key,
     lease::{InstanceId, InstanceRecord, LEASE, Observer, RENEWAL, Standing, now},
     ledger_shared::{Changed, Changes},
@@ -55,8 +56,8 @@ pub(super) struct Member {
     /// Whether it is the one that does what is due by itself.
     leads: AtomicBool,
     observer: StdMutex<Observer>,
-    /// Whether the token's workers may still know versions that another instance has destroyed.
-    remembers: AtomicBool,
+    /// What another instance has destroyed and the token's workers may still know.
+    remembered: StdMutex<BTreeSet<Place>>,
     /// Held while changes are taken in.
     gate: Mutex<()>,
 }
@@ -89,9 +90,14 @@ impl Member {
             joined: StdMutex::default(),
             leads: AtomicBool::new(false),
             observer: StdMutex::default(),
-            remembers: AtomicBool::new(false),
+            remembered: StdMutex::default(),
             gate: Mutex::default(),
         }
+    }
+
+    fn remembered(&self) -> MutexGuard<'_, BTreeSet<Place>> {
+        // Places are put in one by one, so that a panic elsewhere leaves nothing half done.
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn applied(&self) -> u64 {
@@ -280,7 +286,10 @@ impl<H: Hsm> Keys<H> {
     async fn take_in_keys(&self, member: &Member, keys: BTreeMap<KeyName, Key>) {
         let mut unchecked = Vec::new();
         for (name, key) in keys {
-            member.remembers.fetch_or(self.put_stored(key), Ordering::Relaxed);
+            let lost = self.put_stored(key);
+            member
+                .remembered()
+                .extend(lost.into_iter().map(|version| (name.clone(), version)));
             if let Some(key) = self.table().get(&name) {
                 unchecked.extend(key.unchecked().map(|version| (name.clone(), version)));
             }
@@ -344,11 +353,12 @@ impl<H: Hsm> Keys<H> {
     /// Has the token's workers forget what they derived from versions that another instance has destroyed. What fails is
     /// tried again the next time.
     async fn forget_destroyed(&self, member: &Member) {
-        if !member.remembers.swap(false, Ordering::Relaxed) {
+        let places = std::mem::take(&mut *member.remembered());
+        if places.is_empty() {
             return;
         }
-        if let Err(failure) = self.hsm.look_again().await {
-            member.remembers.store(true, Ordering::Relaxed);
+        if let Err(failure) = self.hsm.look_again(&places.iter().cloned().collect::<Vec<_>>()).await {
+            member.remembered().extend(places);
             tracing::warn!("the token's workers may still know versions that were destroyed: {failure}");
         }
     }

@@ -65,10 +65,12 @@ impl Key {
         unchecked.map(|(number, _)| *number)
     }
 
-    /// Whether a version was destroyed since `known`, an older state of the key.
-    pub(crate) fn has_lost(&self, known: &Self) -> bool {
-        let mut destroyed = self.versions.iter().filter(|(_, version)| version.is_destroyed());
-        destroyed.any(|(number, _)| known.versions.get(number).is_some_and(|known| !known.is_destroyed()))
+    /// Versions that were destroyed since `known`, an older state of the key.
+    pub(crate) fn lost_since(&self, known: &Self) -> Vec<KeyVersion> {
+        let destroyed = self.versions.iter().filter(|(_, version)| version.is_destroyed());
+        let numbers = destroyed.map(|(number, _)| *number);
+        let was_there = |number: &KeyVersion| known.versions.get(number).is_some_and(|known| !known.is_destroyed());
+        numbers.filter(was_there).collect()
     }
 
     /// Whether it stands for the objects in the token that `before`, an older state of it, stood for: none was added, exchanged,

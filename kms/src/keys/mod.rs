@@ -515,21 +515,21 @@ impl<H: Hsm> Keys<H> {
         }
     }
 
-    /// Puts a key in the table as another instance stored it, and keeps what this one has found out about it. Answers whether
-    /// that one has destroyed a version.
-    fn put_stored(&self, mut key: Key) -> bool {
+    /// Puts a key in the table as another instance stored it, and keeps what this one has found out about it. Answers which
+    /// versions that one has destroyed.
+    fn put_stored(&self, mut key: Key) -> Vec<KeyVersion> {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        let mut has_lost = false;
+        let mut lost = Vec::new();
         if let Some(known) = table.get(&key.name) {
             if known.revision > key.revision {
-                return false;
+                return lost;
             }
             key.keep_presence(known);
-            has_lost = key.has_lost(known);
+            lost = key.lost_since(known);
         }
         self.hsm.expect(&key.name, &key.check_values());
         table.insert(key.name.clone(), key);
-        has_lost
+        lost
     }
 
     /// Waits for the token a little; says why it cannot be used if it does not come up.

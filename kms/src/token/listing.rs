@@ -6,7 +6,7 @@
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use strongroom_proto::{Failure, KeyName, KeyVersion, Reason};
@@ -56,26 +56,33 @@ pub(super) struct Listings {
 
 #[derive(Debug)]
 struct Ended {
-    /// Which it was of those begun.
+    /// Which it was of those begun, and when it began.
     number: u64,
+    begun: Instant,
     outcome: Result<Listing, Failure>,
 }
 
+/// Whatever a worker is to look for.
+#[derive(Debug, Clone, Copy)]
+enum Search<'p> {
+    Everything,
+    Places(&'p [(KeyName, KeyVersion)]),
+}
+
 impl Listings {
-    /// The outcome of `list`, or of one that somebody else began after this call.
-    async fn share(&self, list: impl Future<Output = Result<Listing, Failure>>) -> Result<Listing, Failure> {
+    /// The outcome of `list`, or of one that somebody else began after this call, and when it began.
+    async fn share(&self, list: impl Future<Output = Result<Listing, Failure>>) -> Result<(Instant, Listing), Failure> {
         let asked = self.begun.load(Ordering::Acquire);
         let mut last = self.last.lock().await;
-        if let Some(ended) = last.as_ref().filter(|ended| ended.number > asked) {
-            return ended.outcome.clone();
+        if last.as_ref().is_none_or(|ended| ended.number <= asked) {
+            let number = self.begun.fetch_add(1, Ordering::AcqRel) + 1;
+            let begun = Instant::now();
+            let outcome = list.await;
+            *last = Some(Ended { number, begun, outcome });
         }
-        let number = self.begun.fetch_add(1, Ordering::AcqRel) + 1;
-        let outcome = list.await;
-        *last = Some(Ended {
-            number,
-            outcome: outcome.clone(),
-        });
-        outcome
+        let ended = last.as_ref().map(|ended| (ended.begun, ended.outcome.clone()));
+        let (begun, outcome) = ended.ok_or_else(|| malformed("no listing"))?;
+        outcome.map(|listing| (begun, listing))
     }
 }
 
@@ -88,9 +95,14 @@ impl Token {
     /// # Errors
     /// `token-unavailable`, `pin-rejected`.
     pub async fn list_versions(&self) -> Result<Vec<TokenKeyVersion>, Failure> {
-        let listing = self.listings().share(self.list_now()).await?;
+        self.list_since().await.map(|(_, versions)| versions)
+    }
+
+    /// The same, with when the listing began: what was made or destroyed since may or may not be in it.
+    pub(crate) async fn list_since(&self) -> Result<(Instant, Vec<TokenKeyVersion>), Failure> {
+        let (begun, listing) = self.listings().share(self.search(Search::Everything)).await?;
         *self.last_unfit() = listing.unfit;
-        Ok(listing.versions)
+        Ok((begun, listing.versions))
     }
 
     /// What [`Self::list_versions`] last left out, and why.
@@ -104,57 +116,71 @@ impl Token {
     /// # Errors
     /// `token-unavailable`, `overloaded`, `pin-rejected`.
     pub async fn look_for(&self, places: &[(KeyName, KeyVersion)]) -> Result<Listing, Failure> {
-        let mut listing = Listing::default();
-        for chunk in places.chunks(PLACES_MAX) {
-            let mut rest: Vec<_> = chunk.iter().map(|(key, version)| place(key, *version)).collect();
-            while !rest.is_empty() {
-                let request = pb::LookForRequest { places: rest.clone() };
-                let page = self.call(|mut client| {
-                    let request = request.clone();
-                    async move { client.look_for(request).await }
-                });
-                let page = page.await?;
-                let looked = usize::try_from(page.looked).unwrap_or(usize::MAX);
-                if looked == 0 || looked > rest.len() {
-                    return Err(malformed("a count of places"));
-                }
-                listing.add(page.versions, page.unfit)?;
-                rest.drain(..looked);
-            }
-        }
-        Ok(listing)
+        self.search(Search::Places(places)).await
     }
 
-    /// Has every worker that serves search the token, and forget what it derived from versions that are not there any more.
+    /// Has every worker that serves look for versions, and forget what it derived from those that are not there any more.
     ///
     /// # Errors
     /// If a worker has not done it and goes on: `token-unavailable`, `overloaded`, `pin-rejected`.
-    pub async fn look_again(&self) -> Result<(), Failure> {
-        // Nobody's listing: others need one that was answered, and this one all workers.
-        let _turn = self.listings().last.lock().await;
+    pub async fn look_again(&self, places: &[(KeyName, KeyVersion)]) -> Result<(), Failure> {
         let mut outcome = Ok(());
         for seat in 0..self.seats() {
             if let Some(link) = self.link_now(seat)
-                && let Attempt::Answered(listed) = self.list_on(seat, &link).await
+                && let Attempt::Answered(looked) = self.look_on(seat, &link, places).await
             {
-                outcome = outcome.and(listed.map(drop));
+                outcome = outcome.and(looked.map(drop));
             }
         }
         outcome
     }
 
-    async fn list_now(&self) -> Result<Listing, Failure> {
+    /// Has a worker search the token, and another one, or the next in its place, if it is lost.
+    async fn search(&self, what: Search<'_>) -> Result<Listing, Failure> {
         let first = self.seat(None);
         let link = self.link(first).await?;
-        match self.list_on(first, &link).await {
+        match self.search_on(first, &link, what).await {
             Attempt::Broken(_) if self.is_patient() => {
                 let generation = link.generation();
                 drop(link);
                 let (second, link) = self.next_link(first, generation).await?;
-                self.list_on(second, &link).await.outcome()
+                self.search_on(second, &link, what).await.outcome()
             }
             attempt => attempt.outcome(),
         }
+    }
+
+    async fn search_on(&self, seat: usize, link: &Link, what: Search<'_>) -> Attempt<Listing> {
+        match what {
+            Search::Everything => self.list_on(seat, link).await,
+            Search::Places(places) => self.look_on(seat, link, places).await,
+        }
+    }
+
+    /// What one worker finds in certain places, asked for as often as it takes: each answer is about one of them at least.
+    async fn look_on(&self, seat: usize, link: &Link, places: &[(KeyName, KeyVersion)]) -> Attempt<Listing> {
+        let mut client = link.client();
+        let (mut listing, mut rest) = (Listing::default(), places);
+        while !rest.is_empty() {
+            let asked = &rest[..rest.len().min(PLACES_MAX)];
+            let request = pb::LookForRequest {
+                places: asked.iter().map(|(key, version)| place(key, *version)).collect(),
+            };
+            let page = match self.attempt(seat, link, Box::pin(client.look_for(request))).await {
+                Attempt::Answered(Ok(page)) => page,
+                Attempt::Answered(Err(failure)) => return Attempt::Answered(Err(failure)),
+                Attempt::Broken(failure) => return Attempt::Broken(failure),
+            };
+            let looked = usize::try_from(page.looked).unwrap_or(usize::MAX);
+            if looked == 0 || looked > asked.len() {
+                return Attempt::Answered(Err(malformed("a count of places")));
+            }
+            if let Err(failure) = listing.add(page.versions, page.unfit) {
+                return Attempt::Answered(Err(failure));
+            }
+            rest = &rest[looked..];
+        }
+        Attempt::Answered(Ok(listing))
     }
 
     /// All pages of the listing of one worker. Each is answered in time or the worker is lost, and there is an end to them.

@@ -8,6 +8,7 @@ mod failover;
 mod fixture;
 mod import;
 mod instances;
+mod judged;
 mod keys;
 mod lapsed;
 mod linking;

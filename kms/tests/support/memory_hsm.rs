@@ -479,7 +479,7 @@ impl Hsm for MemoryHsm {
         self.inside().expected.insert(key.clone(), numbers);
     }
 
-    async fn look_again(&self) -> Result<(), Failure> {
+    async fn look_again(&self, _: &[(KeyName, KeyVersion)]) -> Result<(), Failure> {
         let mut inside = self.usable()?;
         inside.looks += 1;
         if std::mem::take(&mut inside.fails_look) {

@@ -8,11 +8,17 @@ use std::{
 
 use strongroom_kms::token::{Token, TokenConfig};
 use strongroom_pkcs11_shim::{Ckr, Fault, Function, Shim, When};
-use strongroom_proto::{Edek, EdekSuite, KeyVersion, Reason};
+use strongroom_proto::{Edek, EdekSuite, KeyName, KeyVersion, Reason};
 
 use crate::fixture::{Fixture, fresh, name, zone};
 
 const V0: KeyVersion = KeyVersion(0);
+/// Versions that nobody destroys.
+const OTHERS: u32 = 20;
+
+fn payroll() -> [(KeyName, KeyVersion); 1] {
+    [(name("payroll"), V0)]
+}
 
 async fn mint(token: &Token, zone_byte: u8) -> Result<Edek, Reason> {
     let minted = token.mint(&name("payroll"), V0, &zone(zone_byte), 1).await;
@@ -50,12 +56,23 @@ async fn workers_forget_what_they_derived_from_a_version_that_others_destroyed()
     for zone in 1..3 {
         mint(&there, zone).await.expect("minted");
     }
+    for version in 1..=OTHERS {
+        here.generate(&fresh("other", version)).await.expect("a fresh version");
+    }
     here.destroy(&made.key, V0, made.token_id).await.expect("destroyed");
     unwrap(&there, &edek).await.expect("it goes by what it derived");
-    let before = shim.calls(Function::DestroyObject);
-    there.look_again().await.expect("looked");
+    let (before, reads) = (
+        shim.calls(Function::DestroyObject),
+        shim.calls(Function::GetAttributeValue),
+    );
+    there.look_again(&payroll()).await.expect("looked");
     let destroyed = shim.calls(Function::DestroyObject) - before;
     assert_eq!(destroyed, 3, "a wrapping key for each zone");
+    let reads = shim.calls(Function::GetAttributeValue) - reads;
+    assert!(
+        reads < OTHERS.into(),
+        "{reads} looks at objects: the others are no business of it"
+    );
     assert_eq!(unwrap(&there, &edek).await, Err(Reason::KeyVersionUnusable));
 }
 
@@ -83,7 +100,7 @@ async fn both_serve(token: &Token, shims: &[Shim; 2]) {
             "one of the workers does not serve"
         );
         let before = searches();
-        token.look_again().await.expect("looked");
+        token.look_again(&payroll()).await.expect("looked");
         let both = searches().iter().zip(before).all(|(now, before)| *now > before);
         reached = if both { reached + 1 } else { 0 };
     }
@@ -103,7 +120,7 @@ async fn a_version_counts_as_destroyed_only_when_every_worker_has_forgotten_it()
     let token = fixture.try_start(config).await.expect("all is there");
     both_serve(&token, &shims).await;
     let made = token.generate(&fresh("payroll", 0)).await.expect("a fresh version");
-    token.look_again().await.expect("both know it");
+    token.look_again(&payroll()).await.expect("both know it");
 
     // An idle token gives its calls to the same worker; the other one fails.
     let wraps = || shims.each_ref().map(|shim| shim.calls(Function::WrapKey));
