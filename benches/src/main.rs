@@ -2,6 +2,8 @@
 //! checked before it is timed. Ratios above 1 mean that ours is better. The data plane's peers are second crypto stacks, so its
 //! benchmark is a program of its own: `benches/compare`.
 
+#[path = "../../storage/kv/tests/cluster/mod.rs"]
+mod cluster;
 mod kms;
 mod latency;
 mod namespace;
@@ -28,7 +30,7 @@ fn main() -> ExitCode {
     let figures: Vec<Figure> = match areas[..] {
         ["kms", ref cases @ ..] if kms::are_cases(cases) => kms::run(cases),
         ["namespace", ref engines @ ..] if namespace::are_engines(engines) => namespace::run(engines),
-        ["store"] => store::run(),
+        ["store", ref cases @ ..] if store::are_cases(cases) => store::run(cases),
         _ => {
             report::usage();
             return ExitCode::from(2);

@@ -62,6 +62,6 @@ pub(crate) fn usage() {
         "usage: ci/bench AREA [CASE…] [--json]\n\
          kms: kw gcm audit tokens keys sealed, all of them unless named\n\
          namespace: embedded postgres, both unless named; FILES=N in the environment for more than 20000 files\n\
-         store"
+         store: repair postgres, both unless named"
     );
 }

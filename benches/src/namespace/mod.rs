@@ -3,8 +3,6 @@
 //! Files are empty, so that no block is in the way; whoever makes one gets an EDEK that the token made.
 
 mod cases;
-#[path = "../../../storage/kv/tests/cluster/mod.rs"]
-mod cluster;
 mod limit;
 mod load;
 mod site;

@@ -15,8 +15,10 @@ use strongroom_proto::{
 };
 use tonic::transport::Channel;
 
-use super::cluster::Cluster;
-use crate::site::{Service, Site, free_address};
+use crate::{
+    cluster::Cluster,
+    site::{Service, Site, free_address},
+};
 
 /// How long a service may take to come up over a store of millions of files.
 const START_MAX: Duration = Duration::from_secs(600);

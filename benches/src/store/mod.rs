@@ -1,7 +1,8 @@
-//! The embedded store's engine: what redb's quick repair costs each commit, and what it saves when a process that was killed
-//! opens its file again. `docs/performance.md` says what was decided by these figures.
+//! The stores: what redb's quick repair costs each commit, and what it saves when a process that was killed
+//! opens its file again; and what many writers have of one PostgreSQL. `docs/performance.md` says what was decided by these figures.
 
 mod engine;
+mod postgres;
 
 use std::{
     path::Path,
@@ -33,7 +34,27 @@ pub(crate) fn play_part(arguments: &[String]) -> Option<ExitCode> {
     }
 }
 
-pub(crate) fn run() -> Vec<Figure> {
+/// Parts that can be run alone.
+const CASES: [&str; 2] = ["repair", "postgres"];
+
+pub(crate) fn are_cases(cases: &[&str]) -> bool {
+    cases.iter().all(|case| CASES.contains(case))
+}
+
+/// The cases named, or all.
+pub(crate) fn run(cases: &[&str]) -> Vec<Figure> {
+    let wants = |case: &str| cases.is_empty() || cases.contains(&case);
+    let mut figures = Vec::new();
+    if wants("repair") {
+        figures.extend(repair());
+    }
+    if wants("postgres") {
+        figures.extend(postgres::run());
+    }
+    figures
+}
+
+fn repair() -> Vec<Figure> {
     let keys = std::env::var(KEYS_VARIABLE).map_or(KEYS, |text| text.parse().expect("a number of keys"));
     let directory = tempfile::tempdir_in(".").expect("a directory on the disk to measure");
     let paths = [false, true].map(|quick| (quick, directory.path().join(format!("{quick}.redb"))));

@@ -13,6 +13,7 @@ mod embedded;
 mod error;
 pub mod limits;
 mod postgres;
+mod queue;
 mod store;
 mod transact;
 mod writes;

@@ -119,3 +119,46 @@ impl WriteSet {
         self.broken.map_or(Ok(self.writes), Err)
     }
 }
+
+/// What a batch of transactions leaves under each key that one of them writes.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    /// `None` where nothing is left.
+    values: BTreeMap<Bytes, Option<Bytes>>,
+}
+
+impl Outcome {
+    /// Enters the writes of one more transaction, all or none. `before` says what was under a key before the batch.
+    pub(crate) fn take(
+        &mut self,
+        writes: &Writes,
+        mut before: impl FnMut(&Bytes) -> Result<Option<Bytes>, StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut values = Vec::with_capacity(writes.len());
+        for (key, write) in writes {
+            let stored = match (write, self.values.get(key)) {
+                (Write::Put(_) | Write::Delete, _) => None,
+                (Write::Add(_), Some(value)) => value.clone(),
+                (Write::Add(_), None) => before(key)?,
+            };
+            values.push((key.clone(), write.over(key, stored.as_deref())?));
+        }
+        self.values.extend(values);
+        Ok(())
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Bytes, &Option<Bytes>)> {
+        self.values.iter()
+    }
+
+    /// Whether the batch writes `key`.
+    pub(crate) fn has(&self, key: &[u8]) -> bool {
+        self.values.contains_key(key)
+    }
+
+    /// Whether the batch writes a key of `[start, end)`.
+    pub(crate) fn has_any(&self, start: &[u8], end: &[u8]) -> bool {
+        let bounds = (Bound::Included(start), Bound::Excluded(end));
+        start < end && self.values.range::<[u8], _>(bounds).next().is_some()
+    }
+}

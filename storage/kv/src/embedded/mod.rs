@@ -14,12 +14,11 @@ use std::{cmp::Ordering, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use redb::ReadOnlyTable;
-use tokio::sync::oneshot;
 
 pub use file::OpenError;
 
 use self::{
-    committer::{Committer, Request},
+    committer::{Committer, Seen},
     file::DatabaseFile,
     reads::ReadSet,
 };
@@ -208,17 +207,13 @@ impl Txn for EmbeddedTxn {
             // All reads were of one snapshot: the transaction took place when that was current.
             return Ok(());
         }
-        let (answer, answered) = oneshot::channel();
         let EmbeddedSnapshot { state, engine } = self.snapshot;
-        let request = Request {
+        let seen = Seen {
             sequence: state.sequence,
             reads: self.reads,
-            writes,
-            answer,
         };
         // The snapshot keeps old pages of the file alive: give it up before waiting.
         drop(state);
-        engine.committer.submit(request).await?;
-        answered.await.map_err(|_| engine.committer.stopped())?
+        engine.committer.commit(seen, writes).await
     }
 }

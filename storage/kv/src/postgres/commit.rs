@@ -1,27 +1,13 @@
-//! Committing: one commit at a time holds the head row, checks what was read, writes and takes the next number. Since
+//! One commit, of one transaction or several: it holds the head row, writes and takes the next number. Since
 //! commits are ordered so, a snapshot is always a prefix of them and strict serializability needs nothing more.
 //!
 //! The mark: each commit leaves its number and a random mark behind. When the connection breaks after COMMIT was sent,
 //! the head row is taken again, which the old transaction gives up only when it has ended, and the mark tells how.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
-use super::{
-    connection::{Connection, Connections, Trouble},
-    reads::ReadSet,
-};
-use crate::{
-    CommitError, StoreError,
-    writes::{Write, Writes},
-};
-
-/// What a commit leaves under each key that it writes; `None` where nothing is left.
-type Outcome = BTreeMap<Bytes, Option<Bytes>>;
+use super::connection::{CONNECTION_ATTEMPTS_MAX, Connection, Connections, Trouble};
+use crate::{CommitError, StoreError, writes::Outcome};
 
 /// Commits that are remembered, each overwriting the one so many before it.
 const MARKS: i64 = 4096;
@@ -36,59 +22,63 @@ const PUT: &str = "INSERT INTO strongroom_kv (key, value, seq) \
     SELECT pair.key, pair.value, $3 FROM unnest($1::bytea[], $2::bytea[]) AS pair (key, value) \
     ON CONFLICT (key) DO UPDATE SET value = excluded.value, seq = excluded.seq";
 const DELETE: &str = "DELETE FROM strongroom_kv WHERE key = ANY($1)";
-const GET_ALL: &str = "SELECT key, value FROM strongroom_kv WHERE key = ANY($1)";
 const MARK: &str = "INSERT INTO strongroom_kv_commit (slot, seq, mark) VALUES ($1, $2, $3) \
     ON CONFLICT (slot) DO UPDATE SET seq = excluded.seq, mark = excluded.mark";
 /// Waits for a transaction that is still being ended.
 const LOCK_TO_LOOK: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT seq FROM strongroom_kv_head FOR UPDATE";
 const LOOK_UP: &str = "SELECT seq, mark FROM strongroom_kv_commit WHERE slot = $1";
 
-/// Commits `writes` if all that was `read` after the commit number `snapshot` still holds.
-pub(super) async fn commit(
-    connections: &Connections,
-    mut connection: Connection,
-    snapshot: i64,
-    reads: &ReadSet,
-    writes: &Writes,
-) -> Result<(), CommitError> {
-    let head = connection.simple("begin a commit", LOCK).await?;
-    let seq: i64 = head
-        .and_then(|head| head.parse().ok())
-        .ok_or_else(|| connections.headless())?;
-    // With no commit in between there is nothing to check.
-    if seq != snapshot + 1 && !reads.still_holds(&mut connection, snapshot).await? {
-        return Err(CommitError::Conflict);
-    }
-    let mark = uuid::Uuid::new_v4().into_bytes();
-    let outcome = resolve(&mut connection, writes).await?;
-    write(&mut connection, seq, &outcome, &mark).await?;
-    match connection.simple("commit", "COMMIT").await {
-        Ok(_) => Ok(()),
-        Err(Trouble::Lost(_)) => {
-            drop(connection);
-            look_up(connections, seq, &mark).await
-        }
-        Err(trouble) => Err(trouble.into()),
-    }
+/// A connection with the head row, and the number that the commit will have.
+pub(super) struct Head {
+    connection: Connection,
+    pub(super) seq: i64,
 }
 
-/// What the writes leave under each key; additions are made to what is there, which nobody else changes meanwhile.
-async fn resolve(connection: &mut Connection, writes: &Writes) -> Result<Outcome, CommitError> {
-    let added = writes.iter().filter(|(_, write)| matches!(write, Write::Add(_)));
-    let added: Vec<&[u8]> = added.map(|(key, _)| key.as_ref()).collect();
-    let mut stored = HashMap::new();
-    if !added.is_empty() {
-        let rows = connection.query("read counters", GET_ALL, &[&added]).await?;
-        stored.extend(
-            rows.iter()
-                .map(|row| (row.get::<_, Vec<u8>>(0), row.get::<_, Vec<u8>>(1))),
-        );
+impl Head {
+    /// Takes the head row: from now on nobody else commits, until this is dropped or committed. A connection of the pool may
+    /// have died unnoticed; another is taken then.
+    pub(super) async fn take(connections: &Connections, held: Option<Connection>) -> Result<Self, CommitError> {
+        let mut next = held;
+        let mut attempt = 1;
+        loop {
+            let mut connection = match next.take() {
+                Some(connection) => connection,
+                None => connections.get().await?,
+            };
+            match connection.simple("begin a commit", LOCK).await {
+                Err(Trouble::Lost(_)) if attempt < CONNECTION_ATTEMPTS_MAX => attempt += 1,
+                Err(trouble) => return Err(trouble.into()),
+                Ok(head) => {
+                    let seq = head.and_then(|head| head.parse().ok());
+                    let seq = seq.ok_or_else(|| connections.headless())?;
+                    return Ok(Self { connection, seq });
+                }
+            }
+        }
     }
-    let over = |(key, write): (&Bytes, &Write)| {
-        let value = write.over(key, stored.get(key.as_ref()).map(AsRef::as_ref))?;
-        Ok((key.clone(), value))
-    };
-    writes.iter().map(over).collect()
+
+    /// To ask what is there now.
+    pub(super) const fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
+    /// Makes an outcome durable, or says how that ended. The connection is of further use then.
+    pub(super) async fn commit(
+        mut self,
+        connections: &Connections,
+        outcome: &Outcome,
+    ) -> Result<Option<Connection>, CommitError> {
+        let mark = uuid::Uuid::new_v4().into_bytes();
+        write(&mut self.connection, self.seq, outcome, &mark).await?;
+        match self.connection.simple("commit", "COMMIT").await {
+            Ok(_) => Ok(Some(self.connection)),
+            Err(Trouble::Lost(_)) => {
+                drop(self.connection);
+                look_up(connections, self.seq, &mark).await.map(|()| None)
+            }
+            Err(trouble) => Err(trouble.into()),
+        }
+    }
 }
 
 async fn write(connection: &mut Connection, seq: i64, outcome: &Outcome, mark: &[u8]) -> Result<(), Trouble> {

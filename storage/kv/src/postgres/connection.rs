@@ -16,6 +16,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::{PostgresOpenError, target::Target};
 use crate::{CommitError, PostgresConfig, StoreError};
 
+/// Connections tried for one piece of work: those of the pool may have died unnoticed.
+pub(super) const CONNECTION_ATTEMPTS_MAX: u32 = 3;
 /// What the database has for a statement beyond its own limit, before the connection is given up.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
 /// How long the database keeps a transaction whose process says nothing. A commit under way has less.
@@ -24,6 +26,8 @@ const IDLE_TRANSACTION_MS: u64 = 60_000;
 /// The connections of one store.
 pub(super) struct Connections {
     pool: Pool,
+    /// How many there are at most.
+    pub(super) size: usize,
     pub(super) database: Arc<str>,
     wait: Duration,
     answer: Duration,
@@ -64,6 +68,7 @@ impl Connections {
             .map_err(PostgresOpenError::Pool)?;
         Ok(Self {
             pool,
+            size: config.connections,
             database: target.name,
             wait,
             answer: Duration::from_millis(config.statement_timeout_ms) + ANSWER_GRACE,
@@ -91,7 +96,8 @@ impl Connections {
         self.unreachable("read its head row", io::Error::from(io::ErrorKind::NotFound))
     }
 
-    fn unreachable(&self, what: &'static str, source: impl Error + Send + Sync + 'static) -> StoreError {
+    /// The error of a database that does not answer.
+    pub(super) fn unreachable(&self, what: &'static str, source: impl Error + Send + Sync + 'static) -> StoreError {
         unreachable(&self.database, what, source)
     }
 }

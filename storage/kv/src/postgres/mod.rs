@@ -1,10 +1,11 @@
 //! The engine for several processes, on a PostgreSQL database (or another that speaks its protocol): three tables, no
 //! extensions, no notifications.
 //!
-//! A transaction reads from one snapshot and keeps its writes here until it commits ([`commit`]). Readers hold no locks
-//! and never conflict.
+//! A transaction reads from one snapshot and keeps its writes here until it commits, together with others of its process
+//! ([`committer`]). Readers hold no locks and never conflict.
 
 mod commit;
+mod committer;
 mod connection;
 mod reads;
 mod schema;
@@ -16,7 +17,8 @@ use bytes::Bytes;
 use deadpool_postgres::BuildError;
 
 use self::{
-    connection::{Connection, Connections, Trouble},
+    committer::{Committer, Seen},
+    connection::{CONNECTION_ATTEMPTS_MAX, Connection, Connections, Trouble},
     reads::ReadSet,
     target::Target,
 };
@@ -26,8 +28,6 @@ use crate::{
     writes::{Write, WriteSet},
 };
 
-/// Connections tried for one transaction: those of the pool may have died unnoticed.
-const BEGIN_ATTEMPTS_MAX: u32 = 3;
 /// The head's number belongs to the same snapshot as every later read.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT seq FROM strongroom_kv_head";
 const GET: &str = "SELECT value FROM strongroom_kv WHERE key = $1";
@@ -105,18 +105,21 @@ pub enum PostgresOpenError {
 #[derive(Clone)]
 pub struct PostgresStore {
     connections: Arc<Connections>,
+    committer: Arc<Committer>,
 }
 
 impl PostgresStore {
-    /// Connects to the database and makes the tables if they are missing, in the first schema of the user's search path.
+    /// Connects to the database, with its commits on the runtime that this is called on, and makes the tables if they are missing, in the first schema of the user's search path.
     ///
     /// # Errors
     /// Says what is wrong with the URL, the server or its tables, never the password.
     pub async fn open(config: &PostgresConfig) -> Result<Self, PostgresOpenError> {
         let connections = Connections::new(Target::read(config)?, config)?;
         schema::prepare(&connections).await?;
+        let connections = Arc::new(connections);
         Ok(Self {
-            connections: Arc::new(connections),
+            committer: Arc::new(Committer::start(&connections)),
+            connections,
         })
     }
 }
@@ -128,6 +131,7 @@ impl Store for PostgresStore {
     async fn begin(&self) -> Result<PostgresTxn, StoreError> {
         Ok(PostgresTxn {
             snapshot: self.snapshot().await?,
+            committer: Arc::clone(&self.committer),
             reads: ReadSet::default(),
             writes: WriteSet::default(),
         })
@@ -138,13 +142,12 @@ impl Store for PostgresStore {
         loop {
             let mut connection = self.connections.get().await?;
             match connection.simple("begin a transaction", BEGIN).await {
-                Err(Trouble::Lost(_)) if attempt < BEGIN_ATTEMPTS_MAX => attempt += 1,
+                Err(Trouble::Lost(_)) if attempt < CONNECTION_ATTEMPTS_MAX => attempt += 1,
                 Err(trouble) => return Err(trouble.into()),
                 Ok(head) => {
                     let seq = head.and_then(|head| head.parse().ok());
                     return Ok(PostgresSnapshot {
                         seq: seq.ok_or_else(|| self.connections.headless())?,
-                        connections: Arc::clone(&self.connections),
                         connection,
                     });
                 }
@@ -159,7 +162,6 @@ impl Store for PostgresStore {
 
 /// A view of a [`PostgresStore`]. It holds a connection, and the database ends it after a minute without a read.
 pub struct PostgresSnapshot {
-    connections: Arc<Connections>,
     connection: Connection,
     /// Number of the last commit that it shows.
     seq: i64,
@@ -186,6 +188,7 @@ impl Reader for PostgresSnapshot {
 /// A transaction of a [`PostgresStore`]. It holds a connection, so it should be short.
 pub struct PostgresTxn {
     snapshot: PostgresSnapshot,
+    committer: Arc<Committer>,
     reads: ReadSet,
     writes: WriteSet,
 }
@@ -242,12 +245,13 @@ impl Txn for PostgresTxn {
             // All reads were of one snapshot: the transaction took place when that was current.
             return Ok(());
         }
-        let PostgresSnapshot {
-            connections,
-            connection,
-            seq,
-        } = self.snapshot;
-        commit::commit(&connections, connection, seq, &self.reads, &writes).await
+        let seen = Seen {
+            snapshot: self.snapshot.seq,
+            reads: self.reads,
+        };
+        // Its connection is for others while this waits.
+        drop(self.snapshot);
+        self.committer.commit(seen, writes).await
     }
 }
 
