@@ -210,6 +210,41 @@ impl Two {
     }
 }
 
+/// A token joins with thousands of keys that the store does not know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_made_and_changed_while_what_a_token_holds_is_stored() {
+    const KEYS: usize = 1500;
+    let (site, hsm) = (Site::with_policy(PERMIT_ALL), MemoryHsm::new());
+    let kms = site.start(&hsm).await;
+    let (mut admin, mut other) = (kms.as_user("user/alice"), kms.as_user("user/bob"));
+    admin.create("k").await.expect("made");
+    let like = hsm.lose("k", 0);
+    hsm.put(like.clone());
+    for n in 0..KEYS {
+        hsm.put(planted(&like, &format!("key-{n:04}"), 0));
+    }
+    hsm.set_state(TokenState::Ready);
+    until("the first is stored", &kms, "key-0000", |_| true).await;
+    admin.create("mine").await.expect("made meanwhile");
+    admin.set_disabled("key-0000", true).await.expect("changed meanwhile");
+    // One that is to be stored yet.
+    let last = format!("key-{:04}", KEYS - 1);
+    let failure = admin.create(&last).await.expect_err("the token holds it");
+    assert_eq!(failure.reason, Reason::KeyVersionUnusable, "{failure}");
+    let stored = count(&mut other).await;
+    assert!(stored < KEYS, "{stored} were stored before: nobody came in between");
+    let started = Instant::now();
+    while count(&mut other).await < KEYS + 2 {
+        assert!(started.elapsed() < PATIENCE, "not all are stored");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let key = admin.describe("key-0000").await.expect("there");
+    assert!(key.disabled && key.unconfirmed, "{key:?}");
+    let key = admin.describe(&last).await.expect("there");
+    assert_eq!((key.versions.len(), key.unconfirmed), (1, true), "{key:?}");
+    kms.stop().await;
+}
+
 /// What a look found of a key is not lost because another instance stores that key before it is taken in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_a_look_found_is_looked_at_again_if_another_instance_stored_the_key_meanwhile() {

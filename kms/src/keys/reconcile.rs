@@ -2,12 +2,12 @@
 //!
 //! A listing takes minutes where there are thousands of keys. Nobody who changes keys waits for one while a token serves, but
 //! after the start of the process, and after no token served: a single one does not while its only worker is restarted, and
-//! is used for what is seen in it meanwhile (`doubt`). The right to change keys is held only to settle what was begun, one key
-//! at a time, and to decide what a listing means. What changed since it began is looked at again, which takes a moment for a
-//! few versions (`docs/adr/0027`).
+//! is used for what is seen in it meanwhile (`doubt`). The right to change keys is held only to settle what was begun, to
+//! decide what a listing means, and to store that, one key at a time. What changed since it began is looked at again, which takes a
+//! moment for a few versions (`docs/adr/0027`).
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{MutexGuard, PoisonError},
     time::Duration,
 };
@@ -37,6 +37,26 @@ const LOOKS_MAX: usize = 6;
 
 /// Pause before what none of those looks could decide is looked at again.
 const LEFT_PAUSE: Duration = Duration::from_secs(10);
+
+/// What a look means, on its way into keys and store.
+struct Taking {
+    known: BTreeMap<KeyName, Key>,
+    /// Those that are to be kept and were not yet.
+    keys: BTreeMap<KeyName, Key>,
+    look: Look,
+    findings: Findings,
+    /// Those of which nothing was kept.
+    dropped: BTreeSet<KeyName>,
+}
+
+impl Taking {
+    /// Says what was found and kept. Answers what is to be looked at again.
+    fn end(&mut self) -> BTreeSet<Place> {
+        self.findings.leave_out(&self.dropped);
+        report(&self.findings);
+        std::mem::take(&mut self.findings.open)
+    }
+}
 
 impl<H: Hsm> Keys<H> {
     /// Compares the token with the store whenever it comes up, for as long as its supervisor lives.
@@ -90,7 +110,15 @@ impl<H: Hsm> Keys<H> {
             let begun = self.begun(&intents).await?;
             // After that: what another instance has given up since it was read is noted as touched.
             self.synced().await?;
-            let open = self.take_in(&begun, look.since(self.touched_since())).await?;
+            let mut taking = self.decide(&begun, look.since(self.touched_since()));
+            drop(intents);
+            // A turn for each key, so that who changes others does not wait for thousands.
+            let open = loop {
+                let _turn = self.changes.lock().await;
+                if let Some(open) = self.keep_next(&mut taking).await? {
+                    break open;
+                }
+            };
             if open.is_empty() {
                 return Ok(open);
             }
@@ -148,42 +176,58 @@ impl<H: Hsm> Keys<H> {
         let held = self.hsm.look_for(&places).await?;
         let begun = self.begun(intents).await?;
         let look = Look::new(before, Some(places.into_iter().collect()), held);
-        self.take_in(&begun, look).await.map(drop)
+        let mut taking = self.decide(&begun, look);
+        while self.keep_next(&mut taking).await?.is_none() {}
+        Ok(())
     }
 
-    /// Brings keys and store up to what a look found, and answers what it is too old for. `begun` is what could not be settled,
-    /// or is being made by another instance: nobody's version yet.
-    async fn take_in(&self, begun: &Intents, mut look: Look) -> Result<BTreeSet<Place>, Failure> {
+    /// What a look means for keys and store. `begun` is what could not be settled, or is being made by another instance: nobody's
+    /// version yet.
+    fn decide(&self, begun: &Intents, mut look: Look) -> Taking {
         look.leave_out(|key, version| begun.get(key).is_some_and(|intent| intent.covers(version)));
         let known = self.table().clone();
         let mut keys = known.clone();
-        let mut findings = compare(&mut keys, &look, self.hsm.clones(), self.clock.now_ms());
+        let findings = compare(&mut keys, &look, self.hsm.clones(), self.clock.now_ms());
         keys.retain(|name, key| known.get(name) != Some(key));
-        let (mut done, mut dropped) = (Ok(()), keys.keys().cloned().collect::<BTreeSet<_>>());
-        for (name, key) in keys {
-            let places = look.places_of(&key);
-            match self.keep(known.get(&name), key, findings.changed.contains(&name)).await {
-                Ok(true) => _ = dropped.remove(&name),
-                // Another instance was quicker.
-                Ok(false) => findings.open.extend(places.into_iter().chain(look.found_of(&name))),
-                Err(error) => {
-                    done = Err(error.into());
-                    break;
-                }
+        let dropped = keys.keys().cloned().collect();
+        Taking {
+            known,
+            keys,
+            look,
+            findings,
+            dropped,
+        }
+    }
+
+    /// Brings the next key and the store up to what a look found. Answers what the look is too old for, once that was all.
+    async fn keep_next(&self, taking: &mut Taking) -> Result<Option<BTreeSet<Place>>, Failure> {
+        let Some((name, key)) = taking.keys.pop_first() else {
+            return Ok(Some(taking.end()));
+        };
+        let places = taking.look.places_of(&key);
+        let changed = taking.findings.changed.contains(&name);
+        match self.keep(taking.known.get(&name), key, changed).await {
+            Ok(true) => _ = taking.dropped.remove(&name),
+            // Somebody else was quicker.
+            Ok(false) => {
+                let found = taking.look.found_of(&name);
+                taking.findings.open.extend(places.into_iter().chain(found));
+            }
+            Err(error) => {
+                taking.end();
+                return Err(error.into());
             }
         }
-        findings.leave_out(&dropped);
-        report(&findings);
-        done.map(|()| findings.open)
+        Ok(None)
     }
 
     /// Stores what was found of a key, if it is to be stored, and has it known at once, whatever becomes of other keys. Answers
-    /// whether it did: not if another instance stored the key meanwhile.
+    /// whether it did: not if somebody else stored the key meanwhile.
     async fn keep(&self, before: Option<&Key>, mut key: Key, changed: bool) -> Result<bool, KeysError> {
         if changed {
             match self.ledger.save(before, &key).await {
                 Ok(revision) => key.revision = revision,
-                Err(KeysError::Stale { .. } | KeysError::Claimed { .. }) if self.member.is_some() => return Ok(false),
+                Err(KeysError::Stale { .. } | KeysError::Claimed { .. }) => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
