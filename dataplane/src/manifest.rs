@@ -47,6 +47,12 @@ pub enum ManifestError {
         /// The later extent's position in the file.
         position: usize,
     },
+    /// Two extents have one id, so their blocks would be told from each other by nobody.
+    #[error("extent {position} has another extent's id")]
+    IdRepeated {
+        /// The later extent's position in the file.
+        position: usize,
+    },
     /// An extent cannot be that long.
     #[error("an extent is too long")]
     TooLong(#[from] GeometryError),
@@ -107,6 +113,9 @@ impl Manifest {
                     length: extent.length,
                 });
             }
+            if extents[..position].iter().any(|earlier| earlier.id == extent.id) {
+                return Err(ManifestError::IdRepeated { position });
+            }
             if extents[..position].iter().any(|earlier| earlier.salt == extent.salt) {
                 return Err(ManifestError::SaltRepeated { position });
             }
@@ -133,7 +142,8 @@ impl Manifest {
         self.length
     }
 
-    /// Which of the file's manifests it is, counted from 1: of two that verify, the one with the higher is later.
+    /// Which of the file's manifests it is, counted from 1. It tells an older one from a newer one, not two that two writers made
+    /// of the same: that there is one at a time is the metadata service's word.
     #[must_use]
     pub const fn generation(&self) -> u64 {
         self.generation
@@ -321,6 +331,10 @@ mod tests {
         assert!(matches!(
             refused(|list| list[2].salt = list[0].salt),
             ManifestError::SaltRepeated { position: 2 }
+        ));
+        assert!(matches!(
+            refused(|list| list[1].id = list[0].id),
+            ManifestError::IdRepeated { position: 1 }
         ));
         assert!(matches!(
             refused(|list| list[2].length = u64::MAX),

@@ -29,6 +29,11 @@ pub(crate) struct Page {
 }
 
 impl Page {
+    /// Whether the file still has a block.
+    pub(crate) fn has(&self, index: u32) -> bool {
+        ((index % PAGE_BLOCKS) as usize) < self.blocks.len()
+    }
+
     /// Who is to have a block, and where they are as far as is known.
     pub(crate) fn holders(&self, index: u32) -> impl Iterator<Item = (&NodeId, Option<&Node>)> {
         let block = self.blocks.get((index % PAGE_BLOCKS) as usize);
@@ -104,9 +109,9 @@ impl BlockMap {
             };
             let mut answer = retry(Repeat::Harmless, || self.metadata.list_blocks(request.clone())).await?;
             if answer.blocks.is_empty() {
-                return Err(FsError::metadata_contradiction(
-                    "blocks of the file are missing from its list",
-                ));
+                // The rest was cut off since the file was opened.
+                answers.push(answer);
+                break;
             }
             answer.blocks.truncate((end - next) as usize);
             next += answer.blocks.len() as u32;
@@ -140,7 +145,9 @@ fn parse(answers: Vec<pb::ListBlocksResponse>) -> Result<Page, FsError> {
         nodes: HashMap::new(),
     };
     for answer in answers {
-        page.capability = answer.capability;
+        if !answer.capability.is_empty() {
+            page.capability = answer.capability;
+        }
         for block in answer.blocks {
             let holders = block.nodes.iter().map(|id| id.parse()).collect::<Result<_, _>>();
             page.blocks.push(holders.map_err(FsError::metadata_answer)?);

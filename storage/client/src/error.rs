@@ -68,6 +68,12 @@ pub enum FsError {
         /// What each node answered last.
         troubles: Vec<NodeTrouble>,
     },
+    /// A block is not in the file any more.
+    #[error("{path} was cut short while it was read; open it again")]
+    CutShort {
+        /// The file.
+        path: ZonePath,
+    },
     /// Not enough nodes made a block durable.
     #[error(
         "block {block} of {path} is on {stored} nodes where {wanted} are needed: {}",
@@ -115,7 +121,7 @@ pub enum FsError {
     },
     /// A file would have more pieces than it may.
     #[error(
-        "{path} was flushed or appended to so often that it consists of {extents} extents, of which it may have {EXTENTS_PER_FILE_MAX}; finish it, and copy it to go on"
+        "{path} was flushed or appended to so often that it consists of {extents} extents, of which it may have {EXTENTS_PER_FILE_MAX}; copy it to another file, with fs cat and fs put, to go on there"
     )]
     TooManyExtents {
         /// The file.
@@ -124,7 +130,9 @@ pub enum FsError {
         extents: usize,
     },
     /// An earlier write to this file failed, and its error was returned then, or it was cancelled.
-    #[error("{path} cannot be finished because an earlier write failed or was cancelled; write it anew")]
+    #[error(
+        "an earlier write to {path} failed or was cancelled, so that this writer cannot go on; open the file again"
+    )]
     WriterFailed {
         /// The file.
         path: ZonePath,
@@ -153,6 +161,7 @@ impl FsError {
         match self {
             Self::Remote(failure) | Self::Unwrap { failure, .. } => failure.reason,
             Self::Manifest { .. } | Self::Length { .. } => Reason::ManifestInvalid,
+            Self::CutShort { .. } => Reason::NotFound,
             Self::BlockUnreadable { troubles, .. } => unreadable_reason(troubles),
             Self::TooFewNodes { troubles, .. } => too_few_reason(troubles),
             Self::WriterFailed { .. } => Reason::LeaseLost,

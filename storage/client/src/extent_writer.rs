@@ -106,6 +106,7 @@ impl ExtentWriter {
 
     /// Hands the block to a task that seals and stores it; waits while too many are under way.
     async fn send(&mut self, block: UnsealedBlock) -> Result<(), FsError> {
+        self.lease.check()?;
         while self.tasks.len() >= BLOCKS_IN_FLIGHT {
             self.collect().await?;
         }

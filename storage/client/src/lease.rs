@@ -1,13 +1,13 @@
 //! The right to write one file: granted by the metadata service, renewed while the writer lives.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use strongroom_proto::{
-    ExtentId, Failure, FileId, ParseError, Reason,
+    Edek, ExtentId, Failure, FileId, ParseError, Reason,
     metadata::v1 as pb,
     transport::{Repeat, retry},
 };
@@ -28,6 +28,8 @@ pub(crate) struct Grant {
     pub(crate) targets: Arc<[Node]>,
     pub(crate) replicas: usize,
     pub(crate) min_replicas: usize,
+    /// The file's EDEK, if it was told.
+    pub(crate) edek: Option<Edek>,
 }
 
 impl TryFrom<pb::WriteGrant> for Grant {
@@ -43,6 +45,7 @@ impl TryFrom<pb::WriteGrant> for Grant {
             targets: wire.targets.into_iter().map(Node::try_from).collect::<Result<_, _>>()?,
             replicas: (wire.replicas as usize).max(min_replicas),
             min_replicas,
+            edek: wire.edek.map(Edek::try_from).transpose()?,
         })
     }
 }
@@ -62,6 +65,8 @@ pub(crate) struct Lease {
     file: FileId,
     extent: ExtentId,
     grant: Mutex<Grant>,
+    /// Why it is somebody else's, once that is known.
+    lost: OnceLock<Failure>,
 }
 
 impl Lease {
@@ -71,6 +76,7 @@ impl Lease {
             file: grant.file,
             extent: grant.extent,
             grant: Mutex::new(grant),
+            lost: OnceLock::new(),
         }
     }
 
@@ -85,6 +91,14 @@ impl Lease {
     /// The newest grant.
     pub(crate) fn grant(&self) -> Grant {
         self.grant.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether it is known to be ours no more. Block nodes would take blocks until the capability ends.
+    ///
+    /// # Errors
+    /// What the metadata service said.
+    pub(crate) fn check(&self) -> Result<(), FsError> {
+        self.lost.get().cloned().map_or(Ok(()), |failure| Err(failure.into()))
     }
 
     /// Records up to 1024 blocks, and takes the fresh grant that comes back.
@@ -148,8 +162,10 @@ impl Keeper {
                 sleep(lease.grant().renewal_pause()).await;
                 if let Err(error) = lease.renew().await {
                     tracing::debug!(%error, file = %lease.file, "cannot renew the lease");
-                    if error.reason() == Reason::LeaseLost {
-                        // The writer meets the same refusal when it next stores or commits, and reports it.
+                    if let FsError::Remote(failure) = error
+                        && failure.reason == Reason::LeaseLost
+                    {
+                        _ = lease.lost.set(failure);
                         return;
                     }
                 }

@@ -196,6 +196,10 @@ impl OpenFile {
         let (mut pauses, mut stale, mut refreshed) = (Pauses::new(), None, false);
         loop {
             let page = self.map.page(block, extent.blocks, stale).await?;
+            if !page.has(block.index) {
+                let path = self.stat.path.clone();
+                return Err(FsError::CutShort { path });
+            }
             let troubles = match self.read_any(&page, block, extent, &piece.run, &mut out).await {
                 Ok(()) => return Ok(Bytes::from(out).slice(piece.run.wanted_range())),
                 Err(troubles) => troubles,

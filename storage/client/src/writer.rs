@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use strongroom_dataplane::{DataKey, Geometry, Manifest, ManifestExtent, ManifestKey};
+use strongroom_dataplane::{DataKey, Geometry, Manifest, ManifestError, ManifestExtent, ManifestKey};
 use strongroom_kms_unwrap::Dek;
-use strongroom_proto::{Edek, RequestId, ZonePath, limits::EXTENTS_PER_FILE_MAX, metadata::v1 as pb};
+use strongroom_proto::{RequestId, ZonePath, limits::EXTENTS_PER_FILE_MAX, metadata::v1 as pb};
 
 use crate::{
     FsError, Stat, ZoneFs,
@@ -30,7 +30,6 @@ pub struct CreateOptions {
 pub struct FileWriter {
     fs: ZoneFs,
     path: ZonePath,
-    edek: Edek,
     geometry: Geometry,
     manifest_key: ManifestKey,
     /// As readers see the file; none of a new one.
@@ -45,8 +44,9 @@ pub struct FileWriter {
 }
 
 struct Published {
-    generation: u64,
     stat: Stat,
+    manifest: Manifest,
+    code: [u8; 32],
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -69,14 +69,12 @@ impl FileWriter {
         fs: ZoneFs,
         path: ZonePath,
         lease: Arc<Lease>,
-        edek: Edek,
         dek: &Dek,
         geometry: Geometry,
     ) -> Result<Self, FsError> {
         let dek = DataKey::new(dek.expose_256()?);
         let extent = ExtentWriter::new(fs.clone(), path.clone(), Arc::clone(&lease), &dek, geometry)?;
         Ok(Self {
-            edek,
             geometry,
             manifest_key: ManifestKey::derive(&dek, lease.file().as_bytes()),
             published: None,
@@ -95,7 +93,7 @@ impl FileWriter {
         fs: ZoneFs,
         path: ZonePath,
         lease: Arc<Lease>,
-        opening: Opening,
+        opening: &Opening,
         dek: &Dek,
         from: Option<u64>,
     ) -> Result<Self, FsError> {
@@ -106,15 +104,17 @@ impl FileWriter {
         if from > length {
             return Err(FsError::BehindTheEnd { path, from, length });
         }
+        check_new(&lease, manifest)?;
+        let manifest_key = ManifestKey::derive(&dek, lease.file().as_bytes());
         Ok(Self {
             geometry: manifest.geometry(),
-            manifest_key: ManifestKey::derive(&dek, lease.file().as_bytes()),
             base: cut(manifest.extents(), from),
             published: Some(Published {
-                generation: manifest.generation(),
+                code: manifest_key.authenticate(manifest),
+                manifest: manifest.clone(),
                 stat: opening.stat.clone(),
             }),
-            edek: opening.edek,
+            manifest_key,
             keeper: Some(Keeper::start(Arc::clone(&lease))),
             lease,
             extent: None,
@@ -134,6 +134,9 @@ impl FileWriter {
         self.check_open()?;
         if data.is_empty() {
             return Ok(());
+        }
+        if self.extent.is_none() && self.base.len() >= EXTENTS_PER_FILE_MAX {
+            return Err(self.too_many_extents());
         }
         // A call that is cancelled on the way leaves nobody to say how much of `data` went in.
         self.state = State::Failed;
@@ -158,7 +161,7 @@ impl FileWriter {
         if let Some(stat) = self.unchanged() {
             return Ok(stat);
         }
-        if self.base.len() + 1 >= EXTENTS_PER_FILE_MAX {
+        if self.extent.is_some() && self.base.len() + 1 >= EXTENTS_PER_FILE_MAX {
             return Err(self.too_many_extents());
         }
         self.state = State::Failed;
@@ -168,7 +171,11 @@ impl FileWriter {
         if grant.file != self.lease.file() {
             return Err(FsError::metadata_contradiction("it goes on with another file"));
         }
-        self.lease = Arc::new(Lease::new(self.fs.metadata().clone(), grant));
+        let lease = Arc::new(Lease::new(self.fs.metadata().clone(), grant));
+        if let Some(published) = &self.published {
+            check_new(&lease, &published.manifest)?;
+        }
+        self.lease = lease;
         self.keeper = Some(Keeper::start(Arc::clone(&self.lease)));
         self.state = State::Open;
         Ok(stat)
@@ -227,12 +234,20 @@ impl FileWriter {
         (self.extent.is_none() && !cut_off).then(|| published.stat.clone())
     }
 
+    /// Begins an extent after a publication. The file's EDEK may have been wrapped again meanwhile, and the version of its key
+    /// that wrapped it before may be gone.
     async fn next_extent(&self) -> Result<ExtentWriter, FsError> {
-        if self.base.len() >= EXTENTS_PER_FILE_MAX {
-            return Err(self.too_many_extents());
-        }
-        let dek = self.fs.unwrap(&self.path, &self.edek).await?;
+        self.lease.renew().await?;
+        let told = FsError::metadata_contradiction("it tells no EDEK");
+        let edek = self.lease.grant().edek.ok_or(told)?;
+        let dek = self.fs.unwrap(&self.path, &edek).await?;
         let dek = DataKey::new(dek.expose_256()?);
+        if let Some(published) = &self.published {
+            // Nobody can have us go on under another file's DEK.
+            let key = ManifestKey::derive(&dek, self.lease.file().as_bytes());
+            let proof = key.verify(&published.manifest, &published.code);
+            proof.map_err(|source| self.manifest_error(source))?;
+        }
         ExtentWriter::new(
             self.fs.clone(),
             self.path.clone(),
@@ -247,7 +262,7 @@ impl FileWriter {
             Some(extent) => extent.end().await?,
             None => None,
         };
-        let (manifest, request) = self.commit_request(ended, mtime_ms, go_on)?;
+        let (manifest, code, request) = self.commit_request(ended, mtime_ms, go_on)?;
         let answer = self.lease.commit(request).await?;
         let mut stat = answer
             .stat
@@ -262,10 +277,18 @@ impl FileWriter {
         }
         self.base = manifest.extents().to_vec();
         self.published = Some(Published {
-            generation: manifest.generation(),
             stat: stat.clone(),
+            manifest,
+            code,
         });
         Ok((stat, answer.grant))
+    }
+
+    fn manifest_error(&self, source: ManifestError) -> FsError {
+        FsError::Manifest {
+            path: self.path.clone(),
+            source,
+        }
     }
 
     fn commit_request(
@@ -273,7 +296,7 @@ impl FileWriter {
         ended: Option<Ended>,
         mtime_ms: u64,
         go_on: bool,
-    ) -> Result<(Manifest, pb::CommitFileRequest), FsError> {
+    ) -> Result<(Manifest, [u8; 32], pb::CommitFileRequest), FsError> {
         let mut extents = self.base.clone();
         let (first_index, blocks) = match ended {
             Some(ended) => {
@@ -282,11 +305,11 @@ impl FileWriter {
             }
             None => (0, Vec::new()),
         };
-        let generation = self.published.as_ref().map_or(0, |published| published.generation) + 1;
-        let manifest = Manifest::new(self.geometry, generation, extents).map_err(|source| FsError::Manifest {
-            path: self.path.clone(),
-            source,
-        })?;
+        let before = self.published.as_ref();
+        let generation = before.map_or(0, |published| published.manifest.generation()) + 1;
+        let manifest = Manifest::new(self.geometry, generation, extents);
+        let manifest = manifest.map_err(|source| self.manifest_error(source))?;
+        let code = self.manifest_key.authenticate(&manifest);
         let request = pb::CommitFileRequest {
             file_id: self.lease.file().into(),
             extent_id: self.lease.extent().into(),
@@ -294,12 +317,12 @@ impl FileWriter {
             extents: manifest.extents().iter().map(wire_extent).collect(),
             first_index,
             blocks,
-            manifest_mac: Bytes::copy_from_slice(&self.manifest_key.authenticate(&manifest)),
+            manifest_mac: Bytes::copy_from_slice(&code),
             mtime_ms,
             go_on,
             request_id: RequestId::generate().into(),
         };
-        Ok((manifest, request))
+        Ok((manifest, code, request))
     }
 }
 
@@ -309,6 +332,17 @@ impl Drop for FileWriter {
             Arc::clone(&self.lease).abandon_in_background();
         }
     }
+}
+
+/// Refuses to write an extent that the file has: its blocks are there, and are never others.
+fn check_new(lease: &Lease, manifest: &Manifest) -> Result<(), FsError> {
+    let is_known = |extent: &ManifestExtent| extent.id == *lease.extent().as_bytes();
+    if manifest.extents().iter().any(is_known) {
+        return Err(FsError::metadata_contradiction(
+            "it grants an extent that the file has already",
+        ));
+    }
+    Ok(())
 }
 
 fn visible(extents: &[ManifestExtent]) -> u64 {

@@ -362,7 +362,7 @@ impl ZoneFs {
                 return Err(error);
             }
         };
-        FileWriter::create(self.clone(), path.clone(), lease, edek, &dek, geometry)
+        FileWriter::create(self.clone(), path.clone(), lease, &dek, geometry)
     }
 
     async fn reopened(
@@ -372,13 +372,17 @@ impl ZoneFs {
         file: Option<pb::OpenedFile>,
         from: Option<u64>,
     ) -> Result<FileWriter, FsError> {
-        let file = file.ok_or_else(|| FsError::metadata_contradiction("it says nothing about the file"))?;
+        let mut file = file.ok_or_else(|| FsError::metadata_contradiction("it says nothing about the file"))?;
+        if let Some(stat) = file.stat.as_mut().filter(|stat| stat.path.is_empty()) {
+            // A rename further up moved it meanwhile where no path leads.
+            stat.path = path.into();
+        }
         let opening = Opening::parse(path, file)?;
         if opening.stat.file_id != lease.file() {
             return Err(FsError::metadata_contradiction("it grants another file"));
         }
         let dek = self.unwrap(path, &opening.edek).await?;
-        FileWriter::reopen(self.clone(), path.clone(), lease, opening, &dek, from)
+        FileWriter::reopen(self.clone(), path.clone(), lease, &opening, &dek, from)
     }
 
     fn lease(&self, grant: Option<pb::WriteGrant>) -> Result<Arc<Lease>, FsError> {

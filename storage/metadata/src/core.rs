@@ -18,7 +18,7 @@ use crate::{
     config::Settings,
     duty::Duty,
     error::{MetadataError, chain},
-    files::lease::reap,
+    files::lease::{bury, dead_ms, reap},
     jobs::runner,
     namespace::remove::Purges,
     schema::{NODES_MAX, ROOT, access, access::transact, keys, records},
@@ -276,9 +276,12 @@ async fn purge<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
 async fn reap_leases<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
     loop {
         sleep(REAP_EVERY).await;
-        if let Some(reaped @ 1..) = logged("reap", reap(&core.store, core.clock.now_ms())).await {
+        let now_ms = core.clock.now_ms();
+        let dead_ms = dead_ms(now_ms, &core.settings);
+        if let Some(reaped @ 1..) = logged("reap", reap(&core.store, now_ms, dead_ms)).await {
             tracing::info!(reaped, "files whose writers were silent for too long are given up");
         }
+        logged("bury", bury(&core.store, now_ms)).await;
     }
 }
 

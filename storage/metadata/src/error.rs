@@ -129,7 +129,7 @@ pub enum MetadataError {
     },
     /// A file is being written by somebody else.
     #[error(
-        "user {writer} has {path} open to write it, for {left_s} s more unless they go on; take it from them with: strongroom fs recover {path}"
+        "user {writer} has {path} open to write it, for {left_s} s more unless they renew; if they are gone, take it from them, and what they have not published with it: strongroom fs recover {path}"
     )]
     LeaseHeld {
         /// The file.

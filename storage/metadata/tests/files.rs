@@ -156,7 +156,8 @@ async fn blocks_may_come_in_parts_and_again() {
     let mut request = commit_request(&grant, length, &["n1", "n2"]);
     request.first_index = 310;
     request.blocks.drain(..310);
-    let stat = world.commit(request).await.expect("committed");
+    world.commit(request).await.expect("committed");
+    let stat = world.stat("/z/f").await.expect("there");
     assert_eq!((stat.blocks, stat.blocks_in_deficit), (700, 700));
 
     let mut read = Vec::new();

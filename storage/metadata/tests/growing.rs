@@ -258,6 +258,57 @@ async fn an_abandoned_file_is_as_it_was_published_last() {
 }
 
 #[tokio::test]
+async fn what_a_writer_stores_after_his_file_was_taken_is_deleted_too() {
+    let (world, _) = with_file(10).await;
+    let (_, grant) = reopened(&world).await;
+    store(&world, &grant, 1);
+    assert_eq!(recover(&world, "alice").await.expect("taken"), "alice");
+    let left = async |world: &World| world.nodes.blocks() == 3;
+    world.until("what he stored is deleted", left).await;
+    // His capability is good for a while, and block nodes ask nobody.
+    store(&world, &grant, 5);
+    assert_eq!(world.nodes.blocks(), 18);
+    let later_ms = world.settings.capability_ms + 61_000;
+    world.ahead_ms.store(later_ms, Ordering::Relaxed);
+    world.until("what came later is deleted", left).await;
+}
+
+#[tokio::test]
+async fn a_writer_who_did_not_hear_that_he_may_go_on_can_give_up() {
+    let (world, _) = with_file(10).await;
+    let (file, grant) = reopened(&world).await;
+    let mut request = more(&file, &grant, 20);
+    request.go_on = true;
+    let mut alice = world.user("alice").files;
+    alice.commit_file(request).await.expect("flushed");
+    let abandon = pb::AbandonFileRequest {
+        file_id: grant.file_id.clone(),
+        extent_id: grant.extent_id.clone(),
+    };
+    alice.abandon_file(abandon.clone()).await.expect("given up");
+    let (file, newer) = reopened(&world).await;
+    assert_eq!(file.generation, 2);
+    alice.abandon_file(abandon).await.expect("a repeat");
+    world.commit(more(&file, &newer, 5)).await.expect("which ended nothing");
+}
+
+#[tokio::test]
+async fn blocks_of_an_extent_that_was_cut_off_are_not_listed() {
+    let (world, first) = with_file(10).await;
+    let (file, grant) = reopened(&world).await;
+    let mut empty = more(&file, &grant, 0);
+    empty.extents.clear();
+    world.commit(empty).await.expect("emptied");
+    let request = pb::ListBlocksRequest {
+        file_id: first.file_id.clone(),
+        extent_id: first.extent_id.clone(),
+        first_index: 0,
+    };
+    let list = world.user("alice").files.list_blocks(request).await;
+    assert_eq!(list.expect("an answer").into_inner(), pb::ListBlocksResponse::default());
+}
+
+#[tokio::test]
 async fn a_file_is_re_encrypted_moved_and_restarted_over_while_it_is_open() {
     let (mut world, _) = with_file(10).await;
     let (file, grant) = reopened(&world).await;
@@ -282,6 +333,9 @@ async fn a_file_is_re_encrypted_moved_and_restarted_over_while_it_is_open() {
                 }]
         })
         .await;
+    let renewed = world.user("alice").files.add_blocks(renewal(&grant)).await;
+    let edek = renewed.expect("renewed").into_inner().edek.expect("as it is now");
+    assert_eq!(edek.key_version, 1);
     world.rename("/z", "/y", false).await.expect("renamed");
     world.restart().await;
     let stat = world.commit(more(&file, &grant, 10)).await.expect("committed");
@@ -302,6 +356,8 @@ async fn who_writes_a_file_that_is_removed_is_told() {
     store(&world, &grant, 1);
     world.remove("/z/f", false).await.expect("removed");
     let failure = world.commit(more(&file, &grant, 10)).await.expect_err("gone");
+    check(&failure, Reason::LeaseLost, &["it was removed"]);
+    let failure = refused(world.user("alice").files.add_blocks(renewal(&grant)).await);
     check(&failure, Reason::LeaseLost, &["it was removed"]);
     world.write("/z/f", 5, &NODES).await.expect("another file");
     let abandon = pb::AbandonFileRequest {
@@ -332,8 +388,22 @@ async fn a_reopening_that_comes_again_is_answered_alike() {
         again.grant.expect("a grant").extent_id,
         first.grant.expect("a grant").extent_id
     );
-    let other = world.user("bob").files.reopen_file(request).await;
+    let other = world.user("bob").files.reopen_file(request.clone()).await;
     check(&refused(other), Reason::InvalidArgument, &["id of its own"]);
+    recover(&world, "alice").await.expect("taken");
+    check(
+        &refused(alice.reopen_file(request).await),
+        Reason::LeaseLost,
+        &["recovered"],
+    );
+}
+
+fn renewal(grant: &pb::WriteGrant) -> pb::AddBlocksRequest {
+    pb::AddBlocksRequest {
+        file_id: grant.file_id.clone(),
+        extent_id: grant.extent_id.clone(),
+        ..pb::AddBlocksRequest::default()
+    }
 }
 
 /// What is recorded by and by stays recorded until it is committed.

@@ -7,9 +7,12 @@ use std::{
     hash::{BuildHasher, RandomState},
 };
 
-use fixture::{World, files::commit_request};
+use fixture::{
+    World,
+    files::{BLOCK_BYTES, commit_request},
+};
 use proptest::{
-    prelude::{Strategy, prop_oneof},
+    prelude::{Strategy, any, prop_oneof},
     test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner},
 };
 use prost::Message;
@@ -28,6 +31,9 @@ enum Operation {
     Write { zone: u8, name: u8 },
     LeaveOpen { zone: u8, name: u8 },
     Abandon,
+    Reopen { zone: u8, name: u8 },
+    Publish { length: u8, cut: bool, go_on: bool },
+    Recover { zone: u8, name: u8 },
     Rename { zone: u8, from: u8, to: u8 },
     Remove { zone: u8, name: u8 },
     RemoveDirectory { zone: u8 },
@@ -43,6 +49,10 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
         6 => (zone.clone(), name.clone()).prop_map(|(zone, name)| Operation::Write { zone, name }),
         2 => (zone.clone(), name.clone()).prop_map(|(zone, name)| Operation::LeaveOpen { zone, name }),
         1 => proptest::strategy::Just(Operation::Abandon),
+        3 => (zone.clone(), name.clone()).prop_map(|(zone, name)| Operation::Reopen { zone, name }),
+        4 => (0..3_u8, any::<bool>(), any::<bool>())
+            .prop_map(|(length, cut, go_on)| Operation::Publish { length, cut, go_on }),
+        1 => (zone.clone(), name.clone()).prop_map(|(zone, name)| Operation::Recover { zone, name }),
         3 => (zone.clone(), name.clone(), name.clone()).prop_map(|(zone, from, to)| Operation::Rename { zone, from, to }),
         2 => (zone.clone(), name).prop_map(|(zone, name)| Operation::Remove { zone, name }),
         1 => zone.clone().prop_map(|zone| Operation::RemoveDirectory { zone }),
@@ -113,8 +123,53 @@ async fn check(operations: &[Operation]) -> Result<(), String> {
     compare(&world, &counted, settled.files_open).await
 }
 
+/// Somebody who has a file open, and what the file was published with last.
+struct Writer {
+    grant: pb::WriteGrant,
+    extents: Vec<pb::Extent>,
+    generation: u64,
+}
+
+impl Writer {
+    const fn of_new(grant: pb::WriteGrant) -> Self {
+        Self {
+            grant,
+            extents: Vec::new(),
+            generation: 0,
+        }
+    }
+
+    fn of_old(reopened: pb::ReopenedFile) -> Self {
+        let file = reopened.file.expect("the file");
+        Self {
+            grant: reopened.grant.expect("a grant"),
+            extents: file.extents,
+            generation: file.generation,
+        }
+    }
+
+    /// Publishes so many blocks more, or less than there was, and goes on if he may.
+    async fn publish(mut self, world: &World, blocks: u64, cut: bool, go_on: bool) -> Option<Self> {
+        if cut {
+            self.extents.truncate(self.extents.len().div_ceil(2));
+            if let Some(last) = self.extents.last_mut() {
+                last.visible = last.visible.div_ceil(2);
+            }
+        }
+        let mut request = commit_request(&self.grant, blocks * BLOCK_BYTES, &["n1", "n2"]);
+        self.extents.append(&mut request.extents);
+        self.generation += 1;
+        request.extents.clone_from(&self.extents);
+        request.generation = self.generation;
+        request.go_on = go_on;
+        let done = world.user("alice").files.commit_file(request).await.ok()?;
+        self.grant = done.into_inner().grant?;
+        Some(self)
+    }
+}
+
 /// Failures are part of the game: most operations meet a file that is not there.
-async fn run(world: &mut World, open: &mut Vec<pb::WriteGrant>, operation: &Operation) {
+async fn run(world: &mut World, open: &mut Vec<Writer>, operation: &Operation) {
     let path = |zone: u8, name: u8| match name {
         3 => format!("/z{zone}/d/f"),
         _ => format!("/z{zone}/f{name}"),
@@ -128,10 +183,11 @@ async fn run(world: &mut World, open: &mut Vec<pb::WriteGrant>, operation: &Oper
         }
         Operation::LeaveOpen { zone, name } => {
             let created = world.create(&path(zone, name), true).await;
-            open.extend(created.ok().and_then(|created| created.grant));
+            let grant = created.ok().and_then(|created| created.grant);
+            open.extend(grant.map(Writer::of_new));
         }
         Operation::Abandon => {
-            if let Some(grant) = open.pop() {
+            if let Some(Writer { grant, .. }) = open.pop() {
                 let request = pb::AbandonFileRequest {
                     file_id: grant.file_id,
                     extent_id: grant.extent_id,
@@ -143,6 +199,22 @@ async fn run(world: &mut World, open: &mut Vec<pb::WriteGrant>, operation: &Oper
                     .await
                     .expect("abandoned");
             }
+        }
+        Operation::Reopen { zone, name } => {
+            let reopened = world.reopen(&path(zone, name)).await.ok();
+            open.extend(reopened.map(Writer::of_old));
+        }
+        Operation::Publish { length, cut, go_on } => {
+            if let Some(writer) = open.pop() {
+                open.extend(writer.publish(world, u64::from(length), cut, go_on).await);
+            }
+        }
+        Operation::Recover { zone, name } => {
+            let request = pb::RecoverFileRequest {
+                path: path(zone, name).into(),
+                ..pb::RecoverFileRequest::default()
+            };
+            _ = world.user("fsadmin").files.recover_file(request).await;
         }
         Operation::Rename { zone, from, to } => {
             _ = world.rename(&path(zone, from), &path(zone, to), true).await;
@@ -169,22 +241,31 @@ type Entry = (Vec<u8>, u32, Vec<u8>);
 
 async fn compare(world: &World, counted: &BTreeMap<Vec<u8>, Vec<(u32, u64)>>, files_open: u64) -> Result<(), String> {
     let store = world.open_store().await;
-    let mut scanned = BTreeSet::new();
+    let (mut scanned, mut bodies) = (BTreeSet::new(), BTreeMap::new());
     for (key, value) in scan(&store, b'e').await {
         let body = records::Body::decode(value).expect("a file");
-        scanned.insert(entry(&body.edek.expect("an EDEK"), &key));
+        scanned.insert(entry(body.edek.as_ref().expect("an EDEK"), &key));
+        bodies.insert(key[1..].to_vec(), body);
     }
     let open = scan(&store, b'o').await;
     if open.len() as u64 != files_open {
         return Err(format!("{} open files are stored, {files_open} were told", open.len()));
     }
     for (key, value) in open {
-        let edek = records::OpenFile::decode(value)
-            .expect("an open file")
-            .edek
-            .expect("an EDEK");
-        scanned.insert(entry(&edek, &key));
+        let open = records::OpenFile::decode(value).expect("an open file");
+        match (bodies.get(&key[1..]), open.generation) {
+            (None, 0) => _ = scanned.insert(entry(open.edek.as_ref().expect("an EDEK"), &key)),
+            // Its file was removed.
+            (None, _) => {}
+            (Some(body), generation) => {
+                let known = |extent: &records::Extent| extent.extent_id == open.extents[0].extent_id;
+                if body.generation != generation || body.extents.iter().any(known) {
+                    return Err(format!("{open:?} does not go on from {body:?}"));
+                }
+            }
+        }
     }
+    check_chunks(&store, bodies.values()).await?;
     let indexed: BTreeSet<Entry> = scan(&store, b'x')
         .await
         .into_iter()
@@ -203,6 +284,27 @@ async fn compare(world: &World, counted: &BTreeMap<Vec<u8>, Vec<(u32, u64)>>, fi
         // A purge between the count and the stop may have taken files away.
         if told < stored {
             return Err(format!("{told} files were counted, {stored} are stored"));
+        }
+    }
+    Ok(())
+}
+
+/// Of every extent of a file those blocks are recorded that have a byte that shows, or a purge is still to come for the others.
+async fn check_chunks(store: &AnyStore, bodies: impl Iterator<Item = &records::Body>) -> Result<(), String> {
+    let chunks: BTreeMap<Vec<u8>, usize> = scan(store, b'b')
+        .await
+        .into_iter()
+        .map(|(key, value)| {
+            let chunk = records::BlockChunk::decode(value).expect("a chunk");
+            (key[1..17].to_vec(), chunk.blocks.len())
+        })
+        .collect();
+    let purges = !scan(store, b'p').await.is_empty();
+    for extent in bodies.flat_map(|body| &body.extents) {
+        let shown = usize::try_from(extent.visible.div_ceil(BLOCK_BYTES)).expect("few");
+        let stored = chunks.get(extent.extent_id.as_ref()).copied().unwrap_or_default();
+        if stored < shown || (stored > shown && !purges) {
+            return Err(format!("{stored} blocks are stored of {extent:?}"));
         }
     }
     Ok(())

@@ -13,17 +13,24 @@ use super::{
 use crate::{
     error::Error,
     output::Output,
-    transfer::{LocalFile, Report, Verb, blocking},
+    transfer::{Chunk, LocalFile, Report, Verb, blocking},
 };
 
 /// Appends a local file, or standard input for `-`, to a file.
 pub(super) async fn append(fs: &ZoneFs, local: &Path, target: &ZonePath, output: Output) -> Result<(), Error> {
     let report = Report::start(Verb::Appended);
+    // What is not there is not worth a lease.
+    let source = match local == Path::new("-") {
+        true => None,
+        false => Some(open_named(local).await?),
+    };
     let mut writer = fs.append(target, None).await?;
-    let copied = if local == Path::new("-") {
-        copy_stdin(&mut writer, &report).await
-    } else {
-        copy_named(local, &mut writer, &report).await
+    let copied = match source {
+        None => copy_stdin(&mut writer, &report).await,
+        Some((file, first)) => {
+            report.expect(file.bytes());
+            copy_file(file, first, &mut writer, &report).await
+        }
     };
     match copied {
         Ok(bytes) => {
@@ -38,16 +45,15 @@ pub(super) async fn append(fs: &ZoneFs, local: &Path, target: &ZonePath, output:
     }
 }
 
-async fn copy_named(local: &Path, writer: &mut strongroom_fs::FileWriter, report: &Report) -> Result<u64, Error> {
+/// A file that the user named, and its first piece.
+async fn open_named(local: &Path) -> Result<(LocalFile, Chunk), Error> {
     let path = local.to_owned();
-    let (file, first) = blocking(move || {
+    blocking(move || {
         let mut file = LocalFile::open(&path, true)?;
         let first = file.next_chunk()?;
-        Ok::<_, Error>((file, first))
+        Ok((file, first))
     })
-    .await?;
-    report.expect(file.bytes());
-    copy_file(file, first, writer, report).await
+    .await
 }
 
 /// Cuts files to their first `length` bytes.

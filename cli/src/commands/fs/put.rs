@@ -330,7 +330,7 @@ async fn store_file(
     }
 }
 
-/// Gives an unfinished file up. If even that fails, its lease runs out and nothing shows under its path.
+/// Gives an unfinished file up. If even that fails, its lease runs out; what was never published does not show.
 pub(super) async fn give_up(writer: FileWriter, path: &ZonePath) {
     if let Err(error) = writer.abandon().await {
         tracing::info!(%path, %error, "the unfinished file is left to its lease");

@@ -1,7 +1,10 @@
 //! Files that grow, are cut short, and show while they are written. Whatever the order, readers see what was published last, no two
 //! extents share a salt, and what the metadata service changes or brings back is refused.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use proptest::{
     prelude::Rng as _,
@@ -117,10 +120,88 @@ async fn a_writer_that_is_dropped_gives_up_what_it_did_not_flush() {
     writer.write(b"kept").await.expect("written");
     writer.flush(1).await.expect("flushed");
     writer.write(b"lost").await.expect("written");
-    writer.abandon().await.expect("given up");
+    drop(writer);
+    until("it is open to others", async || world.metadata.lock().open.is_empty()).await;
     assert_eq!(read(&world).await.expect("read"), b"kept");
+    let mut writer = world.fs.append(&path(FILE), None).await.expect("opened");
+    writer.write(b"lost, too").await.expect("written");
+    writer.abandon().await.expect("given up");
     append(&world, None, b", and more").await.expect("nobody has it open");
     assert_eq!(read(&world).await.expect("read"), b"kept, and more");
+}
+
+/// Waits until `done`, for at most 10 s.
+async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !done().await {
+        assert!(start.elapsed() < Duration::from_secs(10), "{what}: it did not happen");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn who_lost_his_file_hears_of_it_at_his_next_block() {
+    let world = with_file(10).await;
+    world.metadata.lock().grant_ms = 1000;
+    let mut writer = world.fs.append(&path(FILE), None).await.expect("opened");
+    writer.write(b"a").await.expect("written");
+    world.fs.recover(&path(FILE)).await.expect("taken");
+    let mut refused = None;
+    until("a block is refused", async || {
+        refused = writer.write(&plain(BLOCK)).await.err();
+        refused.is_some()
+    })
+    .await;
+    assert_eq!(refused.expect("an error").reason(), Reason::LeaseLost);
+    assert_eq!(read(&world).await.expect("read").len(), 10);
+}
+
+#[tokio::test]
+async fn a_reader_that_was_there_before_a_truncation_reads_what_is_left() {
+    let world = with_file(4 * BLOCK).await;
+    // So that the list of blocks is not all there at the opening.
+    world.metadata.lock().page = 1;
+    let reader = world.fs.open(&path(FILE)).await.expect("opened");
+    world.fs.truncate(&path(FILE), BLOCK as u64 + 1, 2).await.expect("cut");
+    let mut left = vec![0; 2 * BLOCK];
+    reader.read_at(0, &mut left).await.expect("these blocks are there");
+    assert!(left[..=BLOCK] == plain(BLOCK + 1));
+    let error = reader.read_at(3 * BLOCK as u64, &mut left).await.expect_err("cut off");
+    assert_eq!(error.reason(), Reason::NotFound, "{error}");
+    assert!(error.to_string().contains("cut short"), "{error}");
+    let reader = world.fs.open(&path(FILE)).await.expect("opened");
+    world.fs.truncate(&path(FILE), 0, 3).await.expect("emptied");
+    let error = reader.read_at(0, &mut left).await.expect_err("nothing is left");
+    assert!(matches!(error, FsError::CutShort { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn an_extent_that_is_granted_twice_is_refused() {
+    let world = with_file(10).await;
+    let mut writer = world.fs.append(&path(FILE), None).await.expect("opened");
+    writer.write(b"a").await.expect("written");
+    world.metadata.lock().same_extents = true;
+    let error = writer.flush(1).await.expect_err("the extent that was published");
+    assert!(error.to_string().contains("has already"), "{error}");
+    drop(writer);
+    until("it is open to others", async || world.metadata.lock().open.is_empty()).await;
+    let error = world.fs.append(&path(FILE), None).await.expect_err("the same");
+    assert!(error.to_string().contains("has already"), "{error}");
+    assert_eq!(read(&world).await.expect("read").len(), 11, "what was published counts");
+}
+
+#[tokio::test]
+async fn nobody_can_have_a_writer_go_on_under_another_dek() {
+    let world = with_file(10).await;
+    let mut writer = world.fs.append(&path(FILE), None).await.expect("opened");
+    writer.write(b"a").await.expect("written");
+    writer.flush(1).await.expect("flushed");
+    let stored = || world.nodes.iter().map(|node| node.lock().blocks.len()).sum::<usize>();
+    let before = stored();
+    world.metadata.lock().swap_open_edek(&[99; 32]);
+    let error = writer.write(&plain(3 * BLOCK)).await.expect_err("not its DEK");
+    assert_eq!(error.reason(), Reason::ManifestInvalid, "{error}");
+    assert_eq!(stored(), before, "nothing went out");
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use crate::{
         blocks::{self, Report},
         commit::{Commit, commit},
         create::{Creation, create},
-        lease::abandon,
+        lease::{abandon, dead_ms},
         read,
         reopen::{recover, reopen},
     },
@@ -56,7 +56,7 @@ impl<S: Store, E: EdekSource> Files for Api<S, E> {
             [] => None,
             blocks => Some(Report::parse(&self.core, file, extent, asked.first_index, blocks).await?),
         };
-        let extents = asked.extents.into_iter().map(known_extent);
+        let extents = asked.extents.into_iter().map(parse_extent);
         let lease_expires_ms = call.now_ms() + self.core.settings.lease_ms;
         let finished = Commit {
             call,
@@ -80,7 +80,8 @@ impl<S: Store, E: EdekSource> Files for Api<S, E> {
         let owner = user(&request, "abandon files")?;
         let asked = request.into_inner();
         let (file, extent) = (file_id(&asked.file_id)?, extent_id(&asked.extent_id)?);
-        abandon(&self.core.store, file, extent, &owner).await?;
+        let dead_ms = dead_ms(self.core.clock.now_ms(), &self.core.settings);
+        abandon(&self.core.store, file, extent, &owner, dead_ms).await?;
         Ok(Response::new(pb::AbandonFileResponse {}))
     }
 
@@ -125,7 +126,7 @@ fn extent_id(bytes: &[u8]) -> Result<ExtentId, MetadataError> {
     Ok(bytes.try_into()?)
 }
 
-fn known_extent(wire: pb::Extent) -> Result<records::Extent, MetadataError> {
+fn parse_extent(wire: pb::Extent) -> Result<records::Extent, MetadataError> {
     Ok(records::Extent {
         extent_id: extent_id(&wire.extent_id)?.into(),
         salt: wire.salt,

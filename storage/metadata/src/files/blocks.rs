@@ -4,11 +4,15 @@ use std::collections::BTreeSet;
 
 use strongroom_kv::{Store, Txn};
 use strongroom_proto::{
-    BlockId, ExtentId, FileId, NodeId, block::v1::Target, limits::BLOCKS_PER_CALL_MAX, metadata::v1 as pb,
+    BlockId, Edek, ExtentId, FileId, NodeId, block::v1::Target, limits::BLOCKS_PER_CALL_MAX, metadata::v1 as pb,
     transport::UserName,
 };
 
-use super::{create::write_grant, lease::owned, sealed_bytes};
+use super::{
+    create::write_grant,
+    lease::{lost, owned},
+    sealed_bytes,
+};
 use crate::{
     core::Core,
     error::MetadataError,
@@ -67,7 +71,7 @@ pub(crate) async fn add<S: Store, E: EdekSource>(
 ) -> Result<pb::WriteGrant, MetadataError> {
     let lease_expires_ms = core.clock.now_ms() + core.settings.lease_ms;
     let extent = report.extent;
-    transact!(&core.store, [owner, report], |txn| add_in(
+    let edek = transact!(&core.store, [owner, report], |txn| add_in(
         txn,
         file,
         &owner,
@@ -76,7 +80,10 @@ pub(crate) async fn add<S: Store, E: EdekSource>(
     ))
     .await?;
     // However many nodes are healthy now: the blocks are recorded and the writer may wait for more.
-    Ok(write_grant(core, file, extent, owner))
+    Ok(pb::WriteGrant {
+        edek: Some(Edek::try_from(&edek)?.into()),
+        ..write_grant(core, file, extent, owner)
+    })
 }
 
 async fn add_in(
@@ -85,12 +92,19 @@ async fn add_in(
     owner: &UserName,
     report: &Report,
     lease_expires_ms: u64,
-) -> Result<(), MetadataError> {
+) -> Result<records::Edek, MetadataError> {
     let mut open = owned(txn, file, report.extent, owner).await?;
     open.lease_expires_ms = lease_expires_ms;
     record(txn, file, &mut open, report).await?;
     access::put(txn, &keys::open_file(file), &open);
-    Ok(())
+    let edek = match open.generation {
+        0 => open.edek,
+        _ => {
+            let body = access::body(txn, file).await?;
+            body.ok_or_else(|| lost(file, owner, "it was removed"))?.edek
+        }
+    };
+    edek.ok_or(MetadataError::Corrupt { what: "file" })
 }
 
 /// Enters reported blocks into the lists of an open file. Known ones may come again, with further nodes.

@@ -68,27 +68,30 @@ async fn commit_in(txn: &mut impl Txn, commit: &Commit, next: ExtentId) -> Resul
     if let Some(report) = &commit.report {
         record(txn, commit.file, &mut open, report).await?;
     }
-    let found = match open.generation {
+    let (found, body) = match open.generation {
         0 => publish(txn, commit, &open).await?,
         _ => update(txn, commit, &open).await?,
     };
     drop_unused(txn, commit, &open);
     let done = pb::CommittedFile {
         stat: Some(stat(txn, &found).await?),
-        grant: go_on(txn, commit, &open, next),
+        grant: go_on(txn, commit, &body, next),
     };
     commit.call.keep(txn, &done);
     Ok(done)
 }
 
 /// Ends the writing, or grants the next extent.
-fn go_on(txn: &mut impl Txn, commit: &Commit, open: &records::OpenFile, next: ExtentId) -> Option<pb::WriteGrant> {
+fn go_on(txn: &mut impl Txn, commit: &Commit, body: &records::Body, next: ExtentId) -> Option<pb::WriteGrant> {
     let Some(lease_expires_ms) = commit.lease_expires_ms else {
         counted::delete_open_file(txn, commit.file);
         return None;
     };
-    let next_open = records::OpenFile::again(&commit.user, commit.generation, next, lease_expires_ms, open);
-    access::put(txn, &keys::open_file(commit.file), &next_open);
+    let open = records::OpenFile {
+        extent_before: commit.extent.into(),
+        ..records::OpenFile::again(&commit.user, body, next, lease_expires_ms)
+    };
+    access::put(txn, &keys::open_file(commit.file), &open);
     Some(pb::WriteGrant {
         file_id: commit.file.into(),
         extent_id: next.into(),
@@ -97,7 +100,11 @@ fn go_on(txn: &mut impl Txn, commit: &Commit, open: &records::OpenFile, next: Ex
 }
 
 /// Shows a new file under its path.
-async fn publish(txn: &mut impl Txn, commit: &Commit, open: &records::OpenFile) -> Result<Found, MetadataError> {
+async fn publish(
+    txn: &mut impl Txn,
+    commit: &Commit,
+    open: &records::OpenFile,
+) -> Result<(Found, records::Body), MetadataError> {
     manifest::check(commit, open, &[])?;
     let parent = home(txn, commit, open).await?;
     if let Some(there) = step(txn, &parent, &open.name).await? {
@@ -124,13 +131,20 @@ async fn publish(txn: &mut impl Txn, commit: &Commit, open: &records::OpenFile) 
     };
     access::put(txn, &keys::body(commit.file), &body);
     access::link(txn, parent.id, &open.name, &entry)?;
-    child(&parent, &open.name, entry)
+    Ok((child(&parent, &open.name, entry)?, body))
 }
 
 /// Shows what became of a file that is there. Its EDEK stays as it is: it may have been wrapped again meanwhile.
-async fn update(txn: &mut impl Txn, commit: &Commit, open: &records::OpenFile) -> Result<Found, MetadataError> {
+async fn update(
+    txn: &mut impl Txn,
+    commit: &Commit,
+    open: &records::OpenFile,
+) -> Result<(Found, records::Body), MetadataError> {
     let removed = || lost(commit.file, &commit.user, "it was removed");
     let mut body = access::body(txn, commit.file).await?.ok_or_else(removed)?;
+    if body.generation != open.generation {
+        return Err(MetadataError::Corrupt { what: "open file" });
+    }
     manifest::check(commit, open, &body.extents)?;
     let mut found = climb(txn, commit.file).await?.ok_or_else(removed)?;
     put_purge(txn, FileId::generate(), &cut_off(commit, &body));
@@ -141,7 +155,7 @@ async fn update(txn: &mut impl Txn, commit: &Commit, open: &records::OpenFile) -
     found.entry.file = Some(body.size());
     access::put(txn, &keys::body(commit.file), &body);
     access::put(txn, &found.key, &found.entry);
-    Ok(found)
+    Ok((found, body))
 }
 
 /// The blocks of which nothing shows any more.

@@ -1,5 +1,6 @@
 //! Opening a new file for writing: an EDEK from the zone's stock, a lease, and nothing to see yet.
 
+use bytes::Bytes;
 use strongroom_kv::{Store, Txn};
 use strongroom_proto::{
     Edek, ExtentId, FileId, FrameSize, KeyName, KeyVersion, ZoneId, ZonePath,
@@ -113,6 +114,7 @@ pub(crate) fn write_grant<S, E>(core: &Core<S, E>, file: FileId, extent: ExtentI
         targets,
         replicas: core.settings.replicas,
         min_replicas: core.settings.min_replicas,
+        edek: None,
     }
 }
 
@@ -175,6 +177,7 @@ async fn record(
         block_bytes: BLOCK_BYTES,
         lease_expires_ms,
         generation: 0,
+        extent_before: Bytes::new(),
         extents: vec![records::OpenExtent {
             extent_id: extent.into(),
             blocks: 0,

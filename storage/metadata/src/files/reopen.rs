@@ -5,11 +5,12 @@ use strongroom_proto::{ExtentId, ZonePath, metadata::v1 as pb, transport::UserNa
 
 use super::{
     create::{ids, write_grant},
-    lease::give_up,
+    lease::{dead_ms, give_up, owned},
     read::opened,
 };
 use crate::{
     answers::Call,
+    config::Settings,
     core::Core,
     error::MetadataError,
     namespace::resolve::{Found, climb, find},
@@ -24,9 +25,9 @@ pub(crate) async fn reopen<S: Store, E: EdekSource>(
     path: &ZonePath,
     user: &UserName,
 ) -> Result<pb::ReopenedFile, MetadataError> {
-    let (extent, lease_ms) = (ExtentId::generate(), core.settings.lease_ms);
+    let (extent, settings) = (ExtentId::generate(), core.settings);
     let grant = transact!(&core.store, [call, path, user], |txn| reopen_in(
-        txn, &call, &path, &user, extent, lease_ms
+        txn, &call, &path, &user, extent, &settings
     ))
     .await?;
     let (file, extent) = ids(&grant)?;
@@ -46,9 +47,12 @@ async fn reopen_in(
     path: &ZonePath,
     user: &UserName,
     extent: ExtentId,
-    lease_ms: u64,
+    settings: &Settings,
 ) -> Result<pb::WriteGrant, MetadataError> {
     if let Some(done) = call.answer(txn).await? {
+        // Unless the file was taken from him since.
+        let (file, extent) = ids(&done)?;
+        owned(txn, file, extent, user).await?;
         return Ok(done);
     }
     let (found, body) = file_at(txn, path).await?;
@@ -61,19 +65,9 @@ async fn reopen_in(
                 left_s: (other.lease_expires_ms - now_ms).div_ceil(1000),
             });
         }
-        give_up(txn, found.id, &other).await?;
+        give_up(txn, found.id, &other, dead_ms(now_ms, settings)).await?;
     }
-    let open = records::OpenFile::again(
-        user,
-        body.generation,
-        extent,
-        now_ms + lease_ms,
-        &records::OpenFile {
-            frame_bytes: body.frame_bytes,
-            block_bytes: body.block_bytes,
-            ..records::OpenFile::default()
-        },
-    );
+    let open = records::OpenFile::again(user, &body, extent, now_ms + settings.lease_ms);
     counted::put_open_file(txn, found.id, &open);
     let grant = pb::WriteGrant {
         file_id: found.id.into(),
@@ -101,12 +95,13 @@ pub(crate) async fn recover<S: Store, E: EdekSource>(
     user: &UserName,
 ) -> Result<pb::RecoverFileResponse, MetadataError> {
     let is_administrator = core.administrators.contains(user);
+    let dead_ms = dead_ms(call.now_ms(), &core.settings);
     transact!(&core.store, [call, path, user], |txn| recover_in(
         txn,
         &call,
         &path,
         &user,
-        is_administrator
+        (is_administrator, dead_ms)
     ))
     .await
 }
@@ -116,7 +111,7 @@ async fn recover_in(
     call: &Call,
     path: &ZonePath,
     user: &UserName,
-    is_administrator: bool,
+    (is_administrator, dead_ms): (bool, u64),
 ) -> Result<pb::RecoverFileResponse, MetadataError> {
     if let Some(done) = call.answer(txn).await? {
         return Ok(done);
@@ -124,7 +119,7 @@ async fn recover_in(
     let (found, _) = file_at(txn, path).await?;
     let mut done = pb::RecoverFileResponse::default();
     if let Some(open) = access::open_file(txn, found.id).await? {
-        let is_theirs = [&open.owner, &found.entry.owner].contains(&&user.as_str().to_owned());
+        let is_theirs = open.owner == user.as_str() || found.entry.owner == user.as_str();
         if !is_theirs && !is_administrator {
             return Err(MetadataError::Denied {
                 who: format!("user {user}"),
@@ -132,7 +127,7 @@ async fn recover_in(
                 remedy: "the writer, the file's owner and the administrators in the metadata service's configuration may",
             });
         }
-        give_up(txn, found.id, &open).await?;
+        give_up(txn, found.id, &open, dead_ms).await?;
         done.writer = open.owner;
     }
     call.keep(txn, &done);

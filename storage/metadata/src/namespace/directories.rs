@@ -5,7 +5,7 @@ use strongroom_proto::{FileId, ZonePath, limits::PAGE_ENTRIES_MAX, metadata::v1 
 
 use super::{
     resolve::{Found, child, find, root, step},
-    stat::{listed, stat},
+    stat::{deficits, listed, stat},
 };
 use crate::{
     answers::Call,
@@ -89,7 +89,10 @@ async fn add(txn: &mut impl Txn, parent: &Found, name: &str, fresh: &records::En
 pub(crate) async fn look(store: &impl Store, path: &ZonePath) -> Result<pb::Stat, MetadataError> {
     let mut txn = store.snapshot().await?;
     let found = find(&mut txn, path).await?;
-    stat(&mut txn, &found).await
+    Ok(pb::Stat {
+        blocks_in_deficit: deficits(&mut txn, found.id).await?,
+        ..stat(&mut txn, &found).await?
+    })
 }
 
 /// Where a page of a listing begins.

@@ -1,7 +1,7 @@
 //! What is said on the wire of what was found.
 
 use strongroom_kv::Reader;
-use strongroom_proto::metadata::v1 as pb;
+use strongroom_proto::{FileId, metadata::v1 as pb};
 
 use super::resolve::Found;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     schema::{access, keys, records},
 };
 
-/// All that there is to say. A path that is too long to be asked for is left out.
+/// All that there is to say, but for missing replicas. A path that is too long to be asked for is left out.
 pub(crate) async fn stat(txn: &mut impl Reader, found: &Found) -> Result<pb::Stat, MetadataError> {
     let entry = &found.entry;
     let mut stat = pb::Stat {
@@ -41,12 +41,18 @@ async fn describe_body(txn: &mut impl Reader, found: &Found, stat: &mut pb::Stat
     stat.key_name = edek.key_name.clone();
     stat.key_version = edek.key_version;
     stat.data_suite.clone_from(&body.data_suite);
-    for extent in body.extent_ids()? {
-        // A page is enough: whoever sees thousands does not need the exact figure.
-        let deficits = access::page(txn, &keys::deficits_of(extent), 10_000).await?;
-        stat.blocks_in_deficit += u32::try_from(deficits.len()).unwrap_or(u32::MAX);
-    }
     Ok(())
+}
+
+/// How many blocks of a file have fewer replicas than wanted. Takes a look for each extent.
+pub(crate) async fn deficits(reader: &mut impl Reader, file: FileId) -> Result<u32, MetadataError> {
+    let mut found = 0;
+    for extent in access::body(reader, file).await?.unwrap_or_default().extent_ids()? {
+        // A page is enough: whoever sees thousands does not need the exact figure.
+        let deficits = access::page(reader, &keys::deficits_of(extent), 10_000).await?;
+        found += u32::try_from(deficits.len()).unwrap_or(u32::MAX);
+    }
+    Ok(found)
 }
 
 /// What a listing says: no more than is in the directory.

@@ -35,6 +35,7 @@ const IMPORT: u8 = b'm';
 const ANSWER: u8 = b'a';
 const ANSWER_TIME: u8 = b't';
 const COUNTER: u8 = b'c';
+const DEAD: u8 = b's';
 
 /// A half-open range of keys.
 pub(crate) struct KeyRange {
@@ -293,6 +294,20 @@ pub(crate) fn total_version(key: &[u8]) -> Option<KeyVersion> {
     fixed(key, 18).map(u32::from_be_bytes).map(KeyVersion)
 }
 
+/// An extent that was given up, to be deleted once more at `due_ms`.
+pub(crate) fn dead(due_ms: u64, extent: ExtentId) -> Vec<u8> {
+    key(DEAD, &[&due_ms.to_be_bytes(), extent.as_bytes()])
+}
+pub(crate) fn dead_before(due_ms: u64) -> KeyRange {
+    KeyRange {
+        start: vec![DEAD],
+        end: key(DEAD, &[&due_ms.to_be_bytes()]),
+    }
+}
+pub(crate) fn dead_extent(key: &[u8]) -> Option<ExtentId> {
+    fixed(key, 9).map(ExtentId::from_bytes)
+}
+
 pub(crate) fn import() -> Vec<u8> {
     vec![IMPORT]
 }
@@ -376,6 +391,7 @@ mod tests {
                 answer_time(258, request),
                 format!("740000000000000102{}", "04".repeat(16)),
             ),
+            (dead(258, extent), format!("730000000000000102{}", "03".repeat(16))),
             (format(), "76".to_owned()),
         ] {
             assert_eq!(hex::encode(key), expected);
@@ -390,6 +406,7 @@ mod tests {
         assert_eq!(garbage_block(&garbage(&node, block)), Some(block));
         assert_eq!(deficit_of(&deficit(block)), Some(block));
         assert_eq!(answer_of(&answer_time(258, request)), Some(request));
+        assert_eq!(dead_extent(&dead(258, extent)), Some(extent));
         assert_eq!(dentry_name(&dentry(file, "ä")), Some("ä"));
     }
 

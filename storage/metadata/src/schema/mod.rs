@@ -87,18 +87,12 @@ impl records::Body {
 
 impl records::OpenFile {
     /// What is recorded of `user` who goes on with a file, in an extent of its own.
-    pub(crate) fn again(
-        user: &UserName,
-        generation: u64,
-        extent: ExtentId,
-        lease_expires_ms: u64,
-        sizes: &Self,
-    ) -> Self {
+    pub(crate) fn again(user: &UserName, body: &records::Body, extent: ExtentId, lease_expires_ms: u64) -> Self {
         Self {
             owner: user.as_str().to_owned(),
-            generation,
-            frame_bytes: sizes.frame_bytes,
-            block_bytes: sizes.block_bytes,
+            generation: body.generation,
+            frame_bytes: body.frame_bytes,
+            block_bytes: body.block_bytes,
             lease_expires_ms,
             extents: vec![records::OpenExtent {
                 extent_id: extent.into(),

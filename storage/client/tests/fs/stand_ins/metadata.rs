@@ -51,6 +51,8 @@ pub(crate) struct MetadataState {
     pub(crate) block_lists: usize,
     /// The request ids of removals, also of those that it refused.
     pub(crate) removals: Vec<Bytes>,
+    /// Grants the extent again that was granted before.
+    pub(crate) same_extents: bool,
     next_dek: u8,
 }
 
@@ -77,6 +79,7 @@ impl MetadataState {
             added: Vec::new(),
             block_lists: 0,
             removals: Vec::new(),
+            same_extents: false,
             next_dek: 1,
         }
     }
@@ -90,6 +93,14 @@ impl MetadataState {
             targets: self.targets.clone(),
             replicas: 3,
             min_replicas: 2,
+            edek: Some(file.edek.clone()),
+        }
+    }
+
+    /// Has every file that is being written wrapped another DEK.
+    pub(crate) fn swap_open_edek(&mut self, dek: &[u8; 32]) {
+        for file in self.open.values_mut() {
+            file.edek.wrapped = wrap(dek);
         }
     }
 
@@ -162,7 +173,9 @@ impl MetadataState {
     }
 
     fn open_again(&mut self, mut file: FileRecord) -> WriteGrant {
-        file.extent = ExtentId::generate();
+        if !self.same_extents {
+            file.extent = ExtentId::generate();
+        }
         let grant = self.grant(&file);
         self.open.insert(file.stat.file_id.clone(), file);
         grant
@@ -211,10 +224,14 @@ impl MetadataState {
     }
 
     fn block_list(&self, file: &FileRecord, extent: ExtentId, first: u32) -> ListBlocksResponse {
+        let known = file.extents.iter().find(|known| extent_id(known) == extent);
+        let shown = known.map_or(0, |known| known.visible.div_ceil(u64::from(self.block_bytes)) as usize);
         ListBlocksResponse {
             blocks: file
                 .blocks
-                .range((extent, first)..=(extent, u32::MAX))
+                .range((extent, 0)..=(extent, u32::MAX))
+                .take(shown)
+                .skip(first as usize)
                 .take(self.page)
                 .map(|(_, block)| block.clone())
                 .collect(),
