@@ -85,33 +85,45 @@ impl<'a, S: Store, E: EdekSource> Pass<'a, S, E> {
     }
 
     async fn run(&self) -> Result<(), Stop> {
-        let (pages, rewrapped) = channel(PAGES_AT_ONCE);
-        let ((), last) = futures::try_join!(self.rewrap_all(pages), self.swap_in(rewrapped))?;
+        let (to_rewrap, listed) = channel(0);
+        let (to_swap_in, rewrapped) = channel(PAGES_AT_ONCE);
+        let ((), (), last) = futures::try_join!(
+            self.list(to_rewrap),
+            self.rewrap_all(listed, to_swap_in),
+            self.swap_in(rewrapped)
+        )?;
         if finish(&self.core.store, self.id, &last, self.core.clock.now_ms()).await? {
             tracing::info!(job = %self.id, done = last.done, failures = last.failures, "re-encryption completed");
         }
         Ok(())
     }
 
-    /// Has page after page re-wrapped, some at once, and hands them on in their order.
-    async fn rewrap_all(&self, mut pages: Sender<Page>) -> Result<(), Stop> {
-        let rewrapper = Rewrapper::new(self.core, self.id, self.zone, &self.key);
+    /// Lists page after page, at the job's pace. Whoever takes them stops before the end only with a failure of its own, which ends
+    /// this, too.
+    async fn list(&self, mut pages: Sender<Vec<Stale>>) -> Result<(), Stop> {
         let (mut cursor, mut pace) = (self.job.cursor()?, Pace::new());
+        loop {
+            let stale = self.next_page(cursor, &mut pace).await?;
+            let Some(last) = stale.last() else { return Ok(()) };
+            cursor = Some((last.version, last.file));
+            pages.send(stale).await.map_err(|_| Stop::Void)?;
+        }
+    }
+
+    /// Has the pages re-wrapped, some at once, and hands them on in their order.
+    async fn rewrap_all(&self, mut listed: Receiver<Vec<Stale>>, mut done: Sender<Page>) -> Result<(), Stop> {
+        let rewrapper = Rewrapper::new(self.core, self.id, self.zone, &self.key);
         let (mut under_way, mut is_end) = (FuturesOrdered::new(), false);
         loop {
-            while !is_end && under_way.len() < PAGES_AT_ONCE {
-                let stale = self.next_page(cursor, &mut pace).await?;
-                let Some(last) = stale.last() else {
-                    is_end = true;
-                    break;
-                };
-                cursor = Some((last.version, last.file));
-                under_way.push_back(rewrapper.rewrap(stale));
-            }
-            match under_way.next().await {
-                // Who takes them stops before the end only with a failure of its own, which ends this, too.
-                Some(page) => pages.send(page?).await.map_err(|_| Stop::Void)?,
-                None => return Ok(()),
+            tokio::select! {
+                Some(page) = under_way.next(), if !under_way.is_empty() => {
+                    done.send(page?).await.map_err(|_| Stop::Void)?;
+                }
+                more = listed.next(), if !is_end && under_way.len() < PAGES_AT_ONCE => match more {
+                    Some(stale) => under_way.push_back(rewrapper.rewrap(stale)),
+                    None => is_end = true,
+                },
+                else => return Ok(()),
             }
         }
     }
