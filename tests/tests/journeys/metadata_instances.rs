@@ -89,7 +89,7 @@ async fn probe(fs: ZoneFs, name: String, stop: Arc<AtomicBool>) -> Duration {
         let begun = Instant::now();
         for outcome in [
             fs.make_directory(&path(&name), 0o755, false).await.map(|_| ()),
-            fs.remove(&path(&name), false).await,
+            fs.remove(&path(&name), false).await.map(drop),
         ] {
             outcome.unwrap_or_else(|error| panic!("{name}: {} {error}", error.reason()));
             longest = longest.max(begun.elapsed());
