@@ -2,7 +2,10 @@
 
 mod fixture;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use fixture::{NODES, World, check, files::commit_request, refused};
 use strongroom_kv::{Reader, Store, Txn};
@@ -178,6 +181,31 @@ async fn a_re_encryption_keeps_to_its_pace_and_is_paused_and_canceled() {
         2,
         "older ones are among the jobs"
     );
+}
+
+#[tokio::test]
+async fn jobs_that_are_over_are_forgotten_after_a_week_but_for_the_newest_re_encryption_of_a_zone() {
+    const EIGHT_DAYS_MS: u64 = 8 * 24 * 3_600_000;
+    let mut world = World::start().await;
+    world.zone("/z", "payroll").await;
+    world.mkdir("/z/d/e").await;
+    let removal = world.removed("/z/d").await;
+    world.ended("alice", &removal).await;
+    let mut newest = bytes::Bytes::new();
+    for _ in 0..2 {
+        newest = world.reencrypt(None).await.job_id;
+        world.ended("fsadmin", &newest).await;
+    }
+    world.restart().await;
+    assert_eq!(world.all_jobs("fsadmin").await.len(), 3);
+    world.ahead_ms.store(EIGHT_DAYS_MS, Ordering::Relaxed);
+    world.restart().await;
+    world
+        .until("the others are forgotten", async |world| {
+            world.all_jobs("fsadmin").await.len() == 1
+        })
+        .await;
+    assert_eq!(world.status().await.job_id, newest);
 }
 
 #[tokio::test]
