@@ -25,6 +25,9 @@ pub(crate) struct Profile {
     /// Whether DEKs are asked for by sealed delivery also where keys do not demand it.
     #[serde(default)]
     pub(crate) sealed: bool,
+    /// Bits that new files and directories are made without, octal; 022 unless given.
+    #[serde(default)]
+    pub(crate) umask: Option<Umask>,
     /// The key service's port for callers with bearer tokens.
     #[serde(default)]
     pub(crate) kms_bearer: Option<Remote>,
@@ -32,6 +35,34 @@ pub(crate) struct Profile {
     pub(crate) defaults: Defaults,
     /// Certificates and tokens by the name that `--as` takes.
     pub(crate) identities: BTreeMap<String, IdentityFiles>,
+}
+
+/// A umask, written as octal text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Umask(u32);
+
+impl Umask {
+    /// At most 0o777.
+    pub(crate) const fn bits(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<String> for Umask {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let bits = u32::from_str_radix(&text, 8).ok().filter(|bits| *bits <= 0o777);
+        bits.map(Self)
+            .ok_or("umask is octal text from \"000\" to \"777\", for example \"027\"")
+    }
+}
+
+impl From<Umask> for String {
+    fn from(umask: Umask) -> Self {
+        format!("{:03o}", umask.0)
+    }
 }
 
 /// The files of an identity: a certificate with its key, or a bearer token.

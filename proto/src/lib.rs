@@ -9,6 +9,7 @@ pub mod capability;
 pub mod config;
 mod edek;
 mod frame_size;
+pub mod groups;
 mod ids;
 pub mod limits;
 mod path;

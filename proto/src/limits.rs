@@ -29,6 +29,9 @@ pub const NAME_BYTES_MAX: usize = 255;
 /// Bytes of a whole path (POSIX `PATH_MAX` less its NUL).
 pub const PATH_BYTES_MAX: usize = 4095;
 
+/// Users and groups that an ACL names, and as many a directory's default ACL (HDFS has the same bound).
+pub const ACL_NAMES_MAX: usize = 32;
+
 /// Entries in one page of a listing.
 pub const PAGE_ENTRIES_MAX: usize = 1000;
 

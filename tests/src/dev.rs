@@ -190,7 +190,9 @@ impl Dev {
         let path = format!("/{name}");
         self.cli().line(&format!("key create {name}")).ok();
         self.cli().as_user("fsadmin").line(&format!("fs mkdir {path}")).ok();
-        self.cli().line(&format!("zone create {path} --key {name}")).ok();
+        self.cli()
+            .line(&format!("zone create {path} --key {name} --owner alice"))
+            .ok();
         path
     }
 

@@ -45,7 +45,7 @@ impl<'a> MetadataSite<'a> {
         let name = format!("metadata-{number}");
         let tls = self.issue(&name, "service/metadata");
         let text = format!(
-            "listen = '{}'\ndata_dir = '{name}'\nkms = '{}'\nadministrators = ['fsadmin']\n{}\
+            "listen = '{}'\ndata_dir = '{name}'\nkms = '{}'\nsuperusers = ['fsadmin']\n{}\
              [store]\nengine = 'postgres'\nurl_file = '{}'\n",
             self.addresses[number],
             self.kms,

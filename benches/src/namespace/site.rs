@@ -69,7 +69,7 @@ impl<'a> Namespace<'a> {
         let (address, config) = (free_address(), site.path("metadata.toml"));
         let tls = site.issue("metadata", "service/metadata");
         let text = format!(
-            "listen = '{address}'\ndata_dir = '{}'\nkms = '{}'\nadministrators = ['alice']\n{}{}\
+            "listen = '{address}'\ndata_dir = '{}'\nkms = '{}'\nsuperusers = ['alice']\n{}{}\
              [settings]\nstock_edeks = {STOCK}\nstock_low_edeks = {}\n",
             site.path("metadata").display(),
             kms.remote(),

@@ -1,8 +1,10 @@
 //! `strongroom fs …`: what can be asked for.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, str::FromStr};
 
 use clap::{Args, Subcommand};
+use strongroom_fs::AclEntry;
+use strongroom_proto::{ParseError, groups::GroupName, transport::UserName};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum FsCommand {
@@ -15,9 +17,9 @@ pub(crate) enum FsCommand {
         /// Make missing parents; accept a directory that exists
         #[arg(short, long)]
         parents: bool,
-        /// Permission bits, octal
-        #[arg(long, value_name = "MODE", default_value = "755", value_parser = octal_mode)]
-        mode: u32,
+        /// Permission bits, octal [default: 777 without the umask, or what the default ACL above gives]
+        #[arg(long, value_name = "MODE", value_parser = octal_mode)]
+        mode: Option<u32>,
     },
     /// List a directory
     #[command(after_help = "Example:\n  strongroom fs ls -l /payroll")]
@@ -25,7 +27,7 @@ pub(crate) enum FsCommand {
         /// Directories or files
         #[arg(default_value = "/")]
         paths: Vec<String>,
-        /// With mode, owner, length and time
+        /// With mode (+ means an ACL), owner, group, length and time
         #[arg(short, long)]
         long: bool,
     },
@@ -112,6 +114,58 @@ pub(crate) enum FsCommand {
         #[arg(short, long)]
         recursive: bool,
     },
+    /// Change permission bits; for their owner
+    #[command(after_help = "Example:\n  strongroom fs chmod 770 /payroll/2026")]
+    Chmod {
+        /// Permission bits, octal; with an ACL the middle digit is its mask
+        #[arg(value_parser = octal_mode)]
+        mode: u32,
+        /// Files or directories
+        #[arg(required = true)]
+        paths: Vec<String>,
+        /// Also all that directories hold
+        #[arg(short = 'R', long)]
+        recursive: bool,
+    },
+    /// Change the owner, and the group; for superusers
+    #[command(
+        after_help = "Examples:\n  strongroom --as fsadmin fs chown alice:hr /payroll\n  strongroom --as fsadmin fs chown -R bob /payroll/bob"
+    )]
+    Chown {
+        /// USER, USER:GROUP or :GROUP
+        #[arg(value_parser = owner)]
+        owner: Owner,
+        /// Files or directories
+        #[arg(required = true)]
+        paths: Vec<String>,
+        /// Also all that directories hold
+        #[arg(short = 'R', long)]
+        recursive: bool,
+    },
+    /// Change the group; for superusers, and owners who are in it
+    #[command(after_help = "Example:\n  strongroom fs chgrp hr /payroll/2026")]
+    Chgrp {
+        /// The group
+        group: GroupName,
+        /// Files or directories
+        #[arg(required = true)]
+        paths: Vec<String>,
+        /// Also all that directories hold
+        #[arg(short = 'R', long)]
+        recursive: bool,
+    },
+    /// Show permissions beyond the mode
+    #[command(after_help = "Example:\n  strongroom fs getfacl /payroll")]
+    Getfacl {
+        /// Files or directories
+        #[arg(required = true)]
+        paths: Vec<String>,
+    },
+    /// Change permissions beyond the mode; for their owner
+    #[command(
+        after_help = "An ENTRY is user:NAME:rwx, group:NAME:r-x, mask::r-x or other::---; without a name it is the owner's or owning group's.\nWith default: before it, what is made in that directory begins with it.\n\nExamples:\n  strongroom fs setfacl -m user:bob:r-x,default:user:bob:r-x /payroll\n  strongroom fs setfacl -x user:bob /payroll"
+    )]
+    Setfacl(SetfaclArgs),
     /// Count files and bytes
     #[command(after_help = "Example:\n  strongroom fs du /payroll")]
     Du {
@@ -167,4 +221,62 @@ fn octal_mode(text: &str) -> Result<u32, String> {
         Ok(mode) if mode <= 0o7777 => Ok(mode),
         _ => Err("permission bits are octal, 0 to 7777, for example 750".to_owned()),
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetfaclArgs {
+    #[command(flatten)]
+    pub(crate) change: AclChangeArgs,
+    /// Files or directories
+    #[arg(required = true)]
+    pub(crate) paths: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct AclChangeArgs {
+    /// Add entries, or change those that are there
+    #[arg(short, long, value_name = "ENTRY,…", value_delimiter = ',')]
+    pub(crate) modify: Vec<AclEntry>,
+    /// Remove entries, written without rights
+    #[arg(short = 'x', long, value_name = "ENTRY,…", value_delimiter = ',', value_parser = AclEntry::parse_tag)]
+    pub(crate) remove: Vec<AclEntry>,
+    /// Put these in the place of all, user::, group:: and other:: among them
+    #[arg(long, value_name = "ENTRY,…", value_delimiter = ',')]
+    pub(crate) set: Vec<AclEntry>,
+    /// Remove all that goes beyond the mode
+    #[arg(short = 'b', long)]
+    pub(crate) remove_all: bool,
+    /// Remove what a directory has files and directories begin with
+    #[arg(short = 'k', long)]
+    pub(crate) remove_default: bool,
+}
+
+/// To whom something is given.
+#[derive(Debug, Clone)]
+pub(crate) struct Owner {
+    pub(crate) user: Option<UserName>,
+    pub(crate) group: Option<GroupName>,
+}
+
+/// An owner as `chown` takes it.
+pub(super) fn owner(text: &str) -> Result<Owner, String> {
+    let (user, group) = text
+        .split_once(':')
+        .map_or((text, None), |(user, group)| (user, Some(group)));
+    let owner = Owner {
+        user: given(user)?,
+        group: group.map_or(Ok(None), given)?,
+    };
+    if owner.user.is_none() && owner.group.is_none() {
+        return Err("USER, USER:GROUP or :GROUP, for example alice:hr".to_owned());
+    }
+    Ok(owner)
+}
+
+fn given<T: FromStr<Err = ParseError>>(text: &str) -> Result<Option<T>, String> {
+    let text = Some(text).filter(|text| !text.is_empty());
+    text.map(str::parse)
+        .transpose()
+        .map_err(|error: ParseError| error.to_string())
 }

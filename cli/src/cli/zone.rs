@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::fs::{Owner, owner};
 use clap::{Args, Subcommand};
 use strongroom_proto::{FrameSize, KeyName, ZoneId};
 
@@ -9,7 +10,7 @@ use strongroom_proto::{FrameSize, KeyName, ZoneId};
 pub(crate) enum ZoneCommand {
     /// Make an empty directory a zone under a key
     #[command(
-        after_help = "Examples:\n  strongroom zone create /payroll --key payroll\n  strongroom zone create /records --key records --frame-size 4KiB"
+        after_help = "Examples:\n  strongroom zone create /payroll --key payroll\n  strongroom zone create /records --key records --frame-size 4KiB --owner alice:hr"
     )]
     Create {
         /// An existing, empty directory
@@ -20,6 +21,9 @@ pub(crate) enum ZoneCommand {
         /// How much is sealed at once and must be fetched to read a byte: a power of two from 4KiB to 1MiB
         #[arg(long, value_name = "SIZE", default_value_t)]
         frame_size: FrameSize,
+        /// Hand the directory over, so that its user may write there: USER, USER:GROUP or :GROUP
+        #[arg(long, value_name = "OWNER", value_parser = owner)]
+        owner: Option<Owner>,
     },
     /// List zones
     #[command(visible_alias = "ls", after_help = "Example:\n  strongroom zone list")]

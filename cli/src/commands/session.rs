@@ -85,6 +85,9 @@ impl Session {
         if self.profile.sealed {
             fs.seal_always();
         }
+        if let Some(umask) = self.profile.umask {
+            fs.set_umask(umask.bits());
+        }
         Ok(fs)
     }
 

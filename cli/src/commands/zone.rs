@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use strongroom_fs::{Reencryption, ReencryptionState, Zone, ZoneFs};
+use strongroom_fs::{Reencryption, ReencryptionState, Zone, ZoneFs, ZoneOptions};
 use strongroom_proto::{KeyVersion, ZonePath};
 
 use super::session::Session;
@@ -24,8 +24,19 @@ const POLL_INTERVAL: Duration = Duration::from_millis(250);
 pub(super) async fn run(session: &Session, command: ZoneCommand, output: Output) -> Result<(), Error> {
     let fs = session.zones()?;
     match command {
-        ZoneCommand::Create { path, key, frame_size } => {
-            show(&fs.create_zone(&parse(&path)?, &key, frame_size).await?, output)
+        ZoneCommand::Create {
+            path,
+            key,
+            frame_size,
+            owner,
+        } => {
+            let (owner, group) = owner.map(|owner| (owner.user, owner.group)).unwrap_or_default();
+            let options = ZoneOptions {
+                frame: frame_size,
+                owner,
+                group,
+            };
+            show(&fs.create_zone(&parse(&path)?, &key, &options).await?, output)
         }
         ZoneCommand::List => list(&fs, output).await,
         ZoneCommand::Info { path } => show(&fs.zone(&parse(&path)?).await?, output),

@@ -51,7 +51,7 @@ fn kms(layout: &Layout, ports: &Ports, module: &Path, tokens: &[DevToken]) -> St
 
 fn metadata(layout: &Layout, ports: &Ports) -> String {
     format!(
-        "{head}data_dir = {data_dir}\nkms = \"{kms}\"\nadministrators = [\"fsadmin\"]\n{tls}",
+        "{head}data_dir = {data_dir}\nkms = \"{kms}\"\nsuperusers = [\"fsadmin\"]\n{tls}",
         head = head(ports, Role::Metadata),
         data_dir = toml_string(&layout.state(Role::Metadata)),
         kms = ports.kms_remote(),

@@ -144,8 +144,8 @@ fn summary(ready: &Ready<'_>) -> String {
 
 Try, in another terminal:
   strongroom{flag} key create payroll
-  strongroom{flag} fs mkdir /payroll
-  strongroom{flag} zone create /payroll --key payroll
+  strongroom{flag} --as fsadmin fs mkdir /payroll
+  strongroom{flag} zone create /payroll --key payroll --owner alice
   strongroom{flag} fs put -r ./my-files /payroll/
   strongroom{flag} fs ls -l /payroll
 

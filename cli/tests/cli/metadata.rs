@@ -2,7 +2,7 @@
 
 use crate::support::Home;
 
-const CONFIG: &str = "listen = '127.0.0.1:1'\ndata_dir = 'data'\nkms = 'localhost:1'\nadministrators = ['fsadmin']\n\
+const CONFIG: &str = "listen = '127.0.0.1:1'\ndata_dir = 'data'\nkms = 'localhost:1'\nsuperusers = ['fsadmin']\n\
     [tls]\nca = 'ca.pem'\ncertificate = 'metadata.pem'\nkey = 'metadata.key'\n";
 
 #[test]

@@ -11,6 +11,7 @@ use cedar_policy::{PolicyId, PolicySet, Schema, ValidationMode, Validator};
 use miette::Diagnostic;
 
 use super::rules::PolicyName;
+use strongroom_proto::groups::{END, InvalidGroups, line_of};
 
 /// What policies are written about.
 const SCHEMA: &str = include_str!("../../policy/strongroom.cedarschema");
@@ -21,9 +22,6 @@ static VALIDATOR: LazyLock<Validator> = LazyLock::new(|| {
 });
 /// Bytes of the largest policy or groups file that is read.
 const FILE_BYTES_MAX: u64 = 4 << 20;
-
-/// What the last line of a file says, as a comment, that is whole. A file that lost its end may be valid, and forbid less.
-pub(super) const END: &str = "strongroom: end";
 
 /// Why a policy or groups file is not used.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +62,12 @@ pub enum PolicyError {
     },
 }
 
+impl From<InvalidGroups> for PolicyError {
+    fn from(InvalidGroups { path, line, reason }: InvalidGroups) -> Self {
+        Self::Invalid { path, line, reason }
+    }
+}
+
 pub(super) fn read(path: &Path) -> Result<String, PolicyError> {
     let unreadable = |source| PolicyError::Read {
         path: path.to_owned(),
@@ -73,13 +77,6 @@ pub(super) fn read(path: &Path) -> Result<String, PolicyError> {
         return Err(PolicyError::TooLarge { path: path.to_owned() });
     }
     std::fs::read_to_string(path).map_err(unreadable)
-}
-
-/// Whether the last line is a comment that says [`END`].
-pub(super) fn has_end(text: &str) -> bool {
-    let last = text.trim_end().lines().next_back().unwrap_or_default();
-    let comment = last.strip_prefix("//").or(last.strip_prefix('#'));
-    comment.is_some_and(|comment| comment.trim() == END)
 }
 
 pub(super) fn parse(path: &Path, text: &str) -> Result<PolicySet, PolicyError> {
@@ -162,11 +159,6 @@ fn skip_string(rest: &mut impl Iterator<Item = char>) -> usize {
         }
     }
     line_ends
-}
-
-/// The line, from 1, of a byte of `text`.
-pub(super) fn line_of(text: &str, offset: usize) -> usize {
-    text.bytes().take(offset).filter(|&byte| byte == b'\n').count() + 1
 }
 
 /// The error and Cedar's hint, for example the name that was probably meant.

@@ -3,7 +3,6 @@
 //! and a policy that fails while it is evaluated refuses the call.
 
 mod cache;
-mod groups;
 pub mod hadoop;
 mod live;
 mod load;
@@ -15,11 +14,11 @@ use std::sync::Arc;
 
 use strongroom_proto::{KeyName, transport::PeerIdentity};
 
-pub use groups::Groups;
 pub use live::{Policy, PolicyStatus};
 pub use load::PolicyError;
-pub use question::{Action, Authentication, Context, GroupName, KeyFacts, Principal, WordError};
+pub use question::{Action, Authentication, Context, KeyFacts, Principal, WordError};
 pub use rules::{PolicyFiles, PolicyName, Rules};
+pub use strongroom_proto::groups::{GroupName, Groups};
 
 /// The policy file that comes with Strongroom, duties apart.
 pub const SAMPLE: &str = include_str!("../../policy/sample.cedar");

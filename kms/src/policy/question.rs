@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
-use strongroom_proto::{EdekSuite, KeyName, ZoneId, transport::PeerIdentity};
+use strongroom_proto::{EdekSuite, KeyName, ZoneId, groups::GroupName, transport::PeerIdentity};
 
 /// What somebody wants to do with a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,7 +69,7 @@ impl fmt::Display for Action {
     }
 }
 
-/// A text is not an [`Action`] or a [`GroupName`].
+/// A text is not an [`Action`] or an [`Authentication`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {value:?} is not valid: {rule}")]
 pub struct WordError {
@@ -88,41 +88,6 @@ impl FromStr for Action {
             value: s.to_owned(),
             rule: "actions are manage, view, mint, rewrap, unwrap, audit and approve",
         })
-    }
-}
-
-/// The name of a group of users: 1 to 128 bytes without control characters, as directories have them (`hr`,
-/// `/eu/analysts`, `CN=HR,DC=example`).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct GroupName(String);
-
-impl GroupName {
-    /// The name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for GroupName {
-    type Err = WordError;
-
-    fn from_str(s: &str) -> Result<Self, WordError> {
-        if (1..=128).contains(&s.len()) && !s.contains(char::is_control) {
-            Ok(Self(s.to_owned()))
-        } else {
-            Err(WordError {
-                what: "group name",
-                value: s.chars().take(64).collect(),
-                rule: "1 to 128 bytes without control characters",
-            })
-        }
-    }
-}
-
-impl fmt::Display for GroupName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 
@@ -259,11 +224,5 @@ mod tests {
         }
         let error = "destroy".parse::<Action>().expect_err("no action").to_string();
         assert!(error.contains("manage, view"), "{error}");
-        for name in ["hr", "/eu/analysts", "Größe 7", &"x".repeat(128)] {
-            assert_eq!(name.parse::<GroupName>().expect("a group").as_str(), name);
-        }
-        for name in ["", "a\nb", &"x".repeat(129)] {
-            assert!(name.parse::<GroupName>().is_err(), "{name:?}");
-        }
     }
 }

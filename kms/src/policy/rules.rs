@@ -11,7 +11,7 @@ use cedar_policy::{
     Authorizer, Context as CedarContext, Decision as CedarDecision, Entities, Entity, EntityId, EntityTypeName,
     EntityUid, PolicyId, PolicySet, Request, RestrictedExpression,
 };
-use strongroom_proto::{EdekSuite, transport::PeerIdentity};
+use strongroom_proto::{EdekSuite, groups::has_end, transport::PeerIdentity};
 
 use super::{
     Action, Context, Decision, Groups, KeyFacts, PolicyError, Principal,
@@ -221,8 +221,8 @@ impl Texts {
     }
 
     fn ends(&self) -> (bool, bool) {
-        let groups = self.groups.as_deref().is_some_and(load::has_end);
-        (load::has_end(&self.policy), groups)
+        let groups = self.groups.as_deref().is_some_and(has_end);
+        (has_end(&self.policy), groups)
     }
 
     pub(super) fn fingerprint(&self) -> String {

@@ -80,7 +80,7 @@ pub enum JobAction {
 }
 
 impl ZoneFs {
-    /// All jobs that the user may see: an administrator all, others their own; with `unfinished` only those that are not over.
+    /// All jobs that the user may see: a superuser all, others their own; with `unfinished` only those that are not over.
     ///
     /// # Errors
     /// As any call to the metadata service.
@@ -137,7 +137,7 @@ impl ZoneFs {
     /// `throttle` at so many files a second at most, 0 for no bound. Goes on in the background.
     ///
     /// # Errors
-    /// `not-in-zone`, or `permission-denied` for other than administrators.
+    /// `not-in-zone`, or `permission-denied` for other than superusers.
     pub async fn start_reencryption(&self, path: &ZonePath, throttle: Option<u32>) -> Result<Reencryption, FsError> {
         let path = path.into();
         let request = pb::StartReencryptionRequest { path, throttle };
@@ -179,7 +179,7 @@ impl ZoneFs {
     /// Ends the re-encryption of a zone, if one is under way; files that were done stay so.
     ///
     /// # Errors
-    /// `not-in-zone`, or `permission-denied` for other than administrators.
+    /// `not-in-zone`, or `permission-denied` for other than superusers.
     pub async fn cancel_reencryption(&self, path: &ZonePath) -> Result<Reencryption, FsError> {
         let request = pb::CancelReencryptionRequest { path: path.into() };
         retry(Repeat::Harmless, || {

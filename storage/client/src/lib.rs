@@ -4,6 +4,8 @@
 //! block nodes store ciphertext. Here the bytes are sealed and opened, placed on the nodes and found again. A DEK
 //! lives only while a file is being opened: extent keys and the manifest's key are derived from it at once.
 
+mod acl;
+mod attributes;
 mod block_map;
 mod error;
 mod extent_writer;
@@ -20,6 +22,8 @@ mod values;
 mod writer;
 mod zone_fs;
 
+pub use acl::{Acl, AclChange, AclEntry, AclError, AclTag};
+pub use attributes::{Attributes, ZoneOptions};
 pub use error::{FsError, NodeTrouble};
 pub use jobs::{Job, JobAction, JobKind, JobState};
 pub use reader::FileReader;

@@ -51,6 +51,8 @@ impl Metadata {
         namespace.rename(RenameRequest) -> Stat;
         namespace.remove(RemoveRequest) -> RemoveResponse;
         namespace.set_attributes(SetAttributesRequest) -> Stat;
+        namespace.get_acl(GetAclRequest) -> Acl;
+        namespace.set_acl(SetAclRequest) -> Acl;
         files.create_file(CreateFileRequest) -> CreatedFile;
         files.add_blocks(AddBlocksRequest) -> WriteGrant;
         files.commit_file(CommitFileRequest) -> CommittedFile;

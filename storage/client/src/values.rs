@@ -58,6 +58,8 @@ pub struct Stat {
     pub zone_path: Option<ZonePath>,
     /// Whether it is that root.
     pub zone_root: bool,
+    /// Whether there are permissions beyond the mode.
+    pub has_acl: bool,
     /// Files only: the EZ key that wraps the EDEK.
     #[serde(serialize_with = "optional_text")]
     pub key_name: Option<KeyName>,
@@ -98,6 +100,7 @@ impl Stat {
                 .then(|| ZonePath::parse(&wire.zone_path))
                 .transpose()?,
             zone_root: wire.zone_root,
+            has_acl: wire.has_acl,
             key_name: is_file.then(|| wire.key_name.parse()).transpose()?,
             key_version: is_file.then_some(KeyVersion(wire.key_version)),
             data_suite: is_file.then(|| wire.data_suite.parse()).transpose()?,
@@ -131,6 +134,8 @@ pub struct Entry {
     pub zone_root: bool,
     /// Files only: blocks.
     pub blocks: u32,
+    /// Whether there are permissions beyond the mode.
+    pub has_acl: bool,
 }
 
 impl TryFrom<pb::Entry> for Entry {
@@ -150,6 +155,7 @@ impl TryFrom<pb::Entry> for Entry {
             file_id: wire.file_id.as_ref().try_into().map_err(FsError::metadata_answer)?,
             zone_root: wire.zone_root,
             blocks: wire.blocks,
+            has_acl: wire.has_acl,
         })
     }
 }
@@ -168,6 +174,7 @@ impl From<Stat> for Entry {
             file_id: stat.file_id,
             zone_root: stat.zone_root,
             blocks: stat.blocks,
+            has_acl: stat.has_acl,
         }
     }
 }
@@ -309,7 +316,7 @@ pub enum ReencryptionState {
     Completed,
     /// It waits to be resumed.
     Paused,
-    /// An administrator ended it.
+    /// A superuser ended it.
     Canceled,
 }
 
@@ -509,7 +516,7 @@ mod tests {
         let printed = serde_json::to_value(stat).expect("JSON");
         let expected = json!({
             "path": "/z/a", "kind": "file", "length": 5, "mode": 0o640, "owner": "alice", "group": "hr",
-            "mtime_ms": 7, "file_id": "ab".repeat(16), "zone_path": "/z", "zone_root": false, "key_name": "payroll",
+            "mtime_ms": 7, "file_id": "ab".repeat(16), "zone_path": "/z", "zone_root": false, "has_acl": false, "key_name": "payroll",
             "key_version": 3, "data_suite": "gcm", "blocks": 1, "blocks_in_deficit": 0,
         });
         assert_eq!(printed, expected);

@@ -1,9 +1,12 @@
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
 
 use strongroom_dataplane::{DataKey, Geometry};
 use strongroom_kms_unwrap::{Dek, UnwrapClient};
 use strongroom_proto::{
-    DataSuite, Edek, FrameSize, JobId, KeyName, KeyVersion, RequestId, ZoneId, ZonePath,
+    DataSuite, Edek, JobId, KeyName, KeyVersion, RequestId, ZoneId, ZonePath,
     metadata::v1 as pb,
     proof::SignedProof,
     transport::{Remotes, Repeat, TlsIdentity, UserName, retry},
@@ -11,7 +14,8 @@ use strongroom_proto::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    ClusterStatus, CreateOptions, Cursor, FileReader, FileWriter, FsError, Page, Stat, Zone, ZonePage,
+    Acl, AclChange, Attributes, ClusterStatus, CreateOptions, Cursor, FileReader, FileWriter, FsError, Page, Stat,
+    Zone, ZoneOptions, ZonePage,
     lease::{Grant, Lease},
     metadata::Metadata,
     nodes::Nodes,
@@ -20,6 +24,9 @@ use crate::{
 
 /// Blocks that all writers of one [`ZoneFs`] seal and store at once: at most 64 MiB of them.
 const BLOCKS_IN_FLIGHT: usize = 16;
+
+/// Permission bits that files and directories are made without unless the caller says otherwise, as in HDFS.
+const UMASK: u32 = 0o022;
 
 /// The zone filesystem as one user sees it. Cheap to clone; clones share connections.
 ///
@@ -35,6 +42,7 @@ struct Shared {
     metadata: Metadata,
     nodes: Nodes,
     blocks_in_flight: Arc<Semaphore>,
+    umask: AtomicU32,
 }
 
 impl std::fmt::Debug for ZoneFs {
@@ -53,6 +61,7 @@ impl ZoneFs {
                 metadata: Metadata::connect(metadata, &tls),
                 nodes: Nodes::new(tls),
                 blocks_in_flight: Arc::new(Semaphore::new(BLOCKS_IN_FLIGHT)),
+                umask: AtomicU32::new(UMASK),
             }),
         }
     }
@@ -60,6 +69,12 @@ impl ZoneFs {
     /// From now on asks the key service for every DEK by sealed delivery, also for keys that do not demand it.
     pub fn seal_always(&self) {
         self.shared.kms.seal_always();
+    }
+
+    /// From now on makes files and directories without these permission bits, at most 0o777, instead of 0o022; in a directory with a
+    /// default ACL that ACL takes their place.
+    pub fn set_umask(&self, umask: u32) {
+        self.shared.umask.store(umask & 0o777, Ordering::Relaxed);
     }
 
     /// Makes a directory; with `parents` also those above it, and none if it exists.
@@ -71,6 +86,7 @@ impl ZoneFs {
             path: path.into(),
             mode,
             parents,
+            umask: self.umask(),
             request_id: RequestId::generate().into(),
         };
         retry(Repeat::Harmless, || self.metadata().make_directory(request.clone()))
@@ -140,23 +156,49 @@ impl ZoneFs {
         }
     }
 
-    /// Sets permission bits and modification time (milliseconds since the Unix epoch), each if it is given.
+    /// Sets what is given of mode, time, owner and group, all or nothing.
     ///
     /// # Errors
-    /// `not-found`.
-    pub async fn set_attributes(
-        &self,
-        path: &ZonePath,
-        mode: Option<u32>,
-        mtime_ms: Option<u64>,
-    ) -> Result<Stat, FsError> {
+    /// `not-found`; `permission-denied`: the mode is the owner's to set, an owner a superuser's, and a group may be given by an owner
+    /// who is in it.
+    pub async fn set_attributes(&self, path: &ZonePath, wanted: &Attributes) -> Result<Stat, FsError> {
         let request = pb::SetAttributesRequest {
             path: path.into(),
-            mode,
-            mtime_ms,
+            mode: wanted.mode,
+            mtime_ms: wanted.mtime_ms,
+            owner: text(wanted.owner.as_ref()),
+            group: text(wanted.group.as_ref()),
             request_id: RequestId::generate().into(),
         };
         retry(Repeat::Harmless, || self.metadata().set_attributes(request.clone()))
+            .await?
+            .try_into()
+    }
+
+    /// The ACL at a path.
+    ///
+    /// # Errors
+    /// `not-found` or `permission-denied`.
+    pub async fn acl(&self, path: &ZonePath) -> Result<Acl, FsError> {
+        let request = pb::GetAclRequest { path: path.into() };
+        retry(Repeat::Harmless, || self.metadata().get_acl(request.clone()))
+            .await?
+            .try_into()
+    }
+
+    /// Changes the ACL at a path; answers with what it is then.
+    ///
+    /// # Errors
+    /// `not-found`; `permission-denied` for other than its owner; `invalid-argument` for an ACL that breaks a rule.
+    pub async fn set_acl(&self, path: &ZonePath, change: &AclChange) -> Result<Acl, FsError> {
+        let (kind, entries) = change.wire();
+        let request = pb::SetAclRequest {
+            path: path.into(),
+            change: kind.into(),
+            entries,
+            request_id: RequestId::generate().into(),
+        };
+        retry(Repeat::Harmless, || self.metadata().set_acl(request.clone()))
             .await?
             .try_into()
     }
@@ -171,6 +213,7 @@ impl ZoneFs {
             path: path.into(),
             mode: options.mode,
             overwrite: options.overwrite,
+            umask: self.umask(),
             request_id: RequestId::generate().into(),
         };
         let created = retry(Repeat::Harmless, || self.metadata().create_file(request.clone())).await?;
@@ -236,16 +279,18 @@ impl ZoneFs {
         FileReader::new(self.clone(), opening, &DataKey::new(dek.expose_256()?))
     }
 
-    /// Makes an empty directory the root of a zone under an EZ key, whose files are sealed in frames of `frame`.
+    /// Makes an empty directory the root of a zone under an EZ key.
     ///
     /// # Errors
-    /// `not-empty`, `already-zone`, `key-not-found`, or `permission-denied` for other than administrators.
-    pub async fn create_zone(&self, path: &ZonePath, key: &KeyName, frame: FrameSize) -> Result<Zone, FsError> {
+    /// `not-empty`, `already-zone`, `key-not-found`, or `permission-denied` for other than superusers.
+    pub async fn create_zone(&self, path: &ZonePath, key: &KeyName, options: &ZoneOptions) -> Result<Zone, FsError> {
         let request = pb::CreateZoneRequest {
             path: path.into(),
             key_name: key.as_str().to_owned(),
             data_suite: DataSuite::Gcm.as_str().to_owned(),
-            frame_bytes: frame.bytes(),
+            frame_bytes: options.frame.bytes(),
+            owner: text(options.owner.as_ref()),
+            group: text(options.group.as_ref()),
             request_id: RequestId::generate().into(),
         };
         retry(Repeat::Harmless, || self.metadata().create_zone(request.clone()))
@@ -282,7 +327,7 @@ impl ZoneFs {
     ///
     /// # Errors
     /// `key-in-use` while files stand in the way or `through` is the key's newest version; `not-in-zone`,
-    /// `permission-denied` for other than administrators.
+    /// `permission-denied` for other than superusers.
     pub async fn prove_zone(&self, path: &ZonePath, through: KeyVersion) -> Result<SignedProof, FsError> {
         self.proof(pb::ProveZoneRequest {
             path: path.into(),
@@ -325,6 +370,10 @@ impl ZoneFs {
         retry(Repeat::Harmless, || self.metadata().get_cluster_status(request))
             .await?
             .try_into()
+    }
+
+    fn umask(&self) -> u32 {
+        self.shared.umask.load(Ordering::Relaxed)
     }
 
     pub(crate) fn metadata(&self) -> &Metadata {
@@ -404,4 +453,9 @@ impl ZoneFs {
             failure,
         })
     }
+}
+
+/// Empty for what is not given.
+fn text(value: Option<&impl ToString>) -> String {
+    value.map(ToString::to_string).unwrap_or_default()
 }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use strongroom_kv::StoreConfig;
 use strongroom_proto::{
     config::{self, ConfigError},
+    groups::GroupName,
     transport::{Remotes, TlsFiles, UserName},
 };
 
@@ -27,9 +28,15 @@ pub struct Config {
     pub store: StoreConfig,
     /// The key service.
     pub kms: Remotes,
-    /// Users who may make zones and re-encrypt them.
-    #[serde(deserialize_with = "users")]
-    pub administrators: Vec<UserName>,
+    /// Users whom no permission of the namespace stops, and who alone may make zones and re-encrypt them. The first owns the root
+    /// directory when a namespace begins.
+    pub superusers: Vec<UserName>,
+    /// The group whose members are superusers, too.
+    #[serde(default = "supergroup", deserialize_with = "group")]
+    pub supergroup: GroupName,
+    /// Who is in which group, `group = ["user", "user"]`; the key service reads the same. Without it nobody is in any.
+    #[serde(default)]
+    pub groups: Option<PathBuf>,
     /// Numbers with defaults.
     #[serde(default)]
     pub settings: Settings,
@@ -96,10 +103,12 @@ impl Config {
         config::load(path, "metadata.sample.toml", |config: Self, base| {
             match config.settings.broken_rule() {
                 Some(rule) => Err(rule),
+                None if config.superusers.is_empty() => Err("superusers must name at least one user"),
                 None => Ok(Self {
                     tls: config.tls.relative_to(base),
                     data_dir: base.join(&config.data_dir),
                     store: config.store.relative_to(base),
+                    groups: config.groups.map(|groups| base.join(groups)),
                     ..config
                 }),
             }
@@ -158,11 +167,15 @@ impl Settings {
     }
 }
 
-fn users<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<UserName>, D::Error> {
-    Vec::<String>::deserialize(deserializer)?
-        .iter()
-        .map(|name| name.parse().map_err(serde::de::Error::custom))
-        .collect()
+/// HDFS' name for it.
+fn supergroup() -> GroupName {
+    "supergroup".parse().expect("a valid name")
+}
+
+fn group<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<GroupName, D::Error> {
+    String::deserialize(deserializer)?
+        .parse()
+        .map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]
@@ -175,7 +188,8 @@ mod tests {
         let config = Config::load(&path).expect("the sample is valid");
         assert_eq!(config.settings, Settings::default());
         assert!(config.data_dir.is_absolute() && config.tls.ca.is_absolute());
-        assert_eq!(config.administrators.len(), 1);
+        assert_eq!((config.superusers.len(), config.supergroup), (1, supergroup()));
+        assert!(config.groups.is_some_and(|groups| groups.is_absolute()));
         assert!(
             matches!(&config.store, StoreConfig::Postgres(store) if store.url_file.is_absolute()),
             "the sample shows the table of the key service"
@@ -193,6 +207,8 @@ mod tests {
             ("min_replicas = 2", "min_replicas = 4", "settings.min_replicas"),
             ("[settings]", "[settings]\nnonsense = 1", "is not valid"),
             ("[\"fsadmin\"]", "[\"a/b\"]", "is not valid"),
+            ("[\"fsadmin\"]", "[]", "at least one"),
+            ("\"supergroup\"", "\"\"", "is not valid"),
         ] {
             let path = dir.path().join("metadata.toml");
             assert!(sample.contains(from), "the sample lacks {from}");

@@ -13,6 +13,7 @@ use tokio::{sync::Notify, task::JoinSet, time::sleep};
 
 use crate::{
     answers,
+    authority::Authority,
     clock::Clock,
     cluster::{Cluster, gone::Passes, repair::Rounds},
     config::Settings,
@@ -66,7 +67,7 @@ pub(crate) struct Core<S, E> {
     pub(crate) source: Arc<E>,
     pub(crate) clock: Clock,
     pub(crate) settings: Settings,
-    pub(crate) administrators: Vec<UserName>,
+    pub(crate) authority: Authority,
     /// Signs proofs.
     pub(crate) identity: Arc<TlsIdentity>,
     pub(crate) stock: Stock<E>,
@@ -84,12 +85,13 @@ impl<S: Store, E: EdekSource> Core<S, E> {
         signer: Signer,
         clock: Clock,
         settings: Settings,
-        administrators: Vec<UserName>,
+        authority: Authority,
         identity: Arc<TlsIdentity>,
     ) -> Result<Self, OpenError> {
         let source = Arc::new(source);
         let now_ms = clock.now_ms();
-        let format = transact!(&store, [], |txn| prepare(txn, now_ms)).await?;
+        let root = authority.root();
+        let format = transact!(&store, [root], |txn| prepare(txn, root, now_ms)).await?;
         let Some(format) = format else {
             let is_import = access::import(&mut store.begin().await.map_err(MetadataError::from)?).await?;
             return Err(is_import.map_or(OpenError::Foreign, |_| OpenError::Importing));
@@ -109,7 +111,7 @@ impl<S: Store, E: EdekSource> Core<S, E> {
             source,
             clock,
             settings,
-            administrators,
+            authority,
             identity,
             work: Notify::new(),
         };
@@ -122,6 +124,7 @@ impl<S: Store, E: EdekSource> Core<S, E> {
         let mut tasks = JoinSet::new();
         tasks.spawn(warm(Arc::clone(self)));
         tasks.spawn(forget_stocks(Arc::clone(self)));
+        tasks.spawn(self.authority.follow());
         tasks.spawn(look_for_rolls(Arc::clone(self)));
         tasks.spawn(on_duty(Arc::clone(self)));
         tasks
@@ -139,8 +142,8 @@ impl<S: Store, E: EdekSource> Core<S, E> {
         tasks
     }
 
-    pub(crate) fn is_administrator(&self, user: &UserName) -> bool {
-        self.administrators.contains(user)
+    pub(crate) fn is_superuser(&self, user: &UserName) -> bool {
+        self.authority.caller(user.clone()).superuser
     }
 
     /// Where a node is. One that has reported, but not to this instance, is in the store.
@@ -178,7 +181,11 @@ const fn remedy(format: u32) -> &'static str {
 
 /// Says the store's format, after giving an empty store the format of this version and its root; none if it holds
 /// something else.
-async fn prepare(txn: &mut impl Txn, now_ms: u64) -> Result<Option<u32>, MetadataError> {
+async fn prepare(
+    txn: &mut impl Txn,
+    (owner, group): (String, String),
+    now_ms: u64,
+) -> Result<Option<u32>, MetadataError> {
     if let Some(format) = txn.get(&keys::format()).await? {
         let format = <[u8; 4]>::try_from(format.as_ref()).map_err(|_| MetadataError::Corrupt { what: "format" })?;
         return Ok(Some(u32::from_be_bytes(format)));
@@ -189,7 +196,8 @@ async fn prepare(txn: &mut impl Txn, now_ms: u64) -> Result<Option<u32>, Metadat
     let root = records::Entry {
         id: ROOT.into(),
         mode: 0o755,
-        owner: "root".to_owned(),
+        owner,
+        group,
         mtime_ms: now_ms,
         ..records::Entry::default()
     };

@@ -5,6 +5,8 @@ use strongroom_proto::{
     Failure, FileId, JobId, KeyName, KeyVersion, ParseError, Reason, ZonePath, transport::UserName,
 };
 
+use crate::namespace::permission::Forbidden;
+
 /// Why an operation on the namespace, a file, a zone or the cluster fails. Messages name the thing and the way out.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum MetadataError {
@@ -41,6 +43,12 @@ pub enum MetadataError {
         /// Who may.
         remedy: &'static str,
     },
+    /// The caller lacks a permission in the namespace.
+    #[error(transparent)]
+    Forbidden(Box<Forbidden>),
+    /// A path that is the service's own.
+    #[error("{0} is reserved; choose another path")]
+    Reserved(ZonePath),
     /// Nothing at a path.
     #[error("cannot find {0}")]
     NotFound(ZonePath),
@@ -210,7 +218,7 @@ impl MetadataError {
             Self::Store(error) => store_reason(error),
             Self::Corrupt { .. } => Reason::StoreFailed,
             Self::Remote(failure) => failure.reason,
-            Self::Denied { .. } => Reason::PermissionDenied,
+            Self::Denied { .. } | Self::Forbidden(_) | Self::Reserved(_) => Reason::PermissionDenied,
             Self::NotFound(_) | Self::NoSuchFile(_) | Self::NoSuchJob(_) | Self::Replaced(_) => Reason::NotFound,
             Self::Exists(_) => Reason::AlreadyExists,
             Self::NotADirectory(_) | Self::ZoneOnFile(_) => Reason::NotADirectory,

@@ -13,6 +13,7 @@
 
 mod answers;
 mod api;
+mod authority;
 mod clock;
 mod cluster;
 mod config;
@@ -30,6 +31,7 @@ mod schema;
 mod service;
 mod zones;
 
+pub use authority::Authority;
 pub use clock::Clock;
 pub use cluster::key::KeyError;
 pub use config::{Config, Settings};

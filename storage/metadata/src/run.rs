@@ -4,10 +4,13 @@ use std::{io, os::unix::fs::DirBuilderExt, path::Path, path::PathBuf, sync::Arc,
 
 use strongroom_kms_mint::MintClient;
 use strongroom_kv::{AnyOpenError, AnyStore};
-use strongroom_proto::transport::{ServeError, TlsError, TlsIdentity, bind, serve};
+use strongroom_proto::{
+    groups::GroupsError,
+    transport::{ServeError, TlsError, TlsIdentity, bind, serve},
+};
 use tokio::task::{JoinError, JoinSet};
 
-use crate::{Clock, Config, Service, StartError, core::STORE_FILE};
+use crate::{Authority, Clock, Config, Service, StartError, core::STORE_FILE};
 
 /// Why the metadata service does not run, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +27,9 @@ pub enum RunError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The groups file cannot be used.
+    #[error(transparent)]
+    Groups(#[from] GroupsError),
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] AnyOpenError),
@@ -49,6 +55,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
         path: config.data_dir.clone(),
         source,
     })?;
+    let authority = Authority::load(config.superusers, config.supergroup, config.groups.as_deref())?;
     let listener = bind(config.listen).await?;
     let store = AnyStore::open(&config.store, &config.data_dir.join(STORE_FILE)).await?;
     let service = Service::open(
@@ -57,7 +64,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
         &config.data_dir,
         Clock::system(),
         config.settings,
-        config.administrators,
+        authority,
         Arc::clone(&tls),
     )
     .await?;

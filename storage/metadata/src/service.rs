@@ -3,16 +3,14 @@
 use std::{path::Path, sync::Arc};
 
 use strongroom_kv::Store;
-use strongroom_proto::{
-    FILE_DESCRIPTOR_SET,
-    transport::{TlsIdentity, UserName},
-};
+use strongroom_proto::{FILE_DESCRIPTOR_SET, transport::TlsIdentity};
 use tokio::task::JoinSet;
 use tonic::service::{Routes, RoutesBuilder};
 use tonic_health::ServingStatus;
 
 use crate::{
     api,
+    authority::Authority,
     clock::Clock,
     cluster::key::{KeyError, load_or_make},
     config::Settings,
@@ -61,11 +59,11 @@ impl<S: Store, E: EdekSource> Service<S, E> {
         data_dir: &Path,
         clock: Clock,
         settings: Settings,
-        administrators: Vec<UserName>,
+        authority: Authority,
         identity: Arc<TlsIdentity>,
     ) -> Result<Self, StartError> {
         let signer = load_or_make(data_dir)?;
-        let core = Core::open(store, source, signer, clock, settings, administrators, identity).await?;
+        let core = Core::open(store, source, signer, clock, settings, authority, identity).await?;
         Ok(Self { core: Arc::new(core) })
     }
 

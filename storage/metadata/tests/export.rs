@@ -44,7 +44,9 @@ impl Place {
             data_dir: self.path(data_dir),
             store,
             kms: "127.0.0.1:1".parse().expect("an address"),
-            administrators: Vec::new(),
+            superusers: Vec::new(),
+            supergroup: "supergroup".parse().expect("valid"),
+            groups: None,
             settings: Settings::default(),
         }
     }

@@ -132,7 +132,7 @@ async fn one_writer_at_a_time() {
         Reason::PermissionDenied,
         &["user bob"],
     );
-    assert_eq!(recover(&world, "fsadmin").await.expect("administrators may"), "alice");
+    assert_eq!(recover(&world, "fsadmin").await.expect("superusers may"), "alice");
     assert_eq!(recover(&world, "bob").await.expect("nothing to do"), "");
     let late = world.commit(more(&file, &grant, 10)).await.expect_err("taken");
     check(&late, Reason::LeaseLost, &["recovered"]);

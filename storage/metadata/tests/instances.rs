@@ -78,6 +78,7 @@ async fn a_request_that_comes_again_is_answered_and_not_carried_out_twice() {
         mode: 0o700,
         parents: false,
         request_id: id(),
+        umask: 0,
     };
     let made = here.make_directory(make.clone()).await.expect("made").into_inner();
     let again = there.make_directory(make.clone()).await.expect("known").into_inner();
@@ -112,6 +113,7 @@ async fn a_request_that_comes_again_is_answered_and_not_carried_out_twice() {
         mode: 0o600,
         overwrite: false,
         request_id: id(),
+        umask: 0,
     };
     let created = writer.create_file(create.clone()).await.expect("created").into_inner();
     let again = beside.create_file(create).await.expect("known").into_inner();

@@ -63,7 +63,7 @@ async fn every_edek_of_a_zone_moves_to_the_newest_version_and_no_block_is_touche
 }
 
 #[tokio::test]
-async fn only_administrators_start_it_and_only_on_the_root_of_a_zone() {
+async fn only_superusers_start_it_and_only_on_the_root_of_a_zone() {
     let world = World::start().await;
     world.zone("/z", "payroll").await;
     world.mkdir("/z/d").await;

@@ -171,7 +171,9 @@ fn config(pki: &Pki, dir: &TempDir) -> Config {
         data_dir: dir.path().join("metadata"),
         store: StoreConfig::default(),
         kms: free().to_string().parse().expect("an address"),
-        administrators: vec!["fsadmin".parse().expect("valid")],
+        superusers: vec!["fsadmin".parse().expect("valid")],
+        supergroup: "supergroup".parse().expect("valid"),
+        groups: None,
         settings: Settings {
             mint_wait_ms: 300,
             ..Settings::default()

@@ -26,7 +26,7 @@ async fn zone_creation_checks_in_hdfs_order() {
     };
     // Each request breaks its own rule and all that come after it.
     let failure = refused(world.user("alice").zones.create_zone(ask("/no", "")).await);
-    check(&failure, Reason::PermissionDenied, &["user alice", "administrators"]);
+    check(&failure, Reason::PermissionDenied, &["user alice", "superusers"]);
     let mut zones = world.user("fsadmin").zones;
     for (path, key, reason, words) in [
         ("/no", "", Reason::InvalidArgument, "must specify a key name"),

@@ -6,6 +6,7 @@ use serde_json::Value;
 use strongroom_tests::{Cli, Dev, Outcome};
 
 /// How the manual's description of a stat starts, that of `du` starting alike.
+const ACL: &str = "path\",\"owner";
 const STAT: &str = "path\",\"kind";
 /// How the manual's key begins.
 const KEY: &str = "name\",\"suite";
@@ -74,8 +75,12 @@ fn every_command_prints_the_json_of_the_manual() {
     json(&cli, "key show payroll", KEY);
     json(&cli, "key list", KEY);
     json(&cli, "key versions payroll", "version\",\"state");
-    json(&cli, "fs mkdir /zone", STAT);
-    let zone = json(&cli, "zone create /zone --key payroll --frame-size 4KiB", "zone_id");
+    json(&cli.as_user("fsadmin"), "fs mkdir /zone", STAT);
+    let zone = json(
+        &cli,
+        "zone create /zone --key payroll --frame-size 4KiB --owner alice",
+        "zone_id",
+    );
     assert_eq!(zone["frame_bytes"], 4096);
     assert_eq!(json(&cli, &format!("fs put {local} /zone/a"), "files")["files"], 1);
     assert_eq!(json(&cli, "fs ls /zone", "name\",\"path")["length"], 10);
@@ -86,6 +91,13 @@ fn every_command_prints_the_json_of_the_manual() {
     );
     assert_eq!(json(&cli, "fs truncate --length 10 /zone/a", STAT)["length"], 10);
     json(&cli, "fs recover /zone/a", "path\",\"writer");
+    assert_eq!(json(&cli, "fs chmod 640 /zone/a", STAT)["mode"], 0o640);
+    let admin = cli.as_user("fsadmin");
+    assert_eq!(json(&admin, "fs chown alice:hr /zone/a", STAT)["group"], "hr");
+    assert_eq!(json(&admin, "fs chgrp it /zone/a", STAT)["group"], "it");
+    let acl = json(&cli, "fs setfacl -m user:guest:r--,mask::r-- /zone/a", ACL);
+    assert_eq!(acl["acl"][1], "user:guest:r--");
+    assert_eq!(json(&cli, "fs getfacl /zone/a", ACL), acl);
     json(&cli, "fs mv /zone/a /zone/b", STAT);
     assert_eq!(json(&cli, "fs du /zone", "path\",\"files")["bytes"], 10);
     assert_eq!(
@@ -127,7 +139,7 @@ fn every_command_prints_the_json_of_the_manual() {
     cli.line("key delete payroll --version 0")
         .fails(8, &["zone proof --zone-id", "cancel-delete payroll --version 0"]);
     json(&cli, "key cancel-delete payroll --version 0", KEY);
-    assert_eq!(json(&cli, "fs rm /zone/b", "removed")["removed"], "/zone/b");
+    assert_eq!(json(&cli, "fs rm /zone/b", "removed\",\"job_id")["removed"], "/zone/b");
     let status = json(&cli, "status", "nodes");
     assert_eq!(status["nodes"].as_array().map(Vec::len), Some(3));
     let error: Value = serde_json::from_str(&cli.line("--json fs stat /zone/b").fails(3, &[])).expect("JSON");

@@ -34,7 +34,7 @@ fn a_key_is_made_used_rolled_disabled_and_its_old_version_deleted_on_proof() {
     dev.cli().line("key alias set wages payroll").ok();
     assert_eq!(json(&dev, "key show wages")["name"], "payroll");
     dev.cli().as_user("fsadmin").line("fs mkdir /payroll").ok();
-    dev.cli().line("zone create /payroll --key payroll").ok();
+    dev.cli().line("zone create /payroll --key payroll --owner alice").ok();
     put(&dev, "/payroll/old", "made before the roll");
     assert_eq!(json(&dev, "key roll wages")["current_version"], 1);
 

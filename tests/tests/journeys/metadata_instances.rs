@@ -11,8 +11,8 @@ use std::{
 };
 
 use rustix::process::Signal;
-use strongroom_fs::{CreateOptions, FsError, ZoneFs};
-use strongroom_proto::{Failure, FrameSize, Reason, ZonePath};
+use strongroom_fs::{CreateOptions, FsError, ZoneFs, ZoneOptions};
+use strongroom_proto::{Failure, Reason, ZonePath};
 use strongroom_tests::{KmsSite, MetadataSite, RoleProcess, create_key, until_async};
 
 use crate::cluster::Cluster;
@@ -152,10 +152,11 @@ async fn clients_go_on_with_another_service_and_nothing_is_done_twice() {
     .await;
     admin.make_directory(&path("/z"), 0o755, true).await.expect("made");
     let key = "payroll".parse().expect("a name");
-    admin
-        .create_zone(&path("/z"), &key, FrameSize::default())
-        .await
-        .expect("a zone");
+    let options = ZoneOptions {
+        owner: Some("alice".parse().expect("a user")),
+        ..ZoneOptions::default()
+    };
+    admin.create_zone(&path("/z"), &key, &options).await.expect("a zone");
     write(&alice, "/z/first").await.expect("nodes report to both");
 
     let stop = Arc::new(AtomicBool::new(false));

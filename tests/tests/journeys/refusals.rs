@@ -130,10 +130,11 @@ fn zones_are_made_of_empty_directories_and_known_keys_only() {
     let zone = dev.zone("payroll");
     let cli = dev.cli();
     cli.line("zone create /none --key payroll").fails(3, &["/none"]);
-    cli.line("fs mkdir -p /full/inner").ok();
+    let admin = cli.as_user("fsadmin");
+    admin.line("fs mkdir -p /full/inner").ok();
     cli.line("zone create /full --key payroll")
         .fails(8, &["/full", "non-empty directory", "make a new, empty directory"]);
-    cli.line("fs mkdir /other").ok();
+    admin.line("fs mkdir --mode 777 /other").ok();
     cli.line("zone create /other --key absent")
         .fails(3, &["key absent does not exist"]);
     cli.line(&format!("zone create {zone} --key payroll"))

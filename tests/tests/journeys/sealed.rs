@@ -51,7 +51,7 @@ fn file_keys_come_sealed_where_that_is_asked_for_or_demanded() {
 
     dev.cli().line("key create strict --sealed-required").ok();
     dev.cli().as_user("fsadmin").line("fs mkdir /strict").ok();
-    dev.cli().line("zone create /strict --key strict").ok();
+    dev.cli().line("zone create /strict --key strict --owner alice").ok();
     dev.cli().run(["fs", "put", file, "/strict/a"]).ok();
     assert_eq!(dev.cli().run(["fs", "cat", "/strict/a"]).text(), "alice,1000\n");
     let sealed = deliveries(&dev, "strict");

@@ -66,7 +66,7 @@ fn name(entry: &Entry) -> String {
 fn long_line(entry: &Entry) -> String {
     let zone = if entry.zone_root { "  (zone)" } else { "" };
     format!(
-        "{}  {:<12} {:<12} {:>14}  {}  {}{zone}",
+        "{} {:<12} {:<12} {:>14}  {}  {}{zone}",
         mode_text(entry),
         entry.owner,
         entry.group,
@@ -76,12 +76,23 @@ fn long_line(entry: &Entry) -> String {
     )
 }
 
-/// As `ls -l` writes it, for example `drwxr-x---`.
+/// As `ls -l` writes it, for example `drwxr-x---+`; the sign says that there is an ACL.
 fn mode_text(entry: &Entry) -> String {
     let kind = if entry.kind == FileKind::Directory { 'd' } else { '-' };
     let bits = (0..9).map(|bit| {
         let set = entry.mode & (0o400 >> bit) != 0;
-        if set { ['r', 'w', 'x'][bit % 3] } else { '-' }
+        match (set, bit) {
+            (_, 8) if entry.mode & 0o1000 != 0 => {
+                if set {
+                    't'
+                } else {
+                    'T'
+                }
+            }
+            (true, _) => ['r', 'w', 'x'][bit % 3],
+            (false, _) => '-',
+        }
     });
-    std::iter::once(kind).chain(bits).collect()
+    let acl = if entry.has_acl { '+' } else { ' ' };
+    std::iter::once(kind).chain(bits).chain([acl]).collect()
 }

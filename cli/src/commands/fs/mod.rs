@@ -1,5 +1,7 @@
 //! `strongroom fs …`: files and directories.
 
+mod acl;
+mod attributes;
 mod cat;
 mod du;
 mod get;
@@ -9,7 +11,7 @@ mod mv;
 mod put;
 mod simple;
 
-use strongroom_fs::{Cursor, Entry, FsError, Stat, ZoneFs};
+use strongroom_fs::{Attributes, Cursor, Entry, FsError, Stat, ZoneFs};
 use strongroom_proto::{Reason, ZonePath};
 
 use super::session::Session;
@@ -32,6 +34,38 @@ pub(super) async fn run(session: &Session, command: FsCommand, output: Output) -
         FsCommand::Stat { paths } => simple::stat(&fs, &parse_all(&paths)?, output).await,
         FsCommand::Mv { from, to, force } => mv::run(&fs, &from, &to, force, output).await,
         FsCommand::Rm { paths, recursive } => simple::rm(&fs, &parse_all(&paths)?, recursive, output).await,
+        FsCommand::Chmod { mode, paths, recursive } => {
+            let wanted = Attributes {
+                mode: Some(mode),
+                ..Attributes::default()
+            };
+            attributes::run(&fs, &parse_all(&paths)?, &wanted, recursive, output).await
+        }
+        FsCommand::Chown {
+            owner,
+            paths,
+            recursive,
+        } => {
+            let wanted = Attributes {
+                owner: owner.user,
+                group: owner.group,
+                ..Attributes::default()
+            };
+            attributes::run(&fs, &parse_all(&paths)?, &wanted, recursive, output).await
+        }
+        FsCommand::Chgrp {
+            group,
+            paths,
+            recursive,
+        } => {
+            let wanted = Attributes {
+                group: Some(group),
+                ..Attributes::default()
+            };
+            attributes::run(&fs, &parse_all(&paths)?, &wanted, recursive, output).await
+        }
+        FsCommand::Getfacl { paths } => acl::show(&fs, &parse_all(&paths)?, output).await,
+        FsCommand::Setfacl(args) => acl::set(&fs, args, output).await,
         FsCommand::Du { paths } => du::run(&fs, &parse_all(&paths)?, output).await,
     }
 }

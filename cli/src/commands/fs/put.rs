@@ -3,10 +3,13 @@
 use std::{
     io::{self, Read as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use strongroom_fs::{CreateOptions, FileKind, FileWriter, FsError, ZoneFs};
+use strongroom_fs::{Attributes, CreateOptions, FileKind, FileWriter, FsError, ZoneFs};
 use strongroom_proto::{Reason, ZonePath};
 use tokio::sync::mpsc;
 
@@ -53,6 +56,9 @@ struct Root {
     remote: ZonePath,
 }
 
+/// What an owner needs to fill a directory.
+const OWNER_ALL: u32 = 0o700;
+
 /// A directory that was made and still lacks its mode and time.
 struct Directory {
     local: PathBuf,
@@ -60,6 +66,8 @@ struct Directory {
     mode: u32,
     mtime_ms: u64,
     depth: usize,
+    /// Whether it was made here; one that was there before keeps its mode and time.
+    made: AtomicBool,
 }
 
 struct Put {
@@ -136,8 +144,7 @@ impl Put {
     async fn make_directories(&self, directories: &Arc<Vec<Directory>>) -> Result<(), Error> {
         // The first directory is made alone: if that is refused, so is all else, and it says why.
         if let Some(first) = directories.first() {
-            let made = self.fs.make_directory(&first.remote, first.mode, true).await;
-            made.map_err(not_made)?;
+            make(&self.fs, first).await.map_err(not_made)?;
         }
         let mut pool = Pool::new(self.jobs);
         let mut depth = 0;
@@ -148,11 +155,9 @@ impl Put {
             }
             let (fs, report, directories) = (Arc::clone(&self.fs), Arc::clone(&self.report), Arc::clone(directories));
             let task = async move {
-                let Directory {
-                    local, remote, mode, ..
-                } = &directories[index];
-                if let Err(error) = fs.make_directory(remote, *mode, true).await {
-                    report.fail(&local.display().to_string(), &not_made(error));
+                let directory = &directories[index];
+                if let Err(error) = make(&fs, directory).await {
+                    report.fail(&directory.local.display().to_string(), &not_made(error));
                 }
             };
             pool.spawn(task).await;
@@ -202,11 +207,8 @@ impl Put {
             let (fs, report, directories) = (Arc::clone(&self.fs), Arc::clone(&self.report), Arc::clone(directories));
             let task = async move {
                 let directory = &directories[index];
-                let set = fs
-                    .set_attributes(&directory.remote, Some(directory.mode), Some(directory.mtime_ms))
-                    .await;
-                match set {
-                    Ok(_) => report.directory_done(),
+                match finish(&fs, directory).await {
+                    Ok(()) => report.directory_done(),
                     Err(error) => report.fail(&directory.local.display().to_string(), &error.into()),
                 }
             };
@@ -245,6 +247,37 @@ fn not_made(error: FsError) -> Error {
     }
 }
 
+/// Makes a directory that we may fill, and those above it. One that is there is taken as it is.
+async fn make(fs: &ZoneFs, directory: &Directory) -> Result<(), FsError> {
+    let (remote, mode) = (&directory.remote, directory.mode | OWNER_ALL);
+    let mut made = fs.make_directory(remote, mode, false).await;
+    if matches!(&made, Err(error) if error.reason() == Reason::NotFound) {
+        made = fs.make_directory(remote, mode, true).await;
+    }
+    match made {
+        Ok(_) => directory.made.store(true, Ordering::Relaxed),
+        // Says what is there if it is no directory.
+        Err(error) if error.reason() == Reason::AlreadyExists => {
+            fs.make_directory(remote, mode, true).await?;
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// Gives a directory its time, and its mode if that would have kept us out.
+async fn finish(fs: &ZoneFs, directory: &Directory) -> Result<(), FsError> {
+    if !directory.made.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let wanted = Attributes {
+        mode: Some(directory.mode).filter(|mode| mode & OWNER_ALL != OWNER_ALL),
+        mtime_ms: Some(directory.mtime_ms),
+        ..Attributes::default()
+    };
+    fs.set_attributes(&directory.remote, &wanted).await.map(drop)
+}
+
 /// Why standard input is not stored.
 fn not_piped(error: FsError) -> Error {
     if error.reason() == Reason::IsADirectory {
@@ -270,6 +303,7 @@ fn note_found(found: Found, report: &Report, skip_special: bool) -> Option<Direc
                 mode,
                 mtime_ms,
                 depth,
+                made: AtomicBool::new(false),
             });
         }
         Found::File { bytes, .. } => report.expect(bytes),

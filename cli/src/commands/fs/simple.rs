@@ -10,14 +10,18 @@ use crate::{
     output::{Output, one_line, time_text},
 };
 
-/// Makes directories.
+/// Makes directories, with exactly the permission bits that are given.
 pub(super) async fn mkdir(
     fs: &ZoneFs,
     paths: &[ZonePath],
-    mode: u32,
+    mode: Option<u32>,
     parents: bool,
     output: Output,
 ) -> Result<(), Error> {
+    if mode.is_some() {
+        fs.set_umask(0);
+    }
+    let mode = mode.unwrap_or(0o777);
     for_each(paths, output, async |path| {
         let stat = fs.make_directory(path, mode, parents).await?;
         output.result(&stat, String::new)

@@ -7,7 +7,7 @@ use strongroom_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Api, user};
+use super::Api;
 use crate::{
     cluster::{commands::Work, nodes::Report, replicas},
     error::MetadataError,
@@ -46,7 +46,7 @@ impl<S: Store, E: EdekSource> Cluster for Api<S, E> {
         &self,
         request: Request<pb::GetClusterStatusRequest>,
     ) -> Result<Response<pb::ClusterStatus>, Status> {
-        user(&request, "look at the cluster")?;
+        self.caller(&request, "look at the cluster")?;
         let view = &mut self.core.store.snapshot().await.map_err(MetadataError::from)?;
         Ok(Response::new(pb::ClusterStatus {
             nodes: self.core.cluster.nodes.status(self.core.clock.now_ms()),

@@ -5,7 +5,7 @@ use strongroom_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Api, file_id, mode, parse, user};
+use super::{Api, file_id, new_mode, parse};
 use crate::{
     error::MetadataError,
     files::{
@@ -23,34 +23,34 @@ use crate::{
 #[tonic::async_trait]
 impl<S: Store, E: EdekSource> Files for Api<S, E> {
     async fn create_file(&self, request: Request<pb::CreateFileRequest>) -> Result<Response<pb::CreatedFile>, Status> {
-        let owner = user(&request, "create files")?;
+        let who = self.caller(&request, "create files")?;
         let asked = request.into_inner();
         let creation = Creation {
-            call: self.call("create_file", &owner, &asked.request_id, &asked)?,
+            call: self.call("create_file", &who.name, &asked.request_id, &asked)?,
             path: parse(&asked.path)?,
-            mode: mode(asked.mode)?,
+            mode: new_mode(asked.mode, asked.umask)?,
             overwrite: asked.overwrite,
-            owner,
+            who,
         };
         Ok(Response::new(create(&self.core, creation).await?))
     }
 
     async fn add_blocks(&self, request: Request<pb::AddBlocksRequest>) -> Result<Response<pb::WriteGrant>, Status> {
-        let owner = user(&request, "add blocks")?;
+        let who = self.caller(&request, "add blocks")?;
         let asked = request.into_inner();
         let file = file_id(&asked.file_id)?;
         let extent = extent_id(&asked.extent_id)?;
         let report = Report::parse(&self.core, file, extent, asked.first_index, &asked.blocks).await?;
-        Ok(Response::new(blocks::add(&self.core, file, &owner, report).await?))
+        Ok(Response::new(blocks::add(&self.core, file, &who.name, report).await?))
     }
 
     async fn commit_file(
         &self,
         request: Request<pb::CommitFileRequest>,
     ) -> Result<Response<pb::CommittedFile>, Status> {
-        let user = user(&request, "commit files")?;
+        let who = self.caller(&request, "commit files")?;
         let asked = request.into_inner();
-        let call = self.call("commit_file", &user, &asked.request_id, &asked)?;
+        let call = self.call("commit_file", &who.name, &asked.request_id, &asked)?;
         let (file, extent) = (file_id(&asked.file_id)?, extent_id(&asked.extent_id)?);
         let report = match asked.blocks.as_slice() {
             [] => None,
@@ -62,7 +62,7 @@ impl<S: Store, E: EdekSource> Files for Api<S, E> {
             call,
             file,
             extent,
-            user,
+            who,
             generation: asked.generation,
             extents: extents.collect::<Result<_, _>>()?,
             report,
@@ -77,47 +77,47 @@ impl<S: Store, E: EdekSource> Files for Api<S, E> {
         &self,
         request: Request<pb::AbandonFileRequest>,
     ) -> Result<Response<pb::AbandonFileResponse>, Status> {
-        let owner = user(&request, "abandon files")?;
+        let who = self.caller(&request, "abandon files")?;
         let asked = request.into_inner();
         let (file, extent) = (file_id(&asked.file_id)?, extent_id(&asked.extent_id)?);
         let dead_ms = dead_ms(self.core.clock.now_ms(), &self.core.settings);
-        abandon(&self.core.store, file, extent, &owner, dead_ms).await?;
+        abandon(&self.core.store, file, extent, &who.name, dead_ms).await?;
         Ok(Response::new(pb::AbandonFileResponse {}))
     }
 
     async fn reopen_file(&self, request: Request<pb::ReopenFileRequest>) -> Result<Response<pb::ReopenedFile>, Status> {
-        let user = user(&request, "append to files")?;
+        let who = self.caller(&request, "append to files")?;
         let asked = request.into_inner();
-        let call = self.call("reopen_file", &user, &asked.request_id, &asked)?;
+        let call = self.call("reopen_file", &who.name, &asked.request_id, &asked)?;
         let path = parse(&asked.path)?;
-        Ok(Response::new(reopen(&self.core, call, &path, &user).await?))
+        Ok(Response::new(reopen(&self.core, call, &path, &who).await?))
     }
 
     async fn recover_file(
         &self,
         request: Request<pb::RecoverFileRequest>,
     ) -> Result<Response<pb::RecoverFileResponse>, Status> {
-        let user = user(&request, "recover files")?;
+        let who = self.caller(&request, "recover files")?;
         let asked = request.into_inner();
-        let call = self.call("recover_file", &user, &asked.request_id, &asked)?;
+        let call = self.call("recover_file", &who.name, &asked.request_id, &asked)?;
         let path = parse(&asked.path)?;
-        Ok(Response::new(recover(&self.core, call, &path, &user).await?))
+        Ok(Response::new(recover(&self.core, call, &path, &who).await?))
     }
 
     async fn open_file(&self, request: Request<pb::OpenFileRequest>) -> Result<Response<pb::OpenedFile>, Status> {
-        let user = user(&request, "open files")?;
+        let who = self.caller(&request, "open files")?;
         let path = parse(&request.get_ref().path)?;
-        Ok(Response::new(read::open(&self.core, &path, &user).await?))
+        Ok(Response::new(read::open(&self.core, &path, &who).await?))
     }
 
     async fn list_blocks(
         &self,
         request: Request<pb::ListBlocksRequest>,
     ) -> Result<Response<pb::ListBlocksResponse>, Status> {
-        let user = user(&request, "list blocks")?;
+        let who = self.caller(&request, "list blocks")?;
         let asked = request.into_inner();
         let (file, extent) = (file_id(&asked.file_id)?, extent_id(&asked.extent_id)?);
-        let page = read::list_blocks(&self.core, file, extent, asked.first_index, &user).await?;
+        let page = read::list_blocks(&self.core, file, extent, asked.first_index, &who).await?;
         Ok(Response::new(page))
     }
 }

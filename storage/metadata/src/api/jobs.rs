@@ -5,7 +5,7 @@ use strongroom_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Api, field, page_limit, user};
+use super::{Api, field, page_limit};
 use crate::{
     error::MetadataError,
     jobs::control::{self, Action},
@@ -18,26 +18,26 @@ const JOBS_MAX: usize = 1000;
 #[tonic::async_trait]
 impl<S: Store, E: EdekSource> Jobs for Api<S, E> {
     async fn list_jobs(&self, request: Request<pb::ListJobsRequest>) -> Result<Response<pb::ListJobsResponse>, Status> {
-        let by = user(&request, "list jobs")?;
+        let by = self.caller(&request, "list jobs")?.name;
         let asked = request.into_inner();
         let after = match asked.after.as_ref() {
             [] => None,
             id => Some(job_id(id)?),
         };
-        let of = (!self.core.is_administrator(&by)).then_some(&by);
+        let of = (!self.core.is_superuser(&by)).then_some(&by);
         let limit = page_limit(asked.limit, JOBS_MAX, JOBS_MAX);
         let listed = control::list(&self.core, of, after, limit, asked.unfinished).await?;
         Ok(Response::new(listed))
     }
 
     async fn get_job(&self, request: Request<pb::GetJobRequest>) -> Result<Response<pb::Job>, Status> {
-        let by = user(&request, "look at jobs")?;
+        let by = self.caller(&request, "look at jobs")?.name;
         let id = job_id(&request.get_ref().job_id)?;
         Ok(Response::new(control::get(&self.core, &by, id).await?))
     }
 
     async fn control_job(&self, request: Request<pb::ControlJobRequest>) -> Result<Response<pb::Job>, Status> {
-        let by = user(&request, "change jobs")?;
+        let by = self.caller(&request, "change jobs")?.name;
         let asked = request.into_inner();
         let action = match asked.action() {
             pb::JobAction::Pause => Action::Pause,

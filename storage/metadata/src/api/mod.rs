@@ -6,12 +6,12 @@ mod jobs;
 mod namespace;
 mod zones;
 
-use std::sync::Arc;
+use std::{str::FromStr, sync::Arc};
 
 use prost::Message;
 use strongroom_kv::Store;
 use strongroom_proto::{
-    FileId, ZonePath,
+    FileId, ParseError, ZonePath,
     limits::MESSAGE_BYTES_MAX,
     metadata::v1::{
         cluster_server::ClusterServer, files_server::FilesServer, jobs_server::JobsServer,
@@ -21,7 +21,10 @@ use strongroom_proto::{
 };
 use tonic::{Request, service::RoutesBuilder};
 
-use crate::{answers::Call, core::Core, error::MetadataError, zones::source::EdekSource};
+use crate::{
+    answers::Call, authority::Caller, core::Core, error::MetadataError, namespace::directories::Mode,
+    zones::source::EdekSource,
+};
 
 /// Serves all services over one core.
 pub(crate) struct Api<S, E> {
@@ -37,6 +40,24 @@ impl<S, E> Clone for Api<S, E> {
 }
 
 impl<S: Store, E: EdekSource> Api<S, E> {
+    /// The user who asks. Services have no business in the namespace.
+    fn caller<T>(&self, request: &Request<T>, what: &'static str) -> Result<Caller, MetadataError> {
+        Ok(self.core.authority.caller(user_name(request, what)?))
+    }
+
+    /// The user who asks, if it is a superuser.
+    fn superuser<T>(&self, request: &Request<T>, what: &'static str) -> Result<Caller, MetadataError> {
+        let caller = self.caller(request, what)?;
+        if caller.superuser {
+            return Ok(caller);
+        }
+        Err(MetadataError::Denied {
+            who: format!("user {}", caller.name),
+            what,
+            remedy: "the superusers in the metadata service's configuration may",
+        })
+    }
+
     /// The call as its repeats are known by.
     fn call(
         &self,
@@ -80,8 +101,7 @@ pub(crate) fn add<S: Store, E: EdekSource>(core: &Arc<Core<S, E>>, routes: &mut 
         );
 }
 
-/// The user who asks. Services have no business in the namespace.
-fn user<T>(request: &Request<T>, what: &'static str) -> Result<UserName, MetadataError> {
+fn user_name<T>(request: &Request<T>, what: &'static str) -> Result<UserName, MetadataError> {
     match peer(request)?.0 {
         PeerIdentity::User(name) => Ok(name),
         service => Err(MetadataError::Denied {
@@ -96,14 +116,35 @@ fn mode(bits: u32) -> Result<u32, MetadataError> {
     if bits <= 0o7777 {
         return Ok(bits);
     }
-    Err(MetadataError::Field {
-        field: "mode",
-        rule: "at most 0o7777".to_owned(),
-    })
+    Err(field("mode", "at most 0o7777"))
 }
 
+fn new_mode(bits: u32, umask: u32) -> Result<Mode, MetadataError> {
+    if umask <= 0o777 {
+        return Ok(Mode {
+            bits: mode(bits)?,
+            umask,
+        });
+    }
+    Err(field("umask", "at most 0o777"))
+}
+
+/// A path that callers may name: what is below `/.reserved` is the service's own, as in HDFS.
 fn parse(path: &[u8]) -> Result<ZonePath, MetadataError> {
-    Ok(ZonePath::parse(path)?)
+    let path = ZonePath::parse(path)?;
+    if path.names().next() == Some(".reserved") {
+        return Err(MetadataError::Reserved(path));
+    }
+    Ok(path)
+}
+
+/// A value that is not given if it is empty.
+fn given<T>(text: &str) -> Result<Option<T>, MetadataError>
+where
+    T: FromStr<Err = ParseError>,
+{
+    let text = Some(text).filter(|text| !text.is_empty());
+    Ok(text.map(str::parse).transpose()?)
 }
 
 fn field(field: &'static str, rule: &str) -> MetadataError {

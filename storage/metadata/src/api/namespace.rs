@@ -5,31 +5,33 @@ use strongroom_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Api, field, mode, optional_id, page_limit, parse, user};
+use super::{Api, field, given, mode, new_mode, optional_id, page_limit, parse};
 use crate::{
-    namespace::{directories, directories::After, remove::remove, rename::rename},
+    namespace::{
+        acl, attributes, attributes::Attributes, directories, directories::After, remove::remove, rename::rename,
+    },
     zones::source::EdekSource,
 };
 
 #[tonic::async_trait]
 impl<S: Store, E: EdekSource> Namespace for Api<S, E> {
     async fn make_directory(&self, request: Request<pb::MakeDirectoryRequest>) -> Result<Response<pb::Stat>, Status> {
-        let owner = user(&request, "make directories")?;
+        let who = self.caller(&request, "make directories")?;
         let asked = request.into_inner();
-        let call = self.call("make_directory", &owner, &asked.request_id, &asked)?;
-        let (path, mode) = (parse(&asked.path)?, mode(asked.mode)?);
-        let stat = directories::make(&self.core.store, &call, &path, mode, asked.parents, &owner).await?;
+        let call = self.call("make_directory", &who.name, &asked.request_id, &asked)?;
+        let (path, mode) = (parse(&asked.path)?, new_mode(asked.mode, asked.umask)?);
+        let stat = directories::make(&self.core.store, &call, &path, mode, asked.parents, &who).await?;
         Ok(Response::new(stat))
     }
 
     async fn get_stat(&self, request: Request<pb::GetStatRequest>) -> Result<Response<pb::Stat>, Status> {
-        user(&request, "look at paths")?;
+        let who = self.caller(&request, "look at paths")?;
         let path = parse(&request.get_ref().path)?;
-        Ok(Response::new(directories::look(&self.core.store, &path).await?))
+        Ok(Response::new(directories::look(&self.core.store, &who, &path).await?))
     }
 
     async fn list(&self, request: Request<pb::ListRequest>) -> Result<Response<pb::ListResponse>, Status> {
-        user(&request, "list directories")?;
+        let who = self.caller(&request, "list directories")?;
         let asked = request.into_inner();
         let path = parse(&asked.path)?;
         if asked.after.len() > NAME_BYTES_MAX {
@@ -40,25 +42,25 @@ impl<S: Store, E: EdekSource> Namespace for Api<S, E> {
             name: asked.after,
             directory: optional_id(&asked.directory_id)?,
         };
-        let page = directories::list(&self.core.store, &path, &after, limit).await?;
+        let page = directories::list(&self.core.store, &who, &path, &after, limit).await?;
         Ok(Response::new(page))
     }
 
     async fn rename(&self, request: Request<pb::RenameRequest>) -> Result<Response<pb::Stat>, Status> {
-        let user = user(&request, "rename")?;
+        let who = self.caller(&request, "rename")?;
         let asked = request.into_inner();
-        let call = self.call("rename", &user, &asked.request_id, &asked)?;
+        let call = self.call("rename", &who.name, &asked.request_id, &asked)?;
         let (from, to) = (parse(&asked.from)?, parse(&asked.to)?);
-        let stat = rename(&self.core.store, &call, &from, &to, asked.overwrite).await?;
+        let stat = rename(&self.core.store, &who, &call, &from, &to, asked.overwrite).await?;
         Ok(Response::new(stat))
     }
 
     async fn remove(&self, request: Request<pb::RemoveRequest>) -> Result<Response<pb::RemoveResponse>, Status> {
-        let user = user(&request, "remove")?;
+        let who = self.caller(&request, "remove")?;
         let asked = request.into_inner();
-        let call = self.call("remove", &user, &asked.request_id, &asked)?;
+        let call = self.call("remove", &who.name, &asked.request_id, &asked)?;
         let path = parse(&asked.path)?;
-        let done = remove(&self.core.store, &call, &path, asked.recursive, &user).await?;
+        let done = remove(&self.core.store, &who, &call, &path, asked.recursive).await?;
         if !done.job_id.is_empty() {
             self.core.work.notify_one();
         }
@@ -66,11 +68,33 @@ impl<S: Store, E: EdekSource> Namespace for Api<S, E> {
     }
 
     async fn set_attributes(&self, request: Request<pb::SetAttributesRequest>) -> Result<Response<pb::Stat>, Status> {
-        let user = user(&request, "set attributes")?;
+        let who = self.caller(&request, "set attributes")?;
         let asked = request.into_inner();
-        let call = self.call("set_attributes", &user, &asked.request_id, &asked)?;
-        let (path, mode) = (parse(&asked.path)?, asked.mode.map(mode).transpose()?);
-        let stat = directories::set_attributes(&self.core.store, &call, &path, mode, asked.mtime_ms).await?;
+        let call = self.call("set_attributes", &who.name, &asked.request_id, &asked)?;
+        let path = parse(&asked.path)?;
+        let wanted = Attributes {
+            mode: asked.mode.map(mode).transpose()?,
+            mtime_ms: asked.mtime_ms,
+            owner: given(&asked.owner)?,
+            group: given(&asked.group)?,
+        };
+        let stat = attributes::set(&self.core.store, &who, &call, &path, &wanted).await?;
         Ok(Response::new(stat))
+    }
+
+    async fn get_acl(&self, request: Request<pb::GetAclRequest>) -> Result<Response<pb::Acl>, Status> {
+        let who = self.caller(&request, "look at ACLs")?;
+        let path = parse(&request.get_ref().path)?;
+        Ok(Response::new(acl::look(&self.core.store, &who, &path).await?))
+    }
+
+    async fn set_acl(&self, request: Request<pb::SetAclRequest>) -> Result<Response<pb::Acl>, Status> {
+        let who = self.caller(&request, "change ACLs")?;
+        let asked = request.into_inner();
+        let call = self.call("set_acl", &who.name, &asked.request_id, &asked)?;
+        let (path, change) = (parse(&asked.path)?, acl::Change::parse(asked.change(), &asked.entries)?);
+        Ok(Response::new(
+            acl::change(&self.core.store, &who, &call, &path, &change).await?,
+        ))
     }
 }

@@ -2,13 +2,13 @@ use strongroom_kv::Store;
 use strongroom_proto::{
     KeyName, KeyVersion, ZoneId,
     metadata::v1::{self as pb, zones_server::Zones},
-    transport::UserName,
 };
 use tonic::{Request, Response, Status};
 
-use super::{Api, page_limit, parse, user};
+use super::{Api, given, page_limit, parse};
 use crate::{
     error::MetadataError,
+    namespace::attributes::Attributes,
     reencrypt::job,
     zones::{
         create::create,
@@ -22,29 +22,20 @@ use crate::{
 const ZONES_DEFAULT: usize = 100;
 const ZONES_MAX: usize = 1000;
 
-impl<S: Store, E: EdekSource> Api<S, E> {
-    fn administrator<T>(&self, request: &Request<T>, what: &'static str) -> Result<UserName, MetadataError> {
-        let name = user(request, what)?;
-        if self.core.is_administrator(&name) {
-            return Ok(name);
-        }
-        Err(MetadataError::Denied {
-            who: format!("user {name}"),
-            what,
-            remedy: "the administrators in the metadata service's configuration may",
-        })
-    }
-}
-
 #[tonic::async_trait]
 impl<S: Store, E: EdekSource> Zones for Api<S, E> {
     async fn create_zone(&self, request: Request<pb::CreateZoneRequest>) -> Result<Response<pb::Zone>, Status> {
-        let by = self.administrator(&request, "make encryption zones")?;
+        let who = self.superuser(&request, "make encryption zones")?;
         let asked = request.into_inner();
-        let call = self.call("create_zone", &by, &asked.request_id, &asked)?;
-        let zone = create(&self.core, &call, &asked).await?;
+        let call = self.call("create_zone", &who.name, &asked.request_id, &asked)?;
+        let handed = Attributes {
+            owner: given(&asked.owner)?,
+            group: given(&asked.group)?,
+            ..Attributes::default()
+        };
+        let zone = create(&self.core, &who, &call, &asked, &handed).await?;
         let path = String::from_utf8_lossy(&zone.path);
-        tracing::info!(%by, %path, key = zone.key_name, "encryption zone made");
+        tracing::info!(by = %who.name, %path, key = zone.key_name, "encryption zone made");
         Ok(Response::new(zone))
     }
 
@@ -52,31 +43,31 @@ impl<S: Store, E: EdekSource> Zones for Api<S, E> {
         &self,
         request: Request<pb::ListZonesRequest>,
     ) -> Result<Response<pb::ListZonesResponse>, Status> {
-        user(&request, "list zones")?;
+        let who = self.caller(&request, "list zones")?;
         let asked = request.into_inner();
         let after = match asked.after.as_ref() {
             [] => None,
             id => Some(ZoneId::try_from(id).map_err(MetadataError::from)?),
         };
         let limit = page_limit(asked.limit, ZONES_DEFAULT, ZONES_MAX);
-        Ok(Response::new(view::list(&self.core, after, limit).await?))
+        Ok(Response::new(view::list(&self.core, &who, after, limit).await?))
     }
 
     async fn get_zone(&self, request: Request<pb::GetZoneRequest>) -> Result<Response<pb::Zone>, Status> {
-        user(&request, "look at zones")?;
+        let who = self.caller(&request, "look at zones")?;
         let path = parse(&request.get_ref().path)?;
-        Ok(Response::new(view::get(&self.core, &path).await?))
+        Ok(Response::new(view::get(&self.core, &who, &path).await?))
     }
 
     async fn start_reencryption(
         &self,
         request: Request<pb::StartReencryptionRequest>,
     ) -> Result<Response<pb::Reencryption>, Status> {
-        let by = self.administrator(&request, "re-encrypt zones")?;
+        let who = self.superuser(&request, "re-encrypt zones")?;
         let asked = request.into_inner();
         let path = parse(&asked.path)?;
-        let job = job::start(&self.core, &path, &by, asked.throttle).await?;
-        tracing::info!(%by, %path, target = job.target_version, "re-encryption asked for");
+        let job = job::start(&self.core, &who, &path, asked.throttle).await?;
+        tracing::info!(by = %who.name, %path, target = job.target_version, "re-encryption asked for");
         Ok(Response::new(job))
     }
 
@@ -84,10 +75,10 @@ impl<S: Store, E: EdekSource> Zones for Api<S, E> {
         &self,
         request: Request<pb::CancelReencryptionRequest>,
     ) -> Result<Response<pb::Reencryption>, Status> {
-        let by = self.administrator(&request, "re-encrypt zones")?;
+        let who = self.superuser(&request, "re-encrypt zones")?;
         let path = parse(&request.get_ref().path)?;
-        let job = job::cancel(&self.core, &path).await?;
-        tracing::info!(%by, %path, "re-encryption canceled");
+        let job = job::cancel(&self.core, &who, &path).await?;
+        tracing::info!(by = %who.name, %path, "re-encryption canceled");
         Ok(Response::new(job))
     }
 
@@ -95,34 +86,34 @@ impl<S: Store, E: EdekSource> Zones for Api<S, E> {
         &self,
         request: Request<pb::ListReencryptionsRequest>,
     ) -> Result<Response<pb::ListReencryptionsResponse>, Status> {
-        user(&request, "look at zones")?;
+        let who = self.caller(&request, "look at zones")?;
         let asked = request.into_inner();
         let after = match asked.after.as_ref() {
             [] => None,
             id => Some(ZoneId::try_from(id).map_err(MetadataError::from)?),
         };
         let limit = page_limit(asked.limit, ZONES_DEFAULT, ZONES_MAX);
-        Ok(Response::new(job::list(&self.core, after, limit).await?))
+        Ok(Response::new(job::list(&self.core, &who, after, limit).await?))
     }
 
     async fn get_reencryption(
         &self,
         request: Request<pb::GetReencryptionRequest>,
     ) -> Result<Response<pb::Reencryption>, Status> {
-        user(&request, "look at zones")?;
+        let who = self.caller(&request, "look at zones")?;
         let path = parse(&request.get_ref().path)?;
-        Ok(Response::new(job::status(&self.core, &path).await?))
+        Ok(Response::new(job::status(&self.core, &who, &path).await?))
     }
 
     async fn prove_zone(
         &self,
         request: Request<pb::ProveZoneRequest>,
     ) -> Result<Response<pb::ProveZoneResponse>, Status> {
-        let by = self.administrator(&request, "have zones proved free of key versions")?;
+        let who = self.superuser(&request, "have zones proved free of key versions")?;
         let asked = request.into_inner();
         let (which, through) = (which(&asked)?, KeyVersion(asked.through_version));
-        let proof = prove(&self.core, &which, through).await?;
-        tracing::info!(%by, ?which, %through, "zone proved free of old key versions");
+        let proof = prove(&self.core, &who, &which, through).await?;
+        tracing::info!(by = %who.name, ?which, %through, "zone proved free of old key versions");
         Ok(Response::new(pb::ProveZoneResponse {
             proof: proof.to_bytes(),
         }))

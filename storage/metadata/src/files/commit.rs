@@ -2,19 +2,21 @@
 
 use bytes::Bytes;
 use strongroom_kv::{Store, Txn};
-use strongroom_proto::{ExtentId, FileId, ZoneId, metadata::v1 as pb, transport::UserName};
+use strongroom_proto::{ExtentId, FileId, ZoneId, metadata::v1 as pb};
 
 use super::{
     blocks::{Report, record},
-    create::{check_overwrite, ids, write_grant},
+    create::{check_room, ids, write_grant},
     lease::{lost, owned},
     manifest::{self, kept},
 };
 use crate::{
     answers::Call,
+    authority::Caller,
     core::Core,
     error::MetadataError,
     namespace::{
+        permission::{born_in, check_writing},
         remove::{put_purge, unlink_file},
         resolve::{Found, child, climb, step},
         stat::stat,
@@ -30,7 +32,7 @@ pub(crate) struct Commit {
     pub(crate) file: FileId,
     /// The extent that was granted to the writer.
     pub(crate) extent: ExtentId,
-    pub(crate) user: UserName,
+    pub(crate) who: Caller,
     pub(crate) generation: u64,
     pub(crate) extents: Vec<records::Extent>,
     /// Blocks of the writer's extent that were not recorded before.
@@ -46,7 +48,7 @@ pub(crate) async fn commit<S: Store, E: EdekSource>(
     core: &Core<S, E>,
     commit: Commit,
 ) -> Result<pb::CommittedFile, MetadataError> {
-    let user = commit.user.clone();
+    let user = commit.who.name.clone();
     let next = ExtentId::generate();
     let done = transact!(&core.store, [commit], |txn| commit_in(txn, &commit, next)).await?;
     let grant = match &done.grant {
@@ -64,7 +66,7 @@ async fn commit_in(txn: &mut impl Txn, commit: &Commit, next: ExtentId) -> Resul
     if let Some(done) = commit.call.answer(txn).await? {
         return Ok(done);
     }
-    let mut open = owned(txn, commit.file, commit.extent, &commit.user).await?;
+    let mut open = owned(txn, commit.file, commit.extent, &commit.who.name).await?;
     if let Some(report) = &commit.report {
         record(txn, commit.file, &mut open, report).await?;
     }
@@ -89,7 +91,7 @@ fn go_on(txn: &mut impl Txn, commit: &Commit, body: &records::Body, next: Extent
     };
     let open = records::OpenFile {
         extent_before: commit.extent.into(),
-        ..records::OpenFile::again(&commit.user, body, next, lease_expires_ms)
+        ..records::OpenFile::again(&commit.who.name, body, next, lease_expires_ms)
     };
     access::put(txn, &keys::open_file(commit.file), &open);
     Some(pb::WriteGrant {
@@ -107,8 +109,9 @@ async fn publish(
 ) -> Result<(Found, records::Body), MetadataError> {
     manifest::check(commit, open, &[])?;
     let parent = home(txn, commit, open).await?;
-    if let Some(there) = step(txn, &parent, &open.name).await? {
-        check_overwrite(there.entry.is_directory(), &there.path, open.overwrite)?;
+    let there = step(txn, &commit.who, &parent, &open.name).await?;
+    check_room(&commit.who, &parent, &open.name, there.as_ref(), open.overwrite)?;
+    if let Some(there) = there {
         unlink_file(txn, &there).await?;
     }
     let body = records::Body {
@@ -120,15 +123,15 @@ async fn publish(
         manifest_mac: commit.manifest_mac.clone(),
         generation: commit.generation,
     };
-    let entry = records::Entry {
+    let fresh = records::Entry {
         id: commit.file.into(),
         mode: open.mode,
         owner: open.owner.clone(),
-        group: parent.entry.group.clone(),
         mtime_ms: commit.mtime_ms,
-        zone_id: Bytes::new(),
         file: Some(body.size()),
+        ..records::Entry::default()
     };
+    let entry = born_in(&parent.entry, fresh, open.umask);
     access::put(txn, &keys::body(commit.file), &body);
     access::link(txn, parent.id, &open.name, &entry)?;
     Ok((child(&parent, &open.name, entry)?, body))
@@ -140,13 +143,14 @@ async fn update(
     commit: &Commit,
     open: &records::OpenFile,
 ) -> Result<(Found, records::Body), MetadataError> {
-    let removed = || lost(commit.file, &commit.user, "it was removed");
+    let removed = || lost(commit.file, &commit.who.name, "it was removed");
     let mut body = access::body(txn, commit.file).await?.ok_or_else(removed)?;
     if body.generation != open.generation {
         return Err(MetadataError::Corrupt { what: "open file" });
     }
     manifest::check(commit, open, &body.extents)?;
-    let mut found = climb(txn, commit.file).await?.ok_or_else(removed)?;
+    let mut found = climb(txn, &commit.who, commit.file).await?.ok_or_else(removed)?;
+    check_writing(&commit.who, &found)?;
     put_purge(txn, FileId::generate(), &cut_off(commit, &body));
     body.extents.clone_from(&commit.extents);
     body.manifest_mac.clone_from(&commit.manifest_mac);
@@ -170,8 +174,8 @@ fn cut_off(commit: &Commit, before: &records::Body) -> records::Purge {
 
 /// The directory that the file was opened in, wherever it is now; it must still be in the EDEK's zone.
 async fn home(txn: &mut impl Txn, commit: &Commit, open: &records::OpenFile) -> Result<Found, MetadataError> {
-    let lost = |why| lost(commit.file, &commit.user, why);
-    let parent = climb(txn, open.parent.as_ref().try_into()?)
+    let lost = |why| lost(commit.file, &commit.who.name, why);
+    let parent = climb(txn, &commit.who, open.parent.as_ref().try_into()?)
         .await?
         .ok_or_else(|| lost("its directory was removed"))?;
     let edek = open.edek.as_ref().ok_or(MetadataError::Corrupt { what: "open file" })?;

@@ -12,9 +12,14 @@ use strongroom_proto::{
 use super::BLOCK_BYTES;
 use crate::{
     answers::Call,
+    authority::Caller,
     core::Core,
     error::MetadataError,
-    namespace::resolve::{Slot, ZoneAt, slot},
+    namespace::{
+        directories::Mode,
+        permission::{Rights, check, check_taking, check_writing},
+        resolve::{Found, Slot, ZoneAt, slot},
+    },
     schema::{access, access::transact, counted, records},
     zones::source::EdekSource,
 };
@@ -29,9 +34,9 @@ const TARGETS_MAX: usize = 32;
 pub(crate) struct Creation {
     pub(crate) call: Call,
     pub(crate) path: ZonePath,
-    pub(crate) mode: u32,
+    pub(crate) mode: Mode,
     pub(crate) overwrite: bool,
-    pub(crate) owner: UserName,
+    pub(crate) who: Caller,
 }
 
 /// The zone that a new file falls into, as far as creating needs it.
@@ -53,7 +58,7 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
     for _ in 0..TRIES_MAX {
         let mut txn = core.store.begin().await?;
         if let Some(done) = creation.call.answer(&mut txn).await? {
-            return granted(core, done, &creation.owner);
+            return granted(core, done, &creation.who.name);
         }
         let place = place(&mut txn, &creation).await?;
         drop(txn);
@@ -72,7 +77,7 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
         ))
         .await?;
         if let Some(created) = recorded {
-            return granted(core, created, &creation.owner);
+            return granted(core, created, &creation.who.name);
         }
     }
     Err(MetadataError::StaleEdek { needed: version_min })
@@ -119,10 +124,14 @@ pub(crate) fn write_grant<S, E>(core: &Core<S, E>, file: FileId, extent: ExtentI
 }
 
 async fn place(txn: &mut impl Txn, creation: &Creation) -> Result<Place, MetadataError> {
-    let slot = slot(txn, &creation.path, "a file").await?;
-    if let Some(there) = &slot.found {
-        check_overwrite(there.entry.is_directory(), &creation.path, creation.overwrite)?;
-    }
+    let slot = slot(txn, &creation.who, &creation.path, "a file").await?;
+    check_room(
+        &creation.who,
+        &slot.parent,
+        &slot.name,
+        slot.found.as_ref(),
+        creation.overwrite,
+    )?;
     let Some(ZoneAt { id, .. }) = slot.parent.zone else {
         return Err(MetadataError::NotInZone(creation.path.clone()));
     };
@@ -139,13 +148,25 @@ async fn place(txn: &mut impl Txn, creation: &Creation) -> Result<Place, Metadat
     })
 }
 
-/// Whether a file may take the place of what is at `path`.
-pub(crate) fn check_overwrite(is_directory: bool, path: &ZonePath, overwrite: bool) -> Result<(), MetadataError> {
-    match (is_directory, overwrite) {
-        (true, _) => Err(MetadataError::IsADirectory(path.clone())),
-        (false, false) => Err(MetadataError::Exists(path.clone())),
-        (false, true) => Ok(()),
+/// Whether `who` may put a file under `name`, where `there` is what stands there now. Asked at the create and again at the commit.
+pub(crate) fn check_room(
+    who: &Caller,
+    parent: &Found,
+    name: &str,
+    there: Option<&Found>,
+    overwrite: bool,
+) -> Result<(), MetadataError> {
+    let Some(there) = there else {
+        return check(who, parent, Rights::CHANGE, &parent.path.child(name)?);
+    };
+    if there.entry.is_directory() {
+        return Err(MetadataError::IsADirectory(there.path.clone()));
     }
+    if !overwrite {
+        return Err(MetadataError::Exists(there.path.clone()));
+    }
+    check_taking(who, parent, there)?;
+    check_writing(who, there)
 }
 
 /// Records the open file, unless the place moved to another zone or key version while the EDEK was fetched. The answer's
@@ -168,8 +189,9 @@ async fn record(
     let open = records::OpenFile {
         parent: place.slot.parent.id.into(),
         name: place.slot.name,
-        mode: creation.mode,
-        owner: creation.owner.as_str().to_owned(),
+        mode: creation.mode.bits,
+        umask: creation.mode.umask,
+        owner: creation.who.name.as_str().to_owned(),
         overwrite: creation.overwrite,
         edek: Some(edek.clone().into()),
         data_suite: place.data_suite,

@@ -1,6 +1,6 @@
 //! Opening a file for reading.
 
-use strongroom_kv::{Store, Txn};
+use strongroom_kv::{Reader, Store, Txn};
 use strongroom_proto::{
     Edek, ExtentId, FileId, ZonePath,
     capability::Right,
@@ -10,9 +10,11 @@ use strongroom_proto::{
 
 use super::blocks::page;
 use crate::{
+    authority::Caller,
     core::Core,
     error::MetadataError,
     namespace::{
+        permission::{Rights, check, may},
         resolve::{Found, find},
         stat::stat,
     },
@@ -24,14 +26,15 @@ use crate::{
 pub(crate) async fn open<S: Store, E: EdekSource>(
     core: &Core<S, E>,
     path: &ZonePath,
-    user: &UserName,
+    who: &Caller,
 ) -> Result<pb::OpenedFile, MetadataError> {
     let mut txn = core.store.begin().await?;
-    let found = find(&mut txn, path).await?;
-    opened(core, &mut txn, &found, user).await
+    let found = find(&mut txn, who, path).await?;
+    check(who, &found, Rights::READ, path)?;
+    opened(core, &mut txn, &found, &who.name).await
 }
 
-/// The same of a file that was found.
+/// The same of a file that was found, and that the user may read.
 pub(crate) async fn opened<S: Store, E: EdekSource>(
     core: &Core<S, E>,
     txn: &mut impl Txn,
@@ -67,16 +70,33 @@ pub(crate) async fn list_blocks<S: Store, E: EdekSource>(
     id: FileId,
     extent: ExtentId,
     first: u32,
-    user: &UserName,
+    who: &Caller,
 ) -> Result<pb::ListBlocksResponse, MetadataError> {
     let mut txn = core.store.begin().await?;
+    check_still(&mut txn, who, id).await?;
     let file = access::body(&mut txn, id).await?.ok_or(MetadataError::NoSuchFile(id))?;
     let known = file.extents.iter().find(|e| e.extent_id.as_ref() == extent.as_bytes());
     match known {
-        Some(extent) => readable(core, &mut txn, &file, extent, first, user).await,
+        Some(extent) => readable(core, &mut txn, &file, extent, first, &who.name).await,
         // It was cut off since the file was opened.
         None => Ok(pb::ListBlocksResponse::default()),
     }
+}
+
+/// Whoever goes on reading needs the right to read, as it is now, and no path: a file may be renamed while it is read.
+async fn check_still(txn: &mut impl Reader, who: &Caller, id: FileId) -> Result<(), MetadataError> {
+    let gone = MetadataError::NoSuchFile(id);
+    let place = access::place(txn, id).await?.ok_or(gone.clone())?;
+    let parent = access::file_id(&place.parent)?;
+    let entry = access::entry(txn, parent, &place.name).await?.ok_or(gone)?;
+    if may(who, &entry, Rights::READ) {
+        return Ok(());
+    }
+    Err(MetadataError::Denied {
+        who: format!("user {}", who.name),
+        what: "read this file any more",
+        remedy: "its owner or a superuser can grant it: strongroom fs chmod or setfacl",
+    })
 }
 
 async fn readable<S: Store, E: EdekSource>(

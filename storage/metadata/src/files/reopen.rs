@@ -1,7 +1,7 @@
 //! Opening a file that is there for writing, and taking it from a writer who left it open.
 
 use strongroom_kv::{Store, Txn};
-use strongroom_proto::{ExtentId, ZonePath, metadata::v1 as pb, transport::UserName};
+use strongroom_proto::{ExtentId, ZonePath, metadata::v1 as pb};
 
 use super::{
     create::{ids, write_grant},
@@ -10,33 +10,37 @@ use super::{
 };
 use crate::{
     answers::Call,
+    authority::Caller,
     config::Settings,
     core::Core,
     error::MetadataError,
-    namespace::resolve::{Found, climb, find},
+    namespace::{
+        permission::{Rights, check},
+        resolve::{Found, climb, find},
+    },
     schema::{access, access::transact, counted, records},
     zones::source::EdekSource,
 };
 
-/// Opens the file at `path` for `user` to go on with.
+/// Opens the file at `path` for a user to go on with, which takes the rights to read and to write it.
 pub(crate) async fn reopen<S: Store, E: EdekSource>(
     core: &Core<S, E>,
     call: Call,
     path: &ZonePath,
-    user: &UserName,
+    who: &Caller,
 ) -> Result<pb::ReopenedFile, MetadataError> {
     let (extent, settings) = (ExtentId::generate(), core.settings);
-    let grant = transact!(&core.store, [call, path, user], |txn| reopen_in(
-        txn, &call, &path, &user, extent, &settings
+    let grant = transact!(&core.store, [call, path, who], |txn| reopen_in(
+        txn, &call, &path, &who, extent, &settings
     ))
     .await?;
     let (file, extent) = ids(&grant)?;
     let mut txn = core.store.begin().await?;
-    let found = climb(&mut txn, file).await?;
+    let found = climb(&mut txn, who, file).await?;
     let found = found.ok_or_else(|| MetadataError::NotFound(path.clone()))?;
     Ok(pb::ReopenedFile {
-        file: Some(opened(core, &mut txn, &found, user).await?),
-        grant: Some(write_grant(core, file, extent, user)),
+        file: Some(opened(core, &mut txn, &found, &who.name).await?),
+        grant: Some(write_grant(core, file, extent, &who.name)),
     })
 }
 
@@ -45,17 +49,18 @@ async fn reopen_in(
     txn: &mut impl Txn,
     call: &Call,
     path: &ZonePath,
-    user: &UserName,
+    who: &Caller,
     extent: ExtentId,
     settings: &Settings,
 ) -> Result<pb::WriteGrant, MetadataError> {
     if let Some(done) = call.answer(txn).await? {
         // Unless the file was taken from him since.
         let (file, extent) = ids(&done)?;
-        owned(txn, file, extent, user).await?;
+        owned(txn, file, extent, &who.name).await?;
         return Ok(done);
     }
-    let (found, body) = file_at(txn, path).await?;
+    let (found, body) = file_at(txn, who, path).await?;
+    check(who, &found, Rights::APPEND, path)?;
     let now_ms = call.now_ms();
     if let Some(other) = access::open_file(txn, found.id).await? {
         if other.lease_expires_ms >= now_ms {
@@ -67,7 +72,7 @@ async fn reopen_in(
         }
         give_up(txn, found.id, &other, dead_ms(now_ms, settings)).await?;
     }
-    let open = records::OpenFile::again(user, &body, extent, now_ms + settings.lease_ms);
+    let open = records::OpenFile::again(&who.name, &body, extent, now_ms + settings.lease_ms);
     counted::put_open_file(txn, found.id, &open);
     let grant = pb::WriteGrant {
         file_id: found.id.into(),
@@ -78,8 +83,8 @@ async fn reopen_in(
     Ok(grant)
 }
 
-async fn file_at(txn: &mut impl Txn, path: &ZonePath) -> Result<(Found, records::Body), MetadataError> {
-    let found = find(txn, path).await?;
+async fn file_at(txn: &mut impl Txn, who: &Caller, path: &ZonePath) -> Result<(Found, records::Body), MetadataError> {
+    let found = find(txn, who, path).await?;
     if found.entry.is_directory() {
         return Err(MetadataError::IsADirectory(path.clone()));
     }
@@ -87,21 +92,16 @@ async fn file_at(txn: &mut impl Txn, path: &ZonePath) -> Result<(Found, records:
     Ok((found, body.ok_or(MetadataError::Corrupt { what: "file" })?))
 }
 
-/// Gives up what somebody writes at the end of the file at `path`. The writer, the owner and administrators may.
+/// Gives up what somebody writes at the end of the file at `path`. The writer, the owner and superusers may.
 pub(crate) async fn recover<S: Store, E: EdekSource>(
     core: &Core<S, E>,
     call: Call,
     path: &ZonePath,
-    user: &UserName,
+    who: &Caller,
 ) -> Result<pb::RecoverFileResponse, MetadataError> {
-    let is_administrator = core.administrators.contains(user);
     let dead_ms = dead_ms(call.now_ms(), &core.settings);
-    transact!(&core.store, [call, path, user], |txn| recover_in(
-        txn,
-        &call,
-        &path,
-        &user,
-        (is_administrator, dead_ms)
+    transact!(&core.store, [call, path, who], |txn| recover_in(
+        txn, &call, &path, &who, dead_ms
     ))
     .await
 }
@@ -110,21 +110,20 @@ async fn recover_in(
     txn: &mut impl Txn,
     call: &Call,
     path: &ZonePath,
-    user: &UserName,
-    (is_administrator, dead_ms): (bool, u64),
+    who: &Caller,
+    dead_ms: u64,
 ) -> Result<pb::RecoverFileResponse, MetadataError> {
     if let Some(done) = call.answer(txn).await? {
         return Ok(done);
     }
-    let (found, _) = file_at(txn, path).await?;
+    let (found, _) = file_at(txn, who, path).await?;
     let mut done = pb::RecoverFileResponse::default();
     if let Some(open) = access::open_file(txn, found.id).await? {
-        let is_theirs = open.owner == user.as_str() || found.entry.owner == user.as_str();
-        if !is_theirs && !is_administrator {
+        if !who.owns(&open.owner) && !who.owns(&found.entry.owner) && !who.superuser {
             return Err(MetadataError::Denied {
-                who: format!("user {user}"),
+                who: format!("user {}", who.name),
                 what: "take a file from its writer",
-                remedy: "the writer, the file's owner and the administrators in the metadata service's configuration may",
+                remedy: "the writer, the file's owner and the superusers in the metadata service's configuration may",
             });
         }
         give_up(txn, found.id, &open, dead_ms).await?;

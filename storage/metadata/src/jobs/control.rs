@@ -61,7 +61,7 @@ fn listed(jobs: Vec<pb::Job>, next: Option<JobId>) -> pb::ListJobsResponse {
     }
 }
 
-/// A job, for its owner and administrators.
+/// A job, for its owner and superusers.
 pub(crate) async fn get<S: Store, E: EdekSource>(
     core: &Core<S, E>,
     by: &UserName,
@@ -83,7 +83,7 @@ pub(crate) async fn control<S: Store, E: EdekSource>(
     let job = access::job(&mut core.store.snapshot().await?, id).await?;
     let job = job.ok_or(MetadataError::NoSuchJob(id))?;
     check_owner(core, by, &job, "change other users' jobs")?;
-    if job.kind() == JobKind::Reencryption && !core.is_administrator(by) {
+    if job.kind() == JobKind::Reencryption && !core.is_superuser(by) {
         return Err(not_allowed(by, "change re-encryptions"));
     }
     change(&core.store, id, action, core.clock.now_ms()).await?;
@@ -121,7 +121,7 @@ fn check_owner<S: Store, E: EdekSource>(
     job: &Job,
     what: &'static str,
 ) -> Result<(), MetadataError> {
-    if job.owner == by.as_str() || core.is_administrator(by) {
+    if job.owner == by.as_str() || core.is_superuser(by) {
         return Ok(());
     }
     Err(not_allowed(by, what))
@@ -131,7 +131,7 @@ fn not_allowed(by: &UserName, what: &'static str) -> MetadataError {
     MetadataError::Denied {
         who: format!("user {by}"),
         what,
-        remedy: "the administrators in the metadata service's configuration may",
+        remedy: "the superusers in the metadata service's configuration may",
     }
 }
 

@@ -1,94 +1,110 @@
-//! Directories: make, look, list, set attributes.
+//! Directories: make, look, list.
 
 use strongroom_kv::{Reader, Store, Txn};
-use strongroom_proto::{FileId, ZonePath, limits::PAGE_ENTRIES_MAX, metadata::v1 as pb, transport::UserName};
+use strongroom_proto::{FileId, ZonePath, limits::PAGE_ENTRIES_MAX, metadata::v1 as pb};
 
 use super::{
+    permission::{Rights, born_in, check},
     resolve::{Found, child, find, root, step},
     stat::{deficits, listed, stat},
 };
 use crate::{
     answers::Call,
+    authority::Caller,
     error::MetadataError,
     schema::{access, access::transact, keys, records},
 };
+
+/// The permission bits that a caller wants for something new.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mode {
+    pub(crate) bits: u32,
+    /// Those that it does not get, unless its directory has a default ACL.
+    pub(crate) umask: u32,
+}
+
+/// What is wanted of directories that are made.
+#[derive(Debug, Clone)]
+struct Making {
+    fresh: records::Entry,
+    umask: u32,
+    parents: bool,
+    who: Caller,
+}
 
 /// Makes a directory; with `parents` also those above it, and a directory that exists is accepted.
 pub(crate) async fn make(
     store: &impl Store,
     call: &Call,
     path: &ZonePath,
-    mode: u32,
+    mode: Mode,
     parents: bool,
-    owner: &UserName,
+    who: &Caller,
 ) -> Result<pb::Stat, MetadataError> {
     let fresh = records::Entry {
-        mode,
-        owner: owner.as_str().to_owned(),
+        mode: mode.bits,
+        owner: who.name.as_str().to_owned(),
         mtime_ms: call.now_ms(),
         ..records::Entry::default()
     };
-    transact!(store, [call, path, fresh], |txn| make_once(
-        txn, &call, &path, &fresh, parents
-    ))
-    .await
+    let making = Making {
+        fresh,
+        umask: mode.umask,
+        parents,
+        who: who.clone(),
+    };
+    transact!(store, [call, path, making], |txn| make_once(txn, &call, &path, &making)).await
 }
 
 async fn make_once(
     txn: &mut impl Txn,
     call: &Call,
     path: &ZonePath,
-    fresh: &records::Entry,
-    parents: bool,
+    making: &Making,
 ) -> Result<pb::Stat, MetadataError> {
     if let Some(done) = call.answer(txn).await? {
         return Ok(done);
     }
-    let stat = make_in(txn, path, fresh, parents).await?;
+    let stat = make_in(txn, path, making).await?;
     call.keep(txn, &stat);
     Ok(stat)
 }
 
-async fn make_in(
-    txn: &mut impl Txn,
-    path: &ZonePath,
-    fresh: &records::Entry,
-    parents: bool,
-) -> Result<pb::Stat, MetadataError> {
+async fn make_in(txn: &mut impl Txn, path: &ZonePath, making: &Making) -> Result<pb::Stat, MetadataError> {
     let mut at = root(txn).await?;
     let depth = path.names().count();
     let mut made = false;
     for (position, name) in path.names().enumerate() {
         made = false;
-        at = match step(txn, &at, name).await? {
+        at = match step(txn, &making.who, &at, name).await? {
             Some(found) => found,
-            None if parents || position + 1 == depth => {
+            None if making.parents || position + 1 == depth => {
                 made = true;
-                add(txn, &at, name, fresh).await?
+                add(txn, &at, name, making).await?
             }
             None => return Err(MetadataError::NotFound(at.path.join(name)?)),
         };
     }
-    if !at.entry.is_directory() || (!made && !parents) {
+    if !at.entry.is_directory() || (!made && !making.parents) {
         return Err(MetadataError::Exists(path.clone()));
     }
     stat(txn, &at).await
 }
 
-async fn add(txn: &mut impl Txn, parent: &Found, name: &str, fresh: &records::Entry) -> Result<Found, MetadataError> {
+async fn add(txn: &mut impl Txn, parent: &Found, name: &str, making: &Making) -> Result<Found, MetadataError> {
+    check(&making.who, parent, Rights::CHANGE, &parent.path.child(name)?)?;
     let entry = records::Entry {
         id: FileId::generate().into(),
-        group: parent.entry.group.clone(),
-        ..fresh.clone()
+        ..born_in(&parent.entry, making.fresh.clone(), making.umask)
     };
     access::link(txn, parent.id, name, &entry)?;
     child(parent, name, entry)
 }
 
 /// What is at a path.
-pub(crate) async fn look(store: &impl Store, path: &ZonePath) -> Result<pb::Stat, MetadataError> {
+pub(crate) async fn look(store: &impl Store, who: &Caller, path: &ZonePath) -> Result<pb::Stat, MetadataError> {
     let mut txn = store.snapshot().await?;
-    let found = find(&mut txn, path).await?;
+    let found = find(&mut txn, who, path).await?;
     Ok(pb::Stat {
         blocks_in_deficit: deficits(&mut txn, found.id).await?,
         ..stat(&mut txn, &found).await?
@@ -107,23 +123,26 @@ pub(crate) struct After {
 /// A page of a directory: up to `limit` names behind `after`, in the order of their bytes.
 pub(crate) async fn list(
     store: &impl Store,
+    who: &Caller,
     path: &ZonePath,
     after: &After,
     limit: usize,
 ) -> Result<pb::ListResponse, MetadataError> {
-    list_in(&mut store.snapshot().await?, path, after, limit).await
+    list_in(&mut store.snapshot().await?, who, path, after, limit).await
 }
 
 async fn list_in(
     txn: &mut impl Reader,
+    who: &Caller,
     path: &ZonePath,
     after: &After,
     limit: usize,
 ) -> Result<pb::ListResponse, MetadataError> {
-    let directory = find(txn, path).await?;
+    let directory = find(txn, who, path).await?;
     if !directory.entry.is_directory() {
         return Err(MetadataError::NotADirectory(path.clone()));
     }
+    check(who, &directory, Rights::LIST, path)?;
     if after.directory.is_some_and(|begun| begun != directory.id) {
         return Err(MetadataError::Replaced(path.clone()));
     }
@@ -148,42 +167,14 @@ async fn list_in(
     })
 }
 
-/// Sets mode and time of modification where given.
-pub(crate) async fn set_attributes(
-    store: &impl Store,
-    call: &Call,
-    path: &ZonePath,
-    mode: Option<u32>,
-    mtime_ms: Option<u64>,
-) -> Result<pb::Stat, MetadataError> {
-    transact!(store, [call, path], |txn| set_in(txn, &call, &path, mode, mtime_ms)).await
-}
-
-async fn set_in(
-    txn: &mut impl Txn,
-    call: &Call,
-    path: &ZonePath,
-    mode: Option<u32>,
-    mtime_ms: Option<u64>,
-) -> Result<pb::Stat, MetadataError> {
-    if let Some(done) = call.answer(txn).await? {
-        return Ok(done);
-    }
-    let mut found = find(txn, path).await?;
-    found.entry.mode = mode.unwrap_or(found.entry.mode);
-    found.entry.mtime_ms = mtime_ms.unwrap_or(found.entry.mtime_ms);
-    access::put(txn, &found.key, &found.entry);
-    let stat = stat(txn, &found).await?;
-    call.keep(txn, &stat);
-    Ok(stat)
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
     use strongroom_kv::{EmbeddedStore, StoreError};
 
     use super::*;
+    use strongroom_proto::groups::Groups;
+
     use crate::schema::ROOT;
 
     /// Counts what is read through it.
@@ -225,7 +216,10 @@ mod tests {
             access::link(&mut txn, at, &format!("{number:04}"), &file).expect("an id");
         }
         txn.commit().await.expect("committed");
-        let path = ZonePath::parse(b"/d").expect("a path");
+        let (path, who) = (
+            ZonePath::parse(b"/d").expect("a path"),
+            Caller::of("fsadmin", Groups::default(), true),
+        );
         let mut after = After::default();
         for (entries, last) in [(1000, "0999"), (500, "1499")] {
             let mut view = Counting {
@@ -233,7 +227,7 @@ mod tests {
                 gets: 0,
                 ranges: 0,
             };
-            let page = list_in(&mut view, &path, &after, 1000).await.expect("a page");
+            let page = list_in(&mut view, &who, &path, &after, 1000).await.expect("a page");
             assert_eq!((page.entries.len(), page.more), (entries, entries == 1000));
             assert_eq!(page.entries.last().map(|entry| entry.name.as_str()), Some(last));
             assert_eq!((view.gets, view.ranges), (2, 1), "the root, /d, and the page");

@@ -1,6 +1,9 @@
 //! The tree of names: resolution, directories, rename, removal.
 
+pub(crate) mod acl;
+pub(crate) mod attributes;
 pub(crate) mod directories;
+pub(crate) mod permission;
 pub(crate) mod removal;
 pub(crate) mod remove;
 pub(crate) mod rename;

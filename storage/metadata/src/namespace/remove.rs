@@ -6,14 +6,16 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use strongroom_kv::{Reader, Store, Txn};
-use strongroom_proto::{BlockId, ExtentId, FileId, JobId, ZoneId, ZonePath, metadata::v1 as pb, transport::UserName};
+use strongroom_proto::{BlockId, ExtentId, FileId, JobId, ZoneId, ZonePath, metadata::v1 as pb};
 
 use super::{
+    permission::{Rights, check, check_taking},
     removal,
-    resolve::{Found, find},
+    resolve::{Found, Slot, slot},
 };
 use crate::{
     answers::Call,
+    authority::Caller,
     error::MetadataError,
     jobs::record,
     schema::{
@@ -32,28 +34,28 @@ const PURGES_AT_ONCE: usize = 16;
 /// Removes what is at `path`; a directory that holds something only if `recursive`, and then a job clears it away.
 pub(crate) async fn remove(
     store: &impl Store,
+    who: &Caller,
     call: &Call,
     path: &ZonePath,
     recursive: bool,
-    by: &UserName,
 ) -> Result<pb::RemoveResponse, MetadataError> {
-    transact!(store, [call, path, by], |txn| remove_once(
-        txn, &call, &path, recursive, &by
+    transact!(store, [who, call, path], |txn| remove_once(
+        txn, &who, &call, &path, recursive
     ))
     .await
 }
 
 async fn remove_once(
     txn: &mut impl Txn,
+    who: &Caller,
     call: &Call,
     path: &ZonePath,
     recursive: bool,
-    by: &UserName,
 ) -> Result<pb::RemoveResponse, MetadataError> {
     if let Some(done) = call.answer(txn).await? {
         return Ok(done);
     }
-    let job = remove_in(txn, path, recursive, by, call.now_ms()).await?;
+    let job = remove_in(txn, who, path, recursive, call.now_ms()).await?;
     let done = pb::RemoveResponse {
         job_id: job.map(Into::into).unwrap_or_default(),
     };
@@ -63,29 +65,41 @@ async fn remove_once(
 
 async fn remove_in(
     txn: &mut impl Txn,
+    who: &Caller,
     path: &ZonePath,
     recursive: bool,
-    by: &UserName,
     now_ms: u64,
 ) -> Result<Option<JobId>, MetadataError> {
-    if path.is_root() {
-        return Err(MetadataError::Root("removed"));
-    }
-    let found = find(txn, path).await?;
+    let Slot { parent, found, .. } = slot(txn, who, path, "removed").await?;
+    let found = found.ok_or_else(|| MetadataError::NotFound(path.clone()))?;
+    check_taking(who, &parent, &found)?;
     if !found.entry.is_directory() {
         unlink_file(txn, &found).await?;
         return Ok(None);
     }
-    let is_empty = access::page(txn, &keys::dentries(found.id), 1).await?.is_empty();
-    if !is_empty && !recursive {
-        return Err(MetadataError::NotEmpty(path.clone()));
-    }
-    txn.delete(&found.key);
-    if is_empty {
-        drop_directory(txn, found.id, &found.entry.zone_id, now_ms).await?;
+    if is_empty(txn, &found).await? {
+        unlink_empty(txn, &found, now_ms).await?;
         return Ok(None);
     }
-    removal::begin(txn, path, &found.entry, by, now_ms).await.map(Some)
+    if !recursive {
+        return Err(MetadataError::NotEmpty(path.clone()));
+    }
+    check(who, &found, Rights::ALL, path)?;
+    txn.delete(&found.key);
+    removal::begin(txn, path, &found.entry, &who.name, now_ms)
+        .await
+        .map(Some)
+}
+
+/// Whether a directory holds nothing that shows.
+pub(crate) async fn is_empty(txn: &mut impl Txn, directory: &Found) -> Result<bool, MetadataError> {
+    Ok(access::page(txn, &keys::dentries(directory.id), 1).await?.is_empty())
+}
+
+/// Takes an empty directory out of the namespace.
+pub(crate) async fn unlink_empty(txn: &mut impl Txn, found: &Found, now_ms: u64) -> Result<(), MetadataError> {
+    txn.delete(&found.key);
+    drop_directory(txn, found.id, &found.entry.zone_id, now_ms).await
 }
 
 /// Takes a file out of the namespace and the index, and leaves its blocks to the purge.
@@ -216,17 +230,19 @@ async fn drop_from(txn: &mut impl Txn, first: BlockId) -> Result<(), MetadataErr
 }
 
 /// A zone and its root, if that is still reachable; a removed one is gone though its purge has not come to it. One that a rename
-/// above it moved beyond the longest path cannot be asked for either, until another brings it back.
+/// above it moved beyond the longest path cannot be asked for either, until another brings it back; and one that the caller may not
+/// reach is none of theirs.
 pub(crate) async fn zone_root(
     txn: &mut impl Reader,
+    who: &Caller,
     zone: ZoneId,
 ) -> Result<Option<(records::Zone, Found)>, MetadataError> {
     let Some(record) = access::zone(txn, zone).await? else {
         return Ok(None);
     };
-    let found = super::resolve::climb(txn, record.root.as_ref().try_into()?).await;
+    let found = super::resolve::climb(txn, who, record.root.as_ref().try_into()?).await;
     let reachable = match found {
-        Err(MetadataError::TooDeep(_)) => None,
+        Err(MetadataError::TooDeep(_) | MetadataError::Forbidden(_)) => None,
         Ok(Some(found)) if !found.path.is_too_long() => return Ok(Some((record, found))),
         found => found?,
     };

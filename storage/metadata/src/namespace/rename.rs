@@ -5,32 +5,36 @@ use strongroom_kv::{Store, Txn};
 use strongroom_proto::{ZonePath, metadata::v1 as pb};
 
 use super::{
-    remove::unlink_file,
+    permission::{Rights, check, check_taking},
+    remove::{is_empty, unlink_empty, unlink_file},
     resolve::{Slot, ZoneAt, child, slot},
     stat::stat,
 };
 use crate::{
     answers::Call,
+    authority::Caller,
     error::MetadataError,
     schema::{access, access::transact},
 };
 
-/// Moves `from` to `to`; with `overwrite` a file replaces a file there.
+/// Moves `from` to `to`; with `overwrite` a file replaces a file there, and a directory an empty one.
 pub(crate) async fn rename(
     store: &impl Store,
+    who: &Caller,
     call: &Call,
     from: &ZonePath,
     to: &ZonePath,
     overwrite: bool,
 ) -> Result<pb::Stat, MetadataError> {
-    transact!(store, [call, from, to], |txn| rename_once(
-        txn, &call, &from, &to, overwrite
+    transact!(store, [who, call, from, to], |txn| rename_once(
+        txn, &who, &call, &from, &to, overwrite
     ))
     .await
 }
 
 async fn rename_once(
     txn: &mut impl Txn,
+    who: &Caller,
     call: &Call,
     from: &ZonePath,
     to: &ZonePath,
@@ -39,18 +43,19 @@ async fn rename_once(
     if let Some(done) = call.answer(txn).await? {
         return Ok(done);
     }
-    let stat = rename_in(txn, from, to, overwrite).await?;
+    let stat = rename_in(txn, who, from, to, overwrite.then(|| call.now_ms())).await?;
     call.keep(txn, &stat);
     Ok(stat)
 }
 
 async fn rename_in(
     txn: &mut impl Txn,
+    who: &Caller,
     from: &ZonePath,
     to: &ZonePath,
-    overwrite: bool,
+    overwrite_ms: Option<u64>,
 ) -> Result<pb::Stat, MetadataError> {
-    let source = slot(txn, from, "renamed").await?;
+    let source = slot(txn, who, from, "renamed").await?;
     let Some(moved) = source.found else {
         return Err(MetadataError::NotFound(from.clone()));
     };
@@ -66,9 +71,11 @@ async fn rename_in(
             why,
         });
     }
-    let target = slot(txn, to, "replaced").await?;
+    let target = slot(txn, who, to, "replaced").await?;
+    check_taking(who, &source.parent, &moved)?;
+    check(who, &target.parent, Rights::CHANGE, to)?;
     check_zones(from, source.parent.zone.as_ref(), target.parent.zone.as_ref())?;
-    make_room(txn, &target, moved.entry.is_directory(), overwrite).await?;
+    make_room(txn, who, &target, moved.entry.is_directory(), overwrite_ms).await?;
     txn.delete(&moved.key);
     access::link(txn, target.parent.id, &target.name, &moved.entry)?;
     let moved = child(&target.parent, &target.name, moved.entry)?;
@@ -89,23 +96,26 @@ fn check_zones(path: &ZonePath, from: Option<&ZoneAt>, to: Option<&ZoneAt>) -> R
     })
 }
 
+/// Removes what is at the target, if it is to be overwritten: then `overwrite_ms` is the time.
 async fn make_room(
     txn: &mut impl Txn,
+    who: &Caller,
     target: &Slot,
     moves_directory: bool,
-    overwrite: bool,
+    overwrite_ms: Option<u64>,
 ) -> Result<(), MetadataError> {
     let Some(there) = &target.found else {
         return Ok(());
     };
-    if !overwrite {
+    let Some(now_ms) = overwrite_ms else {
         return Err(MetadataError::Exists(there.path.clone()));
+    };
+    check_taking(who, &target.parent, there)?;
+    match (moves_directory, there.entry.is_directory()) {
+        (true, false) => Err(MetadataError::NotADirectory(there.path.clone())),
+        (false, true) => Err(MetadataError::IsADirectory(there.path.clone())),
+        (false, false) => unlink_file(txn, there).await,
+        (true, true) if is_empty(txn, there).await? => unlink_empty(txn, there, now_ms).await,
+        (true, true) => Err(MetadataError::NotEmpty(there.path.clone())),
     }
-    if there.entry.is_directory() {
-        return Err(MetadataError::IsADirectory(there.path.clone()));
-    }
-    if moves_directory {
-        return Err(MetadataError::NotADirectory(there.path.clone()));
-    }
-    unlink_file(txn, there).await
 }

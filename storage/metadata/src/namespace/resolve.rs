@@ -1,9 +1,11 @@
-//! From a path to what is there and its zone, and back, within one transaction.
+//! From a path to what is there and its zone, and back, within one transaction. The walk takes the right to pass through each directory.
 
 use strongroom_kv::Reader;
 use strongroom_proto::{FileId, ZoneId, ZonePath};
 
+use super::permission::{Rights, check};
 use crate::{
+    authority::Caller,
     error::MetadataError,
     schema::{ROOT, access, keys, records},
 };
@@ -40,10 +42,10 @@ pub(crate) struct Slot {
 }
 
 /// What is at `path`.
-pub(crate) async fn find(txn: &mut impl Reader, path: &ZonePath) -> Result<Found, MetadataError> {
+pub(crate) async fn find(txn: &mut impl Reader, who: &Caller, path: &ZonePath) -> Result<Found, MetadataError> {
     let mut at = root(txn).await?;
     for name in path.names() {
-        at = step(txn, &at, name)
+        at = step(txn, who, &at, name)
             .await?
             .ok_or_else(|| MetadataError::NotFound(path.clone()))?;
     }
@@ -54,12 +56,13 @@ pub(crate) async fn find(txn: &mut impl Reader, path: &ZonePath) -> Result<Found
 /// done to the root.
 pub(crate) async fn slot(
     txn: &mut impl Reader,
+    who: &Caller,
     path: &ZonePath,
     root_what: &'static str,
 ) -> Result<Slot, MetadataError> {
     let (parent, name) = path.split_last().ok_or(MetadataError::Root(root_what))?;
-    let parent = find(txn, &parent).await?;
-    let found = step(txn, &parent, name).await?;
+    let parent = find(txn, who, &parent).await?;
+    let found = step(txn, who, &parent, name).await?;
     Ok(Slot {
         parent,
         name: name.to_owned(),
@@ -68,10 +71,16 @@ pub(crate) async fn slot(
 }
 
 /// The child `name` of `at`, which must be a directory.
-pub(crate) async fn step(txn: &mut impl Reader, at: &Found, name: &str) -> Result<Option<Found>, MetadataError> {
+pub(crate) async fn step(
+    txn: &mut impl Reader,
+    who: &Caller,
+    at: &Found,
+    name: &str,
+) -> Result<Option<Found>, MetadataError> {
     if !at.entry.is_directory() {
         return Err(MetadataError::NotADirectory(at.path.clone()));
     }
+    check(who, at, Rights::PASS, &at.path.child(name)?)?;
     match access::entry(txn, at.id, name).await? {
         Some(entry) => child(at, name, entry).map(Some),
         None => Ok(None),
@@ -113,7 +122,7 @@ pub(crate) async fn root(txn: &mut impl Reader) -> Result<Found, MetadataError> 
 }
 
 /// The inode `id` found from below, or `None` if it is gone or cut off from the root.
-pub(crate) async fn climb(txn: &mut impl Reader, id: FileId) -> Result<Option<Found>, MetadataError> {
+pub(crate) async fn climb(txn: &mut impl Reader, who: &Caller, id: FileId) -> Result<Option<Found>, MetadataError> {
     let mut names = Vec::new();
     let mut next = id;
     while next != ROOT {
@@ -128,7 +137,7 @@ pub(crate) async fn climb(txn: &mut impl Reader, id: FileId) -> Result<Option<Fo
     }
     let mut at = root(txn).await?;
     while let Some(name) = names.pop() {
-        at = step(txn, &at, &name).await?.ok_or(MetadataError::Corrupt {
+        at = step(txn, who, &at, &name).await?.ok_or(MetadataError::Corrupt {
             what: "directory entry",
         })?;
     }

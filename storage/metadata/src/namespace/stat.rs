@@ -25,6 +25,7 @@ pub(crate) async fn stat(txn: &mut impl Reader, found: &Found) -> Result<pb::Sta
         file_id: entry.id.clone(),
         zone_path: found.zone.as_ref().map(|zone| (&zone.path).into()).unwrap_or_default(),
         zone_root: !entry.zone_id.is_empty(),
+        has_acl: has_acl(entry),
         ..pb::Stat::default()
     };
     if let Some(size) = &entry.file {
@@ -69,7 +70,12 @@ pub(crate) fn listed(name: &str, entry: &records::Entry) -> pb::Entry {
         file_id: entry.id.clone(),
         zone_root: !entry.zone_id.is_empty(),
         blocks: size.blocks,
+        has_acl: has_acl(entry),
     }
+}
+
+const fn has_acl(entry: &records::Entry) -> bool {
+    entry.acl.is_some() || entry.default_acl.is_some()
 }
 
 const fn kind(entry: &records::Entry) -> pb::FileKind {

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use strongroom_kv::{Reader, Store, Txn};
-use strongroom_proto::{
-    Failure, JobId, KeyName, KeyVersion, Reason, ZoneId, ZonePath, metadata::v1 as pb, transport::UserName,
-};
+use strongroom_proto::{Failure, JobId, KeyName, KeyVersion, Reason, ZoneId, ZonePath, metadata::v1 as pb};
 
 use crate::{
+    authority::Caller,
     core::Core,
     error::MetadataError,
     jobs::{
@@ -33,12 +32,12 @@ const PAGE_MAX: usize = 1000;
 /// Starts the re-encryption of the zone at `path`, or goes on with the one that was begun and is not over.
 pub(crate) async fn start<S: Store, E: EdekSource>(
     core: &Core<S, E>,
+    who: &Caller,
     path: &ZonePath,
-    by: &UserName,
     throttle: Option<u32>,
 ) -> Result<pb::Reencryption, MetadataError> {
     let mut view = core.store.snapshot().await?;
-    let (zone, record) = zone_at(&mut view, path).await?;
+    let (zone, record) = zone_at(&mut view, who, path).await?;
     let begun = access::reencryption(&mut view, zone).await?;
     drop(view);
     match begun.filter(|(_, job)| !job.is_over()) {
@@ -49,7 +48,7 @@ pub(crate) async fn start<S: Store, E: EdekSource>(
             let target = newest_version(core, zone, &key).await?;
             let job = Job {
                 kind: JobKind::Reencryption.into(),
-                owner: by.as_str().to_owned(),
+                owner: who.name.as_str().to_owned(),
                 path: path.to_string(),
                 created_ms: core.clock.now_ms(),
                 throttle: throttle.unwrap_or(0),
@@ -57,39 +56,44 @@ pub(crate) async fn start<S: Store, E: EdekSource>(
                 target_version: target.0,
                 ..Job::default()
             };
-            transact!(&core.store, [path, job], |txn| persist(txn, &path, zone, job)).await?;
+            transact!(&core.store, [who, path, job], |txn| persist(
+                txn, &who, &path, zone, job
+            ))
+            .await?;
             core.stock.drop_zone(zone);
             core.stock.warm(zone, &key);
         }
     }
     core.work.notify_one();
-    status(core, path).await
+    status(core, who, path).await
 }
 
 /// Ends the re-encryption of the zone at `path`, if one is under way.
 pub(crate) async fn cancel<S: Store, E: EdekSource>(
     core: &Core<S, E>,
+    who: &Caller,
     path: &ZonePath,
 ) -> Result<pb::Reencryption, MetadataError> {
     let mut view = core.store.snapshot().await?;
-    let (zone, _) = zone_at(&mut view, path).await?;
+    let (zone, _) = zone_at(&mut view, who, path).await?;
     let begun = access::reencryption(&mut view, zone).await?;
     drop(view);
     if let Some((id, _)) = begun {
         change(&core.store, id, Action::Cancel, core.clock.now_ms()).await?;
     }
-    status(core, path).await
+    status(core, who, path).await
 }
 
 /// How far the re-encryption of the zone at `path` is.
 pub(crate) async fn status<S: Store, E: EdekSource>(
     core: &Core<S, E>,
+    who: &Caller,
     path: &ZonePath,
 ) -> Result<pb::Reencryption, MetadataError> {
     let mut view = core.store.snapshot().await?;
-    let (zone, record) = zone_at(&mut view, path).await?;
+    let (zone, record) = zone_at(&mut view, who, path).await?;
     match access::reencryption(&mut view, zone).await? {
-        Some((id, job)) => wire(&mut view, path, &record, id, &job, core.clock.now_ms()).await,
+        Some((id, job)) => wire(&mut view, who, path, (id, &job), &record, core.clock.now_ms()).await,
         None => Ok(pb::Reencryption {
             zone_path: path.into(),
             state: pb::ReencryptionState::None.into(),
@@ -102,6 +106,7 @@ pub(crate) async fn status<S: Store, E: EdekSource>(
 /// The newest re-encryptions of zones with ids greater than `after`.
 pub(crate) async fn list<S: Store, E: EdekSource>(
     core: &Core<S, E>,
+    who: &Caller,
     after: Option<ZoneId>,
     limit: usize,
 ) -> Result<pb::ListReencryptionsResponse, MetadataError> {
@@ -115,11 +120,11 @@ pub(crate) async fn list<S: Store, E: EdekSource>(
     let mut listed = pb::ListReencryptionsResponse::default();
     for (key, _) in &found {
         let zone = keys::zone_of(key).ok_or(MetadataError::Corrupt { what: "re-encryption" })?;
-        let root = zone_root(&mut view, zone).await?;
+        let root = zone_root(&mut view, who, zone).await?;
         let job = access::reencryption(&mut view, zone).await?;
         if let (Some((record, root)), Some((id, job))) = (root, job) {
             let now_ms = core.clock.now_ms();
-            let status = wire(&mut view, &root.path, &record, id, &job, now_ms).await?;
+            let status = wire(&mut view, who, &root.path, (id, &job), &record, now_ms).await?;
             listed.reencryptions.push(status);
         }
         if found.len() == limit {
@@ -131,10 +136,10 @@ pub(crate) async fn list<S: Store, E: EdekSource>(
 
 async fn wire(
     reader: &mut impl Reader,
+    who: &Caller,
     path: &ZonePath,
+    (id, job): (JobId, &Job),
     zone: &records::Zone,
-    id: JobId,
-    job: &Job,
     now_ms: u64,
 ) -> Result<pb::Reencryption, MetadataError> {
     let state = match job.state() {
@@ -158,21 +163,21 @@ async fn wire(
         message: job.message.clone(),
         job_id: id.into(),
         key_name: zone.key_name.clone(),
-        last_file: last_file(reader, job).await?,
+        last_file: last_file(reader, who, job).await?,
         throttle: job.throttle,
         rate,
         seconds_left: (rate > 0).then(|| files_left.div_ceil(rate.max(1))),
     })
 }
 
-/// Where the file is that was dealt with last; empty if it went.
-async fn last_file(reader: &mut impl Reader, job: &Job) -> Result<bytes::Bytes, MetadataError> {
+/// Where the file is that was dealt with last; empty if it went, or the caller may not reach it.
+async fn last_file(reader: &mut impl Reader, who: &Caller, job: &Job) -> Result<bytes::Bytes, MetadataError> {
     let Some((_, file)) = job.cursor()? else {
         return Ok(bytes::Bytes::new());
     };
-    match climb(reader, file).await {
+    match climb(reader, who, file).await {
         Ok(found) => Ok(found.map(|found| (&found.path).into()).unwrap_or_default()),
-        Err(MetadataError::TooDeep(_)) => Ok(bytes::Bytes::new()),
+        Err(MetadataError::TooDeep(_) | MetadataError::Forbidden(_)) => Ok(bytes::Bytes::new()),
         Err(error) => Err(error),
     }
 }
@@ -180,9 +185,10 @@ async fn last_file(reader: &mut impl Reader, job: &Job) -> Result<bytes::Bytes, 
 /// The zone whose root is at `path`.
 pub(crate) async fn zone_at(
     reader: &mut impl Reader,
+    who: &Caller,
     path: &ZonePath,
 ) -> Result<(ZoneId, records::Zone), MetadataError> {
-    let Found { entry, zone, .. } = find(reader, path).await?;
+    let Found { entry, zone, .. } = find(reader, who, path).await?;
     let Some(id) = entry.zone()? else {
         return Err(MetadataError::NotZoneRoot {
             path: path.clone(),
@@ -222,8 +228,14 @@ async fn newest_version<S, E: EdekSource>(
 }
 
 /// Records the job, and in the zone that no new file takes an EDEK of an older version.
-async fn persist(txn: &mut impl Txn, path: &ZonePath, zone: ZoneId, job: Job) -> Result<(), MetadataError> {
-    let (found, mut record) = zone_at(txn, path).await?;
+async fn persist(
+    txn: &mut impl Txn,
+    who: &Caller,
+    path: &ZonePath,
+    zone: ZoneId,
+    job: Job,
+) -> Result<(), MetadataError> {
+    let (found, mut record) = zone_at(txn, who, path).await?;
     if found != zone {
         return Err(MetadataError::NotFound(path.clone()));
     }

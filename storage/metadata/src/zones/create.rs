@@ -8,17 +8,29 @@ use strongroom_proto::{DataSuite, Failure, FileId, FrameSize, KeyName, Reason, Z
 use super::{source::EdekSource, source::Minted, view::wire_zone};
 use crate::{
     answers::Call,
+    authority::Caller,
     core::Core,
     error::MetadataError,
-    namespace::resolve::find,
+    namespace::{attributes::Attributes, remove::is_empty, resolve::find},
     schema::{access, access::transact, keys, records},
 };
 
-/// Makes an empty directory a zone. That the caller is an administrator was checked before.
+/// What is made of a directory.
+#[derive(Debug, Clone)]
+struct Making {
+    path: ZonePath,
+    zone: ZoneId,
+    record: records::Zone,
+    handed: Attributes,
+}
+
+/// Makes an empty directory a zone, and its root what is `handed` over. That the caller is a superuser was checked before.
 pub(crate) async fn create<S: Store, E: EdekSource>(
     core: &Core<S, E>,
+    who: &Caller,
     call: &Call,
     asked: &pb::CreateZoneRequest,
+    handed: &Attributes,
 ) -> Result<pb::Zone, MetadataError> {
     if let Some(done) = call.answer(&mut core.store.begin().await?).await? {
         return Ok(done);
@@ -46,8 +58,14 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
         version_min: 0,
         frame_bytes: frame.bytes(),
     };
-    let made = transact!(&core.store, [call, path, record], |txn| make_once(
-        txn, &call, &path, zone, &record
+    let making = Making {
+        path,
+        zone,
+        record,
+        handed: handed.clone(),
+    };
+    let made = transact!(&core.store, [who, call, making], |txn| make_once(
+        txn, &who, &call, &making
     ))
     .await?;
     if made.zone_id.as_ref() == zone.as_bytes() {
@@ -77,43 +95,34 @@ async fn look_at_key<S, E: EdekSource>(
     }
 }
 
-async fn make_once(
-    txn: &mut impl Txn,
-    call: &Call,
-    path: &ZonePath,
-    zone: ZoneId,
-    record: &records::Zone,
-) -> Result<pb::Zone, MetadataError> {
+async fn make_once(txn: &mut impl Txn, who: &Caller, call: &Call, making: &Making) -> Result<pb::Zone, MetadataError> {
     if let Some(done) = call.answer(txn).await? {
         return Ok(done);
     }
-    let made = make(txn, path, zone, record).await?;
+    let made = make(txn, who, making).await?;
     call.keep(txn, &made);
     Ok(made)
 }
 
-async fn make(
-    txn: &mut impl Txn,
-    path: &ZonePath,
-    zone: ZoneId,
-    record: &records::Zone,
-) -> Result<pb::Zone, MetadataError> {
-    let mut found = find(txn, path).await?;
+async fn make(txn: &mut impl Txn, who: &Caller, making: &Making) -> Result<pb::Zone, MetadataError> {
+    let Making { path, zone, .. } = making;
+    let mut found = find(txn, who, path).await?;
     if !found.entry.is_directory() {
         return Err(MetadataError::ZoneOnFile(path.clone()));
     }
     if found.entry.zone()?.is_some() {
         return Err(MetadataError::AlreadyZone(path.clone()));
     }
-    if !access::page(txn, &keys::dentries(found.id), 1).await?.is_empty() {
+    if !is_empty(txn, &found).await? {
         return Err(MetadataError::ZoneNotEmpty(path.clone()));
     }
-    found.entry.zone_id = zone.into();
+    found.entry.zone_id = (*zone).into();
+    making.handed.apply(&mut found.entry);
     access::put(txn, &found.key, &found.entry);
     let record = records::Zone {
         root: found.id.into(),
-        ..record.clone()
+        ..making.record.clone()
     };
-    access::put(txn, &keys::zone(zone), &record);
-    Ok(wire_zone(zone, &record, &found.path, 0))
+    access::put(txn, &keys::zone(*zone), &record);
+    Ok(wire_zone(*zone, &record, &found.path, 0))
 }

@@ -14,6 +14,7 @@ use strongroom_proto::{
 
 use super::source::EdekSource;
 use crate::{
+    authority::Caller,
     core::Core,
     error::MetadataError,
     reencrypt::job::zone_at,
@@ -48,10 +49,11 @@ struct Subject {
     name: String,
 }
 
-/// A signed proof that the zone uses no version of its key up to `through`. That the caller is an administrator was checked
+/// A signed proof that the zone uses no version of its key up to `through`. That the caller is a superuser was checked
 /// before.
 pub(crate) async fn prove<S: Store, E: EdekSource>(
     core: &Core<S, E>,
+    who: &Caller,
     which: &Which,
     through: KeyVersion,
 ) -> Result<SignedProof, MetadataError> {
@@ -59,7 +61,7 @@ pub(crate) async fn prove<S: Store, E: EdekSource>(
         field: "through_version",
         rule: format!("at most {}", u32::MAX - 1),
     })?;
-    let subject = subject(&mut core.store.begin().await?, which).await?;
+    let subject = subject(&mut core.store.begin().await?, who, which).await?;
     if subject.known {
         check_newest(core, &subject, through).await?;
         core.stock.raise(subject.zone, least);
@@ -81,10 +83,10 @@ pub(crate) async fn prove<S: Store, E: EdekSource>(
     Ok(proof.sign(&core.identity)?)
 }
 
-async fn subject(txn: &mut impl Txn, which: &Which) -> Result<Subject, MetadataError> {
+async fn subject(txn: &mut impl Txn, who: &Caller, which: &Which) -> Result<Subject, MetadataError> {
     match which {
         Which::At(path) => {
-            let (zone, record) = zone_at(txn, path).await?;
+            let (zone, record) = zone_at(txn, who, path).await?;
             Ok(Subject {
                 zone,
                 key: record.key_name.parse()?,

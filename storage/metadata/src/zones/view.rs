@@ -5,6 +5,7 @@ use strongroom_proto::{ZoneId, ZonePath, metadata::v1 as pb};
 
 use super::source::EdekSource;
 use crate::{
+    authority::Caller,
     core::Core,
     error::MetadataError,
     namespace::{remove::zone_root, resolve::find},
@@ -17,10 +18,11 @@ const ZONES_PER_PAGE_MAX: usize = 1000;
 /// The zone that holds `path`.
 pub(crate) async fn get<S: Store, E: EdekSource>(
     core: &Core<S, E>,
+    who: &Caller,
     path: &ZonePath,
 ) -> Result<pb::Zone, MetadataError> {
     let mut txn = core.store.begin().await?;
-    let found = find(&mut txn, path).await?;
+    let found = find(&mut txn, who, path).await?;
     let at = found.zone.ok_or_else(|| MetadataError::NotInZone(path.clone()))?;
     let record = access::zone(&mut txn, at.id)
         .await?
@@ -30,9 +32,10 @@ pub(crate) async fn get<S: Store, E: EdekSource>(
     Ok(zone)
 }
 
-/// Zones with ids greater than `after`.
+/// Zones with ids greater than `after` whose roots the caller may reach.
 pub(crate) async fn list<S: Store, E: EdekSource>(
     core: &Core<S, E>,
+    who: &Caller,
     after: Option<ZoneId>,
     limit: usize,
 ) -> Result<pb::ListZonesResponse, MetadataError> {
@@ -48,7 +51,7 @@ pub(crate) async fn list<S: Store, E: EdekSource>(
         for (key, _) in &found {
             let id = keys::zone_of(key).ok_or(MetadataError::Corrupt { what: "zone" })?;
             // A zone whose directory was removed is gone, though its purge is still to come.
-            let Some((record, root)) = zone_root(&mut txn, id).await? else {
+            let Some((record, root)) = zone_root(&mut txn, who, id).await? else {
                 continue;
             };
             if response.zones.len() == limit {

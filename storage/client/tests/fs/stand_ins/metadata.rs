@@ -6,11 +6,12 @@ use strongroom_proto::{
     block::v1::Target,
     kms::v1::Edek,
     metadata::v1::{
-        AbandonFileRequest, AbandonFileResponse, AddBlocksRequest, BlockPlacement, CommitFileRequest, CommittedFile,
-        CreateFileRequest, CreatedFile, Extent, FileKind, GetStatRequest, ListBlocksRequest, ListBlocksResponse,
-        ListRequest, ListResponse, MakeDirectoryRequest, OpenFileRequest, OpenedFile, RecoverFileRequest,
-        RecoverFileResponse, RemoveRequest, RemoveResponse, RenameRequest, ReopenFileRequest, ReopenedFile,
-        SetAttributesRequest, Stat, WriteGrant, files_server::Files, namespace_server::Namespace,
+        AbandonFileRequest, AbandonFileResponse, Acl, AddBlocksRequest, BlockPlacement, CommitFileRequest,
+        CommittedFile, CreateFileRequest, CreatedFile, Extent, FileKind, GetAclRequest, GetStatRequest,
+        ListBlocksRequest, ListBlocksResponse, ListRequest, ListResponse, MakeDirectoryRequest, OpenFileRequest,
+        OpenedFile, RecoverFileRequest, RecoverFileResponse, RemoveRequest, RemoveResponse, RenameRequest,
+        ReopenFileRequest, ReopenedFile, SetAclRequest, SetAttributesRequest, Stat, WriteGrant, files_server::Files,
+        namespace_server::Namespace,
     },
 };
 use tonic::{Request, Response, Status};
@@ -370,6 +371,14 @@ impl Namespace for Metadata {
     }
 
     async fn rename(&self, _: Request<RenameRequest>) -> Result<Response<Stat>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
+
+    async fn get_acl(&self, _: Request<GetAclRequest>) -> Result<Response<Acl>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
+
+    async fn set_acl(&self, _: Request<SetAclRequest>) -> Result<Response<Acl>, Status> {
         Err(Status::unimplemented("not needed here"))
     }
 

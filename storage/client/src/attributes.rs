@@ -1,0 +1,27 @@
+//! What callers set of files, directories and zones.
+
+use strongroom_proto::{FrameSize, groups::GroupName, transport::UserName};
+
+/// Attributes to set, each if it is given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// Permission bits, at most 0o7777.
+    pub mode: Option<u32>,
+    /// Last change, in milliseconds since the Unix epoch.
+    pub mtime_ms: Option<u64>,
+    /// Whose it is to be.
+    pub owner: Option<UserName>,
+    /// The group whose members the middle permission bits are for.
+    pub group: Option<GroupName>,
+}
+
+/// How a zone is made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ZoneOptions {
+    /// The frames that its files are sealed in.
+    pub frame: FrameSize,
+    /// Whose its root is to be, if not whose the directory is.
+    pub owner: Option<UserName>,
+    /// And of which group.
+    pub group: Option<GroupName>,
+}

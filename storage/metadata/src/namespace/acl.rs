@@ -1,0 +1,282 @@
+//! ACLs as lists, which is how people see and change them; stored they are a mode and what goes beyond it.
+
+use std::collections::BTreeMap;
+
+use strongroom_kv::{Reader, Store, Txn};
+use strongroom_proto::{
+    ZonePath,
+    groups::GroupName,
+    limits::ACL_NAMES_MAX,
+    metadata::v1::{self as pb, AclChange, AclKind},
+    transport::UserName,
+};
+
+use super::{
+    permission::check_owner,
+    resolve::{Found, find},
+    stat::stat,
+};
+use crate::{
+    answers::Call,
+    authority::Caller,
+    error::MetadataError,
+    schema::{access, access::transact, records},
+};
+
+/// For whom an entry of an ACL is, in the order in which they are shown.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Tag {
+    Owner,
+    User(UserName),
+    OwningGroup,
+    Group(GroupName),
+    Mask,
+    Other,
+}
+
+/// Rights by tag: those of the thing itself, or a directory's default.
+type List = BTreeMap<Tag, u32>;
+
+/// A change of an ACL.
+#[derive(Debug, Clone)]
+pub(crate) struct Change {
+    kind: AclChange,
+    access: List,
+    default: List,
+}
+
+impl Change {
+    /// Parses a change.
+    pub(crate) fn parse(kind: AclChange, entries: &[pb::AclEntry]) -> Result<Self, MetadataError> {
+        let takes_entries = matches!(kind, AclChange::Replace | AclChange::Modify | AclChange::Remove);
+        if kind == AclChange::Unspecified || takes_entries == entries.is_empty() {
+            return Err(rule(
+                "entries to replace, modify or remove, or none for the other changes",
+            ));
+        }
+        let (mut access, mut default) = (List::new(), List::new());
+        for entry in entries {
+            let list = if entry.default { &mut default } else { &mut access };
+            if entry.rights > 7 {
+                return Err(rule("rights are 0 to 7"));
+            }
+            if list.insert(tag(entry)?, entry.rights).is_some() {
+                return Err(rule("each user, group and kind at most once"));
+            }
+        }
+        Ok(Self { kind, access, default })
+    }
+
+    fn apply(&self, entry: &mut records::Entry) -> Result<(), MetadataError> {
+        let mut access = split(entry.mode, entry.acl.as_ref());
+        let mut default = entry.default_acl.as_ref().map(default_list).unwrap_or_default();
+        match self.kind {
+            AclChange::Replace => (access, default) = (self.access.clone(), self.default.clone()),
+            AclChange::Modify => {
+                merge(&mut access, &self.access);
+                merge(&mut default, &self.default);
+            }
+            AclChange::Remove => {
+                take(&mut access, &self.access)?;
+                take(&mut default, &self.default)?;
+            }
+            AclChange::RemoveDefault => default.clear(),
+            AclChange::RemoveAll => {
+                access.retain(|tag, _| is_base(tag));
+                default.clear();
+            }
+            AclChange::Unspecified => {}
+        }
+        if !default.is_empty() {
+            for (tag, rights) in access.iter().filter(|(tag, _)| is_base(tag)) {
+                default.entry(tag.clone()).or_insert(*rights);
+            }
+        }
+        let (mode, acl) = join(&access, self.access.contains_key(&Tag::Mask))?;
+        entry.mode = entry.mode & !0o777 | mode;
+        entry.acl = acl;
+        entry.default_acl = match default.is_empty() {
+            true => None,
+            false => {
+                let (mode, acl) = join(&default, self.default.contains_key(&Tag::Mask))?;
+                Some(records::DefaultAcl { mode, acl })
+            }
+        };
+        Ok(())
+    }
+}
+
+/// The ACL at a path.
+pub(crate) async fn look(store: &impl Store, who: &Caller, path: &ZonePath) -> Result<pb::Acl, MetadataError> {
+    let mut view = store.snapshot().await?;
+    let found = find(&mut view, who, path).await?;
+    shown(&mut view, &found).await
+}
+
+/// Changes the ACL at a path.
+pub(crate) async fn change(
+    store: &impl Store,
+    who: &Caller,
+    call: &Call,
+    path: &ZonePath,
+    change: &Change,
+) -> Result<pb::Acl, MetadataError> {
+    transact!(store, [who, call, path, change], |txn| change_in(
+        txn, &who, &call, &path, &change
+    ))
+    .await
+}
+
+async fn change_in(
+    txn: &mut impl Txn,
+    who: &Caller,
+    call: &Call,
+    path: &ZonePath,
+    change: &Change,
+) -> Result<pb::Acl, MetadataError> {
+    if let Some(done) = call.answer(txn).await? {
+        return Ok(done);
+    }
+    let mut found = find(txn, who, path).await?;
+    check_owner(who, &found)?;
+    if !found.entry.is_directory() && !change.default.is_empty() {
+        return Err(MetadataError::NotADirectory(path.clone()));
+    }
+    change.apply(&mut found.entry)?;
+    access::put(txn, &found.key, &found.entry);
+    let acl = shown(txn, &found).await?;
+    call.keep(txn, &acl);
+    Ok(acl)
+}
+
+async fn shown(view: &mut impl Reader, found: &Found) -> Result<pb::Acl, MetadataError> {
+    let access = split(found.entry.mode, found.entry.acl.as_ref());
+    let default = found.entry.default_acl.as_ref().map(default_list).unwrap_or_default();
+    let entries = access.iter().map(|(tag, rights)| wire(tag, *rights, false));
+    Ok(pb::Acl {
+        stat: Some(stat(view, found).await?),
+        entries: entries
+            .chain(default.iter().map(|(tag, rights)| wire(tag, *rights, true)))
+            .collect(),
+    })
+}
+
+/// A mode and what goes beyond it as one list.
+fn split(mode: u32, acl: Option<&records::Acl>) -> List {
+    let group = mode >> 3 & 7;
+    let mut list = List::from([
+        (Tag::Owner, mode >> 6 & 7),
+        (Tag::OwningGroup, group),
+        (Tag::Other, mode & 7),
+    ]);
+    if let Some(acl) = acl {
+        list.insert(Tag::OwningGroup, acl.group);
+        list.insert(Tag::Mask, group);
+        list.extend(
+            acl.names
+                .iter()
+                .filter_map(|name| Some((stored_tag(name)?, name.rights))),
+        );
+    }
+    list
+}
+
+fn default_list(default: &records::DefaultAcl) -> List {
+    split(default.mode, default.acl.as_ref())
+}
+
+/// A list as a mode and what goes beyond it. Unless the mask `is_given`, it is what any of those that it limits has.
+fn join(list: &List, is_given: bool) -> Result<(u32, Option<records::Acl>), MetadataError> {
+    let of = |tag: Tag| {
+        let missing = || rule("user::, group:: and other:: are part of every ACL");
+        list.get(&tag).copied().ok_or_else(missing)
+    };
+    let (owner, group, other) = (of(Tag::Owner)?, of(Tag::OwningGroup)?, of(Tag::Other)?);
+    let names: Vec<_> = list.iter().filter_map(|(tag, rights)| stored(tag, *rights)).collect();
+    if names.len() > ACL_NAMES_MAX {
+        return Err(rule(&format!("an ACL names at most {ACL_NAMES_MAX} users and groups")));
+    }
+    if names.is_empty() {
+        return Ok((owner << 6 | group << 3 | other, None));
+    }
+    let all = names.iter().fold(group, |all, name| all | name.rights);
+    let mask = list.get(&Tag::Mask).filter(|_| is_given).copied().unwrap_or(all);
+    Ok((owner << 6 | mask << 3 | other, Some(records::Acl { group, names })))
+}
+
+fn merge(list: &mut List, changes: &List) {
+    list.extend(changes.iter().map(|(tag, rights)| (tag.clone(), *rights)));
+}
+
+fn take(list: &mut List, tags: &List) -> Result<(), MetadataError> {
+    for tag in tags.keys() {
+        if is_base(tag) {
+            return Err(rule(
+                "user::, group:: and other:: are part of every ACL and cannot be removed",
+            ));
+        }
+        list.remove(tag);
+    }
+    Ok(())
+}
+
+const fn is_base(tag: &Tag) -> bool {
+    matches!(tag, Tag::Owner | Tag::OwningGroup | Tag::Other)
+}
+
+fn tag(entry: &pb::AclEntry) -> Result<Tag, MetadataError> {
+    let name = entry.name.as_str();
+    Ok(match (entry.kind(), name) {
+        (AclKind::User, "") => Tag::Owner,
+        (AclKind::User, name) => Tag::User(name.parse()?),
+        (AclKind::Group, "") => Tag::OwningGroup,
+        (AclKind::Group, name) => Tag::Group(name.parse()?),
+        (AclKind::Mask, "") => Tag::Mask,
+        (AclKind::Other, "") => Tag::Other,
+        _ => {
+            return Err(rule(
+                "of user and group, with or without a name, mask and other, without",
+            ));
+        }
+    })
+}
+
+fn wire(tag: &Tag, rights: u32, default: bool) -> pb::AclEntry {
+    let (kind, name) = match tag {
+        Tag::Owner => (AclKind::User, String::new()),
+        Tag::User(name) => (AclKind::User, name.to_string()),
+        Tag::OwningGroup => (AclKind::Group, String::new()),
+        Tag::Group(name) => (AclKind::Group, name.to_string()),
+        Tag::Mask => (AclKind::Mask, String::new()),
+        Tag::Other => (AclKind::Other, String::new()),
+    };
+    pb::AclEntry {
+        default,
+        kind: kind.into(),
+        name,
+        rights,
+    }
+}
+
+fn stored(tag: &Tag, rights: u32) -> Option<records::AclName> {
+    let (user, group) = match tag {
+        Tag::User(name) => (name.to_string(), String::new()),
+        Tag::Group(name) => (String::new(), name.to_string()),
+        Tag::Owner | Tag::OwningGroup | Tag::Mask | Tag::Other => return None,
+    };
+    Some(records::AclName { user, group, rights })
+}
+
+fn stored_tag(name: &records::AclName) -> Option<Tag> {
+    if name.user.is_empty() {
+        return name.group.parse().ok().map(Tag::Group);
+    }
+    name.user.parse().ok().map(Tag::User)
+}
+
+fn rule(rule: &str) -> MetadataError {
+    MetadataError::Field {
+        field: "acl",
+        rule: rule.to_owned(),
+    }
+}

@@ -1,0 +1,697 @@
+//! Who may do what, over the real service: the table of operations against an oracle that knows nothing of the service's code.
+
+mod fixture;
+
+use fixture::{NODES, World, check, files::commit_request, refused};
+use strongroom_proto::{Failure, Reason, metadata::v1 as pb};
+
+/// alice owns what is asked about, bob is in its group, carol is not; dave is a superuser by a group.
+const GROUPS: &str = "hr = ['alice', 'bob']\nit = ['carol']\nsupergroup = ['dave']\n";
+const ACTORS: [&str; 4] = ["alice", "bob", "carol", "dave"];
+const FILE_MODE: u32 = 0o640;
+
+/// The bits that a user has on what belongs to alice and hr.
+fn bits(actor: &str, mode: u32) -> u32 {
+    match actor {
+        "alice" => mode >> 6 & 7,
+        "bob" => mode >> 3 & 7,
+        "carol" => mode & 7,
+        _ => 7,
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operation {
+    Stat,
+    List,
+    Read,
+    Reopen,
+    Create,
+    Overwrite,
+    MakeDirectory,
+    Remove,
+    RenameOut,
+    RenameOver,
+    SetMode,
+    SetTime,
+    SetGroup,
+    SetForeignGroup,
+    SetOwner,
+}
+
+const OPERATIONS: [Operation; 15] = [
+    Operation::Stat,
+    Operation::List,
+    Operation::Read,
+    Operation::Reopen,
+    Operation::Create,
+    Operation::Overwrite,
+    Operation::MakeDirectory,
+    Operation::Remove,
+    Operation::RenameOut,
+    Operation::RenameOver,
+    Operation::SetMode,
+    Operation::SetTime,
+    Operation::SetGroup,
+    Operation::SetForeignGroup,
+    Operation::SetOwner,
+];
+
+/// Whether `actor` may, in a directory of alice and hr with that mode, where all belongs to alice.
+fn expected(operation: Operation, actor: &str, mode: u32) -> bool {
+    let (directory, file) = (bits(actor, mode), bits(actor, FILE_MODE));
+    let passes = directory & 1 == 1;
+    let changes = directory & 3 == 3;
+    let takes = changes && (mode & 0o1000 == 0 || ["alice", "dave"].contains(&actor));
+    match operation {
+        Operation::Stat => passes,
+        Operation::List => directory & 5 == 5,
+        Operation::Read => passes && file & 4 == 4,
+        Operation::Reopen => passes && file & 6 == 6,
+        Operation::Create | Operation::MakeDirectory => changes,
+        Operation::Overwrite => takes && file & 2 == 2,
+        Operation::Remove | Operation::RenameOut | Operation::RenameOver => takes,
+        Operation::SetMode | Operation::SetGroup => passes && ["alice", "dave"].contains(&actor),
+        Operation::SetTime => passes && (actor == "alice" || file & 2 == 2),
+        Operation::SetForeignGroup | Operation::SetOwner => passes && actor == "dave",
+    }
+}
+
+#[tokio::test]
+async fn every_operation_asks_for_its_permissions() {
+    let world = World::with_groups(GROUPS).await;
+    world.zone("/z", "payroll").await;
+    world.open_to_all("/z").await;
+    world.mkdir("/z/out").await;
+    world.open_to_all("/z/out").await;
+    let modes = [
+        0o700, 0o750, 0o070, 0o007, 0o770, 0o711, 0o744, 0o733, 0o777, 0o1777, 0o1770, 0o000,
+    ];
+    for mode in modes {
+        let directory = format!("/z/m{mode:o}");
+        world.mkdir(&directory).await;
+        world
+            .write(&format!("{directory}/f"), 10, &NODES)
+            .await
+            .expect("a file");
+        own(&world, &format!("{directory}/f"), FILE_MODE).await;
+        own(&world, &directory, mode).await;
+        for (actor, operation) in ACTORS.into_iter().flat_map(|actor| OPERATIONS.map(|o| (actor, o))) {
+            let outcome = attempt(&world, operation, actor, &directory).await;
+            let case = format!("{operation:?} by {actor} under mode {mode:04o}");
+            match (outcome, expected(operation, actor, mode)) {
+                (Ok(()), true) => {}
+                (Err(failure), false) => {
+                    check(
+                        &failure,
+                        Reason::PermissionDenied,
+                        &[&format!("user {actor}"), &directory],
+                    );
+                }
+                (outcome, expected) => panic!("{case}: expected {expected}, got {outcome:?}"),
+            }
+        }
+    }
+}
+
+/// Gives something to alice and hr.
+async fn own(world: &World, path: &str, mode: u32) {
+    let request = pb::SetAttributesRequest {
+        path: path.to_owned().into(),
+        mode: Some(mode),
+        owner: "alice".to_owned(),
+        group: "hr".to_owned(),
+        ..pb::SetAttributesRequest::default()
+    };
+    let set = world.user("fsadmin").namespace.set_attributes(request).await;
+    set.expect("a superuser may");
+}
+
+/// Makes a directory that belongs to alice in one where that is not everybody's right.
+async fn prepared(world: &World, path: &str) {
+    make(world, "fsadmin", path).await.expect("a superuser may");
+    own(world, path, 0o755).await;
+}
+
+async fn attempt(world: &World, operation: Operation, actor: &str, directory: &str) -> Result<(), Failure> {
+    let file = format!("{directory}/f");
+    match operation {
+        Operation::Stat => {
+            let path = file.into();
+            let stat = world.user(actor).namespace.get_stat(pb::GetStatRequest { path }).await;
+            stat.map(drop).map_err(Failure::from)
+        }
+        Operation::List => {
+            let request = pb::ListRequest {
+                path: directory.to_owned().into(),
+                ..pb::ListRequest::default()
+            };
+            world
+                .user(actor)
+                .namespace
+                .list(request)
+                .await
+                .map(drop)
+                .map_err(Failure::from)
+        }
+        Operation::Read => {
+            let path = file.into();
+            let opened = world.user(actor).files.open_file(pb::OpenFileRequest { path }).await;
+            opened.map(drop).map_err(Failure::from)
+        }
+        Operation::Reopen => reopen(world, actor, &file).await,
+        Operation::Create => create(world, actor, &format!("{directory}/new"), false).await,
+        Operation::Overwrite => create(world, actor, &file, true).await,
+        Operation::MakeDirectory => {
+            let path = format!("{directory}/made");
+            make(world, actor, &path).await?;
+            remove(world, "fsadmin", &path).await
+        }
+        Operation::Remove => {
+            let path = format!("{directory}/d");
+            prepared(world, &path).await;
+            let outcome = remove(world, actor, &path).await;
+            _ = remove(world, "fsadmin", &path).await;
+            outcome
+        }
+        Operation::RenameOut => {
+            let (path, to) = (format!("{directory}/d"), "/z/out/d".to_owned());
+            prepared(world, &path).await;
+            let outcome = rename(world, actor, &path, &to).await;
+            for path in [&path, &to] {
+                _ = remove(world, "fsadmin", path).await;
+            }
+            outcome
+        }
+        Operation::RenameOver => {
+            let (from, path) = ("/z/out/e".to_owned(), format!("{directory}/d"));
+            prepared(world, &path).await;
+            prepared(world, &from).await;
+            let outcome = rename(world, actor, &from, &path).await;
+            for path in [&path, &from] {
+                _ = remove(world, "fsadmin", path).await;
+            }
+            outcome
+        }
+        Operation::SetMode => set(world, actor, &file, |wanted| wanted.mode = Some(FILE_MODE)).await,
+        Operation::SetTime => set(world, actor, &file, |wanted| wanted.mtime_ms = Some(5)).await,
+        Operation::SetGroup => set(world, actor, &file, |wanted| wanted.group = "hr".to_owned()).await,
+        Operation::SetForeignGroup => {
+            let outcome = set(world, actor, &file, |wanted| wanted.group = "it".to_owned()).await;
+            own(world, &file, FILE_MODE).await;
+            outcome
+        }
+        Operation::SetOwner => set(world, actor, &file, |wanted| wanted.owner = "alice".to_owned()).await,
+    }
+}
+
+async fn create(world: &World, actor: &str, path: &str, overwrite: bool) -> Result<(), Failure> {
+    let request = pb::CreateFileRequest {
+        path: path.to_owned().into(),
+        mode: 0o644,
+        overwrite,
+        ..pb::CreateFileRequest::default()
+    };
+    let created = world.user(actor).files.create_file(request).await?.into_inner();
+    abandon(world, actor, created.grant.expect("a grant")).await
+}
+
+async fn reopen(world: &World, actor: &str, path: &str) -> Result<(), Failure> {
+    let request = pb::ReopenFileRequest {
+        path: path.to_owned().into(),
+        ..pb::ReopenFileRequest::default()
+    };
+    let reopened = world.user(actor).files.reopen_file(request).await?.into_inner();
+    abandon(world, actor, reopened.grant.expect("a grant")).await
+}
+
+async fn abandon(world: &World, actor: &str, grant: pb::WriteGrant) -> Result<(), Failure> {
+    let request = pb::AbandonFileRequest {
+        file_id: grant.file_id,
+        extent_id: grant.extent_id,
+    };
+    world.user(actor).files.abandon_file(request).await?;
+    Ok(())
+}
+
+async fn make(world: &World, actor: &str, path: &str) -> Result<(), Failure> {
+    let request = pb::MakeDirectoryRequest {
+        path: path.to_owned().into(),
+        mode: 0o777,
+        umask: 0o022,
+        ..pb::MakeDirectoryRequest::default()
+    };
+    let made = world.user(actor).namespace.make_directory(request).await?.into_inner();
+    assert_eq!(
+        (made.owner.as_str(), made.mode),
+        (actor, 0o755),
+        "its maker's, without the umask"
+    );
+    Ok(())
+}
+
+async fn remove(world: &World, actor: &str, path: &str) -> Result<(), Failure> {
+    let request = pb::RemoveRequest {
+        path: path.to_owned().into(),
+        recursive: true,
+        ..pb::RemoveRequest::default()
+    };
+    world.user(actor).namespace.remove(request).await?;
+    Ok(())
+}
+
+async fn rename(world: &World, actor: &str, from: &str, to: &str) -> Result<(), Failure> {
+    let request = pb::RenameRequest {
+        from: from.to_owned().into(),
+        to: to.to_owned().into(),
+        overwrite: true,
+        ..pb::RenameRequest::default()
+    };
+    world.user(actor).namespace.rename(request).await?;
+    Ok(())
+}
+
+async fn set(
+    world: &World,
+    actor: &str,
+    path: &str,
+    change: impl FnOnce(&mut pb::SetAttributesRequest),
+) -> Result<(), Failure> {
+    let mut request = pb::SetAttributesRequest {
+        path: path.to_owned().into(),
+        ..pb::SetAttributesRequest::default()
+    };
+    change(&mut request);
+    world.user(actor).namespace.set_attributes(request).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_refusal_names_the_user_the_path_the_right_and_where_it_is_missing() {
+    let world = World::with_groups(GROUPS).await;
+    world.mkdir("/a/b/c").await;
+    own(&world, "/a", 0o750).await;
+    for (actor, path) in [("carol", "/a/b/c"), ("carol", "/a/none")] {
+        let path = path.to_owned().into();
+        let stat = world.user(actor).namespace.get_stat(pb::GetStatRequest { path }).await;
+        let words = [
+            "user carol needs x on /a (owner alice, group hr, mode 0750)",
+            "fs chmod",
+        ];
+        check(&refused(stat), Reason::PermissionDenied, &words);
+    }
+    let failure = make(&world, "bob", "/a/new").await.expect_err("no w");
+    check(
+        &failure,
+        Reason::PermissionDenied,
+        &["denied for /a/new: user bob needs wx on /a"],
+    );
+    let failure = make(&world, "alice", "/.reserved").await.expect_err("the service's");
+    check(&failure, Reason::PermissionDenied, &["/.reserved is reserved"]);
+}
+
+#[tokio::test]
+async fn what_is_removed_with_its_content_must_be_the_callers_to_empty() {
+    let world = World::with_groups(GROUPS).await;
+    world.mkdir("/open").await;
+    world.open_to_all("/open").await;
+    make(&world, "bob", "/open/bobs").await.expect("made");
+    remove(&world, "carol", "/open/bobs").await.expect("it is empty");
+    make(&world, "bob", "/open/bobs").await.expect("made");
+    make(&world, "bob", "/open/bobs/more").await.expect("made");
+    let failure = remove(&world, "carol", "/open/bobs").await.expect_err("it is bob's");
+    check(
+        &failure,
+        Reason::PermissionDenied,
+        &["user carol needs rwx on /open/bobs"],
+    );
+    remove(&world, "bob", "/open/bobs").await.expect("it is bob's");
+}
+
+#[tokio::test]
+async fn a_file_takes_group_and_owner_and_is_checked_again_when_it_is_committed() {
+    let world = World::with_groups(GROUPS).await;
+    world.zone("/z", "payroll").await;
+    own(&world, "/z", 0o755).await;
+    world.write("/z/f", 10, &NODES).await.expect("written");
+    let stat = world.stat("/z/f").await.expect("there");
+    assert_eq!(
+        (stat.owner.as_str(), stat.group.as_str(), stat.mode),
+        ("alice", "hr", 0o644)
+    );
+
+    let open = world
+        .create("/z/late", false)
+        .await
+        .expect("created")
+        .grant
+        .expect("a grant");
+    own(&world, "/z", 0o555).await;
+    let failure = world
+        .commit(commit_request(&open, 0, &[]))
+        .await
+        .expect_err("no w any more");
+    check(
+        &failure,
+        Reason::PermissionDenied,
+        &["denied for /z/late: user alice needs wx on /z"],
+    );
+    own(&world, "/z", 0o755).await;
+    world
+        .commit(commit_request(&open, 0, &[]))
+        .await
+        .expect("it was only refused");
+
+    let opened = world.read("/z/f").await.expect("it opens");
+    let further = pb::ListBlocksRequest {
+        file_id: opened.stat.expect("a stat").file_id,
+        extent_id: opened.extents[0].extent_id.clone(),
+        first_index: 0,
+    };
+    let mut bob = world.user("bob").files;
+    bob.list_blocks(further.clone()).await.expect("the group may read");
+    own(&world, "/z/f", 0o600).await;
+    check(
+        &refused(bob.list_blocks(further).await),
+        Reason::PermissionDenied,
+        &["user bob"],
+    );
+}
+
+#[tokio::test]
+async fn a_change_of_the_groups_file_is_taken_up() {
+    let world = World::with_groups(GROUPS).await;
+    world.mkdir("/a").await;
+    own(&world, "/a", 0o770).await;
+    make(&world, "carol", "/a/carols").await.expect_err("not in hr");
+    let path = world.groups.as_ref().expect("a file");
+    std::fs::write(path, "hr = ['carol']\n").expect("written");
+    world
+        .until("carol is in hr", async |world| {
+            make(world, "carol", "/a/carols").await.is_ok()
+        })
+        .await;
+    make(&world, "bob", "/a/bobs").await.expect_err("not in hr any more");
+}
+
+#[tokio::test]
+async fn zones_are_handed_over_and_listed_to_those_who_may_reach_them() {
+    let world = World::with_groups(GROUPS).await;
+    world.mkdir("/hidden").await;
+    make(&world, "fsadmin", "/hidden/z").await.expect("a superuser may");
+    let request = pb::CreateZoneRequest {
+        path: "/hidden/z".into(),
+        key_name: "payroll".to_owned(),
+        owner: "carol".to_owned(),
+        group: "it".to_owned(),
+        ..pb::CreateZoneRequest::default()
+    };
+    let refusal = refused(world.user("carol").zones.create_zone(request.clone()).await);
+    check(&refusal, Reason::PermissionDenied, &["user carol", "superusers"]);
+    world
+        .user("dave")
+        .zones
+        .create_zone(request)
+        .await
+        .expect("a superuser by group");
+    let stat = world.stat("/hidden/z").await.expect("there");
+    assert_eq!(
+        (stat.owner.as_str(), stat.group.as_str(), stat.zone_root),
+        ("carol", "it", true)
+    );
+    create(&world, "carol", "/hidden/z/f", false)
+        .await
+        .expect("it is carol's");
+    own(&world, "/hidden", 0o700).await;
+    for (actor, zones) in [("alice", 1), ("bob", 0), ("carol", 0), ("fsadmin", 1)] {
+        let listed = world
+            .user(actor)
+            .zones
+            .list_zones(pb::ListZonesRequest::default())
+            .await;
+        assert_eq!(listed.expect("zones").into_inner().zones.len(), zones, "{actor}");
+    }
+}
+
+/// An entry of an ACL: `kind name rights`, with an exclamation mark if it is a default one.
+fn entry(text: &str) -> pb::AclEntry {
+    let (default, rest) = text.strip_prefix('!').map_or((false, text), |rest| (true, rest));
+    let fields: Vec<&str> = rest.split(':').collect();
+    let kind = match fields[0] {
+        "user" => pb::AclKind::User,
+        "group" => pb::AclKind::Group,
+        "mask" => pb::AclKind::Mask,
+        _ => pb::AclKind::Other,
+    };
+    pb::AclEntry {
+        default,
+        kind: kind.into(),
+        name: fields[1].to_owned(),
+        rights: fields[2].parse().expect("a digit"),
+    }
+}
+
+fn shown(acl: &pb::Acl) -> String {
+    let entries = acl.entries.iter().map(|entry| {
+        let kind = ["?", "user", "group", "mask", "other"][usize::try_from(entry.kind).expect("small")];
+        let default = if entry.default { "!" } else { "" };
+        format!("{default}{kind}:{}:{}", entry.name, entry.rights)
+    });
+    entries.collect::<Vec<_>>().join(" ")
+}
+
+async fn set_acl(
+    world: &World,
+    actor: &str,
+    path: &str,
+    change: pb::AclChange,
+    entries: &str,
+) -> Result<pb::Acl, Failure> {
+    let request = pb::SetAclRequest {
+        path: path.to_owned().into(),
+        change: change.into(),
+        entries: entries.split_whitespace().map(entry).collect(),
+        ..pb::SetAclRequest::default()
+    };
+    Ok(world.user(actor).namespace.set_acl(request).await?.into_inner())
+}
+
+#[tokio::test]
+async fn acls_change_as_setfacl_changes_them() {
+    use pb::AclChange::{Modify, Remove, RemoveAll, RemoveDefault, Replace};
+    let world = World::with_groups(GROUPS).await;
+    world.mkdir("/d").await;
+    own(&world, "/d", 0o1750).await;
+    for (change, entries, expected, mode) in [
+        (
+            Modify,
+            "user:carol:7",
+            "user::7 user:carol:7 group::5 mask::7 other::0",
+            0o1770,
+        ),
+        (
+            Modify,
+            "mask::4",
+            "user::7 user:carol:7 group::5 mask::4 other::0",
+            0o1740,
+        ),
+        (
+            Modify,
+            "group:it:1",
+            "user::7 user:carol:7 group::5 group:it:1 mask::7 other::0",
+            0o1770,
+        ),
+        (
+            Remove,
+            "user:carol:0",
+            "user::7 group::5 group:it:1 mask::5 other::0",
+            0o1750,
+        ),
+        (
+            Modify,
+            "!user:bob:6",
+            "user::7 group::5 group:it:1 mask::5 other::0 !user::7 !user:bob:6 !group::5 !mask::7 !other::0",
+            0o1750,
+        ),
+        (
+            Remove,
+            "!user:bob:0",
+            "user::7 group::5 group:it:1 mask::5 other::0 !user::7 !group::5 !other::0",
+            0o1750,
+        ),
+        (
+            RemoveDefault,
+            "",
+            "user::7 group::5 group:it:1 mask::5 other::0",
+            0o1750,
+        ),
+        (
+            Replace,
+            "user::6 group::4 other::4",
+            "user::6 group::4 other::4",
+            0o1644,
+        ),
+        (
+            Modify,
+            "user:bob:7 !other::0",
+            "user::6 user:bob:7 group::4 mask::7 other::4 !user::6 !group::4 !other::0",
+            0o1674,
+        ),
+        (RemoveAll, "", "user::6 group::4 other::4", 0o1644),
+    ] {
+        let acl = set_acl(&world, "alice", "/d", change, entries).await.expect(entries);
+        let stat = acl.stat.clone().expect("a stat");
+        assert_eq!(
+            (shown(&acl).as_str(), stat.mode),
+            (expected, mode),
+            "{change:?} {entries}"
+        );
+        assert_eq!(stat.has_acl, expected.contains("mask") || expected.contains('!'));
+        let path = "/d".into();
+        let looked = world.user("dave").namespace.get_acl(pb::GetAclRequest { path }).await;
+        assert_eq!(looked.expect("anybody who may pass").into_inner(), acl);
+    }
+    world.zone("/z", "payroll").await;
+    world.write("/z/f", 10, &NODES).await.expect("a file");
+    let names: Vec<String> = (0..33).map(|number| format!("user:u{number}:7")).collect();
+    for (actor, path, change, entries, reason, word) in [
+        (
+            "bob",
+            "/d",
+            Modify,
+            "user:bob:7",
+            Reason::PermissionDenied,
+            "user bob needs to own it",
+        ),
+        ("alice", "/d", Modify, "user:bob:8", Reason::InvalidArgument, "0 to 7"),
+        (
+            "alice",
+            "/d",
+            Modify,
+            "user:a/b:7",
+            Reason::InvalidArgument,
+            "user name",
+        ),
+        ("alice", "/d", Modify, "mask:bob:7", Reason::InvalidArgument, "mask"),
+        (
+            "alice",
+            "/d",
+            Modify,
+            "user:bob:7 user:bob:6",
+            Reason::InvalidArgument,
+            "at most once",
+        ),
+        (
+            "alice",
+            "/d",
+            Modify,
+            &names.join(" "),
+            Reason::InvalidArgument,
+            "at most 32",
+        ),
+        (
+            "alice",
+            "/d",
+            Remove,
+            "other::0",
+            Reason::InvalidArgument,
+            "cannot be removed",
+        ),
+        (
+            "alice",
+            "/d",
+            Replace,
+            "user:bob:7",
+            Reason::InvalidArgument,
+            "part of every ACL",
+        ),
+        ("alice", "/d", Modify, "", Reason::InvalidArgument, "entries"),
+        ("alice", "/z/f", Modify, "!user:bob:7", Reason::NotADirectory, "/z/f"),
+    ] {
+        let failure = set_acl(&world, actor, path, change, entries).await.expect_err(entries);
+        check(&failure, reason, &[word]);
+    }
+}
+
+#[tokio::test]
+async fn acls_decide_over_the_wire_and_are_inherited() {
+    use pb::AclChange::Modify;
+    let world = World::with_groups(GROUPS).await;
+    world.zone("/z", "payroll").await;
+    own(&world, "/z", 0o700).await;
+    let modify = async |entries: &str| {
+        set_acl(&world, "alice", "/z", Modify, entries)
+            .await
+            .expect("alice owns it")
+    };
+    let may_make = async |actor: &str| {
+        let made = create(&world, actor, "/z/new", false).await;
+        made.inspect_err(|failure| check(failure, Reason::PermissionDenied, &["with an ACL"]))
+            .is_ok()
+    };
+    modify("user:carol:7 group:hr:5").await;
+    assert!(may_make("carol").await && !may_make("bob").await);
+    modify("mask::5").await;
+    assert!(!may_make("carol").await, "the mask takes w");
+    modify("user:carol:0 group:it:7 mask::7").await;
+    assert!(
+        !may_make("carol").await,
+        "the named user's entry decides, not the group's"
+    );
+    modify("user:bob:7 !user:bob:7 !group:it:5").await;
+    assert!(may_make("bob").await);
+
+    let request = pb::MakeDirectoryRequest {
+        path: "/z/below".into(),
+        mode: 0o777,
+        umask: 0o077,
+        ..pb::MakeDirectoryRequest::default()
+    };
+    let made = world
+        .user("bob")
+        .namespace
+        .make_directory(request)
+        .await
+        .expect("made")
+        .into_inner();
+    assert_eq!(
+        (made.mode, made.has_acl),
+        (0o770, true),
+        "the default ACL and not the umask"
+    );
+    world.write("/z/file", 10, &NODES).await.expect("alice may");
+    let file = world.stat("/z/file").await.expect("there");
+    assert_eq!(
+        (file.mode, file.has_acl),
+        (0o640, true),
+        "no more than its maker asked for"
+    );
+    for (path, expected) in [
+        (
+            "/z/below",
+            "user::7 user:bob:7 group::0 group:it:5 mask::7 other::0 \
+             !user::7 !user:bob:7 !group::0 !group:it:5 !mask::7 !other::0",
+        ),
+        ("/z/file", "user::6 user:bob:7 group::0 group:it:5 mask::4 other::0"),
+    ] {
+        let request = pb::GetAclRequest {
+            path: path.to_owned().into(),
+        };
+        let acl = world
+            .user("fsadmin")
+            .namespace
+            .get_acl(request)
+            .await
+            .expect("a superuser may");
+        assert_eq!(shown(&acl.into_inner()), expected, "{path}");
+    }
+    let path = "/z/file";
+    for (actor, may) in [("bob", true), ("carol", false), ("dave", true)] {
+        let opened = world
+            .user(actor)
+            .files
+            .open_file(pb::OpenFileRequest { path: path.into() })
+            .await;
+        assert_eq!(opened.is_ok(), may, "{actor}");
+    }
+}
