@@ -109,6 +109,17 @@ fn every_command_prints_the_json_of_the_manual() {
     assert_eq!(json(&cli, "key roll payroll", KEY)["current_version"], 1);
     json(&cli, "zone reencrypt /zone --wait", "zone_path");
     assert_eq!(json(&cli, "zone status /zone", "zone_path")["state"], "completed");
+    assert_eq!(json(&cli, "zone status", "zone_path")["zone_path"], "/zone");
+    json(&cli, "zone reencrypt /zone --cancel", "zone_path");
+    let job = json(&cli, "job list --all", "job_id");
+    for action in ["show", "pause", "resume --throttle 7", "cancel"] {
+        let line = format!("job {action} {}", job["job_id"].as_str().expect("hex"));
+        assert_eq!(
+            json(&cli, &line, "job_id")["state"],
+            "completed",
+            "what is over stays so"
+        );
+    }
     assert_eq!(json(&cli, "zone list", "zone_id")["path"], "/zone");
     json(&cli, "zone info /zone", "zone_id");
     let proof = dev.scratch("proof").join("file");
