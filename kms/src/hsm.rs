@@ -40,6 +40,16 @@ pub trait Hsm: Send + Sync + 'static {
     /// What the token holds in certain places now, each of which is looked for: quick for a few of them.
     fn look_for(&self, places: &[(KeyName, KeyVersion)]) -> impl Future<Output = Result<Held, Failure>> + Send;
 
+    /// The same of versions that are known to be of one suite, for less where they were not found before. That there is no other object
+    /// of such a version in another suite is not looked at.
+    fn look_for_of(
+        &self,
+        _suite: EdekSuite,
+        places: &[(KeyName, KeyVersion)],
+    ) -> impl Future<Output = Result<Held, Failure>> + Send {
+        self.look_for(places)
+    }
+
     /// Generates a key version, or finds the one that an earlier attempt made with the same id. A version that exists
     /// with another id is refused with `already-exists`.
     fn generate(&self, new: &NewVersion) -> impl Future<Output = Result<TokenKeyVersion, Failure>> + Send;
@@ -170,13 +180,11 @@ impl Hsm for Token {
     }
 
     async fn look_for(&self, places: &[(KeyName, KeyVersion)]) -> Result<Held, Failure> {
-        let Listing { versions, unfit } = Self::look_for(self, places).await?;
-        let labelled = |unfit| (self.label().to_owned(), unfit);
-        Ok(Held {
-            versions,
-            unfit: unfit.into_iter().map(labelled).collect(),
-            unseen: Vec::new(),
-        })
+        Ok(held(self, Self::look_for(self, places).await?))
+    }
+
+    async fn look_for_of(&self, suite: EdekSuite, places: &[(KeyName, KeyVersion)]) -> Result<Held, Failure> {
+        Ok(held(self, Self::look_for_of(self, suite, places).await?))
     }
 
     async fn generate(&self, new: &NewVersion) -> Result<TokenKeyVersion, Failure> {
@@ -259,5 +267,14 @@ impl Hsm for Token {
     fn unfit(&self) -> Vec<(String, UnfitVersion)> {
         let labelled = |unfit| (self.label().to_owned(), unfit);
         Self::unfit(self).into_iter().map(labelled).collect()
+    }
+}
+
+fn held(token: &Token, Listing { versions, unfit }: Listing) -> Held {
+    let labelled = |unfit| (token.label().to_owned(), unfit);
+    Held {
+        versions,
+        unfit: unfit.into_iter().map(labelled).collect(),
+        unseen: Vec::new(),
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use jiff::Timestamp;
-use strongroom_proto::{Failure, KeyName, KeyVersion};
+use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion};
 
 use super::{
     Fleet,
@@ -80,13 +80,21 @@ impl Fleet {
     }
 
     /// The same of certain places, which every token that serves looks for now. Of one that does not answer, what it held
-    /// last counts, and it is named.
-    pub(super) async fn look_for(&self, places: &[(KeyName, KeyVersion)]) -> Result<Held, Failure> {
+    /// last counts, and it is named. They may be known to be of one suite.
+    pub(super) async fn look_for(
+        &self,
+        places: &[(KeyName, KeyVersion)],
+        suite: Option<EdekSuite>,
+    ) -> Result<Held, Failure> {
         let (serving, away): (Vec<_>, Vec<_>) = self.members().iter().partition(|member| member.serves());
         let asked = Instant::now();
-        let looks = serving
-            .into_iter()
-            .map(|member| async move { (member, member.token.look_for(places).await) });
+        let looks = serving.into_iter().map(|member| async move {
+            let looked = match suite {
+                Some(suite) => member.token.look_for_of(suite, places).await,
+                None => member.token.look_for(places).await,
+            };
+            (member, looked)
+        });
         let mut looked = Err(self.none_serves());
         let mut held = Held {
             unseen: away.into_iter().map(|member| member.label().to_owned()).collect(),

@@ -229,7 +229,11 @@ impl Hsm for Fleet {
     }
 
     async fn look_for(&self, places: &[(KeyName, KeyVersion)]) -> Result<Held, Failure> {
-        Self::look_for(self, places).await
+        Self::look_for(self, places, None).await
+    }
+
+    async fn look_for_of(&self, suite: EdekSuite, places: &[(KeyName, KeyVersion)]) -> Result<Held, Failure> {
+        Self::look_for(self, places, Some(suite)).await
     }
 
     async fn generate(&self, new: &NewVersion) -> Result<TokenKeyVersion, Failure> {

@@ -7,7 +7,7 @@
 //! the comparison, and so does all at the start of the process, which knows nothing of the token yet.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{MutexGuard, PoisonError},
     time::Duration,
 };
@@ -25,9 +25,9 @@ use crate::{
 };
 
 /// Looks that may be under way at once. A worker that lists the token answers all that wait for it between two slices of a tenth of
-/// a second.
-const LOOKS_MAX: usize = 32;
-/// Versions that are looked for by one look, at some ten calls of the token each: more would have others wait for too long.
+/// a second; more of them, at some 20 calls each, would keep other calls of a slow token waiting for as long as a call may.
+const LOOKS_MAX: usize = 16;
+/// Versions that are looked for by one look, at some 20 calls of the token each: more would have others wait for too long.
 const LOOK_MAX: usize = 8;
 /// How long a call waits until its versions were looked for, after those of others who came before. With the waits for the token, for
 /// the comparison and for the call itself that is less than a client gives an attempt.
@@ -259,9 +259,8 @@ impl<H: Hsm> Keys<H> {
             let mut ended = self.doubt.ended.subscribe();
             if let Some(turn) = self.doubt.take_on(doubted) {
                 let _permit = self.doubt.looks.acquire().await;
-                let held = self.hsm.look_for(&turn.places).await?;
-                let seen = held.versions.into_iter().filter(|found| self.is_as_known(found));
-                turn.saw(&seen.map(|found| (found.key, found.version)).collect());
+                let seen = self.look_for_known(&turn.places).await?;
+                turn.saw(&seen);
             } else if self.doubt.is_looked_for(doubted) {
                 // Its sender is here.
                 _ = ended.changed().await;
@@ -269,6 +268,22 @@ impl<H: Hsm> Keys<H> {
                 return Ok(());
             }
         }
+    }
+
+    /// Which of those versions are in the token.
+    async fn look_for_known(&self, places: &[Place]) -> Result<BTreeSet<Place>, Failure> {
+        let mut by_suite = HashMap::<_, Vec<Place>>::new();
+        for place in places {
+            let suite = self.with_key(&place.0, |key| Ok(key.suite))?;
+            by_suite.entry(suite).or_default().push(place.clone());
+        }
+        let mut seen = BTreeSet::new();
+        for (suite, places) in by_suite {
+            let held = self.hsm.look_for_of(suite, &places).await?;
+            let found = held.versions.into_iter().filter(|found| self.is_as_known(found));
+            seen.extend(found.map(|found| (found.key, found.version)));
+        }
+        Ok(seen)
     }
 
     /// Whether an object is the very one that the store knows and the last comparison found.

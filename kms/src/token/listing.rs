@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use strongroom_proto::{Failure, KeyName, KeyVersion, Reason};
+use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, Reason};
 use tokio::{sync::Mutex, time::timeout};
 
 use super::{
@@ -66,7 +66,8 @@ struct Ended {
 #[derive(Debug, Clone, Copy)]
 enum Search<'p> {
     Everything,
-    Places(&'p [(KeyName, KeyVersion)]),
+    /// These places, whose versions may be known to be of one suite.
+    Places(&'p [(KeyName, KeyVersion)], Option<EdekSuite>),
 }
 
 impl Listings {
@@ -116,7 +117,15 @@ impl Token {
     /// # Errors
     /// `token-unavailable`, `overloaded`, `pin-rejected`.
     pub async fn look_for(&self, places: &[(KeyName, KeyVersion)]) -> Result<Listing, Failure> {
-        self.search(Search::Places(places)).await
+        self.search(Search::Places(places, None)).await
+    }
+
+    /// The same of versions that are known to be of one suite, for a fraction of the calls where a worker has not found them yet.
+    ///
+    /// # Errors
+    /// `token-unavailable`, `overloaded`, `pin-rejected`.
+    pub async fn look_for_of(&self, suite: EdekSuite, places: &[(KeyName, KeyVersion)]) -> Result<Listing, Failure> {
+        self.search(Search::Places(places, Some(suite))).await
     }
 
     /// Has every worker that serves look for versions, and forget what it derived from those that are not there any more.
@@ -127,7 +136,7 @@ impl Token {
         let mut outcome = Ok(());
         for seat in 0..self.seats() {
             if let Some(link) = self.link_now(seat)
-                && let Attempt::Answered(looked) = self.look_on(seat, &link, places).await
+                && let Attempt::Answered(looked) = self.look_on(seat, &link, places, None).await
             {
                 outcome = outcome.and(looked.map(drop));
             }
@@ -153,18 +162,25 @@ impl Token {
     async fn search_on(&self, seat: usize, link: &Link, what: Search<'_>) -> Attempt<Listing> {
         match what {
             Search::Everything => self.list_on(seat, link).await,
-            Search::Places(places) => self.look_on(seat, link, places).await,
+            Search::Places(places, suite) => self.look_on(seat, link, places, suite).await,
         }
     }
 
     /// What one worker finds in certain places, asked for as often as it takes: each answer is about one of them at least.
-    async fn look_on(&self, seat: usize, link: &Link, places: &[(KeyName, KeyVersion)]) -> Attempt<Listing> {
+    async fn look_on(
+        &self,
+        seat: usize,
+        link: &Link,
+        places: &[(KeyName, KeyVersion)],
+        suite: Option<EdekSuite>,
+    ) -> Attempt<Listing> {
         let mut client = link.client();
         let (mut listing, mut rest) = (Listing::default(), places);
         while !rest.is_empty() {
             let asked = &rest[..rest.len().min(PLACES_MAX)];
             let request = pb::LookForRequest {
                 places: asked.iter().map(|(key, version)| place(key, *version)).collect(),
+                suite: suite.map(|suite| suite.as_str().to_owned()).unwrap_or_default(),
             };
             let page = match self.attempt(seat, link, Box::pin(client.look_for(request))).await {
                 Attempt::Answered(Ok(page)) => page,

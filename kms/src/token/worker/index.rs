@@ -144,8 +144,31 @@ impl Index {
         version: KeyVersion,
         before: Option<&Self>,
     ) -> Result<(), Trouble> {
+        self.look_at(session, KeyLabel::variants(name, version), (name, version), before)
+    }
+
+    /// The same of a version that is said to be of one suite and was not found yet: a fraction of the searches, each of which costs a
+    /// token with many keys its time. An object of that name in another suite shows in the next search of all.
+    pub(super) fn look_for_of(
+        &mut self,
+        session: &Session,
+        name: &KeyName,
+        version: KeyVersion,
+        suite: EdekSuite,
+    ) -> Result<(), Trouble> {
+        let labels = KeyLabel::variants(name, version).filter(|label| label.suite == suite);
+        self.look_at(session, labels, (name, version), None)
+    }
+
+    fn look_at(
+        &mut self,
+        session: &Session,
+        labels: impl Iterator<Item = KeyLabel>,
+        (name, version): (&KeyName, KeyVersion),
+        before: Option<&Self>,
+    ) -> Result<(), Trouble> {
         let mut sought = Self::default();
-        for label in KeyLabel::variants(name, version) {
+        for label in labels {
             for handle in labelled(session, &label)? {
                 let there = sought.take_in(session, handle, before.unwrap_or(self))?;
                 if !there && labelled(session, &label)?.contains(&handle) {

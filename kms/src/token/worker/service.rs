@@ -71,12 +71,14 @@ impl TokenWorker for Service {
     }
 
     async fn look_for(&self, request: Request<pb::LookForRequest>) -> Result<Response<pb::LookForResponse>, Status> {
-        let places = request.into_inner().places;
+        let pb::LookForRequest { places, suite } = request.into_inner();
+        let suite = Some(suite).filter(|suite| !suite.is_empty());
+        let suite = suite.map(|suite| suite.parse().map_err(Failure::from)).transpose()?;
         if places.is_empty() || places.len() > PLACES_MAX {
             return Err(malformed("a number of places").into());
         }
         let places: Vec<_> = places.iter().map(parse_place).collect::<Result<_, _>>()?;
-        let call = move |engine: &mut Engine| engine.run(|vault| vault.look_for_all(&places));
+        let call = move |engine: &mut Engine| engine.run(|vault| vault.look_for_all(&places, suite));
         let (listing, looked) = self.queue.call(call).await?;
         Ok(Response::new(pb::LookForResponse {
             versions: listing.versions.into_iter().map(Into::into).collect(),

@@ -10,7 +10,7 @@ use cryptoki::{
     object::{Attribute, AttributeType, ObjectHandle},
     session::Session,
 };
-use strongroom_proto::{Failure, KeyName, KeyVersion, Reason, ZoneId};
+use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, Reason, ZoneId};
 use zeroize::Zeroizing;
 
 use super::{
@@ -135,11 +135,19 @@ impl Vault {
 
     /// What the token holds in some places, one at least and no more once a moment is past, and in how many of them it was
     /// looked for.
-    pub(super) fn look_for_all(&mut self, places: &[At]) -> Result<(Listing, usize), Trouble> {
+    /// They may be known to be of one suite.
+    pub(super) fn look_for_all(
+        &mut self,
+        places: &[At],
+        suite: Option<EdekSuite>,
+    ) -> Result<(Listing, usize), Trouble> {
         let until = Instant::now() + SLICE;
         let (mut listing, mut looked, mut gone) = (Listing::default(), 0, false);
         for at in places {
-            self.look_for(&at.0, at.1)?;
+            match suite.filter(|_| !self.index.contains(&at.0, at.1)) {
+                Some(suite) => self.look_for_of(&at.0, at.1, suite)?,
+                None => self.look_for(&at.0, at.1)?,
+            }
             self.index.show(&self.session, at, &mut listing)?;
             gone |= !self.index.contains(&at.0, at.1);
             looked += 1;
@@ -530,10 +538,19 @@ impl Vault {
 
     /// Looks for one version by its label, and has a search that is under way look for it once more: it may be about to change.
     fn look_for(&mut self, name: &KeyName, version: KeyVersion) -> Result<(), Trouble> {
+        self.touch(name, version);
+        self.index.look_for(&self.session, name, version, None)
+    }
+
+    fn look_for_of(&mut self, name: &KeyName, version: KeyVersion, suite: EdekSuite) -> Result<(), Trouble> {
+        self.touch(name, version);
+        self.index.look_for_of(&self.session, name, version, suite)
+    }
+
+    fn touch(&mut self, name: &KeyName, version: KeyVersion) {
         if let Some(survey) = &mut self.survey {
             survey.touch(name, version);
         }
-        self.index.look_for(&self.session, name, version, None)
     }
 
     /// Forgets what was made with versions that are gone, or fit for use no more.
