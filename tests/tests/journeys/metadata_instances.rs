@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::process::Signal;
-use strongroom_fs::{CreateOptions, FsError, ZoneFs, ZoneOptions};
+use strongroom_fs::{Attributes, CreateOptions, FsError, ZoneFs, ZoneOptions};
 use strongroom_proto::{Failure, Reason, ZonePath};
 use strongroom_tests::{KmsSite, MetadataSite, RoleProcess, create_key, until_async};
 
@@ -157,6 +157,15 @@ async fn clients_go_on_with_another_service_and_nothing_is_done_twice() {
         ..ZoneOptions::default()
     };
     admin.create_zone(&path("/z"), &key, &options).await.expect("a zone");
+    // The probes make their directories there.
+    let open_to_all = Attributes {
+        mode: Some(0o777),
+        ..Attributes::default()
+    };
+    admin
+        .set_attributes(&ZonePath::root(), &open_to_all)
+        .await
+        .expect("set");
     write(&alice, "/z/first").await.expect("nodes report to both");
 
     let stop = Arc::new(AtomicBool::new(false));
