@@ -1,6 +1,8 @@
 //! What the key service asks of its tokens, as a trait: [`crate::fleet::Fleet`] is the real one and [`Token`] a single
 //! one; tests of the service's own logic put a stand-in in its place that says it is one.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use prometheus_client::registry::Registry;
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, ZoneId};
@@ -10,8 +12,8 @@ use crate::{
     audit::{AuditHead, AuditKey, AuditSignature},
     fleet::{Alarm, Resynced, TokenReport},
     token::{
-        ImportKey, Kcv, Listing, NewVersion, SealedCall, SealedReply, Token, TokenKeyVersion, TokenName, TokenObjectId,
-        TokenState, TransferCall, TransferReply, UnfitVersion, Verified, WireDek,
+        CALL_TIMEOUT, ImportKey, Kcv, Listing, NewVersion, SealedCall, SealedReply, Token, TokenKeyVersion, TokenName,
+        TokenObjectId, TokenState, TransferCall, TransferReply, UnfitVersion, Verified, WireDek,
     },
 };
 
@@ -33,6 +35,11 @@ pub struct Held {
 pub trait Hsm: Send + Sync + 'static {
     /// Whether the token answers now, and if not, why.
     fn check(&self) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// How long a call of [`Hsm::generate`] or [`Hsm::import`] has a token at work at most. Nothing comes of it afterwards.
+    fn call_limit(&self) -> Duration {
+        CALL_TIMEOUT
+    }
 
     /// Every key version in the token, each as it was at some time since the call. It takes minutes where there are thousands.
     fn list_versions(&self) -> impl Future<Output = Result<Vec<TokenKeyVersion>, Failure>> + Send;

@@ -44,6 +44,8 @@ impl Fleet {
             let text = format!("version {} of key {} is not made: {failure}", new.version, new.key);
             Failure::new(failure.reason, text)
         })?;
+        // Others may have been at the tokens for long.
+        self.wait_lease().await?;
         let made = self.make_in(&first.token, new, material).await?;
         for other in self.members().iter().filter(|other| !std::ptr::eq(*other, first)) {
             match self.settings().mode {

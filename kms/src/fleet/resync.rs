@@ -15,7 +15,7 @@ use crate::token::TokenKeyVersion;
 const COMPARE_MAX: Duration = Duration::from_secs(2);
 const FILL_MAX: Duration = Duration::from_secs(5);
 
-/// How long a clone waits for this instance's lease, by which it knows what others destroy.
+/// How long a key that is to come into a token waits for this instance's lease, by which it knows what others do.
 const LEASE_WAIT: Duration = Duration::from_secs(3);
 
 /// A copy that is or may be in a token since a version was cloned into it, and may be one of a version destroyed meanwhile.
@@ -143,15 +143,7 @@ impl Fleet {
     /// # Errors
     /// If this instance has lost touch with the store, by which it would know, or a token does not answer. It is to be called again then.
     async fn see_to_copy(&self, copied: &mut Option<Copied>) -> Result<bool, Failure> {
-        let lease = self.0.lease.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(lease) = lease
-            && !lease.is_held_within(LEASE_WAIT).await
-        {
-            return Err(Failure::new(
-                Reason::StoreFailed,
-                "this instance of the key service has lost touch with its store, so it clones nothing until it knows what others destroy",
-            ));
-        }
+        self.wait_lease().await?;
         let Some(Copied { destination, original }) = &copied else {
             return Ok(true);
         };
@@ -166,6 +158,21 @@ impl Fleet {
         }
         *copied = None;
         Ok(stays)
+    }
+
+    /// Waits for this instance's lease: what it brings into a token without one may be what others have destroyed or given up.
+    pub(super) async fn wait_lease(&self) -> Result<(), Failure> {
+        let lease = self.0.lease.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(lease) = lease
+            && !lease.is_held_within(LEASE_WAIT).await
+        {
+            return Err(Failure::new(
+                Reason::StoreFailed,
+                "this instance of the key service has lost touch with its store, so it brings no key into a token until it knows what \
+                 others did",
+            ));
+        }
+        Ok(())
     }
 
     /// Whether a version is still expected, and not in the token yet.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use strongroom_proto::{EdekSuite, Failure, KeyVersion, Reason, RequestId, kms::v1 as pb};
 
 use super::{
-    Keys,
+    Keys, KeysError,
     key::Key,
     manage::{Intents, NewKey, is_of, key_bits, looked_everywhere, taken},
     records::Intent,
@@ -45,8 +45,7 @@ impl<H: Hsm> Keys<H> {
         let mut key = Key::new(new.name.clone(), suite, self.clock.now_ms());
         key.key_bits = key_bits;
         let intent = import_intent(key, new, material.wrapped.len(), request, what);
-        self.ledger.begin(&intent, 0).await?;
-        intents.insert(intent.key.clone(), intent.clone());
+        self.begin(&mut intents, &intent, 0).await?;
         match self.bring_in(&intent, &material).await {
             Ok(made) => self.finish_import(&mut intents, &intent, &made).await,
             // It may have come in all the same: the next change of the key, or the token when it comes up, settles it.
@@ -63,6 +62,7 @@ impl<H: Hsm> Keys<H> {
         let mut made = Vec::new();
         for (part, wrapped) in parts(intent).iter().zip(&material.wrapped) {
             let new = part.new_version();
+            self.wait_lease().await?;
             let import = self.hsm.import(&new, material.import_key, wrapped.clone()).await;
             made.push(import.map_err(|failure| of_version(part, failure))?);
             self.prove(part).await?;
@@ -86,14 +86,20 @@ impl<H: Hsm> Keys<H> {
             key.activate(last, self.hsm.clones(), intent.created_ms);
         }
         let answer = self.wire(&key);
-        key.revision = self.ledger.complete(intent, None, &key, &answer).await?;
+        key.revision = match self.ledger.complete(intent, None, &key, &answer).await {
+            Ok(revision) => revision,
+            Err(KeysError::Lost { .. }) => return self.ended_elsewhere(intents, intent).await,
+            Err(error) => return Err(error.into()),
+        };
         intents.remove(&intent.key);
         self.put(key);
         Ok(answer)
     }
 
-    /// Destroys what came into the token, and forgets the intent.
+    /// Destroys what came into the token, and forgets the intent. That is stored first: another instance that takes it over, because
+    /// this one stands still meanwhile, must not make a live key of what is being destroyed.
     async fn undo_import(&self, intents: &mut Intents, intent: &Intent) -> Result<(), Failure> {
+        self.ledger.undo(intent).await?;
         for part in parts(intent) {
             match self.hsm.destroy(&part.key, part.version, part.token_id).await {
                 // Somebody else's is left alone.
@@ -111,6 +117,9 @@ impl<H: Hsm> Keys<H> {
         intent: &Intent,
         held: &Held,
     ) -> Result<(), Failure> {
+        if intent.undone {
+            return self.undo_import(intents, intent).await;
+        }
         let mut made = Vec::new();
         for part in parts(intent) {
             let Some(found) = held.versions.iter().find(|found| is_of(found, &part)) else {
@@ -143,16 +152,14 @@ impl<H: Hsm> Keys<H> {
 
 /// An intent for each version, from 0 on.
 fn parts(intent: &Intent) -> Vec<Intent> {
-    let earlier = intent.imports.iter().flatten();
-    let ids = earlier.chain([&intent.token_id]);
-    let part = |(number, &token_id)| Intent {
-        version: KeyVersion(number),
+    let part = |(version, token_id)| Intent {
+        version,
         token_id,
         new_key: None,
         imports: None,
         ..intent.clone()
     };
-    (0..).zip(ids).map(part).collect()
+    intent.objects().map(part).collect()
 }
 
 /// Says which version it was that the token did not take.
@@ -184,5 +191,6 @@ fn import_intent(mut key: Key, new: NewKey, versions: usize, request: RequestId,
         token_id: TokenObjectId::generate(),
         new_key: Some(key),
         imports: Some((0..earlier).map(|_| TokenObjectId::generate()).collect()),
+        undone: false,
     }
 }

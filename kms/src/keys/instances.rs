@@ -109,12 +109,27 @@ impl Member {
     }
 
     /// Takes in what was just read of the others; those that have not lapsed.
-    fn unlapsed(&self, records: BTreeMap<InstanceId, InstanceRecord>) -> BTreeMap<InstanceId, InstanceRecord> {
+    pub(super) fn unlapsed(
+        &self,
+        records: BTreeMap<InstanceId, InstanceRecord>,
+    ) -> BTreeMap<InstanceId, InstanceRecord> {
         let now = now();
         let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
         observer.observe(&records, now);
         let unlapsed = records.into_iter().filter(|(id, _)| !observer.has_lapsed(id, now));
         unlapsed.collect()
+    }
+
+    /// How long an instance has not renewed, by what was just read of all; none if it has left.
+    pub(super) fn silent_for(
+        &self,
+        id: &InstanceId,
+        records: &BTreeMap<InstanceId, InstanceRecord>,
+    ) -> Option<Duration> {
+        let now = now();
+        let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        observer.observe(records, now);
+        observer.silent_for(id, now)
     }
 
     /// Decides who leads: of the unlapsed instances whose token is up, the one with the least id. One that has just joined
@@ -242,7 +257,7 @@ impl<H: Hsm> Keys<H> {
     }
 
     /// Takes in what other instances changed.
-    async fn catch_up(&self, member: &Member) -> Result<(), KeysError> {
+    pub(super) async fn catch_up(&self, member: &Member) -> Result<(), KeysError> {
         let _gate = member.gate.lock().await;
         let (revision, changes) = self.ledger.changes(member.applied()).await?;
         let revision = match changes {
@@ -309,50 +324,9 @@ impl<H: Hsm> Keys<H> {
         Ok(member.applied())
     }
 
-    /// Makes sure that nobody else is making a version of `name`. What was left by an instance whose lease lapsed comes
-    /// into `intents`, and what another one has taken over goes out of them.
-    pub(super) async fn adopt(&self, name: &KeyName, intents: &mut BTreeMap<KeyName, Intent>) -> Result<(), Failure> {
-        let Some(member) = &self.member else {
-            return Ok(());
-        };
-        self.catch_up(member).await?;
-        match self.ledger.claimed(name).await? {
-            None => _ = intents.remove(name),
-            Some((owner, intent)) => {
-                if owner != member.id {
-                    let alive = member.unlapsed(self.ledger.instances().await?);
-                    if alive.contains_key(&owner) {
-                        intents.remove(name);
-                        return Err(KeysError::Claimed { key: name.clone() }.into());
-                    }
-                    self.ledger.take_over(name, &owner).await?;
-                    tracing::warn!(key = %name, "taking over a version that a lapsed instance began");
-                }
-                intents.insert(name.clone(), intent);
-            }
-        }
-        Ok(())
-    }
-
-    /// Settles what instances began that are not there any more, and what they ended.
-    async fn settle_for_others(&self, member: &Member) {
-        loop {
-            tokio::time::sleep(RENEWAL).await;
-            self.forget_destroyed(member).await;
-            for name in self.left_behind(member).await.unwrap_or_default() {
-                if !*self.compared.borrow() {
-                    break;
-                }
-                if let Err(failure) = self.changing(&name).await {
-                    tracing::warn!(key = %name, "cannot settle what a lapsed instance began: {failure}");
-                }
-            }
-        }
-    }
-
     /// Has the token's workers forget what they derived from versions that another instance has destroyed. What fails is
     /// tried again the next time.
-    async fn forget_destroyed(&self, member: &Member) {
+    pub(super) async fn forget_destroyed(&self, member: &Member) {
         let places = std::mem::take(&mut *member.remembered());
         if places.is_empty() {
             return;
@@ -361,18 +335,6 @@ impl<H: Hsm> Keys<H> {
             member.remembered().extend(places);
             tracing::warn!("the token's workers may still know versions that were destroyed: {failure}");
         }
-    }
-
-    async fn left_behind(&self, member: &Member) -> Result<Vec<KeyName>, KeysError> {
-        let claims = self.ledger.claims().await?;
-        if claims.is_empty() {
-            return Ok(Vec::new());
-        }
-        let alive = member.unlapsed(self.ledger.instances().await?);
-        let left = claims
-            .into_iter()
-            .filter(|(_, owner)| *owner != member.id && !alive.contains_key(owner));
-        Ok(left.map(|(name, _)| name).collect())
     }
 
     /// The instances over the same store, and its revision; none if it is this instance's own.
@@ -415,13 +377,13 @@ impl<H: Hsm> Keys<H> {
         }
     }
 
-    /// Waits for the lease that making EDEKs takes.
+    /// Waits for the lease that making EDEKs and versions of keys takes.
     pub(crate) async fn wait_lease(&self) -> Result<(), Failure> {
         match &self.member {
             Some(member) if !member.may_make() && !member.renewed_within(RENEWAL_WAIT).await => Err(Failure::new(
                 Reason::StoreFailed,
-                "this instance of the key service has lost touch with its store, so it makes no EDEKs until it has caught up; \
-                 the others do. Existing EDEKs can still be opened",
+                "this instance of the key service has lost touch with its store, so it makes no EDEKs and no versions of keys until \
+                 it has caught up; the others do. Existing EDEKs can still be opened",
             )),
             _ => Ok(()),
         }

@@ -160,6 +160,24 @@ impl Ledger {
         }
     }
 
+    /// Records that what is begun is to be undone, whoever goes on with it. Refused if another instance has taken it over.
+    pub(super) async fn undo(&self, intent: &Intent) -> Result<(), KeysError> {
+        let undone = Intent {
+            undone: true,
+            ..intent.clone()
+        };
+        let record = IntentRecord::of(&undone).encode_to_vec();
+        let mut attempt = 0;
+        loop {
+            let mut txn = self.store.begin().await?;
+            self.still_claimed(&mut txn, &intent.key).await?;
+            txn.put(&intent_key(&intent.key), record.clone());
+            if committed(txn, &mut attempt).await? {
+                return Ok(());
+            }
+        }
+    }
+
     /// Forgets an intent that came to nothing, and counts that as a change: other instances may have seen the version in the
     /// token.
     pub(super) async fn drop_intent(&self, name: &KeyName) -> Result<(), KeysError> {

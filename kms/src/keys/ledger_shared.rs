@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use prost::Message;
 use strongroom_kv::{AnyTxn, CommitError, Reader, Store, StoreError, Txn};
-use strongroom_proto::KeyName;
+use strongroom_proto::{KeyName, KeyVersion};
 
 use super::{
     KeysError,
@@ -24,6 +24,7 @@ use super::{
     ledger_registry::load_alias,
     records::{Intent, VERSIONS, intent_key, key_key, name_after, read_intent, read_key, read_version},
 };
+use crate::token::TokenObjectId;
 
 const REVISION: &[u8] = b"revision";
 pub(super) const REVISIONS: &[u8] = b"revision/";
@@ -121,16 +122,23 @@ impl Ledger {
         Ok(())
     }
 
-    /// Gives that right back in `txn`, if this instance still has it.
+    /// Gives that right back in `txn`. Refused if this instance has lost it.
     pub(super) async fn unclaim(&self, txn: &mut AnyTxn, name: &KeyName) -> Result<(), KeysError> {
-        if let Some(me) = &self.me {
-            let place = claim_key(name);
-            if txn.get(&place).await?.as_deref() != Some(me) {
-                return Err(KeysError::Stale { key: name.clone() });
-            }
-            txn.delete(&place);
+        self.still_claimed(txn, name).await?;
+        if self.me.is_some() {
+            txn.delete(&claim_key(name));
         }
         Ok(())
+    }
+
+    /// Refused if this instance has lost the right to make a version of a key.
+    pub(super) async fn still_claimed(&self, txn: &mut AnyTxn, name: &KeyName) -> Result<(), KeysError> {
+        match &self.me {
+            Some(me) if txn.get(&claim_key(name)).await?.as_deref() != Some(me) => {
+                Err(KeysError::Lost { key: name.clone() })
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn unclaimed(&self, txn: &mut AnyTxn, name: &KeyName) -> Result<(), KeysError> {
@@ -178,6 +186,19 @@ impl Ledger {
             .ok_or_else(|| KeysError::damaged(&claim_key))?;
         let owner = owner.as_ref().try_into().map_err(|_| KeysError::damaged(&claim_key))?;
         Ok(Some((owner, read_intent(&intent_key, &intent)?)))
+    }
+
+    /// Which objects of `intent` nobody knows: neither is one a version of its key, nor is one begun.
+    pub(super) async fn unknown_objects(&self, intent: &Intent) -> Result<Vec<(KeyVersion, TokenObjectId)>, KeysError> {
+        let mut objects: Vec<_> = intent.objects().collect();
+        // In this order: what is finished in between is found as a version.
+        if let Some((_, begun)) = self.claimed(&intent.key).await? {
+            objects.retain(|object| !begun.objects().any(|known| known == *object));
+        }
+        if let Some(key) = load_key(&mut self.store.begin().await?, &intent.key).await? {
+            objects.retain(|(_, id)| key.versions.values().all(|version| version.token_id != *id));
+        }
+        Ok(objects)
     }
 
     /// Takes over what an instance that is gone was making.

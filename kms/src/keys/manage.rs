@@ -9,7 +9,7 @@
 //!
 //! None of these futures may be dropped half way: callers run them in a task of their own.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId, ZoneId, kms::v1 as pb};
 
@@ -25,8 +25,9 @@ use crate::{
     token::{Kcv, TokenKeyVersion, TokenObjectId, default_suite},
 };
 
-/// Attempts to finish a version beside other instances that change its key.
+/// Attempts to finish a version beside other instances that change its key, and the pause before the first repeat, which grows.
 const FINISH_MAX: u32 = 20;
+const FINISH_PAUSE: Duration = Duration::from_millis(1);
 
 /// Intents by key, held for the length of a change.
 pub(super) type Intents = BTreeMap<KeyName, Intent>;
@@ -198,9 +199,9 @@ impl<H: Hsm> Keys<H> {
             token_id: TokenObjectId::generate(),
             new_key: key.versions.is_empty().then_some(key),
             imports: None,
+            undone: false,
         };
-        self.ledger.begin(&intent, revision).await?;
-        intents.insert(intent.key.clone(), intent.clone());
+        self.begin(intents, &intent, revision).await?;
         match self.hsm.generate(&intent.new_version()).await {
             Ok(made) => self.finish(intents, &intent, &made).await,
             Err(failure) if failure.reason == Reason::AlreadyExists => {
@@ -209,6 +210,15 @@ impl<H: Hsm> Keys<H> {
             }
             Err(failure) => Err(failure),
         }
+    }
+
+    /// Stores what is about to be made. Whoever holds a lease before and after is not taken for gone until long after the token's
+    /// next call has ended.
+    pub(super) async fn begin(&self, intents: &mut Intents, intent: &Intent, revision: u64) -> Result<(), Failure> {
+        self.wait_lease().await?;
+        self.ledger.begin(intent, revision).await?;
+        intents.insert(intent.key.clone(), intent.clone());
+        self.wait_lease().await
     }
 
     /// Takes in a version that somebody else made in the place of `intent`'s. Attempts before this one are settled, so
@@ -263,9 +273,11 @@ impl<H: Hsm> Keys<H> {
                 // Another instance may have changed something else of the key while the version was made.
                 Err(KeysError::Stale { .. }) if self.member.is_some() && attempt < FINISH_MAX => {
                     attempt += 1;
+                    tokio::time::sleep(FINISH_PAUSE * attempt).await;
                     self.synced().await?;
                     continue;
                 }
+                Err(KeysError::Lost { .. }) => return self.ended_elsewhere(intents, intent).await,
                 Err(error) => return Err(error.into()),
             }
             intents.remove(&intent.key);

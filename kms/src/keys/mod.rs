@@ -5,6 +5,7 @@
 //! that has not been compared; one that was away is used meanwhile for what is seen in it (`doubt`).
 
 mod attributes;
+mod claims;
 mod compare;
 mod delete;
 mod deletion;
@@ -110,6 +111,15 @@ pub enum KeysError {
         /// The key.
         key: KeyName,
     },
+    /// Another instance took this one for gone and has ended what it began.
+    #[error(
+        "this instance of the key service stood still or was cut off while it made a version of key {key}, and another one has \
+         taken it over; repeat the call"
+    )]
+    Lost {
+        /// The key.
+        key: KeyName,
+    },
     /// What this instance knows of the counts of uses cannot be kept.
     #[error(
         "the mark of the counts of uses, uses.mark in the data directory, cannot be read or written; make room, or remove it if it \
@@ -139,7 +149,7 @@ impl From<KeysError> for Failure {
         let reason = match &error {
             KeysError::Store(StoreError::Full { .. } | StoreError::DatabaseFull { .. }) => Reason::NoSpace,
             KeysError::Store(StoreError::Overloaded { .. } | StoreError::Contended { .. }) => Reason::Overloaded,
-            KeysError::Stale { .. } | KeysError::Claimed { .. } => Reason::Overloaded,
+            KeysError::Stale { .. } | KeysError::Claimed { .. } | KeysError::Lost { .. } => Reason::Overloaded,
             _ => Reason::StoreFailed,
         };
         Self::new(reason, chain(&error))

@@ -144,6 +144,9 @@ pub(super) struct IntentRecord {
     /// `CKA_ID`s of the versions before it that are brought in with it, from version 0 on.
     #[prost(bytes = "bytes", repeated, tag = "10")]
     pub(super) earlier: Vec<Bytes>,
+    /// What of it is in the token is to be destroyed.
+    #[prost(bool, tag = "11")]
+    pub(super) undone: bool,
 }
 
 /// A request that was carried out.
@@ -173,6 +176,8 @@ pub(super) struct Intent {
     pub(super) new_key: Option<Key>,
     /// None if the version is generated. Otherwise the key is brought in, and these are the ids of the versions before.
     pub(super) imports: Option<Vec<TokenObjectId>>,
+    /// Whether what of it is in the token is to be destroyed.
+    pub(super) undone: bool,
 }
 
 impl Intent {
@@ -182,11 +187,15 @@ impl Intent {
         version == self.version || (version.0 as usize) < earlier
     }
 
+    /// Its versions, each with the id of its object.
+    pub(super) fn objects(&self) -> impl Iterator<Item = (KeyVersion, TokenObjectId)> {
+        let earlier = (0..).map(KeyVersion).zip(self.imports.iter().flatten().copied());
+        earlier.chain([(self.version, self.token_id)])
+    }
+
     /// Where its versions come to be.
     pub(super) fn places(&self) -> Vec<(KeyName, KeyVersion)> {
-        let earlier = self.imports.as_ref().map_or(0, Vec::len);
-        let earlier = (0..).take(earlier).map(KeyVersion);
-        let versions = earlier.chain([self.version]);
+        let versions = self.objects().map(|(version, _)| version);
         versions.map(|version| (self.key.clone(), version)).collect()
     }
 
@@ -340,6 +349,7 @@ impl IntentRecord {
             new_key: intent.new_key.as_ref().map(KeyRecord::of),
             imported: intent.imports.is_some(),
             earlier: intent.imports.iter().flatten().map(|&id| id.into()).collect(),
+            undone: intent.undone,
         }
     }
 }
@@ -421,6 +431,7 @@ pub(super) fn read_intent(key: &[u8], value: &[u8]) -> Result<Intent, KeysError>
         key_bits: record.key_bits,
         token_id: TokenObjectId::from_bytes(token_id),
         imports: record.imported.then_some(earlier),
+        undone: record.undone,
     })
 }
 

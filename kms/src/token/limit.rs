@@ -9,7 +9,7 @@ use std::{
 };
 
 /// A worker's start with its login, and every call but those of [`Limit::KeyPair`].
-pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Tokens on a smart card search 20 to 120 s for the primes of an RSA key of 3072 bits, and do nothing else meanwhile.
 const KEY_PAIR_TIMEOUT: Duration = Duration::from_mins(3);
 

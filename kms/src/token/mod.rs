@@ -31,6 +31,7 @@ pub mod worker;
 
 pub use clone_key::{ClonePublicKey, Fingerprint as CloneFingerprint};
 pub use handle::Token;
+pub(crate) use limit::CALL_TIMEOUT;
 pub use listing::Listing;
 pub use module::ModuleError;
 pub use pin::PinError;

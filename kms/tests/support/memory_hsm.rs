@@ -22,6 +22,9 @@ use zeroize::Zeroizing;
 
 use super::SoftKey;
 
+/// Long after this a call may still be held here, which a token's would not be.
+const CALL_LIMIT: Duration = Duration::from_secs(1);
+
 /// When a `generate` that is told to fail does so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Crash {
@@ -54,6 +57,7 @@ struct Inside {
     crash: Option<Crash>,
     cut_import: Option<CutAt>,
     cut_destroy: Option<CutAt>,
+    refuse_import: Option<oneshot::Receiver<()>>,
     import_key: Option<TokenObjectId>,
     suites: Option<Vec<EdekSuite>>,
     calls: usize,
@@ -92,6 +96,13 @@ impl MemoryHsm {
     /// The import of that version is the last thing that the token does.
     pub fn cut_import(&self, at: CutAt) {
         self.inside().cut_import = Some(at);
+    }
+
+    /// The next version that is brought in is there at once, and refused when the word is given.
+    pub fn refuse_next_import(&self) -> oneshot::Sender<()> {
+        let (word, refused) = oneshot::channel();
+        self.inside().refuse_import = Some(refused);
+        word
     }
 
     /// The destruction of that version is the last thing that the token does.
@@ -233,6 +244,40 @@ impl MemoryHsm {
             _ => Err(unavailable()),
         }
     }
+
+    /// Takes a version that is brought in, and what says when it is to be refused.
+    fn bring_in(
+        &self,
+        new: &NewVersion,
+        import_key: TokenObjectId,
+        wrapped: &Bytes,
+    ) -> Result<(TokenKeyVersion, Option<oneshot::Receiver<()>>), Failure> {
+        let mut inside = self.usable()?;
+        cut(&mut inside.cut_import, new.version, false)?;
+        if inside.import_key != Some(import_key) || wrapped.len() * 8 != new.key_bits as usize {
+            return Err(Failure::new(
+                Reason::InvalidArgument,
+                "not wrapped to the stand-in's import key",
+            ));
+        }
+        let made = TokenKeyVersion {
+            key: new.key.clone(),
+            version: new.version,
+            suite: new.suite,
+            kcv: Kcv::from_bytes([wrapped[0], wrapped[1], wrapped[2]]),
+            token_id: new.id,
+            origin: Origin::Imported,
+        };
+        let place = (new.key.clone(), new.version);
+        match inside.versions.get(&place) {
+            Some(found) if found.token_id != new.id => Err(Failure::new(Reason::AlreadyExists, "the version exists")),
+            _ => {
+                inside.versions.insert(place, made.clone());
+                cut(&mut inside.cut_import, new.version, true)?;
+                Ok((made, inside.refuse_import.take()))
+            }
+        }
+    }
 }
 
 fn unavailable() -> Failure {
@@ -280,6 +325,10 @@ impl Inside {
 impl Hsm for MemoryHsm {
     async fn check(&self) -> Result<(), Failure> {
         self.usable().map(drop)
+    }
+
+    fn call_limit(&self) -> Duration {
+        CALL_LIMIT
     }
 
     async fn list_versions(&self) -> Result<Vec<TokenKeyVersion>, Failure> {
@@ -384,30 +433,13 @@ impl Hsm for MemoryHsm {
         import_key: TokenObjectId,
         wrapped: Bytes,
     ) -> Result<TokenKeyVersion, Failure> {
-        let mut inside = self.usable()?;
-        cut(&mut inside.cut_import, new.version, false)?;
-        if inside.import_key != Some(import_key) || wrapped.len() * 8 != new.key_bits as usize {
-            return Err(Failure::new(
-                Reason::InvalidArgument,
-                "not wrapped to the stand-in's import key",
-            ));
-        }
-        let made = TokenKeyVersion {
-            key: new.key.clone(),
-            version: new.version,
-            suite: new.suite,
-            kcv: Kcv::from_bytes([wrapped[0], wrapped[1], wrapped[2]]),
-            token_id: new.id,
-            origin: Origin::Imported,
-        };
-        let place = (new.key.clone(), new.version);
-        match inside.versions.get(&place) {
-            Some(found) if found.token_id != new.id => Err(Failure::new(Reason::AlreadyExists, "the version exists")),
-            _ => {
-                inside.versions.insert(place, made.clone());
-                cut(&mut inside.cut_import, new.version, true)?;
-                Ok(made)
+        let (made, refused) = self.bring_in(new, import_key, &wrapped)?;
+        match refused {
+            Some(refused) => {
+                _ = refused.await;
+                Err(Failure::new(Reason::TokenRefused, "the stand-in is told to refuse it"))
             }
+            None => Ok(made),
         }
     }
 
