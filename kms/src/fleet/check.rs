@@ -242,7 +242,7 @@ impl Fleet {
                 .map(|(_, member)| member);
             let tried = try_version(&own.token, other.map(|other| &other.token), version).await;
             if let Err(failure) = tried
-                && (says_nothing(&failure) || !self.is_gone(version, [Some(own), other]).await?)
+                && (says_nothing(&failure) || !self.is_gone(version, own, other).await?)
             {
                 return Err(failure);
             }
@@ -250,19 +250,25 @@ impl Fleet {
         Ok(())
     }
 
-    /// Whether one of those tokens does not hold a version any more: another instance may have destroyed it since it was listed,
-    /// and that an EDEK does not open there says nothing of the token then.
-    async fn is_gone(&self, version: &TokenKeyVersion, members: [Option<&Member>; 2]) -> Result<bool, Failure> {
-        let place = [(version.key.clone(), version.version)];
-        for member in members.into_iter().flatten() {
-            let asked = Instant::now();
-            let found = member.token.look_for(&place).await?;
-            let unfit = self.take_in_places(member, &place, &found, asked).count();
-            if found.versions.is_empty() && unfit == 0 {
-                return Ok(true);
-            }
+    /// Whether a token that is tried, or the one that it is held against, does not hold a version any more: another instance may have
+    /// destroyed it since it was listed, and that an EDEK does not open there says nothing of the token then.
+    async fn is_gone(&self, version: &TokenKeyVersion, own: &Member, other: Option<&Member>) -> Result<bool, Failure> {
+        if self.has_lost(own, version).await? {
+            return Ok(true);
         }
-        Ok(false)
+        let Some(other) = other else { return Ok(false) };
+        // The other one's troubles do not keep this one in.
+        let looked = timeout(REFERENCE_TIMEOUT, self.has_lost(other, version)).await;
+        Ok(matches!(looked, Ok(Ok(true))))
+    }
+
+    /// Whether there is nothing in the place of a version in a token now.
+    async fn has_lost(&self, member: &Member, version: &TokenKeyVersion) -> Result<bool, Failure> {
+        let place = [(version.key.clone(), version.version)];
+        let asked = Instant::now();
+        let found = member.token.look_for(&place).await?;
+        let unfit = self.take_in_places(member, &place, &found, asked).count();
+        Ok(found.versions.is_empty() && unfit == 0)
     }
 
     fn set_health(&self, member: &Member, health: Health) {

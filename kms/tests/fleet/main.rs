@@ -34,3 +34,4 @@ mod theft;
 #[path = "../token/vendor.rs"]
 #[allow(dead_code, reason = "each test binary uses a part of what they share")]
 mod vendor;
+mod wrong;
