@@ -99,6 +99,40 @@ async fn a_version_that_comes_while_who_began_it_is_cut_off_is_destroyed_when_it
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_version_is_not_given_up_while_the_token_may_still_be_at_it() {
+    let cluster = Cluster::start();
+    let url_file = cluster.fresh_url();
+    let (way, cut) = Way::to(cluster.port(), &url_file).await;
+    let (here, there) = (shared(&cut), shared(&url_file));
+    let hsm = MemoryHsm::new();
+    let (one, two) = (here.start(&hsm).await, there.start(&hsm).await);
+    let (mut alice, mut bob) = (one.as_user("user/alice"), two.as_user("user/bob"));
+    alice.create("k").await.expect("made");
+
+    let held = hsm.hold();
+    let rolled = tokio::spawn(async move { alice.roll("k").await });
+    tokio::time::timeout(PATIENCE, hsm.wait_held())
+        .await
+        .expect("it is being made");
+    way.set_open(false);
+    until!("its lease does not lapse", !all_leased(&mut bob).await);
+    // Time for the other one to look for what is left behind, which it does each second.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    drop(held);
+    _ = rolled.await.expect("no panic");
+    until!(
+        "it is not finished",
+        bob.describe("k").await.expect("known").current_version == Some(1)
+    );
+    assert_eq!(mints(&two, "k").await, 1);
+    way.set_open(true);
+    until!("it is not back", all_leased(&mut bob).await);
+    assert_eq!(mints(&one, "k").await, 1);
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_import_that_another_instance_has_finished_is_not_undone() {
     let cluster = Cluster::start();
     let url_file = cluster.fresh_url();

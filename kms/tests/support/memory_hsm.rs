@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use super::SoftKey;
 
 /// Long after this a call may still be held here, which a token's would not be.
-const CALL_LIMIT: Duration = Duration::from_secs(1);
+const CALL_LIMIT: Duration = Duration::from_secs(4);
 
 /// When a `generate` that is told to fail does so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
