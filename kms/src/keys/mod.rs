@@ -307,6 +307,8 @@ impl<H: Hsm> Keys<H> {
         self.wait_ready().await?;
         for _ in 0..MAKE_ATTEMPTS_MAX {
             self.wait_lease().await?;
+            // A deletion waits until nothing is made any more, and everybody for it: looking in the token comes before.
+            self.minting_seen(name).await?;
             let _making = self.making.read().await;
             let minted = self.mint_once(name, zone, count).await?;
             if self.still_mints(name, minted.version) {
@@ -368,6 +370,8 @@ impl<H: Hsm> Keys<H> {
         self.wait_ready().await?;
         for _ in 0..MAKE_ATTEMPTS_MAX {
             self.wait_lease().await?;
+            self.minting_seen(name).await?;
+            self.see(items.iter().map(|(version, _)| (name, *version))).await?;
             let _making = self.making.read().await;
             let rewrapped = self.rewrap_once(name, zone, items.clone()).await?;
             if self.still_mints(name, rewrapped.version) {

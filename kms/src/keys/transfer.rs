@@ -40,6 +40,10 @@ impl<H: Hsm> Keys<H> {
     ) -> Result<Transferred, Failure> {
         self.wait_ready().await?;
         self.wait_lease().await?;
+        // As for `mint`: looking in the token comes before what a deletion waits for.
+        self.minting_seen(&request.to.key).await?;
+        let opened = request.edeks.iter().map(|(version, _)| (&request.from.key, *version));
+        self.see(opened).await?;
         let _making = self.making.read().await;
         let done = self.transfer_once(request, signed).await?;
         if self.still_mints(&request.to.key, done.version) {
