@@ -181,6 +181,13 @@ pub(crate) enum Error {
     /// A re-encryption ended, but not for all files.
     #[error("{failures} files of {zone} keep their old EDEK and stay readable; see the metadata service's log")]
     Reencryption { zone: String, failures: u64 },
+    /// A re-encryption that was waited for was stopped.
+    #[error("the re-encryption of {zone} is {state}: {message}; strongroom zone reencrypt goes on with it")]
+    Stopped {
+        zone: String,
+        state: &'static str,
+        message: String,
+    },
     /// `strongroom dev`.
     #[error(transparent)]
     Dev(#[from] DevError),
@@ -249,7 +256,7 @@ impl Error {
             Self::Audit(error) => audit_exit(error),
             Self::LocalExists { .. } | Self::LocalKind { .. } => Exit::Conflict,
             Self::Length { .. } => Exit::Integrity,
-            Self::LocalName { .. } | Self::Reencryption { .. } => Exit::Partly,
+            Self::LocalName { .. } | Self::Reencryption { .. } | Self::Stopped { .. } => Exit::Partly,
             Self::Partly { exit, .. } => *exit,
             Self::Policy(PolicyError::Read { source, .. }) => Exit::of_file(source),
             Self::Policy(_) | Self::Import(_) => Exit::Usage,

@@ -129,7 +129,7 @@ pub(crate) enum FsCommand {
     },
     /// Change the owner, and the group; for superusers
     #[command(
-        after_help = "Examples:\n  strongroom --as fsadmin fs chown alice:hr /payroll\n  strongroom --as fsadmin fs chown -R bob /payroll/bob"
+        after_help = "Examples:\n  strongroom fs chown --as fsadmin alice:hr /payroll\n  strongroom fs chown --as fsadmin -R bob /payroll/bob"
     )]
     Chown {
         /// USER, USER:GROUP or :GROUP

@@ -190,6 +190,13 @@ async fn reencrypt(
             failures: progress.failures,
         });
     }
+    if wait && progress.state != ReencryptionState::Completed {
+        return Err(Error::Stopped {
+            zone: path.to_string(),
+            state: state_text(progress.state),
+            message: progress.message,
+        });
+    }
     Ok(())
 }
 

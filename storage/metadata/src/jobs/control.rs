@@ -86,6 +86,10 @@ pub(crate) async fn control<S: Store, E: EdekSource>(
     if job.kind() == JobKind::Reencryption && !core.is_superuser(by) {
         return Err(not_allowed(by, "change re-encryptions"));
     }
+    // A slow job keeps its place from others.
+    if matches!(action, Action::Resume(Some(_))) && !core.is_superuser(by) {
+        return Err(not_allowed(by, "set the pace of jobs"));
+    }
     change(&core.store, id, action, core.clock.now_ms()).await?;
     core.work.notify_one();
     tracing::info!(%by, job = %id, ?action, "job changed");

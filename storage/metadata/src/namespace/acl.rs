@@ -70,6 +70,7 @@ impl Change {
     fn apply(&self, entry: &mut records::Entry) -> Result<(), MetadataError> {
         let mut access = split(entry.mode, entry.acl.as_ref());
         let mut default = entry.default_acl.as_ref().map(default_list).unwrap_or_default();
+        let before = (access.clone(), default.clone());
         match self.kind {
             AclChange::Replace => (access, default) = (self.access.clone(), self.default.clone()),
             AclChange::Modify => {
@@ -92,13 +93,15 @@ impl Change {
                 default.entry(tag.clone()).or_insert(*rights);
             }
         }
-        let (mode, acl) = join(&access, self.access.contains_key(&Tag::Mask))?;
+        // As in HDFS: the mask of a list that stays as it is does, too.
+        let keeps = |changes: &List, was: &List, is: &List| changes.contains_key(&Tag::Mask) || was == is;
+        let (mode, acl) = join(&access, keeps(&self.access, &before.0, &access))?;
         entry.mode = entry.mode & !0o777 | mode;
         entry.acl = acl;
         entry.default_acl = match default.is_empty() {
             true => None,
             false => {
-                let (mode, acl) = join(&default, self.default.contains_key(&Tag::Mask))?;
+                let (mode, acl) = join(&default, keeps(&self.default, &before.1, &default))?;
                 Some(records::DefaultAcl { mode, acl })
             }
         };
@@ -278,5 +281,65 @@ fn rule(rule: &str) -> MetadataError {
     MetadataError::Field {
         field: "acl",
         rule: rule.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An entry of an ACL that begins with `default:` or not, as in `user:bob:6`.
+    fn entry(text: &str) -> pb::AclEntry {
+        let (default, text) = text.strip_prefix("default:").map_or((false, text), |rest| (true, rest));
+        let fields: Vec<&str> = text.split(':').collect();
+        let kind = match fields[0] {
+            "user" => AclKind::User,
+            "group" => AclKind::Group,
+            "mask" => AclKind::Mask,
+            _ => AclKind::Other,
+        };
+        pb::AclEntry {
+            default,
+            kind: kind.into(),
+            name: fields[1].to_owned(),
+            rights: fields[2].parse().expect("rights"),
+        }
+    }
+
+    /// A directory of mode 0770 on which alice set `user:bob:7` and `default:user:bob:7`, and which she then closed with masks of 0.
+    fn closed() -> records::Entry {
+        let mut closed = records::Entry {
+            mode: 0o770,
+            ..records::Entry::default()
+        };
+        let opened = ["user:bob:7", "default:user:bob:7", "mask::0", "default:mask::0"].map(entry);
+        let change = Change::parse(AclChange::Modify, &opened).expect("valid");
+        change.apply(&mut closed).expect("possible");
+        closed
+    }
+
+    fn masks(entry: &records::Entry) -> (u32, Option<u32>) {
+        let default = entry.default_acl.as_ref();
+        (entry.mode >> 3 & 7, default.map(|default| default.mode >> 3 & 7))
+    }
+
+    /// `AclTransformation.calculateMasks` of HDFS.
+    #[test]
+    fn a_mask_changes_with_its_own_list_alone() {
+        assert_eq!(masks(&closed()), (0, Some(0)));
+        for (kind, entries, expected) in [
+            (AclChange::RemoveDefault, vec![], (0, None)),
+            (AclChange::Modify, vec!["default:user:carol:5"], (0, Some(7))),
+            (AclChange::Modify, vec!["user:carol:5"], (7, Some(0))),
+            (AclChange::Modify, vec!["user:carol:5", "mask::1"], (1, Some(0))),
+            (AclChange::Remove, vec!["user:nobody:0"], (0, Some(0))),
+            (AclChange::Remove, vec!["default:user:nobody:0"], (0, Some(0))),
+        ] {
+            let mut changed = closed();
+            let list: Vec<_> = entries.iter().map(|text| entry(text)).collect();
+            let change = Change::parse(kind, &list).expect("valid");
+            change.apply(&mut changed).expect("possible");
+            assert_eq!(masks(&changed), expected, "{kind:?} {entries:?}");
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// What is to be set, each if it is given.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Attributes {
     /// At most 0o7777. With an ACL, the group bits are its mask.
     pub(crate) mode: Option<u32>,
@@ -47,6 +47,13 @@ pub(crate) async fn set(
     path: &ZonePath,
     wanted: &Attributes,
 ) -> Result<pb::Stat, MetadataError> {
+    // It would be anybody's right, and yet a write that others have to give way to.
+    if *wanted == Attributes::default() {
+        return Err(MetadataError::Field {
+            field: "attributes",
+            rule: "at least one has to be given".to_owned(),
+        });
+    }
     transact!(store, [who, call, path, wanted], |txn| set_in(
         txn, &who, &call, &path, &wanted
     ))

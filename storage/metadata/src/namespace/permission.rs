@@ -107,6 +107,15 @@ pub(crate) fn check_taking(who: &Caller, parent: &Found, found: &Found) -> Resul
     Err(forbidden(who, parent, right, &found.path))
 }
 
+/// Refuses whoever may not remove a directory with what it holds. In one with the sticky bit that is others' as well.
+pub(crate) fn check_clearing(who: &Caller, found: &Found, path: &ZonePath) -> Result<(), MetadataError> {
+    check(who, found, Rights::ALL, path)?;
+    if found.entry.mode & STICKY == 0 {
+        return Ok(());
+    }
+    check_owner(who, found)
+}
+
 /// Refuses whoever may not write a file that is there. Its owner always may, also if he made it read-only: he could take it away.
 pub(crate) fn check_writing(who: &Caller, found: &Found) -> Result<(), MetadataError> {
     if who.owns(&found.entry.owner) {

@@ -57,13 +57,15 @@ async fn cut_off(txn: &mut impl Txn, job: JobId, entry: &records::Entry) -> Resu
 /// Works on a removal until it is over or paused.
 pub(crate) async fn run<S: Store, E: EdekSource>(core: &Core<S, E>, id: JobId) -> Result<(), MetadataError> {
     let mut pace = Pace::new();
-    while let Some(job) = record::running(&mut core.store.snapshot().await?, id).await? {
+    loop {
+        // No view outlives its look: on a database it would keep a connection while this one waits.
+        let job = record::running(&mut core.store.snapshot().await?, id).await?;
+        let Some(job) = job else { return Ok(()) };
         let entries = Pace::step(job.throttle, ENTRIES_PER_STEP);
         pace.wait(entries, job.throttle).await;
         let now_ms = core.clock.now_ms();
         transact!(&core.store, [], |txn| step(txn, id, entries, now_ms)).await?;
     }
-    Ok(())
 }
 
 async fn step(txn: &mut impl Txn, id: JobId, entries: usize, now_ms: u64) -> Result<(), MetadataError> {

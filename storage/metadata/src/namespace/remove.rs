@@ -9,7 +9,7 @@ use strongroom_kv::{Reader, Store, Txn};
 use strongroom_proto::{BlockId, ExtentId, FileId, JobId, ZoneId, ZonePath, metadata::v1 as pb};
 
 use super::{
-    permission::{Rights, check, check_taking},
+    permission::{check_clearing, check_taking},
     removal,
     resolve::{Found, Slot, slot},
 };
@@ -84,7 +84,7 @@ async fn remove_in(
     if !recursive {
         return Err(MetadataError::NotEmpty(path.clone()));
     }
-    check(who, &found, Rights::ALL, path)?;
+    check_clearing(who, &found, path)?;
     txn.delete(&found.key);
     removal::begin(txn, path, &found.entry, &who.name, now_ms)
         .await
