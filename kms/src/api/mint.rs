@@ -75,8 +75,9 @@ impl<H: Hsm> Mint for MintFace<H> {
 }
 
 impl<H: Hsm> Desk<H> {
-    /// Makes EDEKs; none tell what they would be made under. `name` may be an alias, here and in [`Self::rewrap`]. What it names, and what policies know of that, is looked at when
-    /// this instance is known to work with what the others changed.
+    /// Makes EDEKs; with a `count` of 0 it tells what they would be made under. `name` may be an alias, here and in
+    /// [`Self::rewrap`]. What it names, and what policies know of that, is looked at when this instance is known to work with what
+    /// the others changed.
     async fn mint(&self, caller: &Caller, name: KeyName, zone: &ZoneId, count: usize) -> Result<Minted, Failure> {
         let entry = Entry::new(caller, "mint").edeks(zone, count);
         let lease = self.keys.wait_lease().await;

@@ -58,12 +58,12 @@ async fn a_removal_is_a_job_that_is_paused_resumed_and_told() {
         &["strongroom job pause"],
     );
     assert_eq!(world.jobs("bob").await.len(), 0);
-    assert_eq!(world.jobs("fsadmin").await.len(), 1, "an administrator sees all");
+    assert_eq!(world.jobs("fsadmin").await.len(), 1, "a superuser sees all");
 
     world
         .control("fsadmin", &id, pb::JobAction::Resume, None)
         .await
-        .expect("an administrator");
+        .expect("a superuser");
     world
         .until("it pauses itself", async |world| {
             world.job("alice", &id).await.expect("hers").state() == pb::JobState::Paused
