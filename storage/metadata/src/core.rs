@@ -134,6 +134,7 @@ impl<S: Store, E: EdekSource> Core<S, E> {
     fn duties(self: &Arc<Self>) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         tasks.spawn(runner::work(Arc::clone(self)));
+        tasks.spawn(runner::forget_old(Arc::clone(self)));
         tasks.spawn(repair(Arc::clone(self)));
         tasks.spawn(replace_gone(Arc::clone(self)));
         tasks.spawn(purge(Arc::clone(self)));

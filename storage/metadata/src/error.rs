@@ -181,6 +181,32 @@ pub enum MetadataError {
         /// Of the first thousand of them, those that are being written.
         open: usize,
     },
+    /// Files of a removed zone keep it from being proved free of old key versions.
+    #[error(
+        "{files} files that use version {through} or older of key {key} are still being cleared away with zone {zone}, which was removed; see how far that is, and what holds it up, with: strongroom job list, and have the proof made again"
+    )]
+    ZoneBeingRemoved {
+        /// The zone's id.
+        zone: String,
+        /// Its key.
+        key: KeyName,
+        /// The version asked about.
+        through: KeyVersion,
+        /// Files in the way.
+        files: u64,
+    },
+    /// The key service re-wraps under a version older than it made EDEKs under before.
+    #[error(
+        "the key service re-wraps EDEKs of zone {zone} under version {answered} of its key, but had version {target} when the re-encryption began; see that every instance of it has all versions: strongroom key versions"
+    )]
+    OlderVersion {
+        /// The zone's path when the re-encryption was asked for.
+        zone: String,
+        /// What it answers with.
+        answered: KeyVersion,
+        /// What it had.
+        target: KeyVersion,
+    },
     /// A proof is asked about the version that new files get.
     #[error(
         "version {newest} is the newest of key {key}, which new files of zone {zone} get; roll it first with: strongroom key roll {key}"
@@ -230,7 +256,10 @@ impl MetadataError {
             Self::AlreadyZone(_) => Reason::AlreadyZone,
             Self::LeaseLost { .. } => Reason::LeaseLost,
             Self::LeaseHeld { .. } => Reason::LeaseHeld,
-            Self::ZoneUsesVersion { .. } | Self::NewestVersion { .. } => Reason::KeyInUse,
+            Self::ZoneUsesVersion { .. } | Self::ZoneBeingRemoved { .. } | Self::NewestVersion { .. } => {
+                Reason::KeyInUse
+            }
+            Self::OlderVersion { .. } => Reason::KeyVersionUnusable,
             Self::TooFewNodes { .. } => Reason::TooFewNodes,
             Self::StaleEdek { .. } => Reason::Overloaded,
         }

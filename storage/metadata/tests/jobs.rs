@@ -118,6 +118,32 @@ async fn a_removed_zone_ends_its_re_encryption() {
 }
 
 #[tokio::test]
+async fn a_proof_that_a_removal_is_in_the_way_of_names_the_jobs() {
+    let mut world = World::start().await;
+    let zone = world.zone("/z", "payroll").await.zone_id;
+    world.write_empty("/z/f".to_owned()).await.expect("a file");
+    world.kms.roll("payroll");
+    let file = world.stat("/z/f").await.expect("a file").file_id;
+    let sound = world.replace_body(&file, b"no file").await;
+    let removal = world.removed("/z").await;
+    let ask = pb::ProveZoneRequest {
+        zone_id: zone,
+        key_name: "payroll".to_owned(),
+        ..pb::ProveZoneRequest::default()
+    };
+    let failure = refused(world.user("fsadmin").zones.prove_zone(ask.clone()).await);
+    check(
+        &failure,
+        Reason::KeyInUse,
+        &["1 files that use version 0", "which was removed", "strongroom job list"],
+    );
+    world.replace_body(&file, &sound).await;
+    world.ended("alice", &removal).await;
+    let proof = world.user("fsadmin").zones.prove_zone(ask).await;
+    proof.expect("nothing is in the way any more");
+}
+
+#[tokio::test]
 async fn a_re_encryption_keeps_to_its_pace_and_is_paused_and_canceled() {
     let mut world = World::with(patient()).await;
     world.zone("/z", "payroll").await;
@@ -325,19 +351,22 @@ impl World {
 
     /// The jobs that are not over.
     async fn jobs(&self, user: &str) -> Vec<pb::Job> {
-        let jobs = self.all_jobs(user).await;
-        jobs.into_iter().filter(|job| !job.is_over()).collect()
+        self.listed(user, true).await
     }
 
-    /// All jobs, in pages of one.
     async fn all_jobs(&self, user: &str) -> Vec<pb::Job> {
+        self.listed(user, false).await
+    }
+
+    /// Jobs, in pages of one.
+    async fn listed(&self, user: &str, unfinished: bool) -> Vec<pb::Job> {
         let (mut jobs, mut after) = (Vec::new(), bytes::Bytes::new());
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             let request = pb::ListJobsRequest {
                 after,
                 limit: 1,
-                unfinished: false,
+                unfinished,
             };
             let page = self
                 .user(user)

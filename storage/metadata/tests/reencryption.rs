@@ -195,22 +195,76 @@ async fn it_waits_for_a_key_service_that_is_away_and_follows_a_further_roll() {
 }
 
 #[tokio::test]
-async fn a_zone_whose_key_is_refused_for_good_completes_with_failures() {
+async fn a_zone_whose_key_is_refused_for_good_is_paused_and_goes_on_where_it_was() {
     let world = World::start().await;
     world.zone("/z", "payroll").await;
-    world.write("/z/f", 10, &NODES).await.expect("a file");
+    for number in 0..3 {
+        world.write(&format!("/z/f{number}"), 10, &NODES).await.expect("a file");
+    }
     world.kms.roll("payroll");
     let gate = world.kms.rewraps.available_permits();
     world.kms.rewraps.forget_permits(gate);
-    start(&world).await.expect("started");
-    world.kms.break_key(
-        "payroll",
-        Failure::new(Reason::KeyVersionUnusable, "version 0 is missing"),
-    );
-    world.kms.rewraps.add_permits(100);
+    let job = start(&world).await.expect("started").job_id;
+    world
+        .kms
+        .break_key("payroll", Failure::new(Reason::KeyDisabled, "key payroll is disabled"));
+    world.kms.rewraps.add_permits(1000);
+    let paused = paused(&world).await;
+    assert_eq!((paused.files_done, paused.failures, paused.files_left), (0, 0, 3));
+    for words in ["key payroll is disabled", "strongroom job resume"] {
+        assert!(paused.message.contains(words), "{}", paused.message);
+    }
+    world.read("/z/f0").await.expect("still readable");
+    world.kms.mend_key("payroll");
+    let resumed = start(&world).await.expect("resumed");
+    assert_eq!(resumed.job_id, job, "it goes on");
     let done = completed(&world).await;
-    assert_eq!((done.files_done, done.failures, done.files_left), (0, 1, 1));
-    world.read("/z/f").await.expect("still readable");
+    assert_eq!((done.files_done, done.failures, done.files_left), (3, 0, 0));
+}
+
+#[tokio::test]
+async fn a_key_service_that_answers_with_an_older_version_than_before_passes_no_file_over() {
+    let world = World::start().await;
+    world.zone("/z", "payroll").await;
+    world.write("/z/f0", 10, &NODES).await.expect("a file");
+    world.kms.roll("payroll");
+    world.write("/z/f1", 10, &NODES).await.expect("a file");
+    world.kms.roll("payroll");
+    let gate = world.kms.rewraps.available_permits();
+    world.kms.rewraps.forget_permits(gate);
+    assert_eq!(start(&world).await.expect("started").target_version, 2);
+    // As after a restore from a backup.
+    world.kms.roll_back("payroll");
+    world.kms.rewraps.add_permits(1000);
+    let held = paused(&world).await;
+    assert_eq!((held.files_done, held.failures, held.files_left), (0, 0, 2));
+    assert!(
+        held.message.contains("under version 1") && held.message.contains("had version 2"),
+        "{}",
+        held.message
+    );
+    world.kms.roll("payroll");
+    start(&world).await.expect("resumed");
+    assert_eq!(completed(&world).await.files_done, 2);
+    assert_eq!(counts(&world, "/z").await, [(2, 2)]);
+}
+
+#[tokio::test]
+async fn a_roll_between_the_tries_of_one_page_costs_no_file() {
+    let world = World::start().await;
+    world.zone("/z", "payroll").await;
+    for number in 0..4 {
+        world.write(&format!("/z/f{number}"), 10, &NODES).await.expect("a file");
+    }
+    world.kms.roll("payroll");
+    // Of the last file the first try fails for a while, and the second one meets another version.
+    world
+        .kms
+        .roll_after_hiccup(&world.edek("/z/f3").await.wrapped, "payroll");
+    start(&world).await.expect("started");
+    let done = completed(&world).await;
+    assert_eq!((done.target_version, done.failures, done.files_left), (2, 0, 0));
+    assert_eq!(counts(&world, "/z").await, [(2, 4)]);
 }
 
 impl World {
@@ -244,6 +298,15 @@ async fn completed(world: &World) -> pb::Reencryption {
     world
         .until("re-encryption completes", async |world| {
             status(world).await.state() == pb::ReencryptionState::Completed
+        })
+        .await;
+    status(world).await
+}
+
+async fn paused(world: &World) -> pb::Reencryption {
+    world
+        .until("re-encryption is paused", async |world| {
+            status(world).await.state() == pb::ReencryptionState::Paused
         })
         .await;
     status(world).await

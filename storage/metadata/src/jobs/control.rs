@@ -1,7 +1,7 @@
 //! Looking at jobs, and pausing, resuming and canceling them.
 
 use strongroom_kv::{Reader, Store, Txn};
-use strongroom_proto::{JobId, metadata::v1 as pb, transport::UserName};
+use strongroom_proto::{JobId, KeyVersion, metadata::v1 as pb, transport::UserName};
 
 use crate::{
     core::Core,
@@ -35,6 +35,9 @@ pub(crate) async fn list<S: Store, E: EdekSource>(
     limit: usize,
     unfinished: bool,
 ) -> Result<pb::ListJobsResponse, MetadataError> {
+    if unfinished {
+        return list_unfinished(core, of, after, limit).await;
+    }
     let range = after.map_or_else(keys::jobs, |after| keys::jobs().after(&keys::job(after)));
     let mut view = core.store.snapshot().await?;
     let found = access::page(&mut view, &range, LOOKED_AT_MAX).await?;
@@ -46,12 +49,43 @@ pub(crate) async fn list<S: Store, E: EdekSource>(
         }
         let id = keys::job_of(&key).ok_or(MetadataError::Corrupt { what: "job" })?;
         let job: Job = access::decode(value, "job")?;
-        if of.is_none_or(|owner| job.owner == owner.as_str()) && !(unfinished && job.is_over()) {
+        if is_of(&job, of) {
             jobs.push(wire(&mut view, id, &job, core.clock.now_ms()).await?);
         }
         next = Some(id);
     }
     Ok(listed(jobs, next.filter(|_| !is_last)))
+}
+
+/// Those that are not over have rows of their own: of the others there may be millions.
+async fn list_unfinished<S: Store, E: EdekSource>(
+    core: &Core<S, E>,
+    of: Option<&UserName>,
+    after: Option<JobId>,
+    limit: usize,
+) -> Result<pb::ListJobsResponse, MetadataError> {
+    let all = keys::jobs_unfinished;
+    let range = after.map_or_else(all, |after| all().after(&keys::job_unfinished(after)));
+    let mut view = core.store.snapshot().await?;
+    let found = access::page(&mut view, &range, LOOKED_AT_MAX).await?;
+    let is_last = found.len() < LOOKED_AT_MAX;
+    let (mut jobs, mut next) = (Vec::new(), None);
+    for (key, _) in found {
+        if jobs.len() == limit {
+            return Ok(listed(jobs, next));
+        }
+        let id = keys::running_job_of(&key).ok_or(MetadataError::Corrupt { what: "job" })?;
+        let job = access::job(&mut view, id).await?;
+        if let Some(job) = job.filter(|job| is_of(job, of)) {
+            jobs.push(wire(&mut view, id, &job, core.clock.now_ms()).await?);
+        }
+        next = Some(id);
+    }
+    Ok(listed(jobs, next.filter(|_| !is_last)))
+}
+
+fn is_of(job: &Job, owner: Option<&UserName>) -> bool {
+    owner.is_none_or(|owner| job.owner == owner.as_str())
 }
 
 fn listed(jobs: Vec<pb::Job>, next: Option<JobId>) -> pb::ListJobsResponse {
@@ -177,9 +211,8 @@ async fn left(reader: &mut impl Reader, job: &Job) -> Result<Option<u64>, Metada
     files_left(reader, job).await.map(Some)
 }
 
-/// Files of a re-encryption's zone whose EDEKs are not of its target version.
+/// Files of a re-encryption's zone whose EDEKs are older than its target version.
 pub(crate) async fn files_left(reader: &mut impl Reader, job: &Job) -> Result<u64, MetadataError> {
-    let files = counted::files_by_version(reader, job.zone_id.as_ref().try_into()?).await?;
-    let stale = files.iter().filter(|(version, _)| version.0 != job.target_version);
-    Ok(stale.map(|(_, files)| files).sum())
+    let zone = job.zone_id.as_ref().try_into()?;
+    counted::files_before(reader, zone, KeyVersion(job.target_version)).await
 }

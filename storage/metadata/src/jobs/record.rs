@@ -26,14 +26,19 @@ pub(crate) fn begin(txn: &mut impl Txn, id: JobId, job: Job) {
     put(txn, id, &job);
 }
 
-/// Records a job as it is now, and whether it runs.
+/// Records a job as it is now, and whether it runs or is over.
 pub(crate) fn put(txn: &mut impl Txn, id: JobId, job: &Job) {
     access::put(txn, &keys::job(id), job);
     let running = keys::job_running(job.kind(), id);
-    if job.state() == JobState::Running {
-        txn.put(&running, bytes::Bytes::new());
+    mark(txn, &running, job.state() == JobState::Running);
+    mark(txn, &keys::job_unfinished(id), !job.is_over());
+}
+
+fn mark(txn: &mut impl Txn, key: &[u8], there: bool) {
+    if there {
+        txn.put(key, bytes::Bytes::new());
     } else {
-        txn.delete(&running);
+        txn.delete(key);
     }
 }
 

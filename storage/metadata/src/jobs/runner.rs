@@ -3,10 +3,10 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use strongroom_kv::{Store, Txn};
-use strongroom_proto::{Failure, JobId};
+use strongroom_proto::{Failure, JobId, Reason};
 use tokio::{
-    task::{Id, JoinSet},
-    time::{Instant, sleep},
+    task::{Id, JoinError, JoinSet},
+    time::sleep,
 };
 
 use super::record;
@@ -39,35 +39,40 @@ const FORGOTTEN_AT_ONCE: usize = 500;
 /// Works on jobs for ever.
 pub(crate) async fn work<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
     let mut workers = JoinSet::new();
-    let mut busy = HashMap::new();
-    let mut forget_at = Instant::now();
+    let (mut busy, mut crashes) = (HashMap::new(), Crashes::default());
     loop {
         if let Err(error) = start(&core, &mut workers, &mut busy).await {
             tracing::warn!(error = %chain(&error), "cannot look for jobs");
-        }
-        if Instant::now() >= forget_at {
-            forget_at = Instant::now() + FORGET_EVERY;
-            if let Err(error) = forget(&core.store, core.clock.now_ms()).await {
-                tracing::warn!(error = %chain(&error), "cannot forget old jobs; it is tried again");
-            }
         }
         tokio::select! {
             () = core.work.notified() => {}
             () = sleep(LOOK_EVERY) => {}
             Some(ended) = workers.join_next_with_id(), if !workers.is_empty() => {
-                busy.remove(&ended_id(&ended));
+                let job = busy.remove(&ended.as_ref().map_or_else(JoinError::id, |(task, ())| *task));
+                if let (Some(job), Err(error)) = (job, &ended) {
+                    tracing::error!(%job, %error, "the worker of a job crashed");
+                    if crashes.is_one_too_many(job) {
+                        give_up(&core.store, job, "its worker crashed again and again, see the log of the metadata service").await;
+                    }
+                }
             }
         }
     }
 }
 
-fn ended_id(ended: &Result<(Id, ()), tokio::task::JoinError>) -> Id {
-    match ended {
-        Ok((id, ())) => *id,
-        Err(error) => {
-            tracing::error!(%error, "the worker of a job failed");
-            error.id()
+/// How often workers of jobs crashed. A job whose workers always do is paused like any other that fails.
+#[derive(Debug, Default)]
+struct Crashes(HashMap<JobId, u32>);
+
+impl Crashes {
+    fn is_one_too_many(&mut self, job: JobId) -> bool {
+        let crashes = self.0.entry(job).or_default();
+        *crashes += 1;
+        let is_one_too_many = *crashes >= FAILURES_MAX;
+        if is_one_too_many {
+            self.0.remove(&job);
         }
+        is_one_too_many
     }
 }
 
@@ -103,14 +108,22 @@ async fn run<S: Store, E: EdekSource>(core: Arc<Core<S, E>>, kind: JobKind, id: 
         if now.is_some() && now != before {
             (failures, before) = (0, now);
         }
-        failures += u32::from(!Failure::from(error.clone()).is_transient());
+        failures += u32::from(!is_waited_for(&error));
         if failures == FAILURES_MAX {
-            if let Err(error) = record::give_up(&core.store, id, &error.to_string()).await {
-                tracing::warn!(job = %id, error = %chain(&error), "cannot pause a job");
-            }
-            return;
+            return give_up(&core.store, id, &error.to_string()).await;
         }
         sleep(PAUSE).await;
+    }
+}
+
+/// Room is waited for, too: it is what removals make.
+fn is_waited_for(error: &MetadataError) -> bool {
+    Failure::from(error.clone()).is_transient() || error.reason() == Reason::NoSpace
+}
+
+async fn give_up(store: &impl Store, id: JobId, why: &str) {
+    if let Err(error) = record::give_up(store, id, why).await {
+        tracing::warn!(job = %id, error = %chain(&error), "cannot pause a job");
     }
 }
 
@@ -128,22 +141,39 @@ async fn progress(store: &impl Store, id: JobId) -> Option<(u64, u64, bytes::Byt
     Some((job.done, job.failures, job.cursor_file))
 }
 
-/// Forgets jobs that have been over for a while, but for the newest re-encryption of each zone.
+/// Forgets jobs that have been over for a while, now and then, for ever.
+pub(crate) async fn forget_old<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
+    loop {
+        if let Err(error) = forget(&core.store, core.clock.now_ms()).await {
+            tracing::warn!(error = %chain(&error), "cannot forget old jobs; it is tried again");
+        }
+        sleep(FORGET_EVERY).await;
+    }
+}
+
+/// Forgets jobs that have been over for a while, but for the newest re-encryption of each zone. They are in the order in which they
+/// were begun: behind the first that is not old enough to be over for so long, none is looked at.
 async fn forget(store: &impl Store, now_ms: u64) -> Result<(), MetadataError> {
     let before_ms = now_ms.saturating_sub(KEPT_MS);
     let mut range = keys::jobs();
     loop {
         let found = access::page(&mut store.snapshot().await?, &range, FORGOTTEN_AT_ONCE).await?;
-        let mut old = Vec::new();
+        let (mut old, mut is_end) = (Vec::new(), found.len() < FORGOTTEN_AT_ONCE);
         for (key, value) in &found {
             let job: Job = access::decode(value.clone(), "job")?;
+            if job.created_ms >= before_ms {
+                is_end = true;
+                break;
+            }
             if job.is_over() && job.finished_ms < before_ms {
                 old.push(keys::job_of(key).ok_or(MetadataError::Corrupt { what: "job" })?);
             }
         }
-        transact!(store, [old], |txn| forget_all(txn, &old)).await?;
+        if !old.is_empty() {
+            transact!(store, [old], |txn| forget_all(txn, &old)).await?;
+        }
         match found.last() {
-            Some((last, _)) if found.len() == FORGOTTEN_AT_ONCE => range = keys::jobs().after(last),
+            Some((last, _)) if !is_end => range = keys::jobs().after(last),
             _ => return Ok(()),
         }
     }
@@ -163,4 +193,20 @@ async fn forget_all(txn: &mut impl Txn, old: &[JobId]) -> Result<(), MetadataErr
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_whose_workers_crash_is_given_up_and_may_be_tried_again() {
+        let (mut crashes, other) = (Crashes::default(), JobId::generate());
+        let job = JobId::generate();
+        for _ in 0..2 {
+            let told: Vec<bool> = (0..FAILURES_MAX).map(|_| crashes.is_one_too_many(job)).collect();
+            assert_eq!(told, [false, false, false, false, true]);
+        }
+        assert!(!crashes.is_one_too_many(other));
+    }
 }

@@ -38,11 +38,10 @@ pub(crate) async fn start<S: Store, E: EdekSource>(
 ) -> Result<pb::Reencryption, MetadataError> {
     let mut view = core.store.snapshot().await?;
     let (zone, record) = zone_at(&mut view, who, path).await?;
-    let begun = access::reencryption(&mut view, zone).await?;
     drop(view);
-    match begun.filter(|(_, job)| !job.is_over()) {
-        Some((_, job)) if job.state() == JobState::Running && throttle.is_none() => {}
-        Some((id, _)) => change(&core.store, id, Action::Resume(throttle), core.clock.now_ms()).await?,
+    let now_ms = core.clock.now_ms();
+    match transact!(&core.store, [], |txn| go_on(txn, zone, throttle, now_ms)).await? {
+        Some(_) => {}
         None => {
             let key: KeyName = record.key_name.parse()?;
             let target = newest_version(core, zone, &key).await?;
@@ -50,14 +49,14 @@ pub(crate) async fn start<S: Store, E: EdekSource>(
                 kind: JobKind::Reencryption.into(),
                 owner: who.name.as_str().to_owned(),
                 path: path.to_string(),
-                created_ms: core.clock.now_ms(),
+                created_ms: now_ms,
                 throttle: throttle.unwrap_or(0),
                 zone_id: zone.into(),
                 target_version: target.0,
                 ..Job::default()
             };
             transact!(&core.store, [who, path, job], |txn| persist(
-                txn, &who, &path, zone, job
+                txn, &who, &path, zone, job, throttle
             ))
             .await?;
             core.stock.drop_zone(zone);
@@ -227,20 +226,40 @@ async fn newest_version<S, E: EdekSource>(
     }
 }
 
-/// Records the job, and in the zone that no new file takes an EDEK of an older version.
+/// Has the re-encryption of a zone that was begun and is not over go on, at another pace if one is given. None if there is none.
+async fn go_on(
+    txn: &mut impl Txn,
+    zone: ZoneId,
+    throttle: Option<u32>,
+    now_ms: u64,
+) -> Result<Option<JobId>, MetadataError> {
+    let begun = access::reencryption(txn, zone).await?;
+    let Some((id, mut job)) = begun.filter(|(_, job)| !job.is_over()) else {
+        return Ok(None);
+    };
+    if job.state() != JobState::Running || throttle.is_some() {
+        job.throttle = throttle.unwrap_or(job.throttle);
+        job.resume(now_ms);
+        record::put(txn, id, &job);
+    }
+    Ok(Some(id))
+}
+
+/// Records the job, and in the zone that no new file takes an EDEK of an older version. If somebody else began one meanwhile, that
+/// one goes on.
 async fn persist(
     txn: &mut impl Txn,
     who: &Caller,
     path: &ZonePath,
     zone: ZoneId,
     job: Job,
+    throttle: Option<u32>,
 ) -> Result<(), MetadataError> {
     let (found, mut record) = zone_at(txn, who, path).await?;
     if found != zone {
         return Err(MetadataError::NotFound(path.clone()));
     }
-    let begun = access::reencryption(txn, zone).await?;
-    if begun.is_some_and(|(_, job)| !job.is_over()) {
+    if go_on(txn, zone, throttle, job.created_ms).await?.is_some() {
         return Ok(());
     }
     record.version_min = record.version_min.max(job.target_version);

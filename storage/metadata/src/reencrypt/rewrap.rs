@@ -9,11 +9,12 @@ use strongroom_proto::{Failure, JobId, KeyName, KeyVersion, Reason, ZoneId};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    swap::{Outcome, Stale},
+    swap::{Fresh, Outcome, Stale},
     worker::Stop,
 };
 use crate::{
     core::Core,
+    error::MetadataError,
     jobs::record,
     zones::source::{EdekSource, Rewrapped},
 };
@@ -28,13 +29,6 @@ const TRIES_MAX: u32 = 3;
 /// Refusals of the parts of one page; then the rest of it counts as refused. Enough to find seven files among 500.
 const REFUSALS_MAX: u32 = 128;
 
-/// What was re-wrapped under a version, in the order of the page.
-#[derive(Debug)]
-pub(super) struct Page {
-    pub(super) version: KeyVersion,
-    pub(super) outcomes: Vec<Outcome>,
-}
-
 pub(super) struct Rewrapper<'a, S, E> {
     core: &'a Core<S, E>,
     job: JobId,
@@ -47,8 +41,11 @@ impl<'a, S: Store, E: EdekSource> Rewrapper<'a, S, E> {
         Self { core, job, zone, key }
     }
 
-    /// Re-wraps a page. What cannot be is in it without a new EDEK.
-    pub(super) async fn rewrap(&self, stale: Vec<Stale>) -> Result<Page, Stop> {
+    /// Re-wraps a page, in its order. What cannot be is in it without a new EDEK.
+    ///
+    /// # Errors
+    /// What the key service refuses for the key, whatever EDEKs are sent: going on would count all of the zone as failed.
+    pub(super) async fn rewrap(&self, stale: Vec<Stale>) -> Result<Vec<Outcome>, Stop> {
         for _ in 1..TRIES_MAX {
             match self.when_there(&stale).await? {
                 Ok(page) => return Ok(page),
@@ -57,34 +54,35 @@ impl<'a, S: Store, E: EdekSource> Rewrapper<'a, S, E> {
         }
         match self.when_there(&stale).await? {
             Ok(page) => Ok(page),
-            Err(failure) if is_of_the_key(&failure) => Ok(refused(stale)),
             Err(_) => self.in_parts(stale).await,
         }
     }
 
     /// A page that was refused as a whole, half by half.
-    async fn in_parts(&self, stale: Vec<Stale>) -> Result<Page, Stop> {
-        let mut page = refused(Vec::new());
-        let mut refusals = 0;
+    async fn in_parts(&self, stale: Vec<Stale>) -> Result<Vec<Outcome>, Stop> {
+        let (mut page, mut refusals) = (Vec::new(), 0);
         let mut parts = halves(stale);
         while let Some(part) = parts.pop() {
-            let found = if refusals < REFUSALS_MAX {
-                self.when_there(&part).await?.ok()
-            } else {
-                Some(refused(part.clone()))
-            };
-            match found {
-                Some(found) => page.append(found),
-                None if part.len() == 1 => page.append(refused(part)),
-                None => parts.extend(halves(part)),
+            if refusals >= REFUSALS_MAX {
+                tracing::warn!(zone = %self.zone, first = %part[0].file, files = part.len(), "not tried any more beside those that are refused");
+                page.extend(refused(part));
+                continue;
             }
             refusals += 1;
+            match self.when_there(&part).await? {
+                Ok(found) => page.extend(found),
+                Err(failure) if part.len() == 1 => {
+                    tracing::warn!(file = %part[0].file, %failure, "an EDEK cannot be re-wrapped");
+                    page.extend(refused(part));
+                }
+                Err(_) => parts.extend(halves(part)),
+            }
         }
         Ok(page)
     }
 
     /// What the key service says to a page, when it is there to say something.
-    async fn when_there(&self, stale: &[Stale]) -> Result<Result<Page, Failure>, Stop> {
+    async fn when_there(&self, stale: &[Stale]) -> Result<Result<Vec<Outcome>, Failure>, Stop> {
         let mut pause = PAUSE_FIRST;
         loop {
             let failure = match self.attempt(stale).await {
@@ -95,6 +93,9 @@ impl<'a, S: Store, E: EdekSource> Rewrapper<'a, S, E> {
             if !record::note(&self.core.store, self.job, &failure.message).await? {
                 return Err(Stop::Void);
             }
+            if is_of_the_key(&failure) {
+                return Err(Stop::Failed(MetadataError::Remote(failure)));
+            }
             if !failure.is_transient() {
                 return Ok(Err(failure));
             }
@@ -104,9 +105,8 @@ impl<'a, S: Store, E: EdekSource> Rewrapper<'a, S, E> {
     }
 
     /// Re-wraps a page; EDEKs that fail for a while are sent again a bounded number of times.
-    async fn attempt(&self, stale: &[Stale]) -> Result<Page, Failure> {
-        let mut page = refused(stale.to_vec());
-        let mut version = None;
+    async fn attempt(&self, stale: &[Stale]) -> Result<Vec<Outcome>, Failure> {
+        let mut page: Vec<Outcome> = refused(stale.to_vec()).collect();
         let mut next: Vec<usize> = (0..stale.len())
             .filter(|&position| !stale[position].wrapped.is_empty())
             .collect();
@@ -120,15 +120,9 @@ impl<'a, S: Store, E: EdekSource> Rewrapper<'a, S, E> {
             let edek = |&position: &usize| (stale[position].version, stale[position].wrapped.clone());
             let batch: Vec<(KeyVersion, Bytes)> = next.iter().map(edek).collect();
             let answer = self.call(&batch).await?;
-            // A roll between two tries: what came before it is of the older version and is met again.
-            if version.is_some_and(|version| version != answer.version) {
-                break;
-            }
-            version = Some(answer.version);
             self.core.stock.learned(self.key, answer.version);
-            next = sort(answer, &next, &mut page.outcomes);
+            next = sort(answer, &next, &mut page);
         }
-        page.version = version.unwrap_or(KeyVersion(0));
         Ok(page)
     }
 
@@ -148,30 +142,9 @@ impl<'a, S: Store, E: EdekSource> Rewrapper<'a, S, E> {
     }
 }
 
-impl Page {
-    /// Adds what comes behind. If the key was rolled in between, what is of the older version is as it was, and is met again by
-    /// the pass that the newer one brings about.
-    fn append(&mut self, behind: Self) {
-        let has_new = |page: &Self| page.outcomes.iter().any(|outcome| outcome.fresh.is_some());
-        match (has_new(self), has_new(&behind)) {
-            (true, true) if behind.version < self.version => {}
-            (true, true) if behind.version > self.version => *self = behind,
-            (false, _) => {
-                self.version = behind.version;
-                self.outcomes.extend(behind.outcomes);
-            }
-            (true, _) => self.outcomes.extend(behind.outcomes),
-        }
-    }
-}
-
-/// A page of which nothing could be re-wrapped.
-fn refused(stale: Vec<Stale>) -> Page {
-    let outcomes = stale.into_iter().map(|stale| Outcome { stale, fresh: None });
-    Page {
-        version: KeyVersion(0),
-        outcomes: outcomes.collect(),
-    }
+/// What could not be re-wrapped.
+fn refused(stale: Vec<Stale>) -> impl Iterator<Item = Outcome> {
+    stale.into_iter().map(|stale| Outcome { stale, fresh: None })
 }
 
 /// The second half and the first.
@@ -180,21 +153,29 @@ fn halves(mut stale: Vec<Stale>) -> Vec<Vec<Stale>> {
     [second, stale].into_iter().filter(|half| !half.is_empty()).collect()
 }
 
-/// Whether a refusal is about the key as such, whatever EDEKs are sent.
+/// Whether a refusal of a whole call is about the key, or the caller, as such, whatever EDEKs are sent. What an EDEK is refused for
+/// comes with that EDEK.
 const fn is_of_the_key(failure: &Failure) -> bool {
     matches!(
         failure.reason,
-        Reason::KeyNotFound | Reason::KeyDisabled | Reason::PermissionDenied | Reason::Unauthenticated
+        Reason::KeyNotFound
+            | Reason::KeyDisabled
+            | Reason::KeyVersionUnusable
+            | Reason::PermissionDenied
+            | Reason::Unauthenticated
+            | Reason::UntrustedPeer
+            | Reason::PinRejected
     )
 }
 
 /// Enters results and says which positions are worth another try.
 fn sort(answer: Rewrapped, positions: &[usize], outcomes: &mut [Outcome]) -> Vec<usize> {
     let mut again = Vec::new();
+    let version = answer.version;
     for (&position, result) in positions.iter().zip(answer.results) {
         let outcome = &mut outcomes[position];
         match result {
-            Ok(fresh) => outcome.fresh = Some(fresh),
+            Ok(wrapped) => outcome.fresh = Some(Fresh { version, wrapped }),
             Err(failure) if failure.is_transient() => again.push(position),
             Err(failure) => tracing::warn!(file = %outcome.stale.file, %failure, "an EDEK cannot be re-wrapped"),
         }

@@ -29,7 +29,14 @@ pub(crate) struct Stale {
 #[derive(Debug, Clone)]
 pub(crate) struct Outcome {
     pub(crate) stale: Stale,
-    pub(crate) fresh: Option<Bytes>,
+    pub(crate) fresh: Option<Fresh>,
+}
+
+/// A re-wrapped DEK, and under which version of the key. Those of one page may be of several: the key may be rolled in between.
+#[derive(Debug, Clone)]
+pub(crate) struct Fresh {
+    pub(crate) version: KeyVersion,
+    pub(crate) wrapped: Bytes,
 }
 
 /// An index entry: the pass goes on behind it.
@@ -86,50 +93,74 @@ pub(crate) async fn stale_page(
     Ok(stale)
 }
 
-/// Swaps in what was re-wrapped under `version`, counts, and moves the cursor, all in one transaction. The job as it is then; none,
-/// and nothing done, if somebody else dealt with the page, for which the job was `seen`, or with the job.
+/// Swaps in what was re-wrapped, counts, and moves the cursor, all in one transaction; a version above the target becomes the target,
+/// and the pass starts anew. The job as it is then; none, and nothing done, if somebody else dealt with the page, for which the job
+/// was `seen`, or with the job.
 pub(crate) async fn apply(
     store: &impl Store,
     id: JobId,
     seen: &Job,
-    version: KeyVersion,
     outcomes: &[Outcome],
 ) -> Result<Option<Job>, MetadataError> {
     let outcomes = outcomes.to_vec();
-    transact!(store, [outcomes, seen], |txn| apply_in(
-        txn, id, &seen, version, &outcomes
-    ))
-    .await
+    transact!(store, [outcomes, seen], |txn| apply_in(txn, id, &seen, &outcomes)).await
 }
 
 async fn apply_in(
     txn: &mut impl Txn,
     id: JobId,
     seen: &Job,
-    version: KeyVersion,
     outcomes: &[Outcome],
 ) -> Result<Option<Job>, MetadataError> {
     let Some(mut job) = record::running(txn, id).await?.filter(|job| is_at(job, seen)) else {
         return Ok(None);
     };
-    // A call that was under way when the zone was proved free of old versions comes too late.
     let zone = job.zone_id.as_ref().try_into()?;
-    let too_old = access::zone(txn, zone)
-        .await?
-        .is_some_and(|record| version.0 < record.version_min);
+    let least = access::zone(txn, zone).await?.map_or(0, |record| record.version_min);
     for Outcome { stale, fresh } in outcomes {
         match fresh {
-            Some(_) if too_old => {}
-            Some(fresh) => job.done += u64::from(swap(txn, stale, version, fresh).await?),
+            Some(fresh) if fresh.version.0 < job.target_version => return Err(older(&job, fresh.version)),
+            // A call that was under way when the zone was proved free of old versions comes too late.
+            Some(fresh) if fresh.version.0 < least => {}
+            Some(fresh) => job.done += u64::from(swap(txn, stale, fresh).await?),
             None if stale.wrapped.is_empty() => {}
             None => job.failures += 1,
         }
         job.cursor_version = stale.version.0;
         job.cursor_file = stale.file.into();
     }
+    let newest = outcomes
+        .iter()
+        .filter_map(|outcome| outcome.fresh.as_ref())
+        .map(|fresh| fresh.version.0)
+        .max();
+    if let Some(newest) = newest.filter(|newest| *newest > job.target_version) {
+        raise(txn, &mut job, zone, newest).await?;
+    }
     job.message.clear();
     record::put(txn, id, &job);
     Ok(Some(job))
+}
+
+fn older(job: &Job, answered: KeyVersion) -> MetadataError {
+    MetadataError::OlderVersion {
+        zone: job.path.clone(),
+        answered,
+        target: KeyVersion(job.target_version),
+    }
+}
+
+/// Has a job aim at a newer version, because the key was rolled again while it ran, in a pass from the start.
+async fn raise(txn: &mut impl Txn, job: &mut Job, zone: ZoneId, target: u32) -> Result<(), MetadataError> {
+    if let Some(mut record) = access::zone(txn, zone).await? {
+        record.version_min = record.version_min.max(target);
+        access::put(txn, &keys::zone(zone), &record);
+    }
+    job.target_version = target;
+    job.failures = 0;
+    job.cursor_version = 0;
+    job.cursor_file.clear();
+    Ok(())
 }
 
 /// Whether a job is as far as the one that was `seen`.
@@ -139,11 +170,11 @@ fn is_at(job: &Job, seen: &Job) -> bool {
 }
 
 /// Gives a file its new EDEK if it still has the old one. Says whether it did.
-async fn swap(txn: &mut impl Txn, stale: &Stale, version: KeyVersion, fresh: &Bytes) -> Result<bool, MetadataError> {
+async fn swap(txn: &mut impl Txn, stale: &Stale, fresh: &Fresh) -> Result<bool, MetadataError> {
     let id = stale.file;
     // A file that shows and is open too has its EDEK here.
     if let Some(mut body) = access::body(txn, id).await? {
-        let changed = exchange(txn, id, body.edek.as_mut(), stale, version, fresh)?;
+        let changed = exchange(txn, id, body.edek.as_mut(), stale, fresh)?;
         if changed {
             access::put(txn, &keys::body(id), &body);
         }
@@ -152,7 +183,7 @@ async fn swap(txn: &mut impl Txn, stale: &Stale, version: KeyVersion, fresh: &By
     let Some(mut open) = access::open_file(txn, id).await? else {
         return Ok(false);
     };
-    let changed = exchange(txn, id, open.edek.as_mut(), stale, version, fresh)?;
+    let changed = exchange(txn, id, open.edek.as_mut(), stale, fresh)?;
     if changed {
         access::put(txn, &keys::open_file(id), &open);
     }
@@ -164,40 +195,16 @@ fn exchange(
     file: FileId,
     edek: Option<&mut records::Edek>,
     stale: &Stale,
-    version: KeyVersion,
-    fresh: &Bytes,
+    fresh: &Fresh,
 ) -> Result<bool, MetadataError> {
     let Some(edek) = edek.filter(|edek| edek.wrapped == stale.wrapped && edek.key_version == stale.version.0) else {
         return Ok(false);
     };
     counted::delete_index(txn, edek, file)?;
-    edek.key_version = version.0;
-    edek.wrapped = fresh.clone();
+    edek.key_version = fresh.version.0;
+    edek.wrapped = fresh.wrapped.clone();
     counted::put_index(txn, edek, file)?;
     Ok(true)
-}
-
-/// Raises a job's target, because the key was rolled again while it ran, and starts its pass anew.
-pub(crate) async fn raise_target(store: &impl Store, id: JobId, target: KeyVersion) -> Result<(), MetadataError> {
-    transact!(store, [], |txn| raise_in(txn, id, target)).await
-}
-
-async fn raise_in(txn: &mut impl Txn, id: JobId, target: KeyVersion) -> Result<(), MetadataError> {
-    let Some(mut job) = record::running(txn, id).await? else {
-        return Ok(());
-    };
-    let zone = job.zone_id.as_ref().try_into()?;
-    let Some(mut record) = access::zone(txn, zone).await? else {
-        return Ok(());
-    };
-    record.version_min = record.version_min.max(target.0);
-    access::put(txn, &keys::zone(zone), &record);
-    job.target_version = job.target_version.max(target.0);
-    job.failures = 0;
-    job.cursor_version = 0;
-    job.cursor_file.clear();
-    record::put(txn, id, &job);
-    Ok(())
 }
 
 /// Records that a pass is over. Says whether it is: not if the job moved on since it was `seen`.
@@ -209,6 +216,10 @@ async fn finish_in(txn: &mut impl Txn, id: JobId, seen: &Job, now_ms: u64) -> Re
     let Some(mut job) = record::running(txn, id).await?.filter(|job| is_at(job, seen)) else {
         return Ok(false);
     };
+    // What was passed over without a word, if anything could be, is not to be called done.
+    let zone = job.zone_id.as_ref().try_into()?;
+    let left = counted::files_before(txn, zone, KeyVersion(job.target_version)).await?;
+    job.failures = job.failures.max(left);
     let message = match job.failures {
         0 => String::new(),
         failures => format!("{failures} files keep their old EDEK and stay readable; start again to retry them"),
@@ -261,9 +272,9 @@ mod tests {
             },
             fresh: None,
         }];
-        let (target, now_ms) = (KeyVersion(1), 7);
-        let applied = apply(&store, id, &begun, target, &failed).await.expect("readable");
-        let again = apply(&store, id, &begun, target, &failed).await.expect("readable");
+        let now_ms = 7;
+        let applied = apply(&store, id, &begun, &failed).await.expect("readable");
+        let again = apply(&store, id, &begun, &failed).await.expect("readable");
         assert_eq!(again, None, "somebody else has dealt with the page");
         let moved = applied.expect("done");
         assert_eq!((moved.failures, moved.cursor_file.len()), (1, 16));

@@ -10,8 +10,8 @@ use strongroom_kv::Store;
 use strongroom_proto::{JobId, KeyName, KeyVersion, ZoneId};
 
 use super::{
-    rewrap::{Page, Rewrapper},
-    swap::{Cursor, Stale, apply, finish, raise_target, stale_page},
+    rewrap::Rewrapper,
+    swap::{Cursor, Outcome, Stale, apply, finish, stale_page},
 };
 use crate::{
     core::Core,
@@ -111,7 +111,7 @@ impl<'a, S: Store, E: EdekSource> Pass<'a, S, E> {
     }
 
     /// Has the pages re-wrapped, some at once, and hands them on in their order.
-    async fn rewrap_all(&self, mut listed: Receiver<Vec<Stale>>, mut done: Sender<Page>) -> Result<(), Stop> {
+    async fn rewrap_all(&self, mut listed: Receiver<Vec<Stale>>, mut done: Sender<Vec<Outcome>>) -> Result<(), Stop> {
         let rewrapper = Rewrapper::new(self.core, self.id, self.zone, &self.key);
         let (mut under_way, mut is_end) = (FuturesOrdered::new(), false);
         loop {
@@ -145,15 +145,15 @@ impl<'a, S: Store, E: EdekSource> Pass<'a, S, E> {
     }
 
     /// Swaps pages in as they come. The job as the last one left it.
-    async fn swap_in(&self, mut pages: Receiver<Page>) -> Result<Job, Stop> {
+    async fn swap_in(&self, mut pages: Receiver<Vec<Outcome>>) -> Result<Job, Stop> {
         let mut job = self.job.clone();
-        while let Some(Page { version, outcomes }) = pages.next().await {
-            let applied = apply(&self.core.store, self.id, &job, version, &outcomes).await?;
+        while let Some(outcomes) = pages.next().await {
+            let applied = apply(&self.core.store, self.id, &job, &outcomes).await?;
             job = applied.ok_or(Stop::Void)?;
-            if version.0 > job.target_version {
-                tracing::info!(job = %self.id, %version, "the key was rolled again; re-encryption aims at the new version");
+            if job.target_version > self.job.target_version {
+                let version = job.target_version;
+                tracing::info!(job = %self.id, version, "the key was rolled again; re-encryption aims at the new version");
                 self.core.stock.drop_zone(self.zone);
-                raise_target(&self.core.store, self.id, version).await?;
                 return Err(Stop::Again);
             }
         }

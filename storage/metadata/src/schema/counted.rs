@@ -17,8 +17,8 @@ use super::{
 };
 use crate::error::MetadataError;
 
-/// Key versions of one zone that are told at once; a zone has one or two, and during its re-encryption one more.
-const VERSIONS_MAX: usize = 10_000;
+/// Key versions of one zone that are read at once; a zone has one or two, and during its re-encryption one more.
+const VERSIONS_PER_PAGE: usize = 1000;
 
 /// How many rows of a kind there are.
 pub(crate) async fn total(reader: &mut impl Reader, kind: Counted) -> Result<u64, MetadataError> {
@@ -32,16 +32,48 @@ pub(crate) async fn files_by_version(
     reader: &mut impl Reader,
     zone: ZoneId,
 ) -> Result<BTreeMap<KeyVersion, u64>, MetadataError> {
-    let found = access::page(reader, &keys::totals_of_zone(zone), VERSIONS_MAX).await?;
-    let count = |(key, value): &(Bytes, Bytes)| {
-        let version = keys::total_version(key).ok_or(MetadataError::Corrupt { what: "counter" })?;
-        Ok((version, number(key, Some(value))?))
-    };
-    found.iter().map(count).collect()
+    versions_in(reader, keys::totals_of_zone(zone)).await
 }
 
+/// How many files of a zone have EDEKs of versions before one.
+pub(crate) async fn files_before(
+    reader: &mut impl Reader,
+    zone: ZoneId,
+    version: KeyVersion,
+) -> Result<u64, MetadataError> {
+    let all = keys::totals_of_zone(zone);
+    let before = KeyRange {
+        start: all.start,
+        end: keys::files_total(zone, version),
+    };
+    Ok(versions_in(reader, before).await?.values().sum())
+}
+
+async fn versions_in(
+    reader: &mut impl Reader,
+    mut range: KeyRange,
+) -> Result<BTreeMap<KeyVersion, u64>, MetadataError> {
+    let mut versions = BTreeMap::new();
+    loop {
+        let found = access::page(reader, &range, VERSIONS_PER_PAGE).await?;
+        for (key, value) in &found {
+            let version = keys::total_version(key).ok_or(MetadataError::Corrupt { what: "counter" })?;
+            versions.insert(version, number(key, Some(value))?);
+        }
+        match found.last() {
+            Some((last, _)) if found.len() == VERSIONS_PER_PAGE => range.start = [last, &[0_u8][..]].concat(),
+            _ => return Ok(versions),
+        }
+    }
+}
+
+/// A counter that a defect brought below 0 says 0: it is not to keep everything else from being told.
 fn number(key: &[u8], value: Option<&[u8]>) -> Result<u64, MetadataError> {
-    u64::try_from(counter(key, value)?).map_err(|_| MetadataError::Corrupt { what: "counter" })
+    let found = counter(key, value)?;
+    Ok(u64::try_from(found).unwrap_or_else(|_| {
+        tracing::error!(counter = %hex::encode(key), found, "a counter is below 0; the rows that it counts are not touched");
+        0
+    }))
 }
 
 /// Enters a file in the index of its zone, by the key version of its EDEK. It is not there yet.

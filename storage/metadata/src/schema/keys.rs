@@ -225,6 +225,13 @@ pub(crate) fn job_running(kind: JobKind, id: JobId) -> Vec<u8> {
 pub(crate) fn jobs_running(kind: JobKind) -> KeyRange {
     KeyRange::of(key(JOB_RUNNING, &[&[kind as u8]]))
 }
+/// Is there until a job is over. No kind of job has the byte 0.
+pub(crate) fn job_unfinished(id: JobId) -> Vec<u8> {
+    key(JOB_RUNNING, &[&[0], id.as_bytes()])
+}
+pub(crate) fn jobs_unfinished() -> KeyRange {
+    KeyRange::of(vec![JOB_RUNNING, 0])
+}
 pub(crate) fn running_job_of(key: &[u8]) -> Option<JobId> {
     fixed(key, 2).map(JobId::from_bytes)
 }
@@ -377,6 +384,7 @@ mod tests {
             (reencryption(zone), format!("72{}", "02".repeat(16))),
             (super::job(job), format!("6a{}", "05".repeat(16))),
             (job_running(JobKind::Removal, job), format!("6b02{}", "05".repeat(16))),
+            (job_unfinished(job), format!("6b00{}", "05".repeat(16))),
             (removal(job, file), format!("77{}{}", "05".repeat(16), "01".repeat(16))),
             (super::node(&node), "6e6e31".to_owned()),
             (total(Counted::Garbage), "6367".to_owned()),

@@ -17,6 +17,7 @@ use crate::{
     authority::Caller,
     core::Core,
     error::MetadataError,
+    namespace::remove::zone_root,
     reencrypt::job::zone_at,
     schema::{
         access,
@@ -70,7 +71,7 @@ pub(crate) async fn prove<S: Store, E: EdekSource>(
     let issued_ms = core.clock.now_ms();
     let zone = subject.zone;
     if !transact!(&core.store, [], |txn| close(txn, zone, least)).await? {
-        return Err(in_use(core, &subject, through, least).await?);
+        return Err(in_use(core, who, &subject, through, least).await?);
     }
     let proof = ZoneProof {
         zone,
@@ -182,6 +183,7 @@ fn older_than(zone: ZoneId, least: KeyVersion) -> KeyRange {
 /// How many files stand in the way.
 async fn in_use<S: Store, E>(
     core: &Core<S, E>,
+    who: &Caller,
     subject: &Subject,
     through: KeyVersion,
     least: KeyVersion,
@@ -189,6 +191,15 @@ async fn in_use<S: Store, E>(
     let mut view = core.store.snapshot().await?;
     let counts = counted::files_by_version(&mut view, subject.zone).await?;
     let old = counts.iter().filter(|(version, _)| **version <= through);
+    let files = old.map(|(_, files)| files).sum();
+    if zone_root(&mut view, who, subject.zone).await?.is_none() {
+        return Ok(MetadataError::ZoneBeingRemoved {
+            zone: subject.name.clone(),
+            key: subject.key.clone(),
+            through,
+            files,
+        });
+    }
     let looked_at = access::page(&mut view, &older_than(subject.zone, least), OPEN_LOOKED_AT_MAX).await?;
     let mut open = 0;
     for (key, _) in &looked_at {
@@ -200,7 +211,7 @@ async fn in_use<S: Store, E>(
         zone: subject.name.clone(),
         key: subject.key.clone(),
         through,
-        files: old.map(|(_, files)| files).sum(),
+        files,
         open,
     })
 }
