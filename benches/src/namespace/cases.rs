@@ -30,6 +30,8 @@ const RUN: Duration = Duration::from_millis(1500);
 const RAW_MS: u64 = 700;
 /// Files that are re-encrypted and started over, unless `FILES` says otherwise.
 const FILES: u32 = 20_000;
+/// Files a second of the re-encryption beside which files are made. It has to last as long as that is measured.
+const THROTTLE: u32 = 1_000;
 const REENCRYPTION_MAX: Duration = Duration::from_secs(3600);
 
 pub(crate) fn are_engines(names: &[&str]) -> bool {
@@ -113,6 +115,7 @@ impl Bench<'_> {
         let before = self.store_bytes();
         let made = self.load.fill(count, CLIENTS_MAX).await;
         kms.admin().roll(key, RequestId::generate()).await.expect("rolled");
+        let mut figures = self.beside_reencryption(namespace).await;
         // The bare loop works on both versions.
         let mut raw = self.site.raw();
         let mint = raw.rate("mint", "kw", RAW_MS);
@@ -120,14 +123,42 @@ impl Bench<'_> {
         let start = namespace.restart().await.as_secs_f64() * 1e3;
         let (memory, bytes) = (namespace.memory(), self.store_bytes().saturating_sub(before));
         let of = |what: &str| format!("{what}/{count}");
-        let mut figures = vec![
+        figures.extend([
             self.figure(&of("fill"), "op/s", "raw-mint", (made, made / mint)),
             self.figure(&of("reencrypt"), "op/s", "raw-rewrap", (rewrapped, rewrapped / rewrap)),
             self.alone(&of("restart"), "ms", start),
             self.alone(&of("memory"), "MiB", memory as f64 / f64::from(1 << 20)),
-        ];
+        ]);
         if bytes > 0 {
             figures.push(self.alone(&of("disk"), "B/file", bytes as f64 / f64::from(count)));
+        }
+        figures
+    }
+
+    /// What creates lose to a throttled re-encryption that goes on meanwhile. It is canceled afterwards.
+    async fn beside_reencryption(&self, namespace: &Namespace<'_>) -> Vec<Figure> {
+        let mut zones = ZonesClient::new(namespace.channel());
+        let mut figures = Vec::new();
+        for clients in CLIENTS {
+            let mut measured = Vec::new();
+            for _ in 0..ROUNDS {
+                let (alone, _) = self.load.rate(Operation::Create, clients, RUN).await;
+                let start = pb::StartReencryptionRequest {
+                    path: ZONE.into(),
+                    throttle: Some(THROTTLE),
+                };
+                zones.start_reencryption(start).await.expect("started");
+                let (beside, _) = self.load.rate(Operation::Create, clients, RUN).await;
+                let cancel = pb::CancelReencryptionRequest { path: ZONE.into() };
+                let status = zones.cancel_reencryption(cancel).await.expect("canceled").into_inner();
+                assert!(
+                    status.files_done > 0 && status.files_left > 0,
+                    "it did not go on meanwhile: {status:?}"
+                );
+                measured.push((beside, beside / alone));
+            }
+            let what = format!("create-beside-reencryption/c{clients}");
+            figures.push(self.figure(&what, "op/s", "without", medians(&measured)));
         }
         figures
     }
