@@ -2,10 +2,11 @@
 //!
 //! Four things live here and nothing else: the generated gRPC code ([`kms`], [`metadata`], [`block`]),
 //! the typed ids and values that wire fields parse into at the edge, the [`transport`]: mutual
-//! TLS 1.3, deadlines and peer identity, once for all services, and how their [`config`] files are read. No type here can hold a DEK other than
+//! TLS 1.3, deadlines and peer identity, once for all services, how their [`config`] files are read, and the [`Clock`] that they go by. No type here can hold a DEK other than
 //! the generated unwrap answer, whose `Debug` is withheld.
 
 pub mod capability;
+mod clock;
 pub mod config;
 mod edek;
 mod frame_size;
@@ -21,6 +22,7 @@ pub mod transfer;
 pub mod transport;
 mod wire;
 
+pub use clock::Clock;
 pub use edek::Edek;
 pub use frame_size::FrameSize;
 pub use ids::{

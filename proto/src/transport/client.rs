@@ -12,17 +12,15 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
 use super::{
-    BearerIdentity, Remotes, TlsError, TlsIdentity,
+    BearerIdentity, Network, Remotes, TlsError, TlsIdentity, Wire,
     identity::{Role, of_certificate},
+    network::Tcp,
 };
 use crate::{
     ParseError,
@@ -91,7 +89,7 @@ pub fn connect(remote: &Remote, tls: &TlsIdentity, expected: Role) -> Channel {
 /// As [`connect`], to any of several instances of the service: after a loss to the next one that answers.
 #[must_use]
 pub fn connect_any(remotes: &Remotes, tls: &TlsIdentity, expected: Role) -> Channel {
-    let current = tls.current().clone();
+    let (current, network) = (tls.current().clone(), Arc::clone(tls.network()));
     let remotes = remotes.clone();
     // All instances are one service to HTTP/2; each connection goes to one of them.
     let endpoint = remotes
@@ -103,18 +101,25 @@ pub fn connect_any(remotes: &Remotes, tls: &TlsIdentity, expected: Role) -> Chan
     endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
         let connector = TlsConnector::from(Arc::clone(&current.material().client));
         let (remotes, first) = (remotes.clone(), turn.fetch_add(1, Ordering::Relaxed));
-        async move { dial_any(&connector, &remotes, first, expected).await.map(TokioIo::new) }
+        let way = Way {
+            network: Arc::clone(&network),
+            connector,
+        };
+        async move { way.dial_any(&remotes, first, expected).await.map(TokioIo::new) }
     }))
 }
 
 /// As [`connect`], for a caller with a bearer token, which [`super::Authorization`] puts into the calls.
 #[must_use]
 pub fn connect_bearer(remote: &Remote, bearer: &BearerIdentity, expected: Role) -> Channel {
-    let connector = TlsConnector::from(bearer.client_config());
+    let way = Way {
+        network: Arc::new(Tcp),
+        connector: TlsConnector::from(bearer.client_config()),
+    };
     let to = Arc::new(remote.clone());
     endpoint(remote).connect_with_connector_lazy(service_fn(move |_: Uri| {
-        let (connector, to) = (connector.clone(), Arc::clone(&to));
-        async move { dial(&connector, &to, expected).await.map(TokioIo::new) }
+        let (way, to) = (way.clone(), Arc::clone(&to));
+        async move { way.dial(&to, expected).await.map(TokioIo::new) }
     }))
 }
 
@@ -122,12 +127,15 @@ pub fn connect_bearer(remote: &Remote, bearer: &BearerIdentity, expected: Role) 
 /// host and come from the CA that `tls` trusts; deadlines are those of [`connect`].
 #[must_use]
 pub fn connect_outside(remote: &Remote, tls: &TlsIdentity) -> Channel {
-    let current = tls.current().clone();
+    let (current, network) = (tls.current().clone(), Arc::clone(tls.network()));
     let to = Arc::new(remote.clone());
     endpoint(remote).connect_with_connector_lazy(service_fn(move |_: Uri| {
-        let connector = TlsConnector::from(Arc::clone(&current.material().client));
+        let way = Way {
+            network: Arc::clone(&network),
+            connector: TlsConnector::from(Arc::clone(&current.material().client)),
+        };
         let to = Arc::clone(&to);
-        async move { handshake(&connector, &to, "server").await.map(TokioIo::new) }
+        async move { way.handshake(&to, "server").await.map(TokioIo::new) }
     }))
 }
 
@@ -143,48 +151,56 @@ fn endpoint(remote: &Remote) -> Endpoint {
         .initial_connection_window_size(16 << 20)
 }
 
-async fn handshake(connector: &TlsConnector, remote: &Remote, what: &str) -> io::Result<TlsStream<TcpStream>> {
-    let stream = TcpStream::connect((remote.host.as_str(), remote.port))
-        .await
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot reach the {what} at {remote}: {error}")))?;
-    stream.set_nodelay(true)?;
-    let name = ServerName::try_from(remote.host.clone()).map_err(io::Error::other)?;
-    connector.connect(name, stream).await
+/// How connections are made.
+#[derive(Clone)]
+struct Way {
+    network: Arc<dyn Network>,
+    connector: TlsConnector,
 }
 
-/// Connects to the first that answers, beginning with the one at `first`. Each has its share of the time.
-async fn dial_any(connector: &TlsConnector, remotes: &Remotes, first: usize, expected: Role) -> io::Result<Greeted> {
-    let mut refusal = None;
-    for remote in remotes.round_from(first) {
-        let share = CONNECT_TIMEOUT / remotes.count();
-        match tokio::time::timeout(share, dial(connector, remote, expected)).await {
-            Ok(Ok(greeted)) => return Ok(greeted),
-            Ok(Err(error)) => refusal = Some(error),
-            Err(_) => {
-                let silent = format!("the {expected} service at {remote} does not answer");
-                refusal = Some(io::Error::new(io::ErrorKind::TimedOut, silent));
+impl Way {
+    async fn handshake(&self, remote: &Remote, what: &str) -> io::Result<TlsStream<Wire>> {
+        let connected = self.network.connect(&remote.host, remote.port).await;
+        let stream = connected
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot reach the {what} at {remote}: {error}")))?;
+        let name = ServerName::try_from(remote.host.clone()).map_err(io::Error::other)?;
+        self.connector.connect(name, stream).await
+    }
+
+    /// Connects to the first that answers, beginning with the one at `first`. Each has its share of the time.
+    async fn dial_any(&self, remotes: &Remotes, first: usize, expected: Role) -> io::Result<Greeted> {
+        let mut refusal = None;
+        for remote in remotes.round_from(first) {
+            let share = CONNECT_TIMEOUT / remotes.count();
+            match tokio::time::timeout(share, self.dial(remote, expected)).await {
+                Ok(Ok(greeted)) => return Ok(greeted),
+                Ok(Err(error)) => refusal = Some(error),
+                Err(_) => {
+                    let silent = format!("the {expected} service at {remote} does not answer");
+                    refusal = Some(io::Error::new(io::ErrorKind::TimedOut, silent));
+                }
             }
         }
+        Err(refusal.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
     }
-    Err(refusal.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
-}
 
-async fn dial(connector: &TlsConnector, remote: &Remote, expected: Role) -> io::Result<Greeted> {
-    let stream = handshake(connector, remote, &format!("{expected} service")).await?;
-    let certificate = stream
-        .get_ref()
-        .1
-        .peer_certificates()
-        .and_then(<[_]>::first)
-        .ok_or_else(|| io::Error::other("the server sent no certificate"))?;
-    let found = of_certificate(certificate).map_err(|error| io::Error::other(TlsError::from(error)))?;
-    if found.role() == Some(expected) {
-        Greeted::wait(stream).await
-    } else {
-        Err(io::Error::other(TlsError::WrongRole {
-            expected,
-            found: found.short(),
-        }))
+    async fn dial(&self, remote: &Remote, expected: Role) -> io::Result<Greeted> {
+        let stream = self.handshake(remote, &format!("{expected} service")).await?;
+        let certificate = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .and_then(<[_]>::first)
+            .ok_or_else(|| io::Error::other("the server sent no certificate"))?;
+        let found = of_certificate(certificate).map_err(|error| io::Error::other(TlsError::from(error)))?;
+        if found.role() == Some(expected) {
+            Greeted::wait(stream).await
+        } else {
+            Err(io::Error::other(TlsError::WrongRole {
+                expected,
+                found: found.short(),
+            }))
+        }
     }
 }
 
@@ -194,12 +210,12 @@ async fn dial(connector: &TlsConnector, remote: &Remote, expected: Role) -> io::
 /// refuses it says so in an alert; HTTP/2 would report that as a closed connection without a cause. A server that
 /// accepts it sends its HTTP/2 settings unasked, so the first words are waited for here.
 struct Greeted {
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<Wire>,
     greeting: Bytes,
 }
 
 impl Greeted {
-    async fn wait(mut stream: TlsStream<TcpStream>) -> io::Result<Self> {
+    async fn wait(mut stream: TlsStream<Wire>) -> io::Result<Self> {
         let mut greeting = BytesMut::with_capacity(1024);
         if stream.read_buf(&mut greeting).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());

@@ -14,7 +14,6 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
-    net::TcpStream,
     sync::{oneshot, watch},
     time::{Instant, Sleep, sleep, sleep_until, timeout},
 };
@@ -25,7 +24,10 @@ use tonic::{
     transport::{Server, server::Connected},
 };
 
-use super::identity::{ConnectionInfo, of_certificate};
+use super::{
+    Wire,
+    identity::{ConnectionInfo, of_certificate},
+};
 use crate::limits::CALL_TIMEOUT;
 
 /// Requests in flight on one connection.
@@ -38,7 +40,7 @@ const _: () = assert!(CUT_AFTER.as_secs() > CALL_TIMEOUT.as_secs(), "calls under
 
 /// A TLS connection that knows its peer.
 pub(super) struct Connection {
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<Wire>,
     info: ConnectionInfo,
     /// From when on it takes no more calls.
     end: Instant,
@@ -57,13 +59,12 @@ impl Connection {
     /// # Errors
     /// If the peer is turned away; he was told why.
     pub(super) async fn accept(
-        stream: TcpStream,
+        stream: Wire,
         address: SocketAddr,
         tls: &TlsAcceptor,
         stranger_max: Option<Duration>,
         age_max: Duration,
     ) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
         let stream = match tls.accept(stream).into_fallible().await {
             Ok(stream) => stream,
             Err((error, stream)) => {
@@ -168,7 +169,7 @@ fn spread(age_max: Duration, peer: SocketAddr) -> Duration {
 
 /// Closes a connection that was refused, so that the peer reads the alert that says why: closing while bytes of the
 /// peer are unread would reset the connection, and the alert would be lost on the way.
-async fn hang_up(mut stream: TcpStream) {
+async fn hang_up(mut stream: Wire) {
     let mut unread = [0; 4096];
     _ = stream.shutdown().await;
     let drain = async { while matches!(stream.read(&mut unread).await, Ok(1..)) {} };

@@ -1,16 +1,11 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
 use tokio_rustls::TlsAcceptor;
 use tonic::service::Routes;
 
 use super::{
-    TlsIdentity,
+    Listen, TlsIdentity, Wire,
     connection::Connection,
     doors::{Bound, Doors, Room, Visit},
 };
@@ -59,14 +54,14 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
 /// Serves `routes` over mutual TLS 1.3, with the certificates that the files hold at the time, until `stop` resolves, then lets calls in flight finish for at most 5 s.
 /// A client without a certificate of the CA, or without one Strongroom identity in it, is turned away in the handshake. A connection
 /// ends when a certificate of its client expires, and at [`TlsIdentity::with_connection_age_max`].
-pub async fn serve(listener: TcpListener, tls: &TlsIdentity, routes: Routes, stop: impl Future<Output = ()> + Send) {
+pub async fn serve(listener: impl Listen, tls: &TlsIdentity, routes: Routes, stop: impl Future<Output = ()> + Send) {
     serve_to(Port::new(Clients::Certified), listener, tls, routes, stop).await;
 }
 
 /// As [`serve`], over TLS 1.2 or 1.3 that proves the server alone. No request has a [`super::peer`]: `routes` have to
 /// find out themselves who sent it, and say so by [`super::authenticated`]; a connection without such a request ends after 30 s.
 pub async fn serve_without_certificates(
-    listener: TcpListener,
+    listener: impl Listen,
     tls: &TlsIdentity,
     routes: Routes,
     stop: impl Future<Output = ()> + Send,
@@ -102,7 +97,7 @@ impl Port {
 
 async fn serve_to(
     port: Port,
-    listener: TcpListener,
+    listener: impl Listen,
     tls: &TlsIdentity,
     routes: Routes,
     stop: impl Future<Output = ()> + Send,
@@ -122,7 +117,7 @@ async fn serve_to(
 /// Accepts connections and does their handshakes side by side, so that a slow peer holds up nobody.
 async fn accept(
     port: Port,
-    listener: TcpListener,
+    listener: impl Listen,
     tls: &TlsIdentity,
     routes: &Routes,
     stopping: &watch::Receiver<bool>,
@@ -158,7 +153,7 @@ async fn accept(
 /// A connection before its handshake.
 struct Newcomer {
     clients: Clients,
-    stream: TcpStream,
+    stream: Wire,
     address: SocketAddr,
     tls: TlsIdentity,
 }
@@ -240,7 +235,7 @@ mod tests {
     use tempfile::TempDir;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpSocket,
+        net::{TcpSocket, TcpStream},
     };
     use tokio_rustls::TlsConnector;
     use tonic::{Request, Response, Status, service::interceptor::InterceptedService, transport::Channel};

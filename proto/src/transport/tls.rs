@@ -15,7 +15,9 @@ use rustls::{
 };
 
 use super::{
+    Network,
     identity::{PeerIdentity, Role, of_certificate},
+    network::Tcp,
     private::mode_open_to_others,
     renewal::Current,
     signing::Trust,
@@ -127,6 +129,7 @@ pub struct TlsIdentity {
     files: TlsFiles,
     current: Current,
     connection_age_max: Duration,
+    network: Arc<dyn Network>,
 }
 
 /// What the files held when they were read.
@@ -158,6 +161,7 @@ impl TlsIdentity {
             files: files.clone(),
             current: Current::new(material),
             connection_age_max: CONNECTION_AGE_MAX,
+            network: Arc::new(Tcp),
         })
     }
 
@@ -167,6 +171,17 @@ impl TlsIdentity {
     pub fn with_connection_age_max(mut self, age_max: Duration) -> Self {
         self.connection_age_max = age_max;
         self
+    }
+
+    /// The same, for a client whose connections, all of them TLS as before, are made over another network than the system's.
+    #[must_use]
+    pub fn over(mut self, network: Arc<dyn Network>) -> Self {
+        self.network = network;
+        self
+    }
+
+    pub(super) const fn network(&self) -> &Arc<dyn Network> {
+        &self.network
     }
 
     pub(super) const fn connection_age_max(&self) -> Duration {

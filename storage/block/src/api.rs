@@ -1,12 +1,9 @@
 //! The gRPC face: parses and authorizes calls, then leaves them to the store and the chain.
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use strongroom_proto::{
-    BlockId, Failure, NodeId, Reason,
+    BlockId, Clock, Failure, NodeId, Reason,
     block::v1::{GetBlockRequest, GetBlockResponse, PutBlockRequest, PutBlockResponse, blocks_server::Blocks},
     capability::Right,
     limits::BLOCK_BYTES_MAX,
@@ -19,13 +16,14 @@ use crate::{
     forward::{CHAIN_MAX, Peers},
     gate::place,
     news::News,
-    store::{BlockStore, StoreError},
+    store::{Engine, StoreError},
 };
 
 /// What the services of a node share.
 pub(crate) struct Node {
     pub(crate) id: NodeId,
-    pub(crate) store: BlockStore,
+    pub(crate) store: Arc<dyn Engine>,
+    pub(crate) clock: Clock,
     pub(crate) authority: Authority,
     pub(crate) peers: Peers,
     pub(crate) news: News,
@@ -62,7 +60,9 @@ impl BlocksService {
         let (peer, _) = peer(request)?;
         let id = BlockId::try_from(request.get_ref().block_id())?;
         let capability = request.get_ref().capability();
-        self.0.authority.check(capability, right, id, &peer, now_ms())?;
+        self.0
+            .authority
+            .check(capability, right, id, &peer, self.0.clock.now_ms())?;
         Ok(id)
     }
 
@@ -124,9 +124,4 @@ fn check_shape(request: &PutBlockRequest) -> Result<(), Failure> {
         return Err(Failure::new(Reason::InvalidArgument, message));
     }
     Ok(())
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

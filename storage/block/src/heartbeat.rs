@@ -7,7 +7,6 @@ use std::{
 };
 
 use crc_fast::crc32_iscsi;
-use rustix::time::{ClockId, clock_gettime};
 use strongroom_proto::{
     BlockId, ExtentId, Failure, Reason,
     block::v1::PutBlockRequest,
@@ -122,11 +121,12 @@ impl Heart {
             results: self.results.oldest(),
         };
         let told = heartbeat.results.clone();
-        let asked = since_boot();
+        let asked = self.node.clock.since_boot();
         match self.tell(heartbeat).await {
             Ok(answer) => {
                 self.results.told(&told);
-                self.take(answer, since_boot().saturating_sub(asked));
+                let took = self.node.clock.since_boot().saturating_sub(asked);
+                self.take(answer, took);
                 Ok(())
             }
             Err(failure) => {
@@ -227,13 +227,6 @@ impl Work {
         let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
         accepted.remove(&key);
     }
-}
-
-/// Time since the machine started, its sleep included.
-fn since_boot() -> Duration {
-    let time = clock_gettime(ClockId::Boottime);
-    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
-    Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
 }
 
 fn doomed(command: &Command) -> Option<Doomed> {

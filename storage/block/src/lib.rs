@@ -15,5 +15,5 @@ mod server;
 mod store;
 
 pub use config::Config;
-pub use server::{RunError, run};
-pub use store::{BlockStore, OpenError, Part, Sealed, StoreError, Usage};
+pub use server::{Member, RunError, run, serve};
+pub use store::{BlockStore, Engine, OpenError, Part, Sealed, StoreError, Usage};

@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::SystemTime};
 
 use strongroom_proto::{
-    FILE_DESCRIPTOR_SET, NodeId,
+    Clock, FILE_DESCRIPTOR_SET, NodeId,
     block::v1::blocks_server::BlocksServer,
     limits::MESSAGE_BYTES_MAX,
-    transport::{self, PeerIdentity, Role, ServeError, TlsError, TlsIdentity},
+    transport::{self, Listen, PeerIdentity, Remote, Remotes, Role, ServeError, TlsError, TlsIdentity},
 };
 use tokio::task::JoinSet;
 use tonic::service::{Routes, interceptor::InterceptedService};
@@ -19,7 +19,7 @@ use crate::{
     gate::Gate,
     heartbeat::{Heart, Work},
     news::News,
-    store::{BlockStore, OpenError},
+    store::{BlockStore, Engine, OpenError},
 };
 
 /// Why a node does not run.
@@ -61,11 +61,50 @@ pub enum RunError {
 /// Says what in the configuration or on the machine keeps the node from running.
 pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Result<(), RunError> {
     let tls = Arc::new(TlsIdentity::load(&config.tls, SystemTime::now())?);
-    check_identity(&config, &tls)?;
-    let node = open(&config, &tls).await?;
+    check_identity(&config.node_id, &tls)?;
+    let store = open(&config).await?;
     let listener = transport::bind(config.listen).await?;
     tracing::info!(address = %config.listen, node = %config.node_id, "serving");
+    let member = Member {
+        node_id: config.node_id,
+        advertise: config.advertise,
+        metadata: config.metadata,
+    };
+    serve(member, Arc::new(store), listener, tls, Clock::system(), stop).await
+}
 
+/// A node's place in its cluster.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Its name, which its certificate has too.
+    pub node_id: NodeId,
+    /// Where clients and other nodes reach it.
+    pub advertise: Remote,
+    /// Every instance of the metadata service.
+    pub metadata: Remotes,
+}
+
+/// Runs a block node over an engine, a listener and a clock of the caller's choice until `stop` resolves.
+///
+/// # Errors
+/// [`RunError::Identity`] if `tls` is somebody else's, [`RunError::Interrupted`], [`RunError::Reflection`].
+pub async fn serve(
+    member: Member,
+    store: Arc<dyn Engine>,
+    listener: impl Listen,
+    tls: Arc<TlsIdentity>,
+    clock: Clock,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), RunError> {
+    check_identity(&member.node_id, &tls)?;
+    let node = Arc::new(Node {
+        id: member.node_id.clone(),
+        store,
+        clock,
+        authority: Authority::new(member.node_id.clone()),
+        peers: Peers::new(member.node_id.clone(), Arc::clone(&tls)),
+        news: News::default(),
+    });
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<BlocksServer<BlocksService>>().await;
     let blocks = BlocksServer::new(BlocksService(Arc::clone(&node)))
@@ -75,14 +114,14 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    let blocks = InterceptedService::new(blocks, Gate::new(config.node_id.clone()));
+    let blocks = InterceptedService::new(blocks, Gate::new(member.node_id.clone()));
     let routes = Routes::new(blocks).add_service(health_service).add_service(reflection);
 
     let stop = async move {
         stop.await;
         health.set_not_serving::<BlocksServer<BlocksService>>().await;
     };
-    let mut hearts = beat(&node, &config, &tls);
+    let mut hearts = beat(&node, &member, &tls);
     tokio::select! {
         () = transport::serve(listener, &tls, routes, stop) => Ok(()),
         Some(Err(ended)) = hearts.join_next() => Err(RunError::Interrupted(ended)),
@@ -90,36 +129,29 @@ pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Resul
 }
 
 /// Reports to every instance of the metadata service until the set is dropped: each has to know that this node lives.
-fn beat(node: &Arc<Node>, config: &Config, tls: &TlsIdentity) -> JoinSet<()> {
+fn beat(node: &Arc<Node>, member: &Member, tls: &TlsIdentity) -> JoinSet<()> {
     let work = Arc::new(Work::new());
     let mut hearts = JoinSet::new();
-    for metadata in config.metadata.iter() {
+    for metadata in member.metadata.iter() {
         let channel = transport::connect(metadata, tls, Role::Metadata);
         let (node, work) = (Arc::clone(node), Arc::clone(&work));
-        hearts.spawn(Heart::new(node, work, &config.advertise, metadata.clone(), channel).beat());
+        hearts.spawn(Heart::new(node, work, &member.advertise, metadata.clone(), channel).beat());
     }
     hearts
 }
 
-fn check_identity(config: &Config, tls: &TlsIdentity) -> Result<(), RunError> {
-    if *tls.identity() == PeerIdentity::Block(config.node_id.clone()) {
+fn check_identity(node: &NodeId, tls: &TlsIdentity) -> Result<(), RunError> {
+    if *tls.identity() == PeerIdentity::Block(node.clone()) {
         return Ok(());
     }
     Err(RunError::Identity {
         certificate: tls.certificate_path().display().to_string(),
         found: tls.identity().short(),
-        node: config.node_id.clone(),
+        node: node.clone(),
     })
 }
 
-async fn open(config: &Config, tls: &Arc<TlsIdentity>) -> Result<Arc<Node>, RunError> {
+async fn open(config: &Config) -> Result<BlockStore, RunError> {
     let (path, id, reserve_bytes) = (config.data_dir.clone(), config.node_id.clone(), config.reserve_bytes);
-    let store = tokio::task::spawn_blocking(move || BlockStore::open(&path, id, reserve_bytes)).await??;
-    Ok(Arc::new(Node {
-        id: config.node_id.clone(),
-        store,
-        authority: Authority::new(config.node_id.clone()),
-        peers: Peers::new(config.node_id.clone(), Arc::clone(tls)),
-        news: News::default(),
-    }))
+    Ok(tokio::task::spawn_blocking(move || BlockStore::open(&path, id, reserve_bytes)).await??)
 }

@@ -14,7 +14,7 @@ use proptest::{
     sample::Index,
     test_runner::{RngAlgorithm, TestRng, TestRunner},
 };
-use strongroom_block::{BlockStore, OpenError, StoreError};
+use strongroom_block::{BlockStore, Engine, OpenError, StoreError};
 use strongroom_proto::{BlockId, ExtentId, NodeId};
 
 const CHUNK: usize = 64 << 10;

@@ -12,9 +12,8 @@ use strongroom_proto::{
 use tokio::{sync::Notify, task::JoinSet, time::sleep};
 
 use crate::{
-    answers,
+    Clock, answers,
     authority::Authority,
-    clock::Clock,
     cluster::{Cluster, gone::Passes, repair::Rounds},
     config::Settings,
     duty::Duty,
@@ -106,7 +105,7 @@ impl<S: Store, E: EdekSource> Core<S, E> {
         let core = Self {
             stock: Stock::new(Arc::clone(&source), clock.clone(), settings),
             cluster: Cluster::new(clock.clone(), settings, signer),
-            duty: Duty::new(),
+            duty: Duty::new(clock.clone()),
             store,
             source,
             clock,

@@ -9,9 +9,8 @@ use std::{
     time::Duration,
 };
 
-use rustix::time::{ClockId, clock_gettime};
 use strongroom_kv::{Store, Txn};
-use strongroom_proto::limits::HEARTBEAT_ANSWER_MAX;
+use strongroom_proto::{Clock, limits::HEARTBEAT_ANSWER_MAX};
 use tokio::time::sleep;
 use uuid::Uuid;
 
@@ -32,6 +31,7 @@ const GIVE_UP_MAX: Duration = Duration::from_secs(1);
 
 /// This instance and its lease, if it has one.
 pub(crate) struct Duty {
+    clock: Clock,
     instance: Uuid,
     held: Mutex<Option<Held>>,
 }
@@ -51,8 +51,9 @@ pub(crate) struct Fence {
 }
 
 impl Duty {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(clock: Clock) -> Self {
         Self {
+            clock,
             instance: Uuid::new_v4(),
             held: Mutex::default(),
         }
@@ -74,7 +75,7 @@ impl Duty {
     /// Renews the lease; returns once it is lost or has lapsed.
     pub(crate) async fn keep(&self, store: &impl Store) {
         while let Some(fence) = self.fence() {
-            let begun = now();
+            let begun = self.clock.since_boot();
             match tokio::time::timeout(RENEW_EVERY, self.renew(store, fence)).await {
                 Ok(Ok(true)) => self.hold(fence.term, begun),
                 Ok(Ok(false)) => break,
@@ -109,7 +110,7 @@ impl Duty {
 
     fn fence_for(&self, least: Duration) -> Option<Fence> {
         let held = (*self.lock())?;
-        (now() + least < held.until).then_some(Fence {
+        (self.clock.since_boot() + least < held.until).then_some(Fence {
             instance: self.instance,
             term: held.term,
         })
@@ -124,13 +125,13 @@ impl Duty {
         let found = access::duty(&mut store.snapshot().await?).await?.unwrap_or_default();
         let first_seen = match seen {
             Some((same, at)) if *same == found => *at,
-            _ => seen.insert((found.clone(), now())).1,
+            _ => seen.insert((found.clone(), self.clock.since_boot())).1,
         };
         let is_free = found.holder.is_empty() || !store.is_shared();
-        if !is_free && now() < first_seen + LEASE {
+        if !is_free && self.clock.since_boot() < first_seen + LEASE {
             return Ok(false);
         }
-        let begun = now();
+        let begun = self.clock.since_boot();
         let next = records::Duty {
             holder: self.instance.into_bytes().to_vec().into(),
             term: found.term + 1,
@@ -160,13 +161,13 @@ impl Duty {
 }
 
 /// Whether an instance that lives has the duties of `store`, by the record changing within the time that it has for that.
-pub(crate) async fn is_held(store: &impl Store) -> Result<bool, MetadataError> {
+pub(crate) async fn is_held(store: &impl Store, clock: &Clock) -> Result<bool, MetadataError> {
     let first = access::duty(&mut store.snapshot().await?).await?.unwrap_or_default();
     if first.holder.is_empty() || !store.is_shared() {
         return Ok(false);
     }
-    let begun = now();
-    while now() < begun + LEASE {
+    let begun = clock.since_boot();
+    while clock.since_boot() < begun + LEASE {
         sleep(LOOK_EVERY).await;
         if access::duty(&mut store.snapshot().await?).await?.unwrap_or_default() != first {
             return Ok(true);
@@ -214,13 +215,6 @@ async fn leave(txn: &mut impl Txn, fence: Fence) -> Result<(), MetadataError> {
     Ok(())
 }
 
-/// Time since the machine started, its sleep included.
-fn now() -> Duration {
-    let time = clock_gettime(ClockId::Boottime);
-    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
-    Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
-}
-
 #[cfg(test)]
 mod tests {
     use strongroom_kv::{EmbeddedStore, Reader};
@@ -239,7 +233,7 @@ mod tests {
     async fn what_a_late_holder_records_is_void() {
         let dir = tempfile::tempdir().expect("a directory");
         let store = EmbeddedStore::open(&dir.path().join("store")).expect("a store");
-        let (first, second) = (Duty::new(), Duty::new());
+        let (first, second) = (Duty::new(Clock::system()), Duty::new(Clock::system()));
         first.win(&store).await;
         let late = first.fence().expect("it has just won");
         assert!(holds(&store, late).await && first.fence_to_order().is_some());

@@ -14,7 +14,6 @@
 mod answers;
 mod api;
 mod authority;
-mod clock;
 mod cluster;
 mod config;
 mod core;
@@ -32,7 +31,6 @@ mod service;
 mod zones;
 
 pub use authority::Authority;
-pub use clock::Clock;
 pub use cluster::key::KeyError;
 pub use config::{Config, Settings};
 pub use core::OpenError;
@@ -40,4 +38,5 @@ pub use error::MetadataError;
 pub use export::{ExportError, Summary, export, import};
 pub use run::{RunError, run};
 pub use service::{Service, StartError};
+pub use strongroom_proto::Clock;
 pub use zones::source::{EdekSource, Minted, Rewrapped};

@@ -9,9 +9,8 @@ use tonic::service::{Routes, RoutesBuilder};
 use tonic_health::ServingStatus;
 
 use crate::{
-    api,
+    Clock, api,
     authority::Authority,
-    clock::Clock,
     cluster::key::{KeyError, load_or_make},
     config::Settings,
     core::{Core, OpenError},

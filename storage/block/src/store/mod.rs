@@ -5,6 +5,7 @@
 
 mod directory;
 mod disk;
+mod engine;
 mod format;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -14,14 +15,14 @@ use strongroom_proto::{BlockId, ExtentId, NodeId};
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
 use self::{directory::Directory, disk::Disk};
-pub use self::{directory::OpenError, disk::StoreError, format::Sealed};
+pub use self::{directory::OpenError, disk::StoreError, engine::Engine, format::Sealed};
 
 /// Reads and writes under way at once; each holds a block in memory.
 const OPERATIONS_MAX: usize = 32;
 /// How long an operation waits for its turn.
 const OPERATION_WAIT: Duration = Duration::from_secs(5);
 
-/// The blocks of one node. Clones are handles of the same store.
+/// The blocks of one node on its disk. Clones are handles of the same store.
 #[derive(Clone)]
 pub struct BlockStore {
     disk: Arc<Disk>,
@@ -61,57 +62,6 @@ impl BlockStore {
         })
     }
 
-    /// Checks `data` against the checksum that came with it and makes it ready to be stored.
-    ///
-    /// # Errors
-    /// [`StoreError::Damaged`] if the checksum does not fit; [`StoreError::Overloaded`].
-    pub async fn seal(&self, id: BlockId, data: Bytes, crc32c: u32) -> Result<Sealed, StoreError> {
-        self.run(move |_| Sealed::new(id, data, crc32c).ok_or(StoreError::Damaged { id }))
-            .await
-    }
-
-    /// Makes a block durable. One that is there with the same bytes is left alone; one that is there but damaged is
-    /// put aside first.
-    ///
-    /// # Errors
-    /// [`StoreError::Exists`] if other bytes have that id, [`StoreError::NoSpace`], or what the disk said.
-    pub async fn put(&self, block: Sealed) -> Result<(), StoreError> {
-        self.run(move |disk| disk.put(&block)).await
-    }
-
-    /// Reads and verifies `length` bytes from `offset`, 0 meaning to the end. A range past the end is cut there.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`], or [`StoreError::Corrupt`] for a block that is put aside now or was before.
-    pub async fn get(&self, id: BlockId, offset: u32, length: u32) -> Result<Part, StoreError> {
-        self.run(move |disk| disk.get(id, offset, length)).await
-    }
-
-    /// Removes a block, also from what was put aside; one that is not there counts as removed.
-    ///
-    /// # Errors
-    /// What the disk said.
-    pub async fn delete(&self, id: BlockId) -> Result<(), StoreError> {
-        self.run(move |disk| disk.delete(id)).await
-    }
-
-    /// Removes every block of an extent.
-    ///
-    /// # Errors
-    /// What the disk said.
-    pub async fn delete_extent(&self, extent: ExtentId) -> Result<(), StoreError> {
-        self.run(move |disk| disk.delete_extent(extent)).await
-    }
-
-    /// How full the node is.
-    ///
-    /// # Errors
-    /// What the disk said.
-    pub async fn usage(&self) -> Result<Usage, StoreError> {
-        let disk = Arc::clone(&self.disk);
-        joined(spawn_blocking(move || disk.usage()).await)
-    }
-
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Disk) -> Result<T, StoreError> + Send + 'static,
@@ -130,6 +80,35 @@ impl BlockStore {
             })
             .await,
         )
+    }
+}
+
+#[tonic::async_trait]
+impl Engine for BlockStore {
+    async fn seal(&self, id: BlockId, data: Bytes, crc32c: u32) -> Result<Sealed, StoreError> {
+        self.run(move |_| Sealed::new(id, data, crc32c).ok_or(StoreError::Damaged { id }))
+            .await
+    }
+
+    async fn put(&self, block: Sealed) -> Result<(), StoreError> {
+        self.run(move |disk| disk.put(&block)).await
+    }
+
+    async fn get(&self, id: BlockId, offset: u32, length: u32) -> Result<Part, StoreError> {
+        self.run(move |disk| disk.get(id, offset, length)).await
+    }
+
+    async fn delete(&self, id: BlockId) -> Result<(), StoreError> {
+        self.run(move |disk| disk.delete(id)).await
+    }
+
+    async fn delete_extent(&self, extent: ExtentId) -> Result<(), StoreError> {
+        self.run(move |disk| disk.delete_extent(extent)).await
+    }
+
+    async fn usage(&self) -> Result<Usage, StoreError> {
+        let disk = Arc::clone(&self.disk);
+        joined(spawn_blocking(move || disk.usage()).await)
     }
 }
 

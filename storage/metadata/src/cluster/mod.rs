@@ -25,7 +25,7 @@ use self::{
     commands::{Commands, Work},
     nodes::Nodes,
 };
-use crate::{clock::Clock, config::Settings, error::MetadataError, schema::keys::EVERY_BLOCK};
+use crate::{Clock, config::Settings, error::MetadataError, schema::keys::EVERY_BLOCK};
 
 /// The cluster of block nodes as this service sees it.
 pub(crate) struct Cluster {

@@ -150,7 +150,7 @@ pub async fn export(config: &Config, path: &Path, running: bool) -> Result<Summa
         return Err(ExportError::Empty);
     }
     let store = AnyStore::open(&config.store, &file).await?;
-    if !running && crate::duty::is_held(&store).await? {
+    if !running && crate::duty::is_held(&store, &Clock::system()).await? {
         return Err(ExportError::Running);
     }
     let mut options = OpenOptions::new();

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::source::{EdekSource, Minted};
-use crate::{clock::Clock, config::Settings, error::MetadataError};
+use crate::{Clock, config::Settings, error::MetadataError};
 
 /// Tries of one refill; the next create starts another.
 const TRIES_MAX: u32 = 6;
