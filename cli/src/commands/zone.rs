@@ -57,16 +57,7 @@ fn parse(path: &str) -> Result<ZonePath, Error> {
 }
 
 async fn list(fs: &ZoneFs, output: Output) -> Result<(), Error> {
-    let mut zones = Vec::new();
-    let mut after = None;
-    loop {
-        let page = fs.list_zones(after).await?;
-        after = page.zones.last().map(|zone| zone.zone_id);
-        zones.extend(page.zones);
-        if !page.more || after.is_none() {
-            break;
-        }
-    }
+    let mut zones = fs.zones().await?;
     zones.sort_by(|a, b| a.path.cmp(&b.path));
     if output.is_json() {
         return zones.iter().try_for_each(|zone| output.result(zone, String::new));

@@ -29,8 +29,7 @@ pub use jobs::{Job, JobAction, JobKind, JobState};
 pub use reader::FileReader;
 pub use stream::ByteStream;
 pub use values::{
-    ClusterStatus, Cursor, Entry, FileKind, NodeStatus, Page, Reencryption, ReencryptionState, Stat, VersionCount,
-    Zone, ZonePage,
+    ClusterStatus, Cursor, Entry, FileKind, NodeStatus, Page, Reencryption, ReencryptionState, Stat, VersionCount, Zone,
 };
 pub use writer::{CreateOptions, FileWriter};
 pub use zone_fs::ZoneFs;

@@ -284,26 +284,6 @@ impl Zone {
     }
 }
 
-/// Some of all zones, in the order of their ids.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ZonePage {
-    /// The zones.
-    pub zones: Vec<Zone>,
-    /// Whether more follow the last.
-    pub more: bool,
-}
-
-impl TryFrom<pb::ListZonesResponse> for ZonePage {
-    type Error = FsError;
-
-    fn try_from(wire: pb::ListZonesResponse) -> Result<Self, FsError> {
-        Ok(Self {
-            zones: wire.zones.into_iter().map(Zone::try_from).collect::<Result<_, _>>()?,
-            more: wire.more,
-        })
-    }
-}
-
 /// How far a zone's re-encryption is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     Acl, AclChange, Attributes, ClusterStatus, CreateOptions, Cursor, FileReader, FileWriter, FsError, Page, Stat,
-    Zone, ZoneOptions, ZonePage,
+    Zone, ZoneOptions,
     lease::{Grant, Lease},
     metadata::Metadata,
     nodes::Nodes,
@@ -298,18 +298,23 @@ impl ZoneFs {
             .try_into()
     }
 
-    /// Zones whose ids are greater than `after`.
+    /// All zones that the user may reach, in the order of their ids.
     ///
     /// # Errors
     /// As any call to the metadata service.
-    pub async fn list_zones(&self, after: Option<ZoneId>) -> Result<ZonePage, FsError> {
-        let request = pb::ListZonesRequest {
-            after: after.map(Into::into).unwrap_or_default(),
-            limit: 0,
-        };
-        retry(Repeat::Harmless, || self.metadata().list_zones(request.clone()))
-            .await?
-            .try_into()
+    pub async fn zones(&self) -> Result<Vec<Zone>, FsError> {
+        let mut request = pb::ListZonesRequest::default();
+        let mut all = Vec::new();
+        loop {
+            let page = retry(Repeat::Harmless, || self.metadata().list_zones(request.clone())).await?;
+            for zone in page.zones {
+                all.push(zone.try_into()?);
+            }
+            if page.next.is_empty() {
+                return Ok(all);
+            }
+            request.after = page.next;
+        }
     }
 
     /// The zone that holds a path.
@@ -372,7 +377,9 @@ impl ZoneFs {
             .try_into()
     }
 
-    fn umask(&self) -> u32 {
+    /// Bits that new files and directories are made without.
+    #[must_use]
+    pub fn umask(&self) -> u32 {
         self.shared.umask.load(Ordering::Relaxed)
     }
 

@@ -3,7 +3,7 @@
 mod fixture;
 
 use fixture::{NODES, World, check, files::commit_request, refused};
-use strongroom_proto::{Failure, Reason, metadata::v1 as pb};
+use strongroom_proto::{Failure, Reason, RequestId, metadata::v1 as pb};
 
 /// alice owns what is asked about, bob is in its group, carol is not; dave is a superuser by a group.
 const GROUPS: &str = "hr = ['alice', 'bob']\nit = ['carol']\nsupergroup = ['dave']\n";
@@ -193,16 +193,46 @@ async fn attempt(world: &World, operation: Operation, actor: &str, directory: &s
             }
             outcome
         }
-        Operation::SetMode => set(world, actor, &file, |wanted| wanted.mode = Some(FILE_MODE)).await,
-        Operation::SetTime => set(world, actor, &file, |wanted| wanted.mtime_ms = Some(5)).await,
-        Operation::SetGroup => set(world, actor, &file, |wanted| wanted.group = "hr".to_owned()).await,
-        Operation::SetForeignGroup => {
-            let outcome = set(world, actor, &file, |wanted| wanted.group = "it".to_owned()).await;
-            own(world, &file, FILE_MODE).await;
-            outcome
+        Operation::SetMode => {
+            let changed = |stat: &pb::Stat| stat.mode == 0o604;
+            changed_or_not(world, actor, &file, |wanted| wanted.mode = Some(0o604), changed).await
         }
-        Operation::SetOwner => set(world, actor, &file, |wanted| wanted.owner = "alice".to_owned()).await,
+        Operation::SetTime => {
+            let time_ms = 5 + u64::from(world.stat_as("fsadmin", &file).await.mtime_ms == 5);
+            let changed = |stat: &pb::Stat| stat.mtime_ms == time_ms;
+            changed_or_not(world, actor, &file, |wanted| wanted.mtime_ms = Some(time_ms), changed).await
+        }
+        Operation::SetGroup => {
+            set(world, "fsadmin", &file, |wanted| wanted.group = "law".to_owned())
+                .await
+                .expect("a superuser may");
+            let changed = |stat: &pb::Stat| stat.group == "hr";
+            changed_or_not(world, actor, &file, |wanted| wanted.group = "hr".to_owned(), changed).await
+        }
+        Operation::SetForeignGroup => {
+            let changed = |stat: &pb::Stat| stat.group == "it";
+            changed_or_not(world, actor, &file, |wanted| wanted.group = "it".to_owned(), changed).await
+        }
+        Operation::SetOwner => {
+            let changed = |stat: &pb::Stat| stat.owner == "carol";
+            changed_or_not(world, actor, &file, |wanted| wanted.owner = "carol".to_owned(), changed).await
+        }
     }
+}
+
+/// Sets attributes of a file, sees to it that they are changed if that was allowed and else as they were, and puts them back.
+async fn changed_or_not(
+    world: &World,
+    actor: &str,
+    file: &str,
+    change: impl FnOnce(&mut pb::SetAttributesRequest),
+    changed: impl Fn(&pb::Stat) -> bool,
+) -> Result<(), Failure> {
+    let outcome = set(world, actor, file, change).await;
+    let stat = world.stat_as("fsadmin", file).await;
+    assert_eq!(changed(&stat), outcome.is_ok(), "{stat:?}");
+    own(world, file, FILE_MODE).await;
+    outcome
 }
 
 async fn create(world: &World, actor: &str, path: &str, overwrite: bool) -> Result<(), Failure> {
@@ -306,6 +336,8 @@ async fn a_refusal_names_the_user_the_path_the_right_and_where_it_is_missing() {
         Reason::PermissionDenied,
         &["denied for /a/new: user bob needs wx on /a"],
     );
+    let zone = refused(world.create_zone("/.reserved/z", "payroll").await);
+    check(&zone, Reason::PermissionDenied, &["/.reserved/z is reserved"]);
     let failure = make(&world, "alice", "/.reserved").await.expect_err("the service's");
     check(&failure, Reason::PermissionDenied, &["/.reserved is reserved"]);
 }
@@ -326,6 +358,157 @@ async fn what_is_removed_with_its_content_must_be_the_callers_to_empty() {
         &["user carol needs rwx on /open/bobs"],
     );
     remove(&world, "bob", "/open/bobs").await.expect("it is bob's");
+}
+
+#[tokio::test]
+async fn what_is_replaced_is_asked_for_again_when_the_file_is_committed() {
+    let world = World::with_groups(GROUPS).await;
+    world.zone("/z", "payroll").await;
+    for (change, words) in [
+        (("/z", 0o1777), "needs to own it or /z/f, as the sticky bit"),
+        (("/z/f", 0o644), "user bob needs w on /z/f"),
+    ] {
+        _ = remove(&world, "fsadmin", "/z/f").await;
+        world.write("/z/f", 10, &NODES).await.expect("a file");
+        own(&world, "/z/f", 0o666).await;
+        own(&world, "/z", 0o777).await;
+        let before = world.stat("/z/f").await.expect("there");
+        let request = pb::CreateFileRequest {
+            path: "/z/f".into(),
+            mode: 0o644,
+            overwrite: true,
+            ..pb::CreateFileRequest::default()
+        };
+        let mut bob = world.user("bob").files;
+        let open = bob.create_file(request).await.expect("he may").into_inner();
+        let commit = commit_request(&open.grant.expect("a grant"), 0, &[]);
+        own(&world, change.0, change.1).await;
+        let refusal = refused(bob.commit_file(commit.clone()).await);
+        check(&refusal, Reason::PermissionDenied, &[words]);
+        assert_eq!(world.stat("/z/f").await.expect("still there").file_id, before.file_id);
+        own(&world, "/z/f", 0o666).await;
+        own(&world, "/z", 0o777).await;
+        bob.commit_file(commit).await.expect("he may again");
+        let after = world.stat("/z/f").await.expect("replaced");
+        assert_eq!((after.owner.as_str(), after.length), ("bob", 0));
+    }
+}
+
+#[tokio::test]
+async fn what_was_answered_is_not_answered_again_after_the_right_went() {
+    let world = World::with_groups(GROUPS).await;
+    world.zone("/z", "payroll").await;
+    world.write("/z/f", 10, &NODES).await.expect("a file");
+    own(&world, "/z/f", 0o660).await;
+    let mut bob = world.user("bob").files;
+    let request = pb::ReopenFileRequest {
+        path: "/z/f".into(),
+        request_id: RequestId::generate().into(),
+    };
+    let opened = bob.reopen_file(request.clone()).await.expect("he may").into_inner();
+    let again = bob.reopen_file(request.clone()).await.expect("a repeat").into_inner();
+    let extent = |opened: &pb::ReopenedFile| opened.grant.as_ref().expect("a grant").extent_id.clone();
+    assert_eq!(extent(&opened), extent(&again));
+    let grant = opened.grant.expect("a grant");
+    let more = pb::AddBlocksRequest {
+        file_id: grant.file_id.clone(),
+        extent_id: grant.extent_id.clone(),
+        first_index: 0,
+        blocks: Vec::new(),
+    };
+    bob.add_blocks(more.clone()).await.expect("he may");
+    for (path, mode) in [("/z/f", 0o600), ("/z", 0o700)] {
+        own(&world, path, mode).await;
+        let words = ["user bob", path];
+        check(
+            &refused(bob.reopen_file(request.clone()).await),
+            Reason::PermissionDenied,
+            &words,
+        );
+        check(
+            &refused(bob.add_blocks(more.clone()).await),
+            Reason::PermissionDenied,
+            &words,
+        );
+        own(&world, "/z/f", 0o660).await;
+    }
+}
+
+/// A capability for blocks that nobody would ever delete.
+#[tokio::test]
+async fn what_was_given_up_is_not_granted_again() {
+    let world = World::with_groups(GROUPS).await;
+    world.zone("/z", "payroll").await;
+    let mut alice = world.user("alice").files;
+    let request = pb::CreateFileRequest {
+        path: "/z/new".into(),
+        mode: 0o644,
+        request_id: RequestId::generate().into(),
+        ..pb::CreateFileRequest::default()
+    };
+    let created = alice.create_file(request.clone()).await.expect("made").into_inner();
+    let grant = created.grant.expect("a grant");
+    alice.create_file(request.clone()).await.expect("a repeat");
+    abandon(&world, "alice", grant).await.expect("given up");
+    check(
+        &refused(alice.create_file(request).await),
+        Reason::LeaseLost,
+        &["abandoned"],
+    );
+
+    let open = world
+        .create("/z/new", false)
+        .await
+        .expect("made")
+        .grant
+        .expect("a grant");
+    let commit = pb::CommitFileRequest {
+        go_on: true,
+        request_id: RequestId::generate().into(),
+        ..commit_request(&open, 0, &[])
+    };
+    let flushed = alice.commit_file(commit.clone()).await.expect("flushed").into_inner();
+    alice.commit_file(commit.clone()).await.expect("a repeat");
+    abandon(&world, "alice", flushed.grant.expect("another grant"))
+        .await
+        .expect("given up");
+    check(
+        &refused(alice.commit_file(commit).await),
+        Reason::LeaseLost,
+        &["abandoned"],
+    );
+}
+
+#[tokio::test]
+async fn directories_on_the_way_to_one_that_is_made_let_their_maker_go_on() {
+    let world = World::with_groups(GROUPS).await;
+    make(&world, "alice", "/a").await.expect("made");
+    let made = async |path: &str, mode: u32, umask: u32| {
+        let request = pb::MakeDirectoryRequest {
+            path: path.to_owned().into(),
+            mode,
+            umask,
+            parents: true,
+            ..pb::MakeDirectoryRequest::default()
+        };
+        let made = world.user("alice").namespace.make_directory(request).await;
+        made.map(|stat| stat.into_inner().mode)
+    };
+    for (path, mode, umask, last, above) in [
+        ("/a/1/2/3", 0o444, 0o022, 0o444, 0o755),
+        ("/a/4/5", 0o777, 0o777, 0o000, 0o300),
+        ("/a/6/7", 0o1777, 0o022, 0o1755, 0o755),
+    ] {
+        assert_eq!(made(path, mode, umask).await.expect("made"), last, "{path}");
+        let parent = path.rsplit_once('/').expect("a path").0;
+        assert_eq!(world.stat_as("fsadmin", parent).await.mode, above, "{parent}");
+    }
+    let default = "!user::4 !group::5 !other::0";
+    set_acl(&world, "alice", "/a", pb::AclChange::Modify, default)
+        .await
+        .expect("it is hers");
+    assert_eq!(made("/a/8/9", 0o777, 0o022).await.expect("made"), 0o450);
+    assert_eq!(world.stat_as("fsadmin", "/a/8").await.mode, 0o750);
 }
 
 #[tokio::test]
@@ -370,12 +553,13 @@ async fn a_file_takes_group_and_owner_and_is_checked_again_when_it_is_committed(
     };
     let mut bob = world.user("bob").files;
     bob.list_blocks(further.clone()).await.expect("the group may read");
-    own(&world, "/z/f", 0o600).await;
-    check(
-        &refused(bob.list_blocks(further).await),
-        Reason::PermissionDenied,
-        &["user bob"],
-    );
+    for (closed, mode, open) in [("/z/f", 0o600, 0o644), ("/z", 0o700, 0o755)] {
+        own(&world, closed, mode).await;
+        let refusal = refused(bob.list_blocks(further.clone()).await);
+        check(&refusal, Reason::PermissionDenied, &["user bob", "any more"]);
+        own(&world, closed, open).await;
+    }
+    bob.list_blocks(further).await.expect("the group may read again");
 }
 
 #[tokio::test]
@@ -537,7 +721,21 @@ async fn acls_change_as_setfacl_changes_them() {
             "user::6 user:bob:7 group::4 mask::7 other::4 !user::6 !group::4 !other::0",
             0o1674,
         ),
-        (RemoveAll, "", "user::6 group::4 other::4", 0o1644),
+        (
+            Replace,
+            "user::7 group::5 other::0",
+            "user::7 group::5 other::0 !user::6 !group::4 !other::0",
+            0o1750,
+        ),
+        (
+            Replace,
+            "!user:carol:7",
+            "user::7 group::5 other::0 !user::7 !user:carol:7 !group::5 !mask::7 !other::0",
+            0o1750,
+        ),
+        (RemoveDefault, "", "user::7 group::5 other::0", 0o1750),
+        (Modify, "mask::1", "user::7 group::5 mask::1 other::0", 0o1710),
+        (RemoveAll, "", "user::7 group::5 other::0", 0o1750),
     ] {
         let acl = set_acl(&world, "alice", "/d", change, entries).await.expect(entries);
         let stat = acl.stat.clone().expect("a stat");

@@ -137,9 +137,9 @@ async fn the_root_may_be_a_zone_and_zones_nest() {
             .await
             .expect("a page")
             .into_inner();
-        after = page.zones.last().expect("a zone").zone_id.clone();
         listed.extend(page.zones.into_iter().map(|zone| zone.path));
-        if !page.more {
+        after = page.next;
+        if after.is_empty() {
             break;
         }
     }

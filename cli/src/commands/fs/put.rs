@@ -3,10 +3,7 @@
 use std::{
     io::{self, Read as _},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
 };
 
 use strongroom_fs::{Attributes, CreateOptions, FileKind, FileWriter, FsError, ZoneFs};
@@ -66,8 +63,8 @@ struct Directory {
     mode: u32,
     mtime_ms: u64,
     depth: usize,
-    /// Whether it was made here; one that was there before keeps its mode and time.
-    made: AtomicBool,
+    /// The mode with which it was made here; one that was there before keeps its mode and time.
+    made: OnceLock<u32>,
 }
 
 struct Put {
@@ -255,7 +252,7 @@ async fn make(fs: &ZoneFs, directory: &Directory) -> Result<(), FsError> {
         made = fs.make_directory(remote, mode, true).await;
     }
     match made {
-        Ok(_) => directory.made.store(true, Ordering::Relaxed),
+        Ok(stat) => _ = directory.made.set(stat.mode),
         // Says what is there if it is no directory.
         Err(error) if error.reason() == Reason::AlreadyExists => {
             fs.make_directory(remote, mode, true).await?;
@@ -267,15 +264,21 @@ async fn make(fs: &ZoneFs, directory: &Directory) -> Result<(), FsError> {
 
 /// Gives a directory its time, and its mode if that would have kept us out.
 async fn finish(fs: &ZoneFs, directory: &Directory) -> Result<(), FsError> {
-    if !directory.made.load(Ordering::Relaxed) {
+    let Some(made) = directory.made.get() else {
         return Ok(());
-    }
+    };
     let wanted = Attributes {
-        mode: Some(directory.mode).filter(|mode| mode & OWNER_ALL != OWNER_ALL),
+        mode: Some(left(*made, directory.mode)).filter(|mode| mode != made),
         mtime_ms: Some(directory.mtime_ms),
         ..Attributes::default()
     };
     fs.set_attributes(&directory.remote, &wanted).await.map(drop)
+}
+
+/// What a directory that was made with the mode `made` keeps: only what we gave ourselves to fill it goes, beyond that umask and
+/// default ACL have taken their share.
+const fn left(made: u32, local: u32) -> u32 {
+    made & (local | !OWNER_ALL)
 }
 
 /// Why standard input is not stored.
@@ -303,7 +306,7 @@ fn note_found(found: Found, report: &Report, skip_special: bool) -> Option<Direc
                 mode,
                 mtime_ms,
                 depth,
-                made: AtomicBool::new(false),
+                made: OnceLock::new(),
             });
         }
         Found::File { bytes, .. } => report.expect(bytes),
@@ -433,6 +436,19 @@ mod tests {
             ("..", None),
         ] {
             assert_eq!(own_name(Path::new(source)).expect("UTF-8").as_deref(), name, "{source}");
+        }
+    }
+
+    /// A directory of mode 0555 that was made under a umask of 077, or with one of 022, and others.
+    #[test]
+    fn a_directory_gets_no_more_than_it_was_made_with() {
+        for (made, local, mode) in [
+            (0o700, 0o555, 0o500),
+            (0o755, 0o555, 0o555),
+            (0o750, 0o077, 0o050),
+            (0o700, 0o700, 0o700),
+        ] {
+            assert_eq!(left(made, local), mode, "{made:o} {local:o}");
         }
     }
 }

@@ -18,13 +18,16 @@ pub(super) async fn mkdir(
     parents: bool,
     output: Output,
 ) -> Result<(), Error> {
-    if mode.is_some() {
-        fs.set_umask(0);
-    }
-    let mode = mode.unwrap_or(0o777);
+    let umask = fs.umask();
     for_each(paths, output, async |path| {
-        let stat = fs.make_directory(path, mode, parents).await?;
-        output.result(&stat, String::new)
+        // The mode is that of the last name, and exactly that; those on the way to it are made as any are.
+        if let (Some(_), true, Some((parent, _))) = (mode, parents, path.split_last()) {
+            fs.make_directory(&parent, 0o777, true).await?;
+        }
+        fs.set_umask(if mode.is_some() { 0 } else { umask });
+        let made = fs.make_directory(path, mode.unwrap_or(0o777), parents).await;
+        fs.set_umask(umask);
+        output.result(&made?, String::new)
     })
     .await
 }

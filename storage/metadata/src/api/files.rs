@@ -41,7 +41,7 @@ impl<S: Store, E: EdekSource> Files for Api<S, E> {
         let file = file_id(&asked.file_id)?;
         let extent = extent_id(&asked.extent_id)?;
         let report = Report::parse(&self.core, file, extent, asked.first_index, &asked.blocks).await?;
-        Ok(Response::new(blocks::add(&self.core, file, &who.name, report).await?))
+        Ok(Response::new(blocks::add(&self.core, file, &who, report).await?))
     }
 
     async fn commit_file(

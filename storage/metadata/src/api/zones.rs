@@ -33,8 +33,8 @@ impl<S: Store, E: EdekSource> Zones for Api<S, E> {
             group: given(&asked.group)?,
             ..Attributes::default()
         };
-        let zone = create(&self.core, &who, &call, &asked, &handed).await?;
-        let path = String::from_utf8_lossy(&zone.path);
+        let path = parse(&asked.path)?;
+        let zone = create(&self.core, &who, &call, &path, &asked, &handed).await?;
         tracing::info!(by = %who.name, %path, key = zone.key_name, "encryption zone made");
         Ok(Response::new(zone))
     }

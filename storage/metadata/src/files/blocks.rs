@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use strongroom_kv::{Store, Txn};
 use strongroom_proto::{
     BlockId, Edek, ExtentId, FileId, NodeId, block::v1::Target, limits::BLOCKS_PER_CALL_MAX, metadata::v1 as pb,
-    transport::UserName,
 };
 
 use super::{
@@ -14,8 +13,10 @@ use super::{
     sealed_bytes,
 };
 use crate::{
+    authority::Caller,
     core::Core,
     error::MetadataError,
+    namespace::{permission::check_writing, resolve::climb},
     schema::{access, access::transact, counted, keys, records},
     zones::source::EdekSource,
 };
@@ -66,15 +67,15 @@ impl Report {
 pub(crate) async fn add<S: Store, E: EdekSource>(
     core: &Core<S, E>,
     file: FileId,
-    owner: &UserName,
+    who: &Caller,
     report: Report,
 ) -> Result<pb::WriteGrant, MetadataError> {
     let lease_expires_ms = core.clock.now_ms() + core.settings.lease_ms;
     let extent = report.extent;
-    let edek = transact!(&core.store, [owner, report], |txn| add_in(
+    let edek = transact!(&core.store, [who, report], |txn| add_in(
         txn,
         file,
-        &owner,
+        &who,
         &report,
         lease_expires_ms
     ))
@@ -82,26 +83,28 @@ pub(crate) async fn add<S: Store, E: EdekSource>(
     // However many nodes are healthy now: the blocks are recorded and the writer may wait for more.
     Ok(pb::WriteGrant {
         edek: Some(Edek::try_from(&edek)?.into()),
-        ..write_grant(core, file, extent, owner)
+        ..write_grant(core, file, extent, &who.name)
     })
 }
 
 async fn add_in(
     txn: &mut impl Txn,
     file: FileId,
-    owner: &UserName,
+    who: &Caller,
     report: &Report,
     lease_expires_ms: u64,
 ) -> Result<records::Edek, MetadataError> {
-    let mut open = owned(txn, file, report.extent, owner).await?;
+    let mut open = owned(txn, file, report.extent, &who.name).await?;
     open.lease_expires_ms = lease_expires_ms;
     record(txn, file, &mut open, report).await?;
     access::put(txn, &keys::open_file(file), &open);
     let edek = match open.generation {
         0 => open.edek,
         _ => {
-            let body = access::body(txn, file).await?;
-            body.ok_or_else(|| lost(file, owner, "it was removed"))?.edek
+            let removed = || lost(file, &who.name, "it was removed");
+            let found = climb(txn, who, file).await?.ok_or_else(removed)?;
+            check_writing(who, &found)?;
+            access::body(txn, file).await?.ok_or_else(removed)?.edek
         }
     };
     edek.ok_or(MetadataError::Corrupt { what: "file" })

@@ -63,7 +63,13 @@ pub(crate) async fn commit<S: Store, E: EdekSource>(
 
 /// The answer's grant has the ids only.
 async fn commit_in(txn: &mut impl Txn, commit: &Commit, next: ExtentId) -> Result<pb::CommittedFile, MetadataError> {
-    if let Some(done) = commit.call.answer(txn).await? {
+    let kept: Option<pb::CommittedFile> = commit.call.answer(txn).await?;
+    if let Some(done) = kept {
+        // Unless what was granted with it was given up since: nobody would delete what is stored of it now.
+        if let Some(grant) = &done.grant {
+            let (file, extent) = ids(grant)?;
+            owned(txn, file, extent, &commit.who.name).await?;
+        }
         return Ok(done);
     }
     let mut open = owned(txn, commit.file, commit.extent, &commit.who.name).await?;

@@ -9,7 +9,7 @@ use strongroom_proto::{
     transport::{PeerIdentity, UserName},
 };
 
-use super::BLOCK_BYTES;
+use super::{BLOCK_BYTES, lease::owned};
 use crate::{
     answers::Call,
     authority::Caller,
@@ -57,7 +57,7 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
     let mut version_min = KeyVersion(0);
     for _ in 0..TRIES_MAX {
         let mut txn = core.store.begin().await?;
-        if let Some(done) = creation.call.answer(&mut txn).await? {
+        if let Some(done) = kept(&mut txn, &creation).await? {
             return granted(core, done, &creation.who.name);
         }
         let place = place(&mut txn, &creation).await?;
@@ -81,6 +81,16 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
         }
     }
     Err(MetadataError::StaleEdek { needed: version_min })
+}
+
+/// The answer to the same request before, unless its file was given up since: nobody would delete what is stored of it now.
+async fn kept(txn: &mut impl Txn, creation: &Creation) -> Result<Option<pb::CreatedFile>, MetadataError> {
+    let done: Option<pb::CreatedFile> = creation.call.answer(txn).await?;
+    if let Some(grant) = done.as_ref().and_then(|done| done.grant.as_ref()) {
+        let (file, extent) = ids(grant)?;
+        owned(txn, file, extent, &creation.who.name).await?;
+    }
+    Ok(done)
 }
 
 /// Puts a whole grant in the place of one that has nothing but the ids.
@@ -179,7 +189,7 @@ async fn record(
     extent: ExtentId,
     lease_expires_ms: u64,
 ) -> Result<Option<pb::CreatedFile>, MetadataError> {
-    if let Some(done) = creation.call.answer(txn).await? {
+    if let Some(done) = kept(txn, creation).await? {
         return Ok(Some(done));
     }
     let place = place(txn, creation).await?;

@@ -14,8 +14,8 @@ use crate::{
     core::Core,
     error::MetadataError,
     namespace::{
-        permission::{Rights, check, may},
-        resolve::{Found, find},
+        permission::{Rights, check},
+        resolve::{Found, climb, find},
         stat::stat,
     },
     schema::{access, records},
@@ -83,20 +83,23 @@ pub(crate) async fn list_blocks<S: Store, E: EdekSource>(
     }
 }
 
-/// Whoever goes on reading needs the right to read, as it is now, and no path: a file may be renamed while it is read.
+/// Whoever goes on reading needs the rights on the file and on the way to it, as they are now, wherever it was moved since. Where that
+/// is, a refusal does not say.
 async fn check_still(txn: &mut impl Reader, who: &Caller, id: FileId) -> Result<(), MetadataError> {
-    let gone = MetadataError::NoSuchFile(id);
-    let place = access::place(txn, id).await?.ok_or(gone.clone())?;
-    let parent = access::file_id(&place.parent)?;
-    let entry = access::entry(txn, parent, &place.name).await?.ok_or(gone)?;
-    if may(who, &entry, Rights::READ) {
-        return Ok(());
-    }
-    Err(MetadataError::Denied {
+    let found = match climb(txn, who, id).await {
+        Ok(found) => found.ok_or(MetadataError::NoSuchFile(id))?,
+        Err(MetadataError::Forbidden(_)) => return Err(no_more(who)),
+        Err(error) => return Err(error),
+    };
+    check(who, &found, Rights::READ, &found.path).map_err(|_| no_more(who))
+}
+
+fn no_more(who: &Caller) -> MetadataError {
+    MetadataError::Denied {
         who: format!("user {}", who.name),
         what: "read this file any more",
-        remedy: "its owner or a superuser can grant it: strongroom fs chmod or setfacl",
-    })
+        remedy: "its owner or a superuser can grant it, or that of a directory above it: strongroom fs chmod or setfacl",
+    }
 }
 
 async fn readable<S: Store, E: EdekSource>(

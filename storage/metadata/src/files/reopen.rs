@@ -54,9 +54,12 @@ async fn reopen_in(
     settings: &Settings,
 ) -> Result<pb::WriteGrant, MetadataError> {
     if let Some(done) = call.answer(txn).await? {
-        // Unless the file was taken from him since.
+        // Unless the file was taken from him since, or the right to it.
         let (file, extent) = ids(&done)?;
         owned(txn, file, extent, &who.name).await?;
+        let found = climb(txn, who, file).await?;
+        let found = found.ok_or_else(|| MetadataError::NotFound(path.clone()))?;
+        check(who, &found, Rights::APPEND, path)?;
         return Ok(done);
     }
     let (found, body) = file_at(txn, who, path).await?;

@@ -72,7 +72,14 @@ impl Change {
         let mut default = entry.default_acl.as_ref().map(default_list).unwrap_or_default();
         let before = (access.clone(), default.clone());
         match self.kind {
-            AclChange::Replace => (access, default) = (self.access.clone(), self.default.clone()),
+            // As in HDFS and setfacl(1), a list of which nothing is named stays as it is.
+            AclChange::Replace => {
+                for (list, new) in [(&mut access, &self.access), (&mut default, &self.default)] {
+                    if !new.is_empty() {
+                        list.clone_from(new);
+                    }
+                }
+            }
             AclChange::Modify => {
                 merge(&mut access, &self.access);
                 merge(&mut default, &self.default);
@@ -94,7 +101,9 @@ impl Change {
             }
         }
         // As in HDFS: the mask of a list that stays as it is does, too.
-        let keeps = |changes: &List, was: &List, is: &List| changes.contains_key(&Tag::Mask) || was == is;
+        let keeps = |changes: &List, was: &List, is: &List| {
+            (self.kind != AclChange::Remove && changes.contains_key(&Tag::Mask)) || was == is
+        };
         let (mode, acl) = join(&access, keeps(&self.access, &before.0, &access))?;
         entry.mode = entry.mode & !0o777 | mode;
         entry.acl = acl;
@@ -188,7 +197,8 @@ fn default_list(default: &records::DefaultAcl) -> List {
     split(default.mode, default.acl.as_ref())
 }
 
-/// A list as a mode and what goes beyond it. Unless the mask `is_given`, it is what any of those that it limits has.
+/// A list as a mode and what goes beyond it. Unless the mask `is_given`, it is what any of those that it limits has: with
+/// nobody named that is what the group has, and nothing goes beyond the mode.
 fn join(list: &List, is_given: bool) -> Result<(u32, Option<records::Acl>), MetadataError> {
     let of = |tag: Tag| {
         let missing = || rule("user::, group:: and other:: are part of every ACL");
@@ -199,11 +209,12 @@ fn join(list: &List, is_given: bool) -> Result<(u32, Option<records::Acl>), Meta
     if names.len() > ACL_NAMES_MAX {
         return Err(rule(&format!("an ACL names at most {ACL_NAMES_MAX} users and groups")));
     }
-    if names.is_empty() {
+    let mask = list.get(&Tag::Mask).filter(|_| is_given).copied();
+    if names.is_empty() && mask.is_none() {
         return Ok((owner << 6 | group << 3 | other, None));
     }
     let all = names.iter().fold(group, |all, name| all | name.rights);
-    let mask = list.get(&Tag::Mask).filter(|_| is_given).copied().unwrap_or(all);
+    let mask = mask.unwrap_or(all);
     Ok((owner << 6 | mask << 3 | other, Some(records::Acl { group, names })))
 }
 
@@ -219,6 +230,12 @@ fn take(list: &mut List, tags: &List) -> Result<(), MetadataError> {
             ));
         }
         list.remove(tag);
+    }
+    let has_names = list.keys().any(|tag| matches!(tag, Tag::User(_) | Tag::Group(_)));
+    if has_names && tags.contains_key(&Tag::Mask) {
+        return Err(rule(
+            "a mask is part of every ACL that names users or groups; set it to what it is to allow, or remove those names",
+        ));
     }
     Ok(())
 }
@@ -340,6 +357,34 @@ mod tests {
             let change = Change::parse(kind, &list).expect("valid");
             change.apply(&mut changed).expect("possible");
             assert_eq!(masks(&changed), expected, "{kind:?} {entries:?}");
+        }
+    }
+
+    #[test]
+    fn a_mask_goes_with_the_names_that_it_limits_and_not_before() {
+        for (entries, allowed) in [
+            (vec!["mask::0"], false),
+            (vec!["mask::0", "default:user:bob:0"], false),
+            (vec!["user:bob:0", "mask::0"], true),
+            (vec!["default:mask::0", "default:user:bob:0"], true),
+        ] {
+            let list: Vec<_> = entries.iter().map(|text| entry(text)).collect();
+            let change = Change::parse(AclChange::Remove, &list).expect("valid");
+            assert_eq!(change.apply(&mut closed()).is_ok(), allowed, "{entries:?}");
+        }
+        let mut plain = records::Entry {
+            mode: 0o660,
+            ..records::Entry::default()
+        };
+        for (kind, text, group_bits) in [
+            (AclChange::Modify, "mask::4", 4),
+            (AclChange::Remove, "user:bob:0", 4),
+            (AclChange::Remove, "mask::0", 6),
+        ] {
+            let change = Change::parse(kind, &[entry(text)]).expect("valid");
+            change.apply(&mut plain).expect("possible");
+            assert_eq!(plain.mode, 0o600 | group_bits << 3, "{kind:?} {text}");
+            assert_eq!(plain.acl.is_some(), group_bits == 4, "{kind:?} {text}");
         }
     }
 }

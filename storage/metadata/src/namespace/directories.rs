@@ -32,6 +32,25 @@ struct Making {
     who: Caller,
 }
 
+impl Making {
+    /// The directory that is made under a name of `parent`: the one that was asked for, or another on the way to it.
+    fn made_in(&self, parent: &records::Entry, is_asked_for: bool) -> records::Entry {
+        if is_asked_for {
+            return born_in(parent, self.fresh.clone(), self.umask);
+        }
+        let fresh = records::Entry {
+            mode: 0o777,
+            ..self.fresh.clone()
+        };
+        let born = born_in(parent, fresh, self.umask);
+        // As in HDFS and mkdir(1): its maker has to be able to go on in it.
+        records::Entry {
+            mode: born.mode | 0o300,
+            ..born
+        }
+    }
+}
+
 /// Makes a directory; with `parents` also those above it, and a directory that exists is accepted.
 pub(crate) async fn make(
     store: &impl Store,
@@ -80,7 +99,8 @@ async fn make_in(txn: &mut impl Txn, path: &ZonePath, making: &Making) -> Result
             Some(found) => found,
             None if making.parents || position + 1 == depth => {
                 made = true;
-                add(txn, &at, name, making).await?
+                let fresh = making.made_in(&at.entry, position + 1 == depth);
+                add(txn, &at, name, fresh, &making.who)?
             }
             None => return Err(MetadataError::NotFound(at.path.join(name)?)),
         };
@@ -91,11 +111,17 @@ async fn make_in(txn: &mut impl Txn, path: &ZonePath, making: &Making) -> Result
     stat(txn, &at).await
 }
 
-async fn add(txn: &mut impl Txn, parent: &Found, name: &str, making: &Making) -> Result<Found, MetadataError> {
-    check(&making.who, parent, Rights::CHANGE, &parent.path.child(name)?)?;
+fn add(
+    txn: &mut impl Txn,
+    parent: &Found,
+    name: &str,
+    fresh: records::Entry,
+    who: &Caller,
+) -> Result<Found, MetadataError> {
+    check(who, parent, Rights::CHANGE, &parent.path.child(name)?)?;
     let entry = records::Entry {
         id: FileId::generate().into(),
-        ..born_in(&parent.entry, making.fresh.clone(), making.umask)
+        ..fresh
     };
     access::link(txn, parent.id, name, &entry)?;
     child(parent, name, entry)

@@ -29,6 +29,7 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
     core: &Core<S, E>,
     who: &Caller,
     call: &Call,
+    path: &ZonePath,
     asked: &pb::CreateZoneRequest,
     handed: &Attributes,
 ) -> Result<pb::Zone, MetadataError> {
@@ -48,7 +49,6 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
     let current = look_at_key(core, &key, zone).await?;
     // EDEKs are bound to the key's own name; an alias may name another key tomorrow.
     let key = current.key;
-    let path = ZonePath::parse(&asked.path)?;
     let record = records::Zone {
         root: FileId::from_bytes([0; 16]).into(),
         key_name: key.as_str().to_owned(),
@@ -59,7 +59,7 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
         frame_bytes: frame.bytes(),
     };
     let making = Making {
-        path,
+        path: path.clone(),
         zone,
         record,
         handed: handed.clone(),

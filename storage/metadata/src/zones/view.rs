@@ -1,6 +1,6 @@
 //! Looking at zones: one by path, or all in pages.
 
-use strongroom_kv::{Store, Txn};
+use strongroom_kv::{Reader, Store};
 use strongroom_proto::{ZoneId, ZonePath, metadata::v1 as pb};
 
 use super::source::EdekSource;
@@ -12,8 +12,8 @@ use crate::{
     schema::{access, counted, keys, records},
 };
 
-/// Zones in one page of a listing.
-const ZONES_PER_PAGE_MAX: usize = 1000;
+/// Zones looked at for one page of a listing.
+const LOOKED_AT_MAX: usize = 1000;
 
 /// The zone that holds `path`.
 pub(crate) async fn get<S: Store, E: EdekSource>(
@@ -32,41 +32,37 @@ pub(crate) async fn get<S: Store, E: EdekSource>(
     Ok(zone)
 }
 
-/// Zones with ids greater than `after` whose roots the caller may reach.
+/// Zones with ids greater than `after` whose roots the caller may reach, `limit` of those that are looked at for a page.
 pub(crate) async fn list<S: Store, E: EdekSource>(
     core: &Core<S, E>,
     who: &Caller,
     after: Option<ZoneId>,
     limit: usize,
 ) -> Result<pb::ListZonesResponse, MetadataError> {
-    let limit = limit.min(ZONES_PER_PAGE_MAX);
     let mut range = keys::zones();
     if let Some(after) = after {
         range = range.after(&keys::zone(after));
     }
-    let mut response = pb::ListZonesResponse::default();
-    loop {
-        let mut txn = core.store.begin().await?;
-        let found = access::page(&mut txn, &range, limit + 1).await?;
-        for (key, _) in &found {
-            let id = keys::zone_of(key).ok_or(MetadataError::Corrupt { what: "zone" })?;
-            // A zone whose directory was removed is gone, though its purge is still to come.
-            let Some((record, root)) = zone_root(&mut txn, who, id).await? else {
-                continue;
-            };
-            if response.zones.len() == limit {
-                response.more = true;
-                return Ok(response);
-            }
+    let mut view = core.store.snapshot().await?;
+    let found = access::page(&mut view, &range, LOOKED_AT_MAX).await?;
+    let mut listed = pb::ListZonesResponse::default();
+    for (position, (key, _)) in found.iter().enumerate() {
+        let id = keys::zone_of(key).ok_or(MetadataError::Corrupt { what: "zone" })?;
+        // A zone whose directory was removed is gone, though its purge is still to come.
+        if let Some((record, root)) = zone_root(&mut view, who, id).await? {
             let mut zone = wire_zone(id, &record, &root.path, core.stock.count(id));
-            zone.files = files(&mut txn, id).await?;
-            response.zones.push(zone);
+            zone.files = files(&mut view, id).await?;
+            listed.zones.push(zone);
         }
-        match found.last() {
-            Some((last, _)) if found.len() > limit => range = keys::zones().after(last),
-            _ => return Ok(response),
+        let is_last = position + 1 == found.len();
+        if listed.zones.len() == limit || is_last {
+            if !is_last || found.len() == LOOKED_AT_MAX {
+                listed.next = id.into();
+            }
+            break;
         }
     }
+    Ok(listed)
 }
 
 /// A zone without its file counts.
@@ -85,8 +81,8 @@ pub(crate) fn wire_zone(id: ZoneId, record: &records::Zone, path: &ZonePath, ede
 }
 
 /// How many files a zone has, by key version.
-async fn files(txn: &mut impl Txn, zone: ZoneId) -> Result<Vec<pb::VersionCount>, MetadataError> {
-    let counts = counted::files_by_version(txn, zone).await?;
+async fn files(reader: &mut impl Reader, zone: ZoneId) -> Result<Vec<pb::VersionCount>, MetadataError> {
+    let counts = counted::files_by_version(reader, zone).await?;
     let wire = counts.into_iter().map(|(version, files)| pb::VersionCount {
         key_version: version.0,
         files,
