@@ -47,6 +47,21 @@ pub(crate) fn answer_all<R>(requests: Vec<Request<R>>, outcome: &Result<(), Comm
     }
 }
 
+/// Transactions that are refused for what others of their batch do, and why. That holds once those have done it.
+pub(crate) type Refused<R> = Vec<(Request<R>, StoreError)>;
+
+/// Answers those that were refused, when it is known whether the batch that they were judged with `is_written`.
+pub(crate) fn answer_refused<R>(refused: Refused<R>, is_written: bool) {
+    for (request, error) in refused {
+        let outcome = if is_written {
+            error.into()
+        } else {
+            CommitError::Conflict
+        };
+        request.answer(Err(outcome));
+    }
+}
+
 /// The end of the queue that transactions come to. Dropping it lets the other end finish.
 pub(crate) struct Queue<R> {
     requests: mpsc::Sender<Request<R>>,

@@ -149,6 +149,28 @@ async fn a_commit_whose_answer_is_lost_is_told_as_it_ended() {
     }
 }
 
+/// On one thread both are in the queue before it is looked at, so that they are one batch.
+#[tokio::test]
+async fn what_is_refused_for_the_sake_of_another_is_refused_once_that_is_written() {
+    let cluster = Cluster::start();
+    let proxy = Proxy::start(cluster.port());
+    let store = open(cluster.fresh_url_at("127.0.0.1", proxy.port(), "sslmode=disable")).await;
+    let add = async |by: i64| {
+        let mut txn = store.begin().await.expect("begin");
+        txn.add(b"counter", by, 5);
+        txn
+    };
+    for (at_commit, happens) in [(AtCommit::LoseTheCommand, false), (AtCommit::LoseTheAnswer, true)] {
+        let (first, second) = (add(5).await, add(1).await);
+        proxy.next_commit(at_commit);
+        let (first, second) = tokio::join!(first.commit(), second.commit());
+        assert_eq!(first.is_ok(), happens, "{first:?}");
+        let second = second.expect_err("it is over the bound, or was told nothing");
+        let is_over = matches!(second, CommitError::Store(StoreError::CounterOver { .. }));
+        assert_eq!(is_over, happens, "{at_commit:?}: {second:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_commit_that_nobody_can_ask_about_is_unknown() {
     let cluster = Cluster::start();

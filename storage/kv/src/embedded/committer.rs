@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     CommitError, StoreError,
-    queue::{Queue, answer_all, batch},
+    queue::{Queue, Refused, answer_all, answer_refused, batch},
     writes::{Outcome, Writes},
 };
 
@@ -100,15 +100,22 @@ impl Worker {
             Ok(last) => last,
             Err(error) => return answer_all(batch, &Err(error.into())),
         };
-        let Judged { passed, outcome, .. } = self.judge(batch, last);
+        let Judged {
+            passed,
+            refused,
+            outcome,
+            ..
+        } = self.judge(batch, last);
         if passed.is_empty() {
-            return;
+            return answer_refused(refused, true);
         }
         let written = self.write(last + 1, &outcome);
         if let Err(error) = &written {
             tracing::error!(error = error as &dyn std::error::Error, "a commit failed");
         }
+        let is_written = written.is_ok();
         answer_all(passed, &written.map_err(CommitError::from));
+        answer_refused(refused, is_written);
     }
 
     /// The number of the last commit, if there is room on the disk for `batch`. A full disk is noticed here, before
@@ -124,7 +131,7 @@ impl Worker {
         self.file.sequence()
     }
 
-    /// Those whose reads still hold, each checked also against those before it. The others are answered.
+    /// Those whose reads still hold, each checked also against those before it. Those whose do not are answered.
     fn judge(&mut self, batch: Vec<Request>, last: u64) -> Judged {
         let window = self.window.get_or_insert_with(|| Window::after(last));
         let mut judged = Judged::default();
@@ -138,7 +145,7 @@ impl Worker {
                     window.record(last + 1, &request.writes);
                     judged.passed.push(request);
                 }
-                Err(error) => request.answer(Err(error.into())),
+                Err(error) => judged.refused.push((request, error)),
             }
         }
         judged
@@ -167,6 +174,7 @@ impl Worker {
 #[derive(Default)]
 struct Judged {
     passed: Vec<Request>,
+    refused: Refused<Seen>,
     outcome: Outcome,
     /// The state before the batch, once an addition asked for it.
     before: Option<Snapshot>,
@@ -208,4 +216,45 @@ fn apply(database: &Database, sequence: u64, outcome: &Outcome) -> Result<(), re
 fn disk_need_bytes(batch: &[Request]) -> u64 {
     let need = |request: &Request| request.bytes() as u64 * 2 + request.writes.len() as u64 * PATH_BYTES;
     DISK_RESERVE_BYTES + batch.iter().map(need).sum::<u64>()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{counter::Delta, writes::Write};
+
+    /// Two transactions of one batch: the second is refused for what the first adds.
+    #[tokio::test]
+    async fn what_is_refused_for_the_sake_of_another_is_refused_once_that_is_written() {
+        for is_written in [true, false] {
+            let dir = tempfile::tempdir().expect("a directory");
+            let file = Arc::new(DatabaseFile::open(&dir.path().join("store")).expect("a store"));
+            let (queue, mut requests) = Queue::new(StoreError::TooManyReads);
+            let add = |by| {
+                let seen = Seen {
+                    sequence: 0,
+                    reads: ReadSet::default(),
+                };
+                let delta = Write::Add(Delta { by, max: 5 });
+                queue.commit(seen, BTreeMap::from([(Bytes::from_static(b"c"), delta)]))
+            };
+            let judge = async {
+                let first = requests.recv().await.expect("the first");
+                let batch = batch(first, &mut requests);
+                let mut worker = Worker { window: None, file };
+                let judged = worker.judge(batch, 0);
+                assert_eq!((judged.passed.len(), judged.refused.len()), (1, 1));
+                let failed = CommitError::Store(StoreError::TooManyWrites);
+                answer_all(judged.passed, &if is_written { Ok(()) } else { Err(failed) });
+                answer_refused(judged.refused, is_written);
+            };
+            let (first, second, ()) = tokio::join!(add(5), add(1), judge);
+            assert_eq!(first.is_ok(), is_written);
+            let refusal = second.expect_err("it is over the bound, or was told nothing");
+            let is_over = matches!(refusal, CommitError::Store(StoreError::CounterOver { max: 5, .. }));
+            assert_eq!(is_over, is_written, "{refusal:?}");
+        }
+    }
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     CommitError,
-    queue::{Queue, answer_all, batch},
+    queue::{Queue, Refused, answer_all, answer_refused, batch},
     writes::{Outcome, Write, Writes},
 };
 
@@ -77,18 +77,20 @@ async fn commit(connections: &Connections, held: Option<Connection>, batch: Vec<
             return None;
         }
     };
-    let (passed, outcome) = match Found::look(&mut head, &batch).await {
+    let judged = match Found::look(&mut head, &batch).await {
         Ok(found) => judge(batch, &found, head.seq),
         Err(error) => {
             answer_all(batch, &Err(error));
             return None;
         }
     };
-    if passed.is_empty() {
+    if judged.passed.is_empty() {
+        answer_refused(judged.refused, true);
         return None;
     }
-    let written = head.commit(connections, &outcome).await;
-    answer_all(passed, &written.as_ref().map(|_| ()).map_err(Clone::clone));
+    let written = head.commit(connections, &judged.outcome).await;
+    answer_all(judged.passed, &written.as_ref().map(|_| ()).map_err(Clone::clone));
+    answer_refused(judged.refused, written.is_ok());
     written.ok().flatten()
 }
 
@@ -113,21 +115,29 @@ impl Found {
     }
 }
 
-/// Those whose reads still hold, each checked also against those before it, and what they leave. The others are answered.
-fn judge(batch: Vec<Request>, found: &Found, seq: i64) -> (Vec<Request>, Outcome) {
-    let mut outcome = Outcome::default();
-    let mut passed = Vec::with_capacity(batch.len());
+/// A batch as far as it can be committed.
+#[derive(Default)]
+struct Judged {
+    passed: Vec<Request>,
+    refused: Refused<Seen>,
+    outcome: Outcome,
+}
+
+/// Those whose reads still hold, each checked also against those before it, and what they leave. Those whose do not are answered.
+fn judge(batch: Vec<Request>, found: &Found, seq: i64) -> Judged {
+    let mut judged = Judged::default();
     for request in batch {
         let Seen { snapshot, reads } = &request.seen;
         let holds = *snapshot + 1 == seq || reads.still_holds(&found.state, *snapshot);
-        if !holds || reads.meets(&outcome) {
+        if !holds || reads.meets(&judged.outcome) {
             request.answer(Err(CommitError::Conflict));
             continue;
         }
-        match outcome.take(&request.writes, |key| Ok(found.counters.get(key).cloned())) {
-            Ok(()) => passed.push(request),
-            Err(error) => request.answer(Err(error.into())),
+        let before = |key: &Bytes| Ok(found.counters.get(key).cloned());
+        match judged.outcome.take(&request.writes, before) {
+            Ok(()) => judged.passed.push(request),
+            Err(error) => judged.refused.push((request, error)),
         }
     }
-    (passed, outcome)
+    judged
 }
