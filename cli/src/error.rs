@@ -86,7 +86,8 @@ impl From<Reason> for Exit {
             | Reason::CrossZone
             | Reason::InvalidMove
             | Reason::LeaseLost
-            | Reason::LeaseHeld => Self::Conflict,
+            | Reason::LeaseHeld
+            | Reason::FileChanged => Self::Conflict,
             Reason::TokenRefused | Reason::StoreFailed | Reason::Internal => Self::Failed,
         }
     }

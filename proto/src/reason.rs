@@ -101,6 +101,8 @@ reasons! {
     LeaseLost = "lease-lost" => FailedPrecondition,
     /// Somebody else is writing the file.
     LeaseHeld = "lease-held" => FailedPrecondition,
+    /// The file was changed while it was rewritten.
+    FileChanged = "file-changed" => Aborted,
     /// The file's blocks or EDEK are not what the client proved them to be.
     ManifestInvalid = "manifest-invalid" => DataLoss,
 

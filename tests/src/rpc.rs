@@ -26,6 +26,7 @@ impl Dev {
     pub async fn open(&self, path: &str) -> Result<metadata::OpenedFile, Failure> {
         let request = metadata::OpenFileRequest {
             path: path.as_bytes().to_vec().into(),
+            ..metadata::OpenFileRequest::default()
         };
         Ok(self.files().open_file(request).await?.into_inner())
     }

@@ -135,7 +135,13 @@ impl Load {
             Operation::Create => self.create(&self.fresh(client)).await,
             Operation::Open => {
                 let path = looked_at.into();
-                let opened = self.files().open_file(pb::OpenFileRequest { path }).await;
+                let opened = self
+                    .files()
+                    .open_file(pb::OpenFileRequest {
+                        path,
+                        ..pb::OpenFileRequest::default()
+                    })
+                    .await;
                 assert!(opened.expect("opened").into_inner().edek.is_some());
             }
             Operation::Stat => {

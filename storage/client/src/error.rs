@@ -69,7 +69,7 @@ pub enum FsError {
         troubles: Vec<NodeTrouble>,
     },
     /// A block is not in the file any more.
-    #[error("{path} was cut short while it was read; open it again")]
+    #[error("{path} was cut short or changed while it was read; open it again")]
     CutShort {
         /// The file.
         path: ZonePath,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use strongroom_dataplane::{DataKey, ExtentKey, ExtentSealer, Geometry, ManifestExtent, SealError, UnsealedBlock};
-use strongroom_proto::{BlockId, NodeId, ZonePath, limits::BLOCKS_PER_CALL_MAX, metadata::v1 as pb};
+use strongroom_proto::{BlockId, FileId, NodeId, ZonePath, limits::BLOCKS_PER_CALL_MAX, metadata::v1 as pb};
 use tokio::task::JoinSet;
 
 use crate::{FsError, ZoneFs, lease::Lease, nodes::SealedBlock, random, replicate::replicate};
@@ -41,16 +41,17 @@ pub(crate) struct Ended {
 }
 
 impl ExtentWriter {
-    /// An extent under a key of its own: nobody ever drew its salt before.
+    /// An extent of `file` under a key of its own: nobody ever drew its salt before.
     pub(crate) fn new(
         fs: ZoneFs,
         path: ZonePath,
         lease: Arc<Lease>,
         dek: &DataKey<'_>,
+        file: FileId,
         geometry: Geometry,
     ) -> Result<Self, FsError> {
         let salt = random::bytes()?;
-        let key = ExtentKey::derive(dek, lease.file().as_bytes(), &salt, geometry);
+        let key = ExtentKey::derive(dek, file.as_bytes(), &salt, geometry);
         Ok(Self {
             fs,
             path,

@@ -17,6 +17,7 @@ mod opening;
 mod random;
 mod reader;
 mod replicate;
+mod rewrite;
 mod stream;
 mod values;
 mod writer;

@@ -59,6 +59,7 @@ impl Metadata {
         files.reopen_file(ReopenFileRequest) -> ReopenedFile;
         files.recover_file(RecoverFileRequest) -> RecoverFileResponse;
         files.abandon_file(AbandonFileRequest) -> AbandonFileResponse;
+        files.rewrite_file(RewriteFileRequest) -> RewritingFile;
         files.open_file(OpenFileRequest) -> OpenedFile;
         files.list_blocks(ListBlocksRequest) -> ListBlocksResponse;
         zones.create_zone(CreateZoneRequest) -> Zone;

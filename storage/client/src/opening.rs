@@ -11,14 +11,22 @@ pub(crate) struct Opening {
     pub(crate) stat: Stat,
     pub(crate) edek: Edek,
     pub(crate) blocks: Option<pb::ListBlocksResponse>,
+    /// The generation since which the file has these bytes, by the metadata service's word.
+    pub(crate) same_since: u64,
     manifest: Manifest,
     code: Bytes,
 }
 
 impl Opening {
+    /// What is said of the file that was asked for as `path`.
     pub(crate) fn parse(path: &ZonePath, wire: pb::OpenedFile) -> Result<Self, FsError> {
         let missing = |what| move || FsError::metadata_contradiction(what);
-        let stat = Stat::try_from(wire.stat.ok_or_else(missing("it says nothing about the file"))?)?;
+        let mut stat = wire.stat.ok_or_else(missing("it says nothing about the file"))?;
+        if stat.path.is_empty() {
+            // A rename further up moved it where no path leads.
+            stat.path = path.into();
+        }
+        let stat = Stat::try_from(stat)?;
         let edek = wire.edek.ok_or_else(missing("it gives no EDEK"))?;
         let geometry = Geometry::new(wire.frame_bytes, wire.block_bytes).map_err(|source| FsError::Geometry {
             path: path.clone(),
@@ -33,9 +41,15 @@ impl Opening {
             stat,
             edek: Edek::try_from(edek).map_err(FsError::metadata_answer)?,
             blocks: wire.blocks,
+            same_since: wire.same_since,
             manifest,
             code: wire.manifest_mac,
         })
+    }
+
+    /// The generation of the file's manifest.
+    pub(crate) fn generation(&self) -> u64 {
+        self.manifest.generation()
     }
 
     /// The file's manifest, which a holder of its DEK made for this file and this length.

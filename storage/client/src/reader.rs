@@ -3,6 +3,7 @@ use std::{mem, sync::Arc};
 use bytes::Bytes;
 use strongroom_dataplane::{DataKey, ExtentKey, FrameRun, Geometry, Manifest, ManifestExtent, Runs};
 use strongroom_proto::{BlockId, ExtentId, Failure, FileId, Reason, block::v1 as block_pb, transport::Pauses};
+use tokio::sync::OnceCell;
 
 use crate::{
     ByteStream, FsError, NodeTrouble, Stat, ZoneFs,
@@ -25,6 +26,10 @@ struct OpenFile {
     geometry: Geometry,
     extents: Vec<OpenExtent>,
     map: BlockMap,
+    generation: u64,
+    same_since: u64,
+    /// The same bytes, once the file is known to be rewritten.
+    successor: OnceCell<FileReader>,
 }
 
 struct OpenExtent {
@@ -63,9 +68,12 @@ impl FileReader {
             file: Arc::new(OpenFile {
                 fs,
                 geometry: manifest.geometry(),
+                generation: manifest.generation(),
                 stat: opening.stat,
                 extents,
                 map,
+                same_since: opening.same_since,
+                successor: OnceCell::new(),
             }),
         })
     }
@@ -197,8 +205,7 @@ impl OpenFile {
         loop {
             let page = self.map.page(block, extent.blocks, stale).await?;
             if !page.has(block.index) {
-                let path = self.stat.path.clone();
-                return Err(FsError::CutShort { path });
+                return self.fetch_rewritten(extent, &piece.run).await;
             }
             let troubles = match self.read_any(&page, block, extent, &piece.run, &mut out).await {
                 Ok(()) => return Ok(Bytes::from(out).slice(piece.run.wanted_range())),
@@ -220,6 +227,30 @@ impl OpenFile {
                 });
             }
         }
+    }
+
+    /// The wanted bytes of a run from what the file was rewritten to since.
+    async fn fetch_rewritten(&self, extent: &OpenExtent, run: &FrameRun) -> Result<Bytes, FsError> {
+        let successor = self.successor.get_or_try_init(|| self.open_rewritten()).await?;
+        let wanted = run.wanted_range();
+        let first = u64::from(run.first_frame) * u64::from(self.geometry.frame_bytes());
+        let start = extent.start + first + wanted.start as u64;
+        let mut buf = vec![0; wanted.len()];
+        let read = Box::pin(successor.read_at(start, &mut buf)).await?;
+        buf.truncate(read);
+        Ok(buf.into())
+    }
+
+    /// The file as it is now, if it has the bytes that it had.
+    async fn open_rewritten(&self) -> Result<FileReader, FsError> {
+        let again = self.fs.open_again(&self.stat.path, self.stat.file_id).await?;
+        let is_same = again.file.same_since <= self.generation && again.len() == self.stat.length;
+        if is_same && again.file.generation > self.generation {
+            return Ok(again);
+        }
+        Err(FsError::CutShort {
+            path: self.stat.path.clone(),
+        })
     }
 
     /// Tries the block's replicas in turn until one gives frames that open.

@@ -73,7 +73,8 @@ impl FileWriter {
         geometry: Geometry,
     ) -> Result<Self, FsError> {
         let dek = DataKey::new(dek.expose_256()?);
-        let extent = ExtentWriter::new(fs.clone(), path.clone(), Arc::clone(&lease), &dek, geometry)?;
+        let file = lease.file();
+        let extent = ExtentWriter::new(fs.clone(), path.clone(), Arc::clone(&lease), &dek, file, geometry)?;
         Ok(Self {
             geometry,
             manifest_key: ManifestKey::derive(&dek, lease.file().as_bytes()),
@@ -253,6 +254,7 @@ impl FileWriter {
             self.path.clone(),
             Arc::clone(&self.lease),
             &dek,
+            self.lease.file(),
             self.geometry,
         )
     }

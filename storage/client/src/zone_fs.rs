@@ -6,7 +6,7 @@ use std::sync::{
 use strongroom_dataplane::{DataKey, Geometry};
 use strongroom_kms_unwrap::{Dek, UnwrapClient};
 use strongroom_proto::{
-    DataSuite, Edek, JobId, KeyName, KeyVersion, RequestId, ZoneId, ZonePath,
+    DataSuite, Edek, FileId, JobId, KeyName, KeyVersion, RequestId, ZoneId, ZonePath,
     metadata::v1 as pb,
     proof::SignedProof,
     transport::{Remotes, Repeat, TlsIdentity, UserName, retry},
@@ -272,7 +272,23 @@ impl ZoneFs {
     /// `not-found` or `is-a-directory`; [`FsError::Unwrap`] if the key service does not let this user have the
     /// file's key; [`FsError::Manifest`] if the file was tampered with.
     pub async fn open(&self, path: &ZonePath) -> Result<FileReader, FsError> {
-        let request = pb::OpenFileRequest { path: path.into() };
+        let request = pb::OpenFileRequest {
+            path: path.into(),
+            ..pb::OpenFileRequest::default()
+        };
+        self.reader(path, request).await
+    }
+
+    /// Opens a file again that was at `path` when it was opened first.
+    pub(crate) async fn open_again(&self, path: &ZonePath, id: FileId) -> Result<FileReader, FsError> {
+        let request = pb::OpenFileRequest {
+            file_id: id.into(),
+            ..pb::OpenFileRequest::default()
+        };
+        self.reader(path, request).await
+    }
+
+    async fn reader(&self, path: &ZonePath, request: pb::OpenFileRequest) -> Result<FileReader, FsError> {
         let opened = retry(Repeat::Harmless, || self.metadata().open_file(request.clone())).await?;
         let opening = Opening::parse(path, opened)?;
         let dek = self.unwrap(path, &opening.edek).await?;
@@ -428,11 +444,7 @@ impl ZoneFs {
         file: Option<pb::OpenedFile>,
         from: Option<u64>,
     ) -> Result<FileWriter, FsError> {
-        let mut file = file.ok_or_else(|| FsError::metadata_contradiction("it says nothing about the file"))?;
-        if let Some(stat) = file.stat.as_mut().filter(|stat| stat.path.is_empty()) {
-            // A rename further up moved it meanwhile where no path leads.
-            stat.path = path.into();
-        }
+        let file = file.ok_or_else(|| FsError::metadata_contradiction("it says nothing about the file"))?;
         let opening = Opening::parse(path, file)?;
         if opening.stat.file_id != lease.file() {
             return Err(FsError::metadata_contradiction("it grants another file"));
@@ -441,7 +453,7 @@ impl ZoneFs {
         FileWriter::reopen(self.clone(), path.clone(), lease, &opening, &dek, from)
     }
 
-    fn lease(&self, grant: Option<pb::WriteGrant>) -> Result<Arc<Lease>, FsError> {
+    pub(crate) fn lease(&self, grant: Option<pb::WriteGrant>) -> Result<Arc<Lease>, FsError> {
         let grant = grant.ok_or_else(|| FsError::metadata_contradiction("it grants nothing"))?;
         let grant = Grant::try_from(grant).map_err(FsError::metadata_answer)?;
         Ok(Arc::new(Lease::new(self.metadata().clone(), grant)))

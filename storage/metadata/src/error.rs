@@ -147,6 +147,9 @@ pub enum MetadataError {
         /// Until the lease ends, in seconds.
         left_s: u64,
     },
+    /// A file is not what it was when its rewriting began.
+    #[error("{0} was changed while it was rewritten, and stays as it was changed; rewrite it again")]
+    Changed(ZonePath),
     /// What the client says of a file does not fit what is recorded.
     #[error("file {file}: {rule}")]
     Manifest {
@@ -260,6 +263,7 @@ impl MetadataError {
                 Reason::KeyInUse
             }
             Self::OlderVersion { .. } => Reason::KeyVersionUnusable,
+            Self::Changed(_) => Reason::FileChanged,
             Self::TooFewNodes { .. } => Reason::TooFewNodes,
             Self::StaleEdek { .. } => Reason::Overloaded,
         }

@@ -32,6 +32,7 @@ enum Operation {
     LeaveOpen { zone: u8, name: u8 },
     Abandon,
     Reopen { zone: u8, name: u8 },
+    Rewrite { zone: u8, name: u8 },
     Publish { length: u8, cut: bool, go_on: bool },
     Recover { zone: u8, name: u8 },
     Rename { zone: u8, from: u8, to: u8 },
@@ -50,6 +51,7 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
         2 => (zone.clone(), name.clone()).prop_map(|(zone, name)| Operation::LeaveOpen { zone, name }),
         1 => proptest::strategy::Just(Operation::Abandon),
         3 => (zone.clone(), name.clone()).prop_map(|(zone, name)| Operation::Reopen { zone, name }),
+        3 => (zone.clone(), name.clone()).prop_map(|(zone, name)| Operation::Rewrite { zone, name }),
         4 => (0..3_u8, any::<bool>(), any::<bool>())
             .prop_map(|(length, cut, go_on)| Operation::Publish { length, cut, go_on }),
         1 => (zone.clone(), name.clone()).prop_map(|(zone, name)| Operation::Recover { zone, name }),
@@ -128,6 +130,8 @@ struct Writer {
     grant: pb::WriteGrant,
     extents: Vec<pb::Extent>,
     generation: u64,
+    /// Of the file, if it is rewritten.
+    length: Option<u64>,
 }
 
 impl Writer {
@@ -136,6 +140,17 @@ impl Writer {
             grant,
             extents: Vec::new(),
             generation: 0,
+            length: None,
+        }
+    }
+
+    fn of_second(begun: pb::RewritingFile) -> Self {
+        let file = begun.file.expect("the file");
+        Self {
+            grant: begun.body.and_then(|body| body.grant).expect("a grant"),
+            extents: Vec::new(),
+            generation: file.generation,
+            length: file.stat.map(|stat| stat.length),
         }
     }
 
@@ -145,6 +160,7 @@ impl Writer {
             grant: reopened.grant.expect("a grant"),
             extents: file.extents,
             generation: file.generation,
+            length: None,
         }
     }
 
@@ -156,12 +172,13 @@ impl Writer {
                 last.visible = last.visible.div_ceil(2);
             }
         }
-        let mut request = commit_request(&self.grant, blocks * BLOCK_BYTES, &["n1", "n2"]);
+        let length = self.length.unwrap_or(blocks * BLOCK_BYTES);
+        let mut request = commit_request(&self.grant, length, &["n1", "n2"]);
         self.extents.append(&mut request.extents);
         self.generation += 1;
         request.extents.clone_from(&self.extents);
         request.generation = self.generation;
-        request.go_on = go_on;
+        request.go_on = go_on && self.length.is_none();
         let done = world.user("alice").files.commit_file(request).await.ok()?;
         self.grant = done.into_inner().grant?;
         Some(self)
@@ -203,6 +220,10 @@ async fn run(world: &mut World, open: &mut Vec<Writer>, operation: &Operation) {
         Operation::Reopen { zone, name } => {
             let reopened = world.reopen(&path(zone, name)).await.ok();
             open.extend(reopened.map(Writer::of_old));
+        }
+        Operation::Rewrite { zone, name } => {
+            let begun = world.rewrite(&path(zone, name)).await.ok();
+            open.extend(begun.map(Writer::of_second));
         }
         Operation::Publish { length, cut, go_on } => {
             if let Some(writer) = open.pop() {

@@ -26,7 +26,14 @@ async fn paths_that_break_a_rule_are_refused_with_the_rule() {
         let path = bytes::Bytes::copy_from_slice(path);
         let failures = [
             refused(namespace.get_stat(pb::GetStatRequest { path: path.clone() }).await),
-            refused(files.open_file(pb::OpenFileRequest { path: path.clone() }).await),
+            refused(
+                files
+                    .open_file(pb::OpenFileRequest {
+                        path: path.clone(),
+                        ..pb::OpenFileRequest::default()
+                    })
+                    .await,
+            ),
             refused(
                 namespace
                     .remove(pb::RemoveRequest {

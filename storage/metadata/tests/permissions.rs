@@ -26,6 +26,7 @@ enum Operation {
     List,
     Read,
     Reopen,
+    Rewrite,
     Create,
     Overwrite,
     MakeDirectory,
@@ -39,11 +40,12 @@ enum Operation {
     SetOwner,
 }
 
-const OPERATIONS: [Operation; 15] = [
+const OPERATIONS: [Operation; 16] = [
     Operation::Stat,
     Operation::List,
     Operation::Read,
     Operation::Reopen,
+    Operation::Rewrite,
     Operation::Create,
     Operation::Overwrite,
     Operation::MakeDirectory,
@@ -67,7 +69,7 @@ fn expected(operation: Operation, actor: &str, mode: u32) -> bool {
         Operation::Stat => passes,
         Operation::List => directory & 5 == 5,
         Operation::Read => passes && file & 4 == 4,
-        Operation::Reopen => passes && file & 6 == 6,
+        Operation::Reopen | Operation::Rewrite => passes && file & 6 == 6,
         Operation::Create | Operation::MakeDirectory => changes,
         Operation::Overwrite => takes && file & 2 == 2,
         Operation::Remove | Operation::RenameOut | Operation::RenameOver => takes,
@@ -156,10 +158,18 @@ async fn attempt(world: &World, operation: Operation, actor: &str, directory: &s
         }
         Operation::Read => {
             let path = file.into();
-            let opened = world.user(actor).files.open_file(pb::OpenFileRequest { path }).await;
+            let opened = world
+                .user(actor)
+                .files
+                .open_file(pb::OpenFileRequest {
+                    path,
+                    ..pb::OpenFileRequest::default()
+                })
+                .await;
             opened.map(drop).map_err(Failure::from)
         }
         Operation::Reopen => reopen(world, actor, &file).await,
+        Operation::Rewrite => rewrite(world, actor, &file).await,
         Operation::Create => create(world, actor, &format!("{directory}/new"), false).await,
         Operation::Overwrite => create(world, actor, &file, true).await,
         Operation::MakeDirectory => {
@@ -253,6 +263,15 @@ async fn reopen(world: &World, actor: &str, path: &str) -> Result<(), Failure> {
     };
     let reopened = world.user(actor).files.reopen_file(request).await?.into_inner();
     abandon(world, actor, reopened.grant.expect("a grant")).await
+}
+
+async fn rewrite(world: &World, actor: &str, path: &str) -> Result<(), Failure> {
+    let request = pb::RewriteFileRequest {
+        path: path.to_owned().into(),
+        ..pb::RewriteFileRequest::default()
+    };
+    let begun = world.user(actor).files.rewrite_file(request).await?.into_inner();
+    abandon(world, actor, begun.body.and_then(|body| body.grant).expect("a grant")).await
 }
 
 async fn abandon(world: &World, actor: &str, grant: pb::WriteGrant) -> Result<(), Failure> {
@@ -888,7 +907,10 @@ async fn acls_decide_over_the_wire_and_are_inherited() {
         let opened = world
             .user(actor)
             .files
-            .open_file(pb::OpenFileRequest { path: path.into() })
+            .open_file(pb::OpenFileRequest {
+                path: path.into(),
+                ..pb::OpenFileRequest::default()
+            })
             .await;
         assert_eq!(opened.is_ok(), may, "{actor}");
     }

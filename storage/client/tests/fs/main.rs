@@ -2,4 +2,5 @@
 
 mod files;
 mod growing;
+mod rewriting;
 mod stand_ins;

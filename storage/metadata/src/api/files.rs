@@ -5,7 +5,7 @@ use strongroom_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Api, file_id, new_mode, parse};
+use super::{Api, file_id, new_mode, optional_id, parse};
 use crate::{
     error::MetadataError,
     files::{
@@ -15,6 +15,7 @@ use crate::{
         lease::{abandon, dead_ms},
         read,
         reopen::{recover, reopen},
+        rewrite::{Rewriting, begin},
     },
     schema::records,
     zones::source::EdekSource,
@@ -58,6 +59,7 @@ impl<S: Store, E: EdekSource> Files for Api<S, E> {
         };
         let extents = asked.extents.into_iter().map(parse_extent);
         let lease_expires_ms = call.now_ms() + self.core.settings.lease_ms;
+        let dead_ms = dead_ms(call.now_ms(), &self.core.settings);
         let finished = Commit {
             call,
             file,
@@ -69,6 +71,7 @@ impl<S: Store, E: EdekSource> Files for Api<S, E> {
             manifest_mac: asked.manifest_mac,
             mtime_ms: asked.mtime_ms,
             lease_expires_ms: asked.go_on.then_some(lease_expires_ms),
+            dead_ms,
         };
         Ok(Response::new(commit(&self.core, finished).await?))
     }
@@ -104,10 +107,28 @@ impl<S: Store, E: EdekSource> Files for Api<S, E> {
         Ok(Response::new(recover(&self.core, call, &path, &who).await?))
     }
 
+    async fn rewrite_file(
+        &self,
+        request: Request<pb::RewriteFileRequest>,
+    ) -> Result<Response<pb::RewritingFile>, Status> {
+        let who = self.caller(&request, "rewrite files")?;
+        let asked = request.into_inner();
+        let rewriting = Rewriting {
+            call: self.call("rewrite_file", &who.name, &asked.request_id, &asked)?,
+            path: parse(&asked.path)?,
+            who,
+        };
+        Ok(Response::new(begin(&self.core, rewriting).await?))
+    }
+
     async fn open_file(&self, request: Request<pb::OpenFileRequest>) -> Result<Response<pb::OpenedFile>, Status> {
         let who = self.caller(&request, "open files")?;
-        let path = parse(&request.get_ref().path)?;
-        Ok(Response::new(read::open(&self.core, &path, &who).await?))
+        let asked = request.get_ref();
+        let which = match optional_id(&asked.file_id)? {
+            Some(id) => read::Which::Id(id),
+            None => read::Which::At(parse(&asked.path)?),
+        };
+        Ok(Response::new(read::open(&self.core, &which, &who).await?))
     }
 
     async fn list_blocks(

@@ -10,6 +10,7 @@ use strongroom_proto::{
 use super::{
     create::write_grant,
     lease::{lost, owned},
+    rewrite::unchanged,
     sealed_bytes,
 };
 use crate::{
@@ -98,9 +99,13 @@ async fn add_in(
     open.lease_expires_ms = lease_expires_ms;
     record(txn, file, &mut open, report).await?;
     access::put(txn, &keys::open_file(file), &open);
-    let edek = match open.generation {
-        0 => open.edek,
-        _ => {
+    let edek = match (&open.replaces, open.generation) {
+        (Some(replaced), _) => {
+            unchanged(txn, who, replaced).await?;
+            open.edek
+        }
+        (None, 0) => open.edek,
+        (None, _) => {
             let removed = || lost(file, &who.name, "it was removed");
             let found = climb(txn, who, file).await?.ok_or_else(removed)?;
             check_writing(who, &found)?;

@@ -9,6 +9,7 @@ use super::{
     create::{check_room, ids, write_grant},
     lease::{lost, owned},
     manifest::{self, kept},
+    rewrite,
 };
 use crate::{
     answers::Call,
@@ -41,6 +42,8 @@ pub(crate) struct Commit {
     pub(crate) mtime_ms: u64,
     /// For how long the writer goes on, if he does.
     pub(crate) lease_expires_ms: Option<u64>,
+    /// When another writer, from whom the file is taken, can store blocks no more.
+    pub(crate) dead_ms: u64,
 }
 
 /// Publishes a file.
@@ -76,9 +79,10 @@ async fn commit_in(txn: &mut impl Txn, commit: &Commit, next: ExtentId) -> Resul
     if let Some(report) = &commit.report {
         record(txn, commit.file, &mut open, report).await?;
     }
-    let (found, body) = match open.generation {
-        0 => publish(txn, commit, &open).await?,
-        _ => update(txn, commit, &open).await?,
+    let (found, body) = match (&open.replaces, open.generation) {
+        (Some(replaced), _) => rewrite::put_in_place(txn, commit, &open, replaced).await?,
+        (None, 0) => publish(txn, commit, &open).await?,
+        (None, _) => update(txn, commit, &open).await?,
     };
     drop_unused(txn, commit, &open);
     let done = pb::CommittedFile {
@@ -128,6 +132,8 @@ async fn publish(
         extents: commit.extents.clone(),
         manifest_mac: commit.manifest_mac.clone(),
         generation: commit.generation,
+        dek_ms: open.dek_ms,
+        same_since: 0,
     };
     let fresh = records::Entry {
         id: commit.file.into(),
@@ -161,6 +167,7 @@ async fn update(
     body.extents.clone_from(&commit.extents);
     body.manifest_mac.clone_from(&commit.manifest_mac);
     body.generation = commit.generation;
+    body.same_since = 0;
     found.entry.mtime_ms = commit.mtime_ms;
     found.entry.file = Some(body.size());
     access::put(txn, &keys::body(commit.file), &body);

@@ -1,7 +1,6 @@
 //! Opening a new file for writing: an EDEK from the zone's stock, a lease, and nothing to see yet.
 
-use bytes::Bytes;
-use strongroom_kv::{Store, Txn};
+use strongroom_kv::{Reader, Store, Txn};
 use strongroom_proto::{
     Edek, ExtentId, FileId, FrameSize, KeyName, KeyVersion, ZoneId, ZonePath,
     capability::Right,
@@ -25,7 +24,7 @@ use crate::{
 };
 
 /// How often a create starts over because the zone changed while it waited for an EDEK (HDFS' figure).
-const TRIES_MAX: usize = 10;
+pub(super) const TRIES_MAX: usize = 10;
 /// Nodes named to a writer: enough to go round those that fail, few enough for a message.
 const TARGETS_MAX: usize = 32;
 
@@ -39,14 +38,55 @@ pub(crate) struct Creation {
     pub(crate) who: Caller,
 }
 
-/// The zone that a new file falls into, as far as creating needs it.
+/// Where a new file comes, and what its zone gives it.
 struct Place {
     slot: Slot,
-    zone: ZoneId,
-    key: KeyName,
-    version_min: KeyVersion,
-    data_suite: String,
-    frame: FrameSize,
+    terms: Terms,
+}
+
+/// What a zone gives a new body.
+pub(super) struct Terms {
+    pub(super) zone: ZoneId,
+    pub(super) key: KeyName,
+    pub(super) version_min: KeyVersion,
+    pub(super) data_suite: String,
+    pub(super) frame: FrameSize,
+}
+
+impl Terms {
+    /// Those of the zone `at`, which holds `path`.
+    pub(super) async fn of(txn: &mut impl Reader, at: Option<&ZoneAt>, path: &ZonePath) -> Result<Self, MetadataError> {
+        let at = at.ok_or_else(|| MetadataError::NotInZone(path.clone()))?;
+        let zone = access::zone(txn, at.id).await?;
+        let zone = zone.ok_or(MetadataError::Corrupt { what: "zone" })?;
+        Ok(Self {
+            zone: at.id,
+            key: zone.key_name.parse()?,
+            version_min: KeyVersion(zone.version_min),
+            data_suite: zone.data_suite,
+            frame: FrameSize::from_wire(zone.frame_bytes)?,
+        })
+    }
+
+    /// What these terms say of a body that is begun in `extent`.
+    pub(super) fn open(&self, edek: &Edek, extent: ExtentId) -> records::OpenFile {
+        records::OpenFile {
+            edek: Some(edek.clone().into()),
+            data_suite: self.data_suite.clone(),
+            frame_bytes: self.frame.bytes(),
+            block_bytes: BLOCK_BYTES,
+            extents: vec![records::OpenExtent {
+                extent_id: extent.into(),
+                ..records::OpenExtent::default()
+            }],
+            ..records::OpenFile::default()
+        }
+    }
+
+    /// Whether a body may have this EDEK.
+    pub(super) fn allow(&self, edek: &Edek) -> bool {
+        self.zone == edek.zone && edek.version >= self.version_min
+    }
 }
 
 /// Opens a file for writing.
@@ -57,15 +97,16 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
     let mut version_min = KeyVersion(0);
     for _ in 0..TRIES_MAX {
         let mut txn = core.store.begin().await?;
-        if let Some(done) = kept(&mut txn, &creation).await? {
+        if let Some(done) = kept(&mut txn, &creation.call, &creation.who).await? {
             return granted(core, done, &creation.who.name);
         }
-        let place = place(&mut txn, &creation).await?;
+        let Place { terms, .. } = place(&mut txn, &creation).await?;
         drop(txn);
         core.cluster.check_enough()?;
-        version_min = place.version_min;
-        let edek = core.stock.take(place.zone, &place.key, version_min).await?;
-        let lease_expires_ms = core.clock.now_ms() + core.settings.lease_ms;
+        version_min = terms.version_min;
+        let edek = core.stock.take(terms.zone, &terms.key, version_min).await?;
+        let dek_ms = core.clock.now_ms();
+        let lease_expires_ms = dek_ms + core.settings.lease_ms;
         let (file, extent) = (FileId::generate(), ExtentId::generate());
         let recorded = transact!(&core.store, [creation, edek], |txn| record(
             txn,
@@ -73,7 +114,7 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
             &edek,
             file,
             extent,
-            lease_expires_ms
+            (dek_ms, lease_expires_ms)
         ))
         .await?;
         if let Some(created) = recorded {
@@ -84,17 +125,21 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
 }
 
 /// The answer to the same request before, unless its file was given up since: nobody would delete what is stored of it now.
-async fn kept(txn: &mut impl Txn, creation: &Creation) -> Result<Option<pb::CreatedFile>, MetadataError> {
-    let done: Option<pb::CreatedFile> = creation.call.answer(txn).await?;
+pub(super) async fn kept(
+    txn: &mut impl Txn,
+    call: &Call,
+    who: &Caller,
+) -> Result<Option<pb::CreatedFile>, MetadataError> {
+    let done: Option<pb::CreatedFile> = call.answer(txn).await?;
     if let Some(grant) = done.as_ref().and_then(|done| done.grant.as_ref()) {
         let (file, extent) = ids(grant)?;
-        owned(txn, file, extent, &creation.who.name).await?;
+        owned(txn, file, extent, &who.name).await?;
     }
     Ok(done)
 }
 
 /// Puts a whole grant in the place of one that has nothing but the ids.
-fn granted<S, E>(
+pub(super) fn granted<S, E>(
     core: &Core<S, E>,
     created: pb::CreatedFile,
     owner: &UserName,
@@ -142,20 +187,8 @@ async fn place(txn: &mut impl Txn, creation: &Creation) -> Result<Place, Metadat
         slot.found.as_ref(),
         creation.overwrite,
     )?;
-    let Some(ZoneAt { id, .. }) = slot.parent.zone else {
-        return Err(MetadataError::NotInZone(creation.path.clone()));
-    };
-    let zone = access::zone(txn, id)
-        .await?
-        .ok_or(MetadataError::Corrupt { what: "zone" })?;
-    Ok(Place {
-        zone: id,
-        key: zone.key_name.parse()?,
-        version_min: KeyVersion(zone.version_min),
-        data_suite: zone.data_suite,
-        frame: FrameSize::from_wire(zone.frame_bytes)?,
-        slot,
-    })
+    let terms = Terms::of(txn, slot.parent.zone.as_ref(), &creation.path).await?;
+    Ok(Place { slot, terms })
 }
 
 /// Whether `who` may put a file under `name`, where `there` is what stands there now. Asked at the create and again at the commit.
@@ -187,48 +220,50 @@ async fn record(
     edek: &Edek,
     file: FileId,
     extent: ExtentId,
-    lease_expires_ms: u64,
+    (dek_ms, lease_expires_ms): (u64, u64),
 ) -> Result<Option<pb::CreatedFile>, MetadataError> {
-    if let Some(done) = kept(txn, creation).await? {
+    if let Some(done) = kept(txn, &creation.call, &creation.who).await? {
         return Ok(Some(done));
     }
-    let place = place(txn, creation).await?;
-    if place.zone != edek.zone || edek.version < place.version_min {
+    let Place { slot, terms } = place(txn, creation).await?;
+    if !terms.allow(edek) {
         return Ok(None);
     }
     let open = records::OpenFile {
-        parent: place.slot.parent.id.into(),
-        name: place.slot.name,
+        parent: slot.parent.id.into(),
+        name: slot.name,
         mode: creation.mode.bits,
         umask: creation.mode.umask,
         owner: creation.who.name.as_str().to_owned(),
         overwrite: creation.overwrite,
-        edek: Some(edek.clone().into()),
-        data_suite: place.data_suite,
-        frame_bytes: place.frame.bytes(),
-        block_bytes: BLOCK_BYTES,
+        dek_ms,
         lease_expires_ms,
-        generation: 0,
-        extent_before: Bytes::new(),
-        extents: vec![records::OpenExtent {
-            extent_id: extent.into(),
-            blocks: 0,
-            last_length: 0,
-        }],
+        ..terms.open(edek, extent)
     };
-    counted::put_index(txn, &edek.clone().into(), file)?;
-    counted::put_open_file(txn, file, &open);
-    let created = pb::CreatedFile {
+    let created = begin_body(txn, file, &open, edek)?;
+    creation.call.keep(txn, &created);
+    Ok(Some(created))
+}
+
+/// Records a new body that is being written. The answer's grant has the ids only.
+pub(super) fn begin_body(
+    txn: &mut impl Txn,
+    id: FileId,
+    open: &records::OpenFile,
+    edek: &Edek,
+) -> Result<pb::CreatedFile, MetadataError> {
+    counted::put_index(txn, &edek.clone().into(), id)?;
+    counted::put_open_file(txn, id, open);
+    let extent_id = open.extents.first().map(|extent| extent.extent_id.clone());
+    Ok(pb::CreatedFile {
         grant: Some(pb::WriteGrant {
-            file_id: file.into(),
-            extent_id: extent.into(),
+            file_id: id.into(),
+            extent_id: extent_id.unwrap_or_default(),
             ..pb::WriteGrant::default()
         }),
         edek: Some(edek.clone().into()),
-        data_suite: open.data_suite,
+        data_suite: open.data_suite.clone(),
         frame_bytes: open.frame_bytes,
         block_bytes: open.block_bytes,
-    };
-    creation.call.keep(txn, &created);
-    Ok(Some(created))
+    })
 }

@@ -27,7 +27,7 @@ fn follows(commit: &Commit, open: &records::OpenFile, base: &[records::Extent]) 
     holds(commit.manifest_mac.len() == 32, || {
         "its manifest MAC must be 32 bytes".to_owned()
     })?;
-    let next = open.generation + 1;
+    let next = open.goes_on_from() + 1;
     holds(commit.generation == next, || {
         format!("manifest {next} comes next, not {}", commit.generation)
     })?;

@@ -1,4 +1,4 @@
-//! Files: written invisibly under a lease, shown by their commit, read under a capability.
+//! Files: written invisibly under a lease, shown by their commit, read under a capability, and rewritten in place.
 
 pub(crate) mod blocks;
 pub(crate) mod commit;
@@ -7,6 +7,7 @@ pub(crate) mod lease;
 pub(crate) mod manifest;
 pub(crate) mod read;
 pub(crate) mod reopen;
+pub(crate) mod rewrite;
 
 /// Plaintext bytes of a full block.
 pub(crate) const BLOCK_BYTES: u32 = 4 << 20;

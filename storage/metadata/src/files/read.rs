@@ -22,15 +22,29 @@ use crate::{
     zones::source::EdekSource,
 };
 
-/// All that a reader needs of the file at `path`: EDEK, extents, and the first blocks with a capability.
+/// Which file is to be opened.
+#[derive(Debug)]
+pub(crate) enum Which {
+    At(ZonePath),
+    /// One that was opened before, wherever it is now.
+    Id(FileId),
+}
+
+/// All that a reader needs of a file: EDEK, extents, and the first blocks with a capability.
 pub(crate) async fn open<S: Store, E: EdekSource>(
     core: &Core<S, E>,
-    path: &ZonePath,
+    which: &Which,
     who: &Caller,
 ) -> Result<pb::OpenedFile, MetadataError> {
     let mut txn = core.store.begin().await?;
-    let found = find(&mut txn, who, path).await?;
-    check(who, &found, Rights::READ, path)?;
+    let found = match which {
+        Which::At(path) => {
+            let found = find(&mut txn, who, path).await?;
+            check(who, &found, Rights::READ, path)?;
+            found
+        }
+        Which::Id(id) => still(&mut txn, who, *id).await?,
+    };
     opened(core, &mut txn, &found, &who.name).await
 }
 
@@ -58,6 +72,7 @@ pub(crate) async fn opened<S: Store, E: EdekSource>(
         frame_bytes: file.frame_bytes,
         block_bytes: file.block_bytes,
         extents: file.extents.iter().map(wire_extent).collect(),
+        same_since: file.same_since(),
         manifest_mac: file.manifest_mac,
         generation: file.generation,
         blocks,
@@ -73,7 +88,7 @@ pub(crate) async fn list_blocks<S: Store, E: EdekSource>(
     who: &Caller,
 ) -> Result<pb::ListBlocksResponse, MetadataError> {
     let mut txn = core.store.begin().await?;
-    check_still(&mut txn, who, id).await?;
+    still(&mut txn, who, id).await?;
     let file = access::body(&mut txn, id).await?.ok_or(MetadataError::NoSuchFile(id))?;
     let known = file.extents.iter().find(|e| e.extent_id.as_ref() == extent.as_bytes());
     match known {
@@ -85,13 +100,14 @@ pub(crate) async fn list_blocks<S: Store, E: EdekSource>(
 
 /// Whoever goes on reading needs the rights on the file and on the way to it, as they are now, wherever it was moved since. Where that
 /// is, a refusal does not say.
-async fn check_still(txn: &mut impl Reader, who: &Caller, id: FileId) -> Result<(), MetadataError> {
+async fn still(txn: &mut impl Reader, who: &Caller, id: FileId) -> Result<Found, MetadataError> {
     let found = match climb(txn, who, id).await {
         Ok(found) => found.ok_or(MetadataError::NoSuchFile(id))?,
         Err(MetadataError::Forbidden(_)) => return Err(no_more(who)),
         Err(error) => return Err(error),
     };
-    check(who, &found, Rights::READ, &found.path).map_err(|_| no_more(who))
+    check(who, &found, Rights::READ, &found.path).map_err(|_| no_more(who))?;
+    Ok(found)
 }
 
 fn no_more(who: &Caller) -> MetadataError {

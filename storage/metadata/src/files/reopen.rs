@@ -1,7 +1,7 @@
 //! Opening a file that is there for writing, and taking it from a writer who left it open.
 
-use strongroom_kv::{Store, Txn};
-use strongroom_proto::{ExtentId, ZonePath, metadata::v1 as pb};
+use strongroom_kv::{Reader, Store, Txn};
+use strongroom_proto::{ExtentId, FileId, ZonePath, metadata::v1 as pb};
 
 use super::{
     create::{ids, write_grant},
@@ -65,14 +65,7 @@ async fn reopen_in(
     let (found, body) = file_at(txn, who, path).await?;
     check(who, &found, Rights::APPEND, path)?;
     let now_ms = call.now_ms();
-    if let Some(other) = access::open_file(txn, found.id).await? {
-        if other.lease_expires_ms >= now_ms {
-            return Err(MetadataError::LeaseHeld {
-                path: path.clone(),
-                writer: other.owner,
-                left_s: (other.lease_expires_ms - now_ms).div_ceil(1000),
-            });
-        }
+    if let Some(other) = held(txn, found.id, path, now_ms).await? {
         give_up(txn, found.id, &other, dead_ms(now_ms, settings)).await?;
     }
     let open = records::OpenFile::again(&who.name, &body, extent, now_ms + settings.lease_ms);
@@ -86,7 +79,29 @@ async fn reopen_in(
     Ok(grant)
 }
 
-async fn file_at(txn: &mut impl Txn, who: &Caller, path: &ZonePath) -> Result<(Found, records::Body), MetadataError> {
+/// What a writer left whose lease ran out, if there is one; refused while somebody has the file open.
+pub(super) async fn held(
+    txn: &mut impl Reader,
+    file: FileId,
+    path: &ZonePath,
+    now_ms: u64,
+) -> Result<Option<records::OpenFile>, MetadataError> {
+    match access::open_file(txn, file).await? {
+        Some(open) if open.lease_expires_ms >= now_ms => Err(MetadataError::LeaseHeld {
+            path: path.clone(),
+            writer: open.owner,
+            left_s: (open.lease_expires_ms - now_ms).div_ceil(1000),
+        }),
+        lapsed => Ok(lapsed),
+    }
+}
+
+/// The file at a path.
+pub(super) async fn file_at(
+    txn: &mut impl Reader,
+    who: &Caller,
+    path: &ZonePath,
+) -> Result<(Found, records::Body), MetadataError> {
     let found = find(txn, who, path).await?;
     if found.entry.is_directory() {
         return Err(MetadataError::IsADirectory(path.clone()));

@@ -77,6 +77,15 @@ impl records::Body {
         }
     }
 
+    /// The generation since which the file has the bytes that it has now.
+    pub(crate) const fn same_since(&self) -> u64 {
+        if self.same_since == 0 {
+            self.generation
+        } else {
+            self.same_since
+        }
+    }
+
     /// What is left to delete once the file is gone.
     pub(crate) fn garbage(&self) -> records::Purge {
         records::Purge {
@@ -100,6 +109,11 @@ impl records::OpenFile {
             }],
             ..Self::default()
         }
+    }
+
+    /// The generation of the manifest that the next one follows.
+    pub(crate) fn goes_on_from(&self) -> u64 {
+        self.replaces.as_ref().map_or(self.generation, |file| file.generation)
     }
 
     /// Whether `extent` was granted to the writer.

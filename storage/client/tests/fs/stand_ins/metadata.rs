@@ -10,8 +10,8 @@ use strongroom_proto::{
         CommittedFile, CreateFileRequest, CreatedFile, Extent, FileKind, GetAclRequest, GetStatRequest,
         ListBlocksRequest, ListBlocksResponse, ListRequest, ListResponse, MakeDirectoryRequest, OpenFileRequest,
         OpenedFile, RecoverFileRequest, RecoverFileResponse, RemoveRequest, RemoveResponse, RenameRequest,
-        ReopenFileRequest, ReopenedFile, SetAclRequest, SetAttributesRequest, Stat, WriteGrant, files_server::Files,
-        namespace_server::Namespace,
+        ReopenFileRequest, ReopenedFile, RewriteFileRequest, RewritingFile, SetAclRequest, SetAttributesRequest, Stat,
+        WriteGrant, files_server::Files, namespace_server::Namespace,
     },
 };
 use tonic::{Request, Response, Status};
@@ -26,7 +26,10 @@ pub(crate) struct FileRecord {
     pub(crate) extents: Vec<Extent>,
     pub(crate) code: Bytes,
     pub(crate) generation: u64,
+    pub(crate) same_since: u64,
     extent: ExtentId,
+    /// Of the file whose place it is to take.
+    replaces: Option<Bytes>,
     /// By extent and index.
     pub(crate) blocks: BTreeMap<(ExtentId, u32), BlockPlacement>,
 }
@@ -54,6 +57,8 @@ pub(crate) struct MetadataState {
     pub(crate) removals: Vec<Bytes>,
     /// Grants the extent again that was granted before.
     pub(crate) same_extents: bool,
+    /// Gives a second body the EDEK of the first.
+    pub(crate) same_deks: bool,
     next_dek: u8,
 }
 
@@ -81,6 +86,7 @@ impl MetadataState {
             block_lists: 0,
             removals: Vec::new(),
             same_extents: false,
+            same_deks: false,
             next_dek: 1,
         }
     }
@@ -130,7 +136,9 @@ impl MetadataState {
             extents: Vec::new(),
             code: Bytes::new(),
             generation: 0,
+            same_since: 0,
             extent: ExtentId::generate(),
+            replaces: None,
             blocks: BTreeMap::new(),
         };
         let created = CreatedFile {
@@ -142,6 +150,32 @@ impl MetadataState {
         };
         self.open.insert(file.stat.file_id.clone(), file);
         created
+    }
+
+    /// A second body, under the next DEK, or under the same one if the stand-in is told to.
+    fn rewrite(&mut self, path: &Bytes) -> Result<RewritingFile, Failure> {
+        let opened = self.opened(path)?;
+        let first = self.files.get(path).ok_or_else(missing)?.clone();
+        let mut body = self.create(CreateFileRequest {
+            path: path.clone(),
+            ..CreateFileRequest::default()
+        });
+        let id = body
+            .grant
+            .as_ref()
+            .map(|grant| grant.file_id.clone())
+            .unwrap_or_default();
+        let open = self.open.get_mut(&id).ok_or_else(lost)?;
+        open.replaces = Some(path.clone());
+        open.generation = first.generation;
+        if self.same_deks {
+            open.edek = first.edek;
+            body.edek = Some(open.edek.clone());
+        }
+        Ok(RewritingFile {
+            file: Some(opened),
+            body: Some(body),
+        })
     }
 
     fn add(&mut self, request: AddBlocksRequest) -> Result<WriteGrant, Failure> {
@@ -166,6 +200,12 @@ impl MetadataState {
         file.extents = request.extents;
         file.code = request.manifest_mac;
         file.generation = request.generation;
+        file.same_since = request.generation;
+        if let Some(replaced) = file.replaces.take() {
+            let first = self.files.get(&replaced).ok_or_else(lost)?;
+            file.same_since = first.same_since;
+            file.stat.file_id = first.stat.file_id.clone();
+        }
         self.files.insert(file.stat.path.clone(), file.clone());
         Ok(CommittedFile {
             stat: Some(file.stat.clone()),
@@ -202,6 +242,11 @@ impl MetadataState {
         })
     }
 
+    fn open_file(&self, request: &OpenFileRequest) -> Result<OpenedFile, Failure> {
+        let by_id = self.files.iter().find(|(_, file)| file.stat.file_id == request.file_id);
+        self.opened(by_id.map_or(&request.path, |(path, _)| path))
+    }
+
     fn opened(&self, path: &Bytes) -> Result<OpenedFile, Failure> {
         let file = self.files.get(path).ok_or_else(missing)?;
         let first = file.extents.first().map(extent_id);
@@ -213,6 +258,7 @@ impl MetadataState {
             extents: file.extents.clone(),
             manifest_mac: file.code.clone(),
             generation: file.generation,
+            same_since: file.same_since,
             blocks: first.map(|extent| self.block_list(file, extent, 0)),
         })
     }
@@ -314,6 +360,10 @@ impl Files for Metadata {
         self.answer(|state| state.reopen(&request.into_inner().path))
     }
 
+    async fn rewrite_file(&self, request: Request<RewriteFileRequest>) -> Result<Response<RewritingFile>, Status> {
+        self.answer(|state| state.rewrite(&request.into_inner().path))
+    }
+
     async fn recover_file(
         &self,
         request: Request<RecoverFileRequest>,
@@ -336,7 +386,7 @@ impl Files for Metadata {
     }
 
     async fn open_file(&self, request: Request<OpenFileRequest>) -> Result<Response<OpenedFile>, Status> {
-        self.answer(|state| state.opened(&request.into_inner().path))
+        self.answer(|state| state.open_file(request.get_ref()))
     }
 
     async fn list_blocks(&self, request: Request<ListBlocksRequest>) -> Result<Response<ListBlocksResponse>, Status> {

@@ -1,0 +1,167 @@
+//! Rewriting a file in place: what it holds is read, sealed again under a DEK that nothing was sealed under before, in one extent,
+//! and put in the place of what was there.
+
+use std::sync::Arc;
+
+use strongroom_dataplane::{DataKey, Geometry, Manifest, ManifestKey};
+use strongroom_proto::{
+    Edek, RequestId, ZonePath,
+    metadata::v1 as pb,
+    transport::{Repeat, retry},
+};
+
+use crate::{
+    FileReader, FsError, Stat, ZoneFs,
+    extent_writer::{Ended, ExtentWriter},
+    lease::{Keeper, Lease},
+    opening::{Opening, wire_extent},
+};
+
+impl ZoneFs {
+    /// Writes a file anew, under a DEK of its own and in one extent. It is readable all the time, and shows what was written only
+    /// once all of it is durable; path, owner, permissions and times stay as they are.
+    ///
+    /// # Errors
+    /// `lease-held` while somebody has it open to write it; `file-changed` if somebody wrote it meanwhile: then it is as they
+    /// wrote it; otherwise as [`Self::open`] and [`crate::FileWriter::finish`].
+    pub async fn rewrite(&self, path: &ZonePath) -> Result<Stat, FsError> {
+        let request = pb::RewriteFileRequest {
+            path: path.into(),
+            request_id: RequestId::generate().into(),
+        };
+        let answer = retry(Repeat::Harmless, || self.metadata().rewrite_file(request.clone())).await?;
+        let body = answer
+            .body
+            .ok_or_else(|| FsError::metadata_contradiction("it grants nothing"))?;
+        let lease = self.lease(body.grant.clone())?;
+        let giving_up = GivingUp(Some(Arc::clone(&lease)));
+        let outcome = self.rewrite_under(path, &lease, answer.file, body).await;
+        giving_up.disarm();
+        if outcome.is_err()
+            && let Err(failure) = lease.abandon().await
+        {
+            tracing::debug!(%failure, %path, "cannot give up a body");
+        }
+        outcome
+    }
+
+    async fn rewrite_under(
+        &self,
+        path: &ZonePath,
+        lease: &Arc<Lease>,
+        file: Option<pb::OpenedFile>,
+        body: pb::CreatedFile,
+    ) -> Result<Stat, FsError> {
+        let _keeper = Keeper::start(Arc::clone(lease));
+        let file = file.ok_or_else(|| FsError::metadata_contradiction("it says nothing about the file"))?;
+        let opening = Opening::parse(path, file)?;
+        let (id, generation, length) = (opening.stat.file_id, opening.generation(), opening.stat.length);
+        let (mut extent, seal) = self.second_body(path, lease, &opening, &body).await?;
+        let old = self.unwrap(path, &opening.edek).await?;
+        let reader = FileReader::new(self.clone(), opening, &DataKey::new(old.expose_256()?))?;
+        drop(old);
+        let mut stream = reader.stream(0);
+        while let Some(part) = stream.next().await.transpose()? {
+            extent.append(&part).await?;
+        }
+        let request = seal.commit(path, lease, generation + 1, extent.end().await?)?;
+        let stat = lease.commit(request).await?.stat;
+        let mut stat = stat.ok_or_else(|| FsError::metadata_contradiction("it says nothing about the file"))?;
+        if stat.path.is_empty() {
+            // A rename further up moved it where no path leads for now.
+            stat.path = path.into();
+        }
+        let stat = Stat::try_from(stat)?;
+        if (stat.file_id, stat.length) != (id, length) {
+            return Err(FsError::metadata_contradiction("it published another file"));
+        }
+        Ok(stat)
+    }
+
+    /// The extent of the second body, and what authenticates it.
+    async fn second_body(
+        &self,
+        path: &ZonePath,
+        lease: &Arc<Lease>,
+        opening: &Opening,
+        body: &pb::CreatedFile,
+    ) -> Result<(ExtentWriter, Seal), FsError> {
+        let edek = body
+            .edek
+            .clone()
+            .ok_or_else(|| FsError::metadata_contradiction("it gives no EDEK"))?;
+        let edek = Edek::try_from(edek).map_err(FsError::metadata_answer)?;
+        let geometry = Geometry::new(body.frame_bytes, body.block_bytes).map_err(|source| FsError::Geometry {
+            path: path.clone(),
+            source,
+        })?;
+        let dek = self.unwrap(path, &edek).await?;
+        let dek = DataKey::new(dek.expose_256()?);
+        if opening.prove(&dek).is_ok() {
+            // Nobody can have a file appear to be under another DEK.
+            return Err(FsError::metadata_contradiction(
+                "it gives the DEK that the file has already",
+            ));
+        }
+        let file = opening.stat.file_id;
+        let extent = ExtentWriter::new(self.clone(), path.clone(), Arc::clone(lease), &dek, file, geometry)?;
+        let seal = Seal {
+            geometry,
+            key: ManifestKey::derive(&dek, file.as_bytes()),
+        };
+        Ok((extent, seal))
+    }
+}
+
+/// What authenticates a body once it is written.
+struct Seal {
+    geometry: Geometry,
+    key: ManifestKey,
+}
+
+impl Seal {
+    fn commit(
+        &self,
+        path: &ZonePath,
+        lease: &Lease,
+        generation: u64,
+        ended: Option<Ended>,
+    ) -> Result<pb::CommitFileRequest, FsError> {
+        let (extents, first_index, blocks) = match ended {
+            Some(ended) => (vec![ended.extent], ended.first_index, ended.blocks),
+            None => (Vec::new(), 0, Vec::new()),
+        };
+        let manifest = Manifest::new(self.geometry, generation, extents).map_err(|source| FsError::Manifest {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(pb::CommitFileRequest {
+            file_id: lease.file().into(),
+            extent_id: lease.extent().into(),
+            generation,
+            extents: manifest.extents().iter().map(wire_extent).collect(),
+            first_index,
+            blocks,
+            manifest_mac: self.key.authenticate(&manifest).to_vec().into(),
+            request_id: RequestId::generate().into(),
+            ..pb::CommitFileRequest::default()
+        })
+    }
+}
+
+/// Gives a body up if the call that writes it is dropped.
+struct GivingUp(Option<Arc<Lease>>);
+
+impl GivingUp {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for GivingUp {
+    fn drop(&mut self) {
+        if let Some(lease) = self.0.take() {
+            lease.abandon_in_background();
+        }
+    }
+}

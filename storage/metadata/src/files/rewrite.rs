@@ -1,0 +1,231 @@
+//! Rewriting a file in place: a second body, under another DEK and in one extent, takes the place of the first one in one transaction
+//! (ADR 35). The file stays the same inode, so that whoever renames or removes it meanwhile is followed; whoever writes it is not
+//! kept from that, and then the rewriting is in vain.
+
+use strongroom_kv::{Reader, Store, Txn};
+use strongroom_proto::{Edek, ExtentId, FileId, KeyVersion, ZonePath, metadata::v1 as pb};
+
+use super::{
+    commit::Commit,
+    create::{TRIES_MAX, Terms, begin_body, granted, ids, kept},
+    lease::{abandon, dead_ms, give_up, lost, owned},
+    manifest,
+    read::opened,
+    reopen::{file_at, held},
+};
+use crate::{
+    answers::Call,
+    authority::Caller,
+    config::Settings,
+    core::Core,
+    error::MetadataError,
+    namespace::{
+        permission::{Rights, check},
+        remove::put_purge,
+        resolve::{Found, climb},
+    },
+    schema::{access, access::transact, counted, keys, records},
+    zones::source::EdekSource,
+};
+
+/// What a caller asks to be rewritten.
+#[derive(Debug, Clone)]
+pub(crate) struct Rewriting {
+    pub(crate) call: Call,
+    pub(crate) path: ZonePath,
+    pub(crate) who: Caller,
+}
+
+/// Opens a second body of a file.
+pub(crate) async fn begin<S: Store, E: EdekSource>(
+    core: &Core<S, E>,
+    rewriting: Rewriting,
+) -> Result<pb::RewritingFile, MetadataError> {
+    let mut version_min = KeyVersion(0);
+    for _ in 0..TRIES_MAX {
+        let mut txn = core.store.begin().await?;
+        if let Some(done) = kept(&mut txn, &rewriting.call, &rewriting.who).await? {
+            return both(core, &rewriting, done).await;
+        }
+        let (_, _, terms) = place(&mut txn, &rewriting).await?;
+        drop(txn);
+        core.cluster.check_enough()?;
+        version_min = terms.version_min;
+        let edek = core.stock.take(terms.zone, &terms.key, version_min).await?;
+        let (id, extent) = (FileId::generate(), ExtentId::generate());
+        let (dek_ms, settings) = (core.clock.now_ms(), core.settings);
+        let recorded = transact!(&core.store, [rewriting, edek], |txn| record(
+            txn,
+            &rewriting,
+            &edek,
+            (id, extent),
+            dek_ms,
+            &settings
+        ))
+        .await?;
+        if let Some(body) = recorded {
+            return both(core, &rewriting, body).await;
+        }
+    }
+    Err(MetadataError::StaleEdek { needed: version_min })
+}
+
+fn granted_ids(body: &pb::CreatedFile) -> Result<(FileId, ExtentId), MetadataError> {
+    ids(body.grant.as_ref().ok_or(MetadataError::Corrupt { what: "answer" })?)
+}
+
+/// The file that is to be rewritten, by somebody who may read and write it, and what its zone gives it.
+async fn place(txn: &mut impl Txn, rewriting: &Rewriting) -> Result<(Found, records::Body, Terms), MetadataError> {
+    let Rewriting { call, path, who } = rewriting;
+    let (found, body) = file_at(txn, who, path).await?;
+    check(who, &found, Rights::APPEND, path)?;
+    held(txn, found.id, path, call.now_ms()).await?;
+    let terms = Terms::of(txn, found.zone.as_ref(), path).await?;
+    Ok((found, body, terms))
+}
+
+/// Records the second body, unless the file came to another zone or key version while the EDEK was fetched.
+async fn record(
+    txn: &mut impl Txn,
+    rewriting: &Rewriting,
+    edek: &Edek,
+    (id, extent): (FileId, ExtentId),
+    dek_ms: u64,
+    settings: &Settings,
+) -> Result<Option<pb::CreatedFile>, MetadataError> {
+    if let Some(done) = kept(txn, &rewriting.call, &rewriting.who).await? {
+        return Ok(Some(done));
+    }
+    let (found, body, terms) = place(txn, rewriting).await?;
+    if !terms.allow(edek) {
+        return Ok(None);
+    }
+    let open = records::OpenFile {
+        owner: rewriting.who.name.as_str().to_owned(),
+        dek_ms,
+        lease_expires_ms: dek_ms + settings.lease_ms,
+        replaces: Some(records::Replaced {
+            file_id: found.id.into(),
+            generation: body.generation,
+        }),
+        ..terms.open(edek, extent)
+    };
+    let created = begin_body(txn, id, &open, edek)?;
+    rewriting.call.keep(txn, &created);
+    Ok(Some(created))
+}
+
+/// The answer: the file as it is, of the generation that the second body is for, and the whole grant.
+async fn both<S: Store, E: EdekSource>(
+    core: &Core<S, E>,
+    rewriting: &Rewriting,
+    body: pb::CreatedFile,
+) -> Result<pb::RewritingFile, MetadataError> {
+    let Rewriting { who, .. } = rewriting;
+    let (id, extent) = granted_ids(&body)?;
+    let mut txn = core.store.begin().await?;
+    let replaced = owned(&mut txn, id, extent, &who.name).await?.replaces;
+    let replaced = replaced.ok_or(MetadataError::Corrupt { what: "open file" })?;
+    let file = match unchanged(&mut txn, who, &replaced).await {
+        Ok((found, _)) => opened(core, &mut txn, &found, &who.name).await,
+        Err(error) => Err(error),
+    };
+    drop(txn);
+    match file {
+        Ok(file) => Ok(pb::RewritingFile {
+            file: Some(file),
+            body: Some(granted(core, body, &who.name)?),
+        }),
+        Err(error) => {
+            let dead_ms = dead_ms(core.clock.now_ms(), &core.settings);
+            abandon(&core.store, id, extent, &who.name, dead_ms).await?;
+            Err(error)
+        }
+    }
+}
+
+/// The file that a second body is for, if it is what it was when that was begun, and the caller may still read and write it.
+pub(super) async fn unchanged(
+    txn: &mut impl Reader,
+    who: &Caller,
+    replaced: &records::Replaced,
+) -> Result<(Found, records::Body), MetadataError> {
+    let id = access::file_id(&replaced.file_id)?;
+    let removed = || lost(id, &who.name, "it was removed");
+    let found = climb(txn, who, id).await?.ok_or_else(removed)?;
+    let body = access::body(txn, id).await?.ok_or_else(removed)?;
+    check(who, &found, Rights::APPEND, &found.path)?;
+    if body.generation == replaced.generation {
+        return Ok((found, body));
+    }
+    Err(MetadataError::Changed(found.path))
+}
+
+/// Puts a second body in the place of the first one, whose blocks go. Nothing else about the file changes.
+pub(super) async fn put_in_place(
+    txn: &mut impl Txn,
+    commit: &Commit,
+    open: &records::OpenFile,
+    replaced: &records::Replaced,
+) -> Result<(Found, records::Body), MetadataError> {
+    if commit.lease_expires_ms.is_some() {
+        return Err(MetadataError::Field {
+            field: "go_on",
+            rule: "a file that is rewritten is done with its commit".to_owned(),
+        });
+    }
+    manifest::check(commit, open, &[])?;
+    let (mut found, before) = unchanged(txn, &commit.who, replaced).await?;
+    let id = found.id;
+    let lapsed = held(txn, id, &found.path, commit.call.now_ms()).await?;
+    let edek = edek_for(&found, open)?;
+    let body = records::Body {
+        edek: Some(edek.clone()),
+        data_suite: open.data_suite.clone(),
+        frame_bytes: open.frame_bytes,
+        block_bytes: open.block_bytes,
+        extents: commit.extents.clone(),
+        manifest_mac: commit.manifest_mac.clone(),
+        generation: commit.generation,
+        dek_ms: open.dek_ms,
+        same_since: before.same_since(),
+    };
+    check_length(commit, &before, &body)?;
+    if let Some(lapsed) = lapsed {
+        // Its writer may come back, and would go on from what is no more there.
+        give_up(txn, id, &lapsed, commit.dead_ms).await?;
+    }
+    let old = before.edek.as_ref().ok_or(MetadataError::Corrupt { what: "file" })?;
+    counted::delete_index(txn, old, id)?;
+    counted::delete_index(txn, &edek, commit.file)?;
+    counted::put_index(txn, &edek, id)?;
+    put_purge(txn, FileId::generate(), &before.garbage());
+    found.entry.file = Some(body.size());
+    access::put(txn, &keys::body(id), &body);
+    access::put(txn, &found.key, &found.entry);
+    Ok((found, body))
+}
+
+/// The second body's EDEK, which has to be of the zone that the file is in by now.
+fn edek_for(found: &Found, open: &records::OpenFile) -> Result<records::Edek, MetadataError> {
+    let edek = open.edek.clone().ok_or(MetadataError::Corrupt { what: "open file" })?;
+    if found
+        .zone
+        .as_ref()
+        .is_some_and(|zone| edek.zone_id == zone.id.as_bytes().as_slice())
+    {
+        return Ok(edek);
+    }
+    Err(MetadataError::Changed(found.path.clone()))
+}
+
+fn check_length(commit: &Commit, before: &records::Body, after: &records::Body) -> Result<(), MetadataError> {
+    let (had, has) = (before.size().length, after.size().length);
+    if had == has {
+        return Ok(());
+    }
+    Err(MetadataError::Manifest {
+        file: commit.file,
+        rule: format!("a file of {had} bytes is not rewritten with {has}"),
+    })
+}
