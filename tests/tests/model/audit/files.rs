@@ -1,0 +1,141 @@
+//! Files that show and files on their way: their EDEKs, the index by key version, the counters.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Broken,
+    records::{self, Edek},
+    tables::{Id, Tables},
+};
+use crate::keys::Keys;
+
+pub(super) fn check(tables: &Tables, keys: &Keys, broken: &mut Broken) {
+    check_index(tables, broken);
+    check_counters(tables, broken);
+    check_open(tables, broken);
+    for (id, edek) in edeks(tables) {
+        check_edek(tables, keys, id, edek, broken);
+    }
+    for (id, body) in &tables.bodies {
+        check_zone(tables, *id, body, broken);
+    }
+}
+
+/// Of all files that show and all new ones.
+fn edeks(tables: &Tables) -> impl Iterator<Item = (Id, &Edek)> {
+    let bodies = tables.bodies.iter().map(|(id, body)| (*id, body.edek.as_ref()));
+    let fresh = tables.open.iter().filter(|(_, open)| open.generation == 0);
+    let fresh = fresh.map(|(id, open)| (*id, open.edek.as_ref()));
+    bodies
+        .chain(fresh)
+        .map(|(id, edek)| (id, edek.expect("a file has an EDEK")))
+}
+
+fn check_index(tables: &Tables, broken: &mut Broken) {
+    let entry = |(id, edek): (Id, &Edek)| (Id::of(&edek.zone_id), edek.key_version, id);
+    let scanned: BTreeSet<_> = edeks(tables).map(entry).collect();
+    broken.unless(scanned == tables.index, || {
+        let more: Vec<_> = tables.index.difference(&scanned).collect();
+        let less: Vec<_> = scanned.difference(&tables.index).collect();
+        format!("the index has {more:?} too much and lacks {less:?}")
+    });
+}
+
+fn check_counters(tables: &Tables, broken: &mut Broken) {
+    let mut expected = BTreeMap::<Vec<u8>, i64>::new();
+    for (zone, version, _) in &tables.index {
+        let key = [b"x", zone.bytes().as_slice(), &version.to_be_bytes()].concat();
+        *expected.entry(key).or_default() += 1;
+    }
+    let rows = [
+        (b"f", tables.deficits.len()),
+        (b"g", tables.garbage.len()),
+        (b"o", tables.open.len()),
+    ];
+    for (table, rows) in rows.into_iter().filter(|(_, rows)| *rows > 0) {
+        expected.insert(table.to_vec(), i64::try_from(rows).expect("few"));
+    }
+    broken.unless(expected == tables.counters, || {
+        format!("the counters are {:?}, rows make {expected:?}", tables.counters)
+    });
+}
+
+fn check_open(tables: &Tables, broken: &mut Broken) {
+    for (id, open) in &tables.open {
+        let body = tables.bodies.get(id);
+        let of_body = |extent: &Id| {
+            let mut extents = body.iter().flat_map(|body| &body.extents);
+            extents.any(|known| Id::of(&known.extent_id) == *extent)
+        };
+        let extents: Vec<_> = open.extents.iter().map(|extent| Id::of(&extent.extent_id)).collect();
+        let holds = match (open.generation, body) {
+            (0, body) => body.is_none(),
+            (_, None) => true,
+            (generation, Some(body)) => body.generation == generation,
+        };
+        broken.unless(holds && extents.len() == 1 && !extents.iter().any(of_body), || {
+            format!("{open:?} does not go on from {body:?}")
+        });
+    }
+}
+
+fn check_edek(tables: &Tables, keys: &Keys, file: Id, edek: &Edek, broken: &mut Broken) {
+    let sound = keys.check(&edek.key_name, edek.key_version, &edek.zone_id, &edek.wrapped);
+    broken.unless(sound.is_ok(), || format!("the EDEK of file {file:?}: {sound:?}"));
+    if let Some(zone) = tables.zones.get(&Id::of(&edek.zone_id)) {
+        broken.unless(zone.key_name == edek.key_name, || {
+            format!(
+                "file {file:?} has an EDEK of key {} in a zone of {}",
+                edek.key_name, zone.key_name
+            )
+        });
+    }
+}
+
+/// A file's EDEK is of the zone that the file is in.
+fn check_zone(tables: &Tables, file: Id, body: &records::Body, broken: &mut Broken) {
+    let edek = body.edek.as_ref().map(|edek| Id::of(&edek.zone_id));
+    match zone_of(tables, file) {
+        Where::In(zone) => broken.unless(zone.is_some() && zone == edek, || {
+            format!("file {file:?} is in zone {zone:?} and has an EDEK of {edek:?}")
+        }),
+        Where::CutOff => {}
+        Where::Nowhere => broken.unless(false, || format!("file {file:?} is on no way to the root")),
+    }
+}
+
+enum Where {
+    In(Option<Id>),
+    /// Below a directory that was removed.
+    CutOff,
+    Nowhere,
+}
+
+fn zone_of(tables: &Tables, file: Id) -> Where {
+    let mut at = file;
+    // No way is longer than there are places.
+    for _ in 0..=tables.places.len() {
+        if at == Id::ROOT {
+            return Where::In(tables.root.as_ref().and_then(zone));
+        }
+        let Some(place) = tables.places.get(&at) else {
+            return Where::Nowhere;
+        };
+        if place.unlinked {
+            return Where::CutOff;
+        }
+        let parent = Id::of(&place.parent);
+        let Some(entry) = tables.entries.get(&(parent, place.name.clone())) else {
+            return Where::Nowhere;
+        };
+        if let Some(zone) = zone(entry) {
+            return Where::In(Some(zone));
+        }
+        at = parent;
+    }
+    Where::Nowhere
+}
+
+fn zone(entry: &records::Entry) -> Option<Id> {
+    (!entry.zone_id.is_empty()).then(|| Id::of(&entry.zone_id))
+}

@@ -1,0 +1,161 @@
+//! A stand-in for the key service and its token: versions, EDEKs bound to key, version and zone, and DEKs that never change when
+//! an EDEK is wrapped again. It serves both the metadata service, which mints and re-wraps, and the client, which unwraps.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use strongroom_metadata::{EdekSource, Minted, Rewrapped};
+use strongroom_proto::{
+    EdekSuite, Failure, KeyName, KeyVersion, Reason, ZoneId,
+    kms::v1::{
+        self as pb, ItemFailure, UnwrapRequest, UnwrapResponse, UnwrapResult, UnwrapSealedRequest,
+        UnwrapSealedResponse, unwrap_result::Result as Outcome, unwrap_server::Unwrap,
+    },
+};
+use tonic::{Request, Response, Status};
+
+/// The keys that there are.
+pub(crate) const KEYS: [&str; 2] = ["payroll", "other"];
+
+#[derive(Clone)]
+pub(crate) struct Keys(Arc<Mutex<State>>);
+
+struct State {
+    versions: BTreeMap<KeyName, u32>,
+    deks: Vec<[u8; 32]>,
+    /// Every zone and version that an EDEK was made for.
+    given: BTreeSet<(ZoneId, u32)>,
+    /// Gives every EDEK out twice.
+    repeats: bool,
+}
+
+impl Keys {
+    pub(crate) fn new() -> Self {
+        let versions = KEYS.iter().map(|key| (key.parse().expect("a name"), 0)).collect();
+        Self(Arc::new(Mutex::new(State {
+            versions,
+            deks: Vec::new(),
+            given: BTreeSet::new(),
+            repeats: false,
+        })))
+    }
+
+    pub(crate) fn roll(&self, key: &str) {
+        let key: KeyName = key.parse().expect("a name");
+        *self.lock().versions.get_mut(&key).expect("a known key") += 1;
+    }
+
+    /// From now on makes every second EDEK of a batch the one before, as no key service may.
+    pub(crate) fn repeat(&self) {
+        self.lock().repeats = true;
+    }
+
+    /// Says what is wrong with an EDEK as a record has it.
+    pub(crate) fn check(&self, key: &str, version: u32, zone: &[u8], wrapped: &[u8]) -> Result<(), String> {
+        let zone = ZoneId::try_from(zone).map_err(|error| error.to_string())?;
+        if !self.lock().given.contains(&(zone, version)) {
+            return Err(format!("zone {zone} never had an EDEK of version {version}"));
+        }
+        let dek = number_of(wrapped).ok_or("no EDEK of the stand-in")?;
+        let key = key.parse().map_err(|_| "no name of a key")?;
+        if wrap(&key, version, &zone, dek) == wrapped {
+            Ok(())
+        } else {
+            Err(format!("the EDEK is not one of {key}@{version} for zone {zone}"))
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn version(&self, key: &KeyName) -> Result<u32, Failure> {
+        let version = self.versions.get(key).copied();
+        version.ok_or_else(|| Failure::new(Reason::KeyNotFound, format!("key {key} does not exist")))
+    }
+
+    fn unwrap(&self, edek: &pb::Edek) -> Option<Bytes> {
+        let zone = ZoneId::try_from(edek.zone_id.as_ref()).ok()?;
+        let key: KeyName = edek.key_name.parse().ok()?;
+        let number = number_of(&edek.wrapped)?;
+        let is_whole = wrap(&key, edek.key_version, &zone, number) == edek.wrapped;
+        let dek = self.deks.get(usize::try_from(number).ok()?)?;
+        is_whole.then(|| Bytes::copy_from_slice(dek))
+    }
+}
+
+fn number_of(wrapped: &[u8]) -> Option<u64> {
+    wrapped.last_chunk().map(|number| u64::from_be_bytes(*number))
+}
+
+fn wrap(key: &KeyName, version: u32, zone: &ZoneId, dek: u64) -> Bytes {
+    let (version, dek) = (version.to_be_bytes(), dek.to_be_bytes());
+    let parts = [key.as_str().as_bytes(), version.as_slice(), zone.as_bytes(), &dek];
+    parts.concat().into()
+}
+
+impl EdekSource for Keys {
+    async fn mint(&self, key: &KeyName, zone: &ZoneId, count: usize) -> Result<Minted, Failure> {
+        let mut state = self.lock();
+        let version = state.version(key)?;
+        if count > 0 {
+            state.given.insert((*zone, version));
+        }
+        let mut edeks = Vec::with_capacity(count);
+        for position in 0..count {
+            if !state.repeats || position % 2 == 0 {
+                state.deks.push(rand::random());
+            }
+            edeks.push(wrap(key, version, zone, state.deks.len() as u64 - 1));
+        }
+        Ok(Minted {
+            key: key.clone(),
+            version: KeyVersion(version),
+            suite: EdekSuite::Kw,
+            edeks,
+        })
+    }
+
+    async fn rewrap(&self, key: &KeyName, zone: &ZoneId, edeks: &[(KeyVersion, Bytes)]) -> Result<Rewrapped, Failure> {
+        let mut state = self.lock();
+        let version = state.version(key)?;
+        state.given.insert((*zone, version));
+        let again = |(old, wrapped): &(KeyVersion, Bytes)| {
+            let number = number_of(wrapped).filter(|number| wrap(key, old.0, zone, *number) == *wrapped);
+            let number = number.ok_or_else(|| Failure::new(Reason::EdekInvalid, "the EDEK does not open"))?;
+            Ok(wrap(key, version, zone, number))
+        };
+        Ok(Rewrapped {
+            version: KeyVersion(version),
+            results: edeks.iter().map(again).collect(),
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl Unwrap for Keys {
+    async fn unwrap(&self, request: Request<UnwrapRequest>) -> Result<Response<UnwrapResponse>, Status> {
+        let state = self.lock();
+        let edeks = request.into_inner().edeks;
+        let results = edeks.iter().map(|edek| {
+            let failure = || ItemFailure {
+                reason: Reason::EdekInvalid.as_str().to_owned(),
+                message: "the EDEK does not open".to_owned(),
+            };
+            let dek = state.unwrap(edek).map(Outcome::Dek);
+            let result = Some(dek.unwrap_or_else(|| Outcome::Failure(failure())));
+            UnwrapResult { result }
+        });
+        let results = results.collect();
+        Ok(Response::new(UnwrapResponse { results }))
+    }
+
+    async fn unwrap_sealed(&self, _: Request<UnwrapSealedRequest>) -> Result<Response<UnwrapSealedResponse>, Status> {
+        Err(Failure::new(Reason::TokenRefused, "the stand-in seals nothing").into())
+    }
+}

@@ -1,0 +1,185 @@
+//! Random sequences of operations, through the real client, data plane, metadata service and store, against a plain oracle, with a
+//! process that dies or loses an answer at any commit.
+//!
+//! Real are: the client library with the data plane, gRPC over mutual TLS, the metadata service with its background, the engine.
+//! Stood in for are the key service (EDEKs that are numbers, DEKs from a table) and the block nodes (blocks in memory); power that
+//! fails under the engine is a matter of the engine's own tests.
+//!
+//! `STRONGROOM_TEST_SEED` repeats a sequence; `STRONGROOM_MODEL_CASES` says how many are tried, each with a seed of its own, and
+//! without it they go on for `STRONGROOM_MODEL_SECONDS`. `STRONGROOM_TEST_STORE=postgres` takes the other engine. With the
+//! same seed the operations are the same; which commit of the background a fault meets may differ.
+
+mod audit;
+#[path = "../../../storage/kv/tests/cluster/mod.rs"]
+mod cluster;
+mod compare;
+mod crash;
+mod keys;
+mod ledger;
+mod nodes;
+mod operation;
+mod oracle;
+mod play;
+mod world;
+
+use std::{
+    env,
+    sync::{
+        LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+use strongroom_kv::StoreConfig;
+use tokio::runtime::Runtime;
+
+use crate::{
+    cluster::Cluster,
+    operation::{Operation, operations},
+    play::Game,
+    world::{Identities, World},
+};
+
+/// How long the test goes on unless it is told.
+const SECONDS: u64 = 25;
+/// Sequences tried at once.
+const AT_ONCE: usize = 4;
+/// One in so many has a key service that gives every EDEK out twice.
+const REPEATING: u64 = 4;
+/// Attempts to make a failing sequence shorter.
+const SHRINKING: u32 = 60;
+
+#[test]
+#[allow(clippy::print_stderr, reason = "the test harness shows it when the test fails")]
+fn every_sequence_of_operations_gives_what_the_oracle_says() {
+    let identities = Identities::new();
+    let trial = Trial::new(strongroom_tests::seed());
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| trial.work(&identities));
+        }
+    });
+    let totals = trial.totals.into_inner().expect("no panic under the lock");
+    eprintln!("{totals:?}");
+    assert!(totals.wrong.is_empty(), "{}", totals.wrong.join("\n\n"));
+    assert!(totals.operations > 0 && totals.cells > 0, "nothing was tried");
+}
+
+/// Sequences that are tried, several at once: each waits most of its time.
+struct Trial {
+    first: u64,
+    cases: Option<u64>,
+    end: Instant,
+    next: AtomicU64,
+    totals: Mutex<Totals>,
+}
+
+/// What was tried, and what was wrong.
+#[derive(Debug, Default)]
+struct Totals {
+    cases: u64,
+    operations: u64,
+    faults: u64,
+    cells: u64,
+    wrong: Vec<String>,
+}
+
+impl Trial {
+    fn new(first: u64) -> Self {
+        let seconds = number("STRONGROOM_MODEL_SECONDS").unwrap_or(SECONDS);
+        Self {
+            first,
+            cases: number("STRONGROOM_MODEL_CASES"),
+            end: Instant::now() + Duration::from_secs(seconds),
+            next: AtomicU64::new(0),
+            totals: Mutex::default(),
+        }
+    }
+
+    /// Tries one sequence after another, until one fails anywhere.
+    fn work(&self, identities: &Identities) {
+        loop {
+            let case = self.next.fetch_add(1, Ordering::Relaxed);
+            let goes_on = self.cases.map_or(Instant::now() < self.end, |cases| case < cases);
+            if !goes_on || !self.lock().wrong.is_empty() {
+                return;
+            }
+            let seed = self.first.wrapping_add(case);
+            let outcome = self.try_one(seed, identities);
+            let mut totals = self.lock();
+            totals.cases += 1;
+            if let Err(wrong) = outcome {
+                let repeat = format!("repeat with STRONGROOM_TEST_SEED={seed} STRONGROOM_MODEL_CASES=1");
+                totals.wrong.push(format!("{repeat}: {wrong}"));
+            }
+        }
+    }
+
+    fn try_one(&self, seed: u64, identities: &Identities) -> Result<(), String> {
+        let config = Config {
+            cases: 1,
+            max_shrink_iters: SHRINKING,
+            failure_persistence: None,
+            ..Config::default()
+        };
+        let bytes: [u8; 32] = std::array::from_fn(|i| seed.to_be_bytes()[i % 8]);
+        let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+        let runtime = Runtime::new().expect("a runtime");
+        let repeats = seed.is_multiple_of(REPEATING);
+        let outcome = runner.run(&operations(), |operations| {
+            let played = runtime.block_on(self.play(identities, &operations, repeats));
+            played.map_err(TestCaseError::fail)
+        });
+        outcome.map_err(|error| match error {
+            TestError::Abort(reason) => reason.to_string(),
+            TestError::Fail(reason, operations) => {
+                let lines: Vec<_> = operations.iter().map(|operation| format!("{operation:?}")).collect();
+                format!("{reason}\nof the sequence\n{}", lines.join("\n"))
+            }
+        })
+    }
+
+    async fn play(&self, identities: &Identities, operations: &[Operation], repeats: bool) -> Result<(), String> {
+        let world = World::start(identities, chosen_store()).await;
+        if repeats {
+            world.keys.repeat();
+        }
+        let mut game = Game::new(world);
+        let played = game.play(operations).await;
+        let mut wrong: Vec<String> = played.err().into_iter().collect();
+        wrong.extend(game.world.stop().await);
+        wrong.extend(game.world.nodes.ledger.reused());
+        let mut totals = self.lock();
+        totals.operations += operations.len() as u64;
+        totals.faults += game.world.faults.struck();
+        totals.cells += game.world.nodes.ledger.cells();
+        wrong.truncate(20);
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(wrong.join("\n"))
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Totals> {
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let given = env::var(variable).ok()?;
+    Some(given.parse().unwrap_or_else(|_| panic!("{variable} must be a number")))
+}
+
+/// A store that is empty: a file, or a database of a server that ends with this process.
+fn chosen_store() -> StoreConfig {
+    static SERVER: LazyLock<Cluster> = LazyLock::new(Cluster::start);
+    if env::var("STRONGROOM_TEST_STORE").as_deref() != Ok("postgres") {
+        return StoreConfig::default();
+    }
+    let url_file = SERVER.fresh_url().display().to_string();
+    let text = format!("engine = 'postgres'\nurl_file = '{url_file}'\nconnections = 8");
+    toml::from_str(&text).expect("a table")
+}

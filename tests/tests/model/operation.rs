@@ -1,0 +1,247 @@
+//! What can be done, as data: random sequences of it, which shrink when they fail.
+//!
+//! An operation does not name its path: it picks one of those that are there when its turn comes, perhaps with a name below, so that
+//! most operations meet something, and a shortened sequence still makes sense.
+
+use proptest::{
+    option,
+    prelude::{Strategy, any, prop_oneof},
+    strategy::Just,
+};
+use strongroom_proto::ZonePath;
+
+use crate::{
+    crash::{FAULTS, Fault},
+    oracle::Oracle,
+};
+
+/// Names below a directory. Few, so that operations meet each other.
+const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+/// Names on a path at most.
+const DEPTH: usize = 7;
+
+/// One thing that a user, an administrator or fate does.
+#[derive(Debug, Clone)]
+pub(crate) enum Operation {
+    MakeDirectory {
+        at: Spot,
+        parents: bool,
+    },
+    MakeZone {
+        at: Spot,
+        key: usize,
+    },
+    Write {
+        at: Spot,
+        bytes: usize,
+        overwrite: bool,
+    },
+    Create {
+        at: Spot,
+        overwrite: bool,
+    },
+    Append {
+        at: Spot,
+        from: Option<u16>,
+    },
+    Add {
+        writer: usize,
+        bytes: usize,
+    },
+    Flush {
+        writer: usize,
+    },
+    Finish {
+        writer: usize,
+    },
+    Abandon {
+        writer: usize,
+    },
+    Drop {
+        writer: usize,
+    },
+    Truncate {
+        at: Spot,
+        keep: u16,
+    },
+    Rename {
+        from: Spot,
+        to: Spot,
+        overwrite: bool,
+    },
+    Remove {
+        at: Spot,
+        recursive: bool,
+    },
+    Recover {
+        at: Spot,
+    },
+    Read {
+        at: Spot,
+    },
+    Roll {
+        key: usize,
+    },
+    Reencrypt {
+        at: Spot,
+        throttled: bool,
+    },
+    CancelReencryption {
+        at: Spot,
+    },
+    PauseJob {
+        job: usize,
+    },
+    ResumeJob {
+        job: usize,
+    },
+    Restart,
+    /// The commit fails that comes after so many others.
+    Fail {
+        commits: u32,
+        fault: Fault,
+    },
+}
+
+/// A path, chosen when its turn comes.
+#[derive(Debug, Clone)]
+pub(crate) struct Spot {
+    choice: usize,
+    wanted: Wanted,
+    /// A name below what was chosen.
+    name: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Directory,
+    File,
+    Anything,
+}
+
+impl Spot {
+    pub(crate) fn path(&self, oracle: &Oracle) -> ZonePath {
+        let mut paths = oracle.paths();
+        if self.name.is_some() {
+            paths.retain(|path| path.names().count() < DEPTH);
+        }
+        let is_wanted = |path: &&ZonePath| match self.wanted {
+            Wanted::Directory => !oracle.is_file(path),
+            Wanted::File => oracle.is_file(path),
+            Wanted::Anything => true,
+        };
+        let wanted: Vec<_> = paths.iter().filter(is_wanted).collect();
+        let chosen = match wanted.as_slice() {
+            [] => &paths[self.choice % paths.len()],
+            wanted => wanted[self.choice % wanted.len()],
+        };
+        match self.name {
+            Some(name) => chosen.child(NAMES[name % NAMES.len()]).expect("a name"),
+            None => chosen.clone(),
+        }
+    }
+}
+
+fn spot(wanted: Wanted, name: impl Strategy<Value = Option<usize>>) -> impl Strategy<Value = Spot> {
+    let is_wanted = prop_oneof![9 => Just(wanted), 1 => Just(Wanted::Anything)];
+    (any::<u16>(), is_wanted, name).prop_map(|(choice, wanted, name)| Spot {
+        choice: choice.into(),
+        wanted,
+        name,
+    })
+}
+
+/// A place for something new, in a directory.
+fn new() -> impl Strategy<Value = Spot> {
+    spot(Wanted::Directory, (0..NAMES.len()).prop_map(Some))
+}
+
+fn directory() -> impl Strategy<Value = Spot> {
+    spot(Wanted::Directory, Just(None))
+}
+
+fn file() -> impl Strategy<Value = Spot> {
+    spot(Wanted::File, Just(None))
+}
+
+fn anything() -> impl Strategy<Value = Spot> {
+    spot(Wanted::Anything, option::weighted(0.1, 0..NAMES.len()))
+}
+
+/// Around the sizes of a frame and a cell; seldom more than a block of 4 MiB.
+fn bytes() -> impl Strategy<Value = usize> {
+    prop_oneof![
+        20 => 0..40_usize,
+        10 => 4090..4102_usize,
+        10 => 0..20_000_usize,
+        1 => (4 << 20) - 1..(4 << 20) + 20_usize,
+    ]
+}
+
+fn writer() -> impl Strategy<Value = usize> {
+    any::<u8>().prop_map(usize::from)
+}
+
+/// A whole sequence. Most begin with two zones, so that files can be made at once.
+pub(crate) fn operations() -> impl Strategy<Value = Vec<Operation>> {
+    let namespace = prop_oneof![
+        6 => (new(), any::<bool>()).prop_map(|(at, parents)| Operation::MakeDirectory { at, parents }),
+        5 => (directory(), 0..3_usize).prop_map(|(at, key)| Operation::MakeZone { at, key }),
+        6 => (anything(), new(), any::<bool>())
+            .prop_map(|(from, to, overwrite)| Operation::Rename { from, to, overwrite }),
+        2 => (anything(), anything(), any::<bool>())
+            .prop_map(|(from, to, overwrite)| Operation::Rename { from, to, overwrite }),
+        4 => (anything(), any::<bool>()).prop_map(|(at, recursive)| Operation::Remove { at, recursive }),
+    ];
+    let files = prop_oneof![
+        12 => (new(), bytes(), any::<bool>())
+            .prop_map(|(at, bytes, overwrite)| Operation::Write { at, bytes, overwrite }),
+        4 => (new(), any::<bool>()).prop_map(|(at, overwrite)| Operation::Create { at, overwrite }),
+        4 => (file(), option::weighted(0.3, any::<u16>())).prop_map(|(at, from)| Operation::Append { at, from }),
+        8 => (writer(), bytes()).prop_map(|(writer, bytes)| Operation::Add { writer, bytes }),
+        4 => writer().prop_map(|writer| Operation::Flush { writer }),
+        3 => writer().prop_map(|writer| Operation::Finish { writer }),
+        1 => writer().prop_map(|writer| Operation::Abandon { writer }),
+        1 => writer().prop_map(|writer| Operation::Drop { writer }),
+        3 => (file(), any::<u16>()).prop_map(|(at, keep)| Operation::Truncate { at, keep }),
+        2 => file().prop_map(|at| Operation::Recover { at }),
+        3 => file().prop_map(|at| Operation::Read { at }),
+    ];
+    let keys = prop_oneof![
+        3 => (0..2_usize).prop_map(|key| Operation::Roll { key }),
+        4 => (directory(), any::<bool>()).prop_map(|(at, throttled)| Operation::Reencrypt { at, throttled }),
+        1 => directory().prop_map(|at| Operation::CancelReencryption { at }),
+        1 => writer().prop_map(|job| Operation::PauseJob { job }),
+        1 => writer().prop_map(|job| Operation::ResumeJob { job }),
+    ];
+    let fate = prop_oneof![
+        1 => Just(Operation::Restart),
+        9 => (0..6_u32, 0..FAULTS.len()).prop_map(|(commits, fault)| Operation::Fail { commits, fault: FAULTS[fault] }),
+    ];
+    let one = prop_oneof![5 => namespace, 9 => files, 2 => keys, 4 => fate];
+    let sequence = proptest::collection::vec(one, 10..90);
+    let begin = prop_oneof![1 => Just(Vec::new()), 5 => Just(two_zones())];
+    (begin, sequence).prop_map(|(begin, sequence)| [begin, sequence].concat())
+}
+
+fn two_zones() -> Vec<Operation> {
+    let at = |choice, name| Spot {
+        choice,
+        wanted: Wanted::Directory,
+        name,
+    };
+    let zone = |choice: usize, key| {
+        let directory = Operation::MakeDirectory {
+            at: at(0, Some(choice - 1)),
+            parents: false,
+        };
+        [
+            directory,
+            Operation::MakeZone {
+                at: at(choice, None),
+                key,
+            },
+        ]
+    };
+    [zone(1, 0), zone(2, 1)].concat()
+}
