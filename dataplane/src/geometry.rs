@@ -1,6 +1,8 @@
 use std::ops::Range;
 
-/// Bytes that a frame grows by when it is sealed: its GCM tag.
+use crate::Suite;
+
+/// Bytes that a frame of suite `gcm` grows by when it is sealed: its tag.
 pub const TAG_BYTES: u32 = 16;
 /// The smallest frame, in plaintext bytes.
 pub const FRAME_BYTES_MIN: u32 = 4 << 10;
@@ -49,6 +51,7 @@ pub enum GeometryError {
 /// How plaintext is cut into frames and blocks. Sizes are plaintext bytes unless they are called sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
+    suite: Suite,
     frame_bytes: u32,
     block_bytes: u32,
 }
@@ -83,7 +86,7 @@ impl Geometry {
     ///
     /// # Errors
     /// [`GeometryError::FrameBytes`] or [`GeometryError::BlockBytes`], with what is allowed.
-    pub const fn new(frame_bytes: u32, block_bytes: u32) -> Result<Self, GeometryError> {
+    pub const fn new(suite: Suite, frame_bytes: u32, block_bytes: u32) -> Result<Self, GeometryError> {
         if !frame_bytes.is_power_of_two() || frame_bytes < FRAME_BYTES_MIN || frame_bytes > FRAME_BYTES_MAX {
             return Err(GeometryError::FrameBytes { frame_bytes });
         }
@@ -94,9 +97,16 @@ impl Geometry {
             });
         }
         Ok(Self {
+            suite,
             frame_bytes,
             block_bytes,
         })
+    }
+
+    /// How the frames are sealed.
+    #[must_use]
+    pub const fn suite(self) -> Suite {
+        self.suite
     }
 
     /// Plaintext bytes of a full frame.
@@ -120,19 +130,19 @@ impl Geometry {
     /// Sealed bytes of a full frame.
     #[must_use]
     pub const fn sealed_frame_bytes(self) -> u32 {
-        self.frame_bytes + TAG_BYTES
+        self.frame_bytes + self.suite.tag_bytes()
     }
 
     /// Sealed bytes of `plain_bytes` that start at a frame's start; at most a block's worth.
     #[must_use]
     pub const fn sealed_bytes(self, plain_bytes: u32) -> u32 {
-        plain_bytes + plain_bytes.div_ceil(self.frame_bytes) * TAG_BYTES
+        plain_bytes + plain_bytes.div_ceil(self.frame_bytes) * self.suite.tag_bytes()
     }
 
     /// Where a plaintext byte of a block lies in the sealed block.
     #[must_use]
     pub const fn sealed_offset(self, plain_offset: u32) -> u32 {
-        plain_offset + plain_offset / self.frame_bytes * TAG_BYTES
+        plain_offset + plain_offset / self.frame_bytes * self.suite.tag_bytes()
     }
 
     /// Blocks of an extent; none for an empty one.
@@ -153,7 +163,7 @@ impl Geometry {
     /// As [`Self::blocks`].
     pub fn sealed_extent_bytes(self, extent_length: u64) -> Result<u64, GeometryError> {
         self.blocks(extent_length)?;
-        Ok(extent_length + extent_length.div_ceil(self.frame_bytes.into()) * u64::from(TAG_BYTES))
+        Ok(extent_length + extent_length.div_ceil(self.frame_bytes.into()) * u64::from(self.suite.tag_bytes()))
     }
 
     /// Plaintext bytes of one block: full but for the last.
@@ -246,13 +256,13 @@ mod tests {
     const F: u32 = 4096;
 
     fn small() -> Geometry {
-        Geometry::new(F, 4 * F).expect("valid")
+        Geometry::new(Suite::Gcm, F, 4 * F).expect("valid")
     }
 
     #[test]
     fn only_the_formats_sizes_are_geometries() {
         for (frame, block) in [(F, F), (65536, 4 << 20), (1 << 20, 1 << 20), (F, 3 * F)] {
-            assert!(Geometry::new(frame, block).is_ok(), "{frame}/{block}");
+            assert!(Geometry::new(Suite::Gcm, frame, block).is_ok(), "{frame}/{block}");
         }
         for (frame, block) in [
             (0, F),
@@ -265,7 +275,10 @@ mod tests {
             (65536, F),
             (u32::MAX, u32::MAX),
         ] {
-            assert!(Geometry::new(frame, block).is_err(), "{frame}/{block} passes");
+            assert!(
+                Geometry::new(Suite::Gcm, frame, block).is_err(),
+                "{frame}/{block} passes"
+            );
         }
     }
 
@@ -293,6 +306,24 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_added_to_frames_without_tags() {
+        let geometry = Geometry::new(Suite::CtrHdfs, F, 4 * F).expect("valid");
+        for length in [0, 1, F, F + 1, 4 * F] {
+            assert_eq!(
+                (geometry.sealed_bytes(length), geometry.sealed_offset(length)),
+                (length, length)
+            );
+        }
+        let (start, end) = (u64::from(4 * F) + 5, u64::from(7 * F) + 1);
+        let run = geometry.runs(end, start..end).expect("in range").next().expect("one");
+        assert_eq!(
+            (run.block, run.first_frame, run.sealed_offset, run.sealed_bytes),
+            (1, 4, 0, 3 * F + 1)
+        );
+        assert_eq!(geometry.sealed_extent_bytes(end), Ok(end));
+    }
+
+    #[test]
     fn what_cannot_be_numbered_is_refused_and_the_last_that_can_is_not() {
         let most = u64::from(F) << 32;
         assert_eq!(small().blocks(most), Ok(1 << 30));
@@ -302,7 +333,7 @@ mod tests {
         );
         assert!(small().sealed_extent_bytes(u64::MAX).is_err());
         assert!(small().runs(u64::MAX, 0..1).is_err());
-        let one_frame_blocks = Geometry::new(F, F).expect("valid");
+        let one_frame_blocks = Geometry::new(Suite::Gcm, F, F).expect("valid");
         assert!(one_frame_blocks.blocks(most).is_err());
         assert_eq!(one_frame_blocks.blocks(most - u64::from(F)), Ok(u32::MAX));
         let last = small()

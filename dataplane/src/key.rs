@@ -3,15 +3,22 @@ use std::fmt;
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use zeroize::Zeroizing;
 
-/// A file's data encryption key, borrowed from its owner for as long as keys are derived from it. This
+use crate::{CtrKey, CtrKeyLengthError};
+
+/// A file's data encryption key of 16 or 32 bytes, borrowed from its owner for as long as keys are derived from it. This
 /// type never holds a copy; the owner wipes the bytes.
-pub struct DataKey<'k>(&'k [u8; 32]);
+pub struct DataKey<'k>(CtrKey<'k>);
 
 impl<'k> DataKey<'k> {
-    /// The DEK whose bytes these are.
+    /// The DEK of 32 bytes whose bytes these are.
     #[must_use]
     pub const fn new(bytes: &'k [u8; 32]) -> Self {
-        Self(bytes)
+        Self(CtrKey::Aes256(bytes))
+    }
+
+    /// The same bytes as a key for AES-CTR.
+    pub(crate) const fn cipher_key(&self) -> CtrKey<'k> {
+        self.0
     }
 
     /// HKDF-SHA-256 (RFC 5869): 32 bytes for one purpose. `context` has a fixed length per purpose, so that
@@ -19,11 +26,19 @@ impl<'k> DataKey<'k> {
     pub(crate) fn derive(&self, salt: &[u8], context: &[u8], file: &[u8; 16]) -> Derived {
         let mut derived = Derived(Zeroizing::new([0; 32]));
         Salt::new(HKDF_SHA256, salt)
-            .extract(self.0)
+            .extract(self.0.bytes())
             .expand(&[context, file], DerivedLength)
             .and_then(|okm| okm.fill(derived.0.as_mut_slice()))
             .expect("HKDF-SHA-256 gives 32 bytes for any input");
         derived
+    }
+}
+
+impl<'k> TryFrom<&'k [u8]> for DataKey<'k> {
+    type Error = CtrKeyLengthError;
+
+    fn try_from(bytes: &'k [u8]) -> Result<Self, CtrKeyLengthError> {
+        bytes.try_into().map(Self)
     }
 }
 

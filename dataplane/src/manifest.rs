@@ -2,7 +2,7 @@ use std::fmt;
 
 use aws_lc_rs::{constant_time, hmac};
 
-use crate::{DataKey, Geometry, GeometryError, extent::SUITE};
+use crate::{DataKey, Geometry, GeometryError, Seed, Suite};
 
 const CONTEXT: &[u8; 22] = b"strongroom/manifest/v1";
 const FORMAT: u8 = 2;
@@ -53,6 +53,12 @@ pub enum ManifestError {
         /// The later extent's position in the file.
         position: usize,
     },
+    /// Another extent than the first of a file of suite `ctr-hdfs` is under the DEK itself.
+    #[error("extent {position} has an initial counter in place of a salt")]
+    Iv {
+        /// The extent's position in the file.
+        position: usize,
+    },
     /// An extent cannot be that long.
     #[error("an extent is too long")]
     TooLong(#[from] GeometryError),
@@ -66,8 +72,8 @@ pub enum ManifestError {
 pub struct ManifestExtent {
     /// The extent's id.
     pub id: [u8; 16],
-    /// What its writer drew.
-    pub salt: [u8; 16],
+    /// What its key is made of.
+    pub seed: Seed,
     /// Plaintext bytes that were sealed; not 0.
     pub length: u64,
     /// How many of them, from the first on, belong to the file: all, or fewer after it was truncated; not 0.
@@ -116,7 +122,10 @@ impl Manifest {
             if extents[..position].iter().any(|earlier| earlier.id == extent.id) {
                 return Err(ManifestError::IdRepeated { position });
             }
-            if extents[..position].iter().any(|earlier| earlier.salt == extent.salt) {
+            if extent.seed.is_iv() && (position > 0 || geometry.suite() != Suite::CtrHdfs) {
+                return Err(ManifestError::Iv { position });
+            }
+            if extents[..position].iter().any(|earlier| earlier.seed == extent.seed) {
                 return Err(ManifestError::SaltRepeated { position });
             }
             // 1024 extents of at most 2^52 bytes each cannot overflow.
@@ -155,20 +164,24 @@ impl Manifest {
         self.geometry
     }
 
-    /// The canonical bytes that the code is over. Fixed lengths throughout, so there is one reading only.
+    /// The canonical bytes that the code is over. Fixed lengths throughout, by suite, so there is one reading only.
     fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(22 + self.extents.len() * 52);
-        bytes.extend_from_slice(&[FORMAT, SUITE]);
+        let suite = self.geometry.suite();
+        let mut bytes = Vec::with_capacity(22 + self.extents.len() * 53);
+        bytes.extend_from_slice(&[FORMAT, suite.id()]);
         bytes.extend_from_slice(&self.geometry.frame_bytes().to_be_bytes());
         bytes.extend_from_slice(&self.geometry.block_bytes().to_be_bytes());
         bytes.extend_from_slice(&self.generation.to_be_bytes());
         bytes.extend_from_slice(&(self.extents.len() as u32).to_be_bytes());
         for extent in &self.extents {
             bytes.extend_from_slice(&extent.id);
-            bytes.extend_from_slice(&extent.salt);
+            bytes.extend_from_slice(extent.seed.bytes());
             bytes.extend_from_slice(&extent.length.to_be_bytes());
             bytes.extend_from_slice(&extent.visible.to_be_bytes());
             bytes.extend_from_slice(&extent.blocks.to_be_bytes());
+            if suite == Suite::CtrHdfs {
+                bytes.push(extent.seed.is_iv().into());
+            }
         }
         bytes
     }
@@ -219,14 +232,14 @@ mod tests {
     struct Change(&'static str, fn(&mut Vec<ManifestExtent>));
 
     fn geometry() -> Geometry {
-        Geometry::new(4096, 8192).expect("valid")
+        Geometry::new(Suite::Gcm, 4096, 8192).expect("valid")
     }
 
     fn extents() -> Vec<ManifestExtent> {
         [(1, 8192, 8192, 1), (2, 8193, 5, 2), (3, 1, 1, 1)]
             .map(|(n, length, visible, blocks)| ManifestExtent {
                 id: [n; 16],
-                salt: [n + 100; 16],
+                seed: Seed::Salt([n + 100; 16]),
                 length,
                 visible,
                 blocks,
@@ -257,7 +270,7 @@ mod tests {
             Change("swapped", |list| list.swap(0, 1)),
             Change("emptied", Vec::clear),
             Change("other id", |list| list[1].id[15] ^= 1),
-            Change("other salt", |list| list[1].salt[0] ^= 1),
+            Change("other salt", |list| list[1].seed = Seed::Salt([55; 16])),
             Change("shorter", |list| (list[0].length, list[0].visible) = (8191, 8191)),
             Change("longer", |list| list[1].length += 1),
             Change("less shows", |list| list[1].visible -= 1),
@@ -265,7 +278,7 @@ mod tests {
             Change("one more", |list| {
                 list.push(ManifestExtent {
                     id: [8; 16],
-                    salt: [8; 16],
+                    seed: Seed::Salt([8; 16]),
                     length: 1,
                     visible: 1,
                     blocks: 1,
@@ -300,12 +313,12 @@ mod tests {
         let one = |frame, block| {
             let extent = ManifestExtent {
                 id: [1; 16],
-                salt: [2; 16],
+                seed: Seed::Salt([2; 16]),
                 length: 5,
                 visible: 5,
                 blocks: 1,
             };
-            Manifest::new(Geometry::new(frame, block).expect("valid"), 1, vec![extent]).expect("consistent")
+            Manifest::new(Geometry::new(Suite::Gcm, frame, block).expect("valid"), 1, vec![extent]).expect("consistent")
         };
         let code = own.authenticate(&one(4096, 8192));
         assert_eq!(own.verify(&one(4096, 4096), &code), forged, "other blocks");
@@ -329,7 +342,7 @@ mod tests {
             ManifestError::Extent { position: 2, .. }
         ));
         assert!(matches!(
-            refused(|list| list[2].salt = list[0].salt),
+            refused(|list| list[2].seed = list[0].seed),
             ManifestError::SaltRepeated { position: 2 }
         ));
         assert!(matches!(
@@ -352,5 +365,33 @@ mod tests {
         assert!(matches!(refused(many), ManifestError::TooManyExtents { count: 1025 }));
         assert_eq!(manifest(Vec::new()).length(), 0);
         assert_eq!(manifest(extents()).length(), 8192 + 5 + 1);
+    }
+
+    #[test]
+    fn only_the_first_extent_of_a_file_of_ctr_hdfs_is_under_the_dek_itself() {
+        let ctr = Geometry::new(Suite::CtrHdfs, 4096, 8192).expect("valid");
+        let under_iv = |position: usize| {
+            let mut list = extents();
+            list[position].seed = Seed::Iv([5; 16]);
+            list
+        };
+        let none = Manifest::new(geometry(), 1, under_iv(0));
+        assert_eq!(none.expect_err("gcm"), ManifestError::Iv { position: 0 });
+        let none = Manifest::new(ctr, 1, under_iv(1));
+        assert_eq!(none.expect_err("a later one"), ManifestError::Iv { position: 1 });
+        let made = Manifest::new(ctr, 1, under_iv(0)).expect("the first");
+        let key = key(DEK, FILE);
+        let code = key.authenticate(&made);
+        let mut as_salt = under_iv(0);
+        as_salt[0].seed = Seed::Salt([5; 16]);
+        let forged = Manifest::new(ctr, 1, as_salt).expect("consistent");
+        assert_eq!(key.verify(&forged, &code), Err(ManifestError::Forged));
+        let code = key.authenticate(&manifest(extents()));
+        let other_suite = Manifest::new(ctr, 7, extents()).expect("consistent");
+        assert_eq!(
+            key.verify(&other_suite, &code),
+            Err(ManifestError::Forged),
+            "another suite"
+        );
     }
 }

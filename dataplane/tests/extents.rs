@@ -1,7 +1,7 @@
 //! Extents round trip at every size, read at random, and refuse every change.
 
 use proptest::prelude::*;
-use strongroom_dataplane::{DataKey, ExtentKey, Geometry, OpenError, SealError};
+use strongroom_dataplane::{DataKey, ExtentKey, Geometry, OpenError, SealError, Seed, Suite};
 
 const FRAME: u32 = 4096;
 const BLOCK: u32 = 3 * FRAME;
@@ -9,11 +9,11 @@ const SEALED_FRAME: usize = FRAME as usize + 16;
 const DEK: [u8; 32] = [3; 32];
 
 fn geometry() -> Geometry {
-    Geometry::new(FRAME, BLOCK).expect("valid")
+    Geometry::new(Suite::Gcm, FRAME, BLOCK).expect("valid")
 }
 
 fn key(file: u8, salt: u8) -> ExtentKey {
-    ExtentKey::derive(&DataKey::new(&DEK), &[file; 16], &[salt; 16], geometry())
+    ExtentKey::derive(&DataKey::new(&DEK), &[file; 16], Seed::Salt([salt; 16]), geometry()).expect("a DEK and a salt")
 }
 
 fn plain(length: usize) -> Vec<u8> {
@@ -206,7 +206,8 @@ fn frames_of_other_places_are_refused() {
     assert!(refused(&key(1, 6), 1), "another index");
     let swapped = open(&key(1, 6), length, 3, &blocks[0], BLOCK as usize);
     assert_eq!(swapped, Err(OpenError::Tampered { frame: 3 }), "another block");
-    let other_dek = ExtentKey::derive(&DataKey::new(&[4; 32]), &[1; 16], &[6; 16], geometry());
+    let other_dek = ExtentKey::derive(&DataKey::new(&[4; 32]), &[1; 16], Seed::Salt([6; 16]), geometry())
+        .expect("a DEK and a salt");
     assert!(refused(&other_dek, 0), "another DEK");
 }
 

@@ -16,7 +16,7 @@ use aes::{
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use strongroom_dataplane::{
-    Backend, Ctr, CtrKey, CtrStream, DataKey, Direction, ExtentKey, ExtentSealer, FrameRun, Geometry,
+    Backend, Ctr, CtrKey, CtrStream, DataKey, Direction, ExtentKey, ExtentSealer, FrameRun, Geometry, Seed, Suite,
 };
 
 /// Calls `round` with a generator of its own until the time is up.
@@ -49,13 +49,14 @@ fn changed_frames_never_open() {
     fuzz(|random| {
         let frame = 4096_usize << random.random_range(0..3);
         let frames = random.random_range(1..5);
-        let geometry = Geometry::new(frame as u32, (8 * frame) as u32).expect("valid");
+        let geometry = Geometry::new(Suite::Gcm, frame as u32, (8 * frame) as u32).expect("valid");
         let key = ExtentKey::derive(
             &DataKey::new(&random.random()),
             &random.random(),
-            &random.random(),
+            Seed::Salt(random.random()),
             geometry,
         );
+        let key = key.expect("a DEK and a salt");
         let last = random.random_range(1..=frame);
         let plain = random_bytes(random, (frames - 1) * frame + last);
         let mut sealed: Vec<u8> = plain
@@ -103,9 +104,10 @@ fn open_changed(random: &mut StdRng, key: &ExtentKey, plain: &[u8], sealed: &[u8
 fn extents_written_and_read_in_any_pieces_come_back() {
     fuzz(|random| {
         let frame = 4096_u32 << random.random_range(0..3);
-        let geometry = Geometry::new(frame, frame * random.random_range(1..4)).expect("valid");
+        let geometry = Geometry::new(Suite::Gcm, frame, frame * random.random_range(1..4)).expect("valid");
         let (dek, file, salt) = (random.random(), random.random(), random.random());
-        let key = || ExtentKey::derive(&DataKey::new(&dek), &file, &salt, geometry);
+        let key =
+            || ExtentKey::derive(&DataKey::new(&dek), &file, Seed::Salt(salt), geometry).expect("a DEK and a salt");
         let count = random.random_range(0..100_000) >> random.random_range(0..10);
         let plain = random_bytes(random, count);
         let mut sealer = ExtentSealer::new(key());

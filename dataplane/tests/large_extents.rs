@@ -7,17 +7,17 @@ use std::num::NonZeroUsize;
 use rand::RngExt;
 use seed::seeded;
 use strongroom_dataplane::{
-    DataKey, ExtentKey, ExtentSealer, Geometry, OpenError, SealError, SealedBlock, UnsealedBlock,
+    DataKey, ExtentKey, ExtentSealer, Geometry, OpenError, SealError, SealedBlock, Seed, Suite, UnsealedBlock,
 };
 
 const TAG: usize = 16;
 
 fn key(geometry: Geometry) -> ExtentKey {
-    ExtentKey::derive(&DataKey::new(&[3; 32]), &[1; 16], &[2; 16], geometry)
+    ExtentKey::derive(&DataKey::new(&[3; 32]), &[1; 16], Seed::Salt([2; 16]), geometry).expect("a DEK and a salt")
 }
 
 fn geometry(frame: u32, block: u32) -> Geometry {
-    Geometry::new(frame, block).expect("valid")
+    Geometry::new(Suite::Gcm, frame, block).expect("valid")
 }
 
 fn threads(count: usize) -> NonZeroUsize {

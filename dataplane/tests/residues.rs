@@ -11,7 +11,7 @@ use std::{
 };
 
 use rand::RngExt;
-use strongroom_dataplane::{DataKey, ExtentKey, ExtentSealer, Geometry, ManifestKey};
+use strongroom_dataplane::{DataKey, ExtentKey, ExtentSealer, Geometry, ManifestKey, Seed, Suite};
 
 const CHUNK: usize = 1 << 20;
 const HALF: usize = 16;
@@ -92,7 +92,7 @@ fn derived_keys_go_with_their_owners() {
     let _alone = SEARCH.lock().unwrap_or_else(PoisonError::into_inner);
     let extent = Needle::documented("The extent key is `");
     let manifest = Needle::documented("the manifest key\n`");
-    let geometry = Geometry::new(4096, 4096).expect("valid");
+    let geometry = Geometry::new(Suite::Gcm, 4096, 4096).expect("valid");
     let dek: [u8; 32] = std::array::from_fn(|i| i as u8);
     let (file, salt) = (
         std::array::from_fn(|i| 0x40 + i as u8),
@@ -100,7 +100,7 @@ fn derived_keys_go_with_their_owners() {
     );
 
     let key = far_down(|| {
-        let key = ExtentKey::derive(&DataKey::new(&dek), &file, &salt, geometry);
+        let key = ExtentKey::derive(&DataKey::new(&dek), &file, Seed::Salt(salt), geometry).expect("a DEK and a salt");
         let mut block = [7; 4096 + 16];
         key.seal_block(0, true, &mut block).expect("a block");
         key.open_frames(4096, 0, &block, &mut [0; 4096])
@@ -121,7 +121,7 @@ fn plaintext_goes_with_a_write_that_is_given_up() {
     const BLOCK: usize = 64 << 10;
     let _alone = SEARCH.lock().unwrap_or_else(PoisonError::into_inner);
     let needle = Needle::new(rand::rng().random());
-    let geometry = Geometry::new(4096, BLOCK as u32).expect("valid");
+    let geometry = Geometry::new(Suite::Gcm, 4096, BLOCK as u32).expect("valid");
     // In both blocks, and near the end, which the allocator hands out last.
     let mut plain = vec![7; 2 * BLOCK];
     for start in [BLOCK - 1000, 2 * BLOCK - 1000] {
@@ -129,7 +129,10 @@ fn plaintext_goes_with_a_write_that_is_given_up() {
         bytes.for_each(|(byte, inverted)| *byte = !*inverted);
     }
     let (sealer, block, _last) = far_down(|| {
-        let mut sealer = ExtentSealer::new(ExtentKey::derive(&DataKey::new(&[1; 32]), &[2; 16], &[3; 16], geometry));
+        let mut sealer = ExtentSealer::new(
+            ExtentKey::derive(&DataKey::new(&[1; 32]), &[2; 16], Seed::Salt([3; 16]), geometry)
+                .expect("a DEK and a salt"),
+        );
         let (mut rest, mut block) = (plain.as_slice(), None);
         while !rest.is_empty() {
             block = block.or(sealer.append(&mut rest).expect("room"));

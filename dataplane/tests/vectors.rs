@@ -1,7 +1,7 @@
 //! The test vectors of `docs/formats/data-gcm.md`, made by another implementation.
 
 use aws_lc_rs::digest::{SHA256, digest};
-use strongroom_dataplane::{DataKey, ExtentKey, Geometry, Manifest, ManifestExtent, ManifestKey};
+use strongroom_dataplane::{DataKey, ExtentKey, Geometry, Manifest, ManifestExtent, ManifestKey, Seed, Suite};
 
 const DOCUMENT: &str = include_str!("../../docs/formats/data-gcm.md");
 
@@ -9,7 +9,7 @@ const DOCUMENT: &str = include_str!("../../docs/formats/data-gcm.md");
 fn the_short_extent_is_as_documented() {
     let common = Common::read();
     let rows = rows("vector-short");
-    let key = common.extent_key(Geometry::new(65536, 4 << 20).expect("the default"));
+    let key = common.extent_key(Geometry::new(Suite::Gcm, 65536, 4 << 20).expect("the default"));
     let mut block = [b"Strongroom".as_slice(), &[0; 16]].concat();
     let crc = key.seal_block(0, true, &mut block).expect("one short frame");
     assert_eq!(hex::encode(&block), rows[0][1]);
@@ -36,12 +36,16 @@ fn manifests_are_as_documented() {
     let common = Common::read();
     let extents = rows("vectors-extents").into_iter().map(|row| ManifestExtent {
         id: bytes(row[0]),
-        salt: bytes(row[1]),
+        seed: Seed::Salt(bytes(row[1])),
         length: row[2].parse().expect("a number"),
         visible: row[3].parse().expect("a number"),
         blocks: row[4].parse().expect("a number"),
     });
-    let empty = Manifest::new(Geometry::new(65536, 4 << 20).expect("the default"), 1, Vec::new());
+    let empty = Manifest::new(
+        Geometry::new(Suite::Gcm, 65536, 4 << 20).expect("the default"),
+        1,
+        Vec::new(),
+    );
     let two = Manifest::new(small(), 3, extents.collect());
     for (row, manifest) in rows("vectors-manifests").into_iter().zip([empty, two]) {
         let manifest = manifest.expect("consistent");
@@ -68,12 +72,13 @@ impl Common {
     }
 
     fn extent_key(&self, geometry: Geometry) -> ExtentKey {
-        ExtentKey::derive(&DataKey::new(&self.dek), &self.file, &self.salt, geometry)
+        ExtentKey::derive(&DataKey::new(&self.dek), &self.file, Seed::Salt(self.salt), geometry)
+            .expect("a DEK and a salt")
     }
 }
 
 fn small() -> Geometry {
-    Geometry::new(4096, 8192).expect("valid")
+    Geometry::new(Suite::Gcm, 4096, 8192).expect("valid")
 }
 
 /// Plaintext with room for a tag after each frame.

@@ -7,7 +7,9 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use strongroom_dataplane::{Backend, BufferPool, Ctr, CtrKey, DataKey, ExtentKey, Geometry, ManifestKey, Spill};
+use strongroom_dataplane::{
+    Backend, BufferPool, Ctr, CtrKey, DataKey, ExtentKey, Geometry, ManifestKey, Seed, Spill, Suite,
+};
 
 /// Its first half is found in memory as the first round key.
 const KEY: [u8; 32] = *b"only for the eyes of those tests";
@@ -95,8 +97,10 @@ fn others_are_wiped() {
     pool.take().expect("the first of one")[..32].copy_from_slice(&KEY);
     drop(pool);
 
-    let geometry = Geometry::new(4096, 4096).expect("valid");
+    let geometry = Geometry::new(Suite::Gcm, 4096, 4096).expect("valid");
     let dek = DataKey::new(&KEY);
-    drop(Box::new(ExtentKey::derive(&dek, &[1; 16], &[2; 16], geometry)));
+    drop(Box::new(
+        ExtentKey::derive(&dek, &[1; 16], Seed::Salt([2; 16]), geometry).expect("a DEK and a salt"),
+    ));
     drop(Box::new(ManifestKey::derive(&dek, &[1; 16])));
 }

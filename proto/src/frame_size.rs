@@ -17,6 +17,9 @@ impl FrameSize {
         self.0
     }
 
+    /// The smallest size.
+    pub const MIN: Self = Self(limits::FRAME_BYTES_MIN);
+
     /// A size as messages and records carry it: in bytes, or 0 for what is usual.
     ///
     /// # Errors

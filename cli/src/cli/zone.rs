@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use super::fs::{Owner, owner};
 use clap::{Args, Subcommand};
-use strongroom_proto::{FrameSize, KeyName, ZoneId};
+use strongroom_proto::{DataSuite, FrameSize, KeyName, ZoneId};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ZoneCommand {
     /// Make an empty directory a zone under a key
     #[command(
-        after_help = "Examples:\n  strongroom zone create /payroll --key payroll\n  strongroom zone create /records --key records --frame-size 4KiB --owner alice:hr"
+        after_help = "Examples:\n  strongroom zone create /payroll --key payroll\n  strongroom zone create /records --key records --frame-size 4KiB --owner alice:hr\n  strongroom zone create /lake --key lake --suite ctr-hdfs"
     )]
     Create {
         /// An existing, empty directory
@@ -18,9 +18,15 @@ pub(crate) enum ZoneCommand {
         /// The zone's EZ key
         #[arg(long, value_name = "NAME")]
         key: KeyName,
-        /// How much is sealed at once and must be fetched to read a byte: a power of two from 4KiB to 1MiB
-        #[arg(long, value_name = "SIZE", default_value_t)]
-        frame_size: FrameSize,
+        /// How files are encrypted: gcm, or ctr-hdfs with a key of EDEK suite hadoop
+        ///
+        /// gcm notices every byte that was changed. ctr-hdfs is what HDFS does (AES-CTR), for files that are to be moved from or
+        /// to HDFS without a key: whoever can write to block nodes' disks can change bytes of a file without being noticed.
+        #[arg(long, value_name = "SUITE", default_value_t)]
+        suite: DataSuite,
+        /// How much is sealed at once and must be fetched to read a byte: a power of two from 4KiB to 1MiB [default: 64KiB]
+        #[arg(long, value_name = "SIZE")]
+        frame_size: Option<FrameSize>,
         /// Hand the directory over, so that its user may write there: USER, USER:GROUP or :GROUP
         #[arg(long, value_name = "OWNER", value_parser = owner)]
         owner: Option<Owner>,

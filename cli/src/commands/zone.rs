@@ -8,7 +8,7 @@ use std::{
 };
 
 use strongroom_fs::{Reencryption, ReencryptionState, Zone, ZoneFs, ZoneOptions};
-use strongroom_proto::{KeyVersion, ZonePath};
+use strongroom_proto::{DataSuite, KeyVersion, ZonePath};
 
 use super::session::Session;
 use crate::{
@@ -20,6 +20,9 @@ use crate::{
 /// The pause between two looks at a re-encryption.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
+/// What the creator of a zone as HDFS has them gives up.
+const UNAUTHENTICATED: &str = "note: files of suite ctr-hdfs are hidden and not authenticated: a byte that somebody changes on a block node's disk is not noticed; suite gcm, the default, notices it";
+
 /// `strongroom zone …`
 pub(super) async fn run(session: &Session, command: ZoneCommand, output: Output) -> Result<(), Error> {
     let fs = session.zones()?;
@@ -27,16 +30,22 @@ pub(super) async fn run(session: &Session, command: ZoneCommand, output: Output)
         ZoneCommand::Create {
             path,
             key,
+            suite,
             frame_size,
             owner,
         } => {
             let (owner, group) = owner.map(|owner| (owner.user, owner.group)).unwrap_or_default();
             let options = ZoneOptions {
+                data_suite: suite,
                 frame: frame_size,
                 owner,
                 group,
             };
-            show(&fs.create_zone(&parse(&path)?, &key, &options).await?, output)
+            let zone = fs.create_zone(&parse(&path)?, &key, &options).await?;
+            if zone.data_suite == DataSuite::CtrHdfs {
+                note(UNAUTHENTICATED);
+            }
+            show(&zone, output)
         }
         ZoneCommand::List => list(&fs, output).await,
         ZoneCommand::Info { path } => show(&fs.zone(&parse(&path)?).await?, output),
@@ -81,14 +90,17 @@ fn show(zone: &Zone, output: Output) -> Result<(), Error> {
 }
 
 fn zone_text(zone: &Zone) -> String {
+    let suite = match zone.data_suite {
+        DataSuite::Gcm => format!("{}, in frames of {}", zone.data_suite, zone.frame),
+        DataSuite::CtrHdfs => format!("{}, not authenticated", zone.data_suite),
+    };
     let mut text = format!(
-        "zone     {}\nid       {}\nkey      {} (EDEK suite {})\nsuite    {}, in frames of {}\ncreated  {}\nEDEKs    {} in stock\n",
+        "zone     {}\nid       {}\nkey      {} (EDEK suite {})\nsuite    {}\ncreated  {}\nEDEKs    {} in stock\n",
         zone.path,
         zone.zone_id,
         zone.key_name,
         zone.edek_suite,
-        zone.data_suite,
-        zone.frame,
+        suite,
         time_text(zone.created_ms),
         zone.edeks_in_stock
     );

@@ -10,6 +10,15 @@ pub enum CtrKey<'k> {
     Aes256(&'k [u8; 32]),
 }
 
+impl<'k> CtrKey<'k> {
+    pub(crate) const fn bytes(self) -> &'k [u8] {
+        match self {
+            Self::Aes128(key) => key,
+            Self::Aes256(key) => key,
+        }
+    }
+}
+
 /// A key that is neither of AES-128 nor of AES-256. Says nothing of the key but its length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a key of {bytes} bytes is for neither AES-128 (16 bytes) nor AES-256 (32 bytes)")]

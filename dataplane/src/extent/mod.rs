@@ -1,4 +1,4 @@
-//! Extents of data suite `gcm`: their keys, and how frames are sealed and opened under them.
+//! Extents: their keys, and how frames are sealed and opened under them in each suite.
 
 mod parallel;
 mod sealer;
@@ -8,7 +8,7 @@ use std::{fmt, num::NonZeroUsize};
 use crc_fast::{CrcAlgorithm, Digest};
 
 use crate::{
-    DataKey, Geometry, GeometryError,
+    Ctr, CtrKey, DataKey, Direction, Geometry, GeometryError, Seed, Suite,
     gcm::{Gcm, NONCE_BYTES},
     geometry::TAG_BYTES,
 };
@@ -16,16 +16,29 @@ use crate::{
 pub use self::sealer::{ExtentSealer, SealedBlock, UnsealedBlock};
 
 const TAG: usize = TAG_BYTES as usize;
-const CONTEXT: &[u8; 24] = b"strongroom/extent/gcm/v1";
-/// Data suite `gcm` in additional data and manifests.
-pub(crate) const SUITE: u8 = 1;
+const GCM_CONTEXT: &[u8; 24] = b"strongroom/extent/gcm/v1";
+const CTR_CONTEXT: &[u8; 24] = b"strongroom/extent/ctr/v1";
 const AAD_BYTES: usize = 1 + 16 + 16 + 4 + 1;
+
+/// Why there is no key for an extent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ExtentKeyError {
+    /// The DEK is too short for the suite.
+    #[error("a DEK of {bytes} bytes is too short for suite gcm, which takes 32; use an EZ key of 256 bits")]
+    Short {
+        /// Bytes of the DEK.
+        bytes: usize,
+    },
+    /// The suite has no extents under the DEK itself.
+    #[error("suite gcm has no extent under an initial counter")]
+    Iv,
+}
 
 /// Why blocks were not sealed. Their buffer is as it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
-    /// The buffer is not a block: a full one, or for the last 17 bytes up to a full one, with a byte of
-    /// plaintext in every frame.
+    /// The buffer is not a block: a full one, or for the last any up to a full one that has a byte of plaintext in
+    /// every frame.
     #[error("a buffer of {sealed_bytes} bytes is not a sealed block of this geometry")]
     BlockBytes {
         /// Bytes of the buffer.
@@ -71,10 +84,17 @@ pub enum OpenError {
 
 /// The key of one extent: seals its blocks and opens its frames. The engine wipes the key when dropped.
 pub struct ExtentKey {
-    engine: Gcm,
-    file: [u8; 16],
-    salt: [u8; 16],
+    engine: Engine,
     geometry: Geometry,
+}
+
+enum Engine {
+    Gcm {
+        cipher: Gcm,
+        file: [u8; 16],
+        salt: [u8; 16],
+    },
+    Ctr(Box<Ctr>),
 }
 
 impl fmt::Debug for ExtentKey {
@@ -84,17 +104,25 @@ impl fmt::Debug for ExtentKey {
 }
 
 impl ExtentKey {
-    /// The key of the extent that was (or will be) written under `salt`: 16 random bytes, never used for
-    /// another extent of the file.
-    #[must_use]
-    pub fn derive(dek: &DataKey<'_>, file: &[u8; 16], salt: &[u8; 16], geometry: Geometry) -> Self {
-        let key = dek.derive(salt, CONTEXT, file);
-        Self {
-            engine: Gcm::new(key.expose()),
-            file: *file,
-            salt: *salt,
-            geometry,
-        }
+    /// The key of the extent that was (or will be) written under `seed`, which is no other extent's of the file.
+    ///
+    /// # Errors
+    /// [`ExtentKeyError`] if the geometry's suite has no extents under such a DEK or seed.
+    pub fn derive(dek: &DataKey<'_>, file: &[u8; 16], seed: Seed, geometry: Geometry) -> Result<Self, ExtentKeyError> {
+        let engine = match (geometry.suite(), seed) {
+            (Suite::Gcm, Seed::Salt(salt)) => Engine::Gcm {
+                cipher: gcm(dek, file, &salt)?,
+                file: *file,
+                salt,
+            },
+            (Suite::Gcm, Seed::Iv(_)) => return Err(ExtentKeyError::Iv),
+            (Suite::CtrHdfs, Seed::Salt(salt)) => {
+                let key = dek.derive(&salt, CTR_CONTEXT, file);
+                Engine::Ctr(Box::new(Ctr::new(CtrKey::Aes256(key.expose()), &[0; 16])))
+            }
+            (Suite::CtrHdfs, Seed::Iv(iv)) => Engine::Ctr(Box::new(Ctr::new(dek.cipher_key(), &iv))),
+        };
+        Ok(Self { engine, geometry })
     }
 
     /// How the extent is cut.
@@ -104,11 +132,11 @@ impl ExtentKey {
     }
 
     /// Seals a block in place and returns the CRC-32C (RFC 3720, B.4) of the sealed bytes, computed frame by
-    /// frame while they are in the cache. `block` holds each frame's plaintext followed by 16 bytes to fill
+    /// frame while they are in the cache. `block` holds each frame's plaintext followed by room for its tag
     /// ([`Geometry::sealed_offset`]); `last` says that no block follows in the extent.
     ///
-    /// A block of the same index must never be sealed twice, whatever the plaintext and `last`: two tags under one nonce give the
-    /// authentication key away (NIST SP 800-38D, section 8 and appendix A).
+    /// A block of the same index must never be sealed twice, whatever the plaintext and `last`: two texts would share key stream, and
+    /// two tags under one nonce give the authentication key away (NIST SP 800-38D, section 8 and appendix A).
     ///
     /// # Errors
     /// [`SealError`], before anything is sealed.
@@ -121,7 +149,8 @@ impl ExtentKey {
     /// plaintext length says which frame is its last; it must come from a verified manifest.
     ///
     /// # Errors
-    /// [`OpenError`]; `out` then holds zeros, so that no byte of a run with a bad frame gets out.
+    /// [`OpenError`]; `out` then holds zeros, so that no byte of a run with a bad frame gets out. In suite `ctr-hdfs` there are no
+    /// bad frames, but only lengths that are wrong.
     pub fn open_frames(
         &self,
         extent_length: u64,
@@ -138,7 +167,7 @@ impl ExtentKey {
         let full = geometry.sealed_bytes(geometry.block_bytes()) as usize;
         let rest = sealed_bytes % geometry.sealed_frame_bytes() as usize;
         let shape = sealed_bytes == full || (last && sealed_bytes > 0 && sealed_bytes < full);
-        if !shape || (1..=TAG).contains(&rest) {
+        if !shape || (1..=geometry.suite().tag_bytes() as usize).contains(&rest) {
             return Err(SealError::BlockBytes { sealed_bytes });
         }
         let frames = sealed_bytes.div_ceil(geometry.sealed_frame_bytes() as usize) as u64;
@@ -162,7 +191,8 @@ impl ExtentKey {
         }
         // A run that stops inside a frame would leave that frame's end unread.
         let whole = end == length || end.is_multiple_of(frame);
-        let expected = out + out.div_ceil(self.geometry.frame_bytes() as usize) * TAG;
+        let tags = out.div_ceil(self.geometry.frame_bytes() as usize) * self.geometry.suite().tag_bytes() as usize;
+        let expected = out + tags;
         if !whole || sealed != expected {
             return Err(OpenError::Length {
                 given: sealed,
@@ -173,47 +203,70 @@ impl ExtentKey {
     }
 
     fn open_all(&self, last_frame: u32, first: u32, sealed: &[u8], out: &mut [u8]) -> Result<(), OpenError> {
+        let (cipher, file, salt) = match &self.engine {
+            Engine::Gcm { cipher, file, salt } => (cipher, file, salt),
+            Engine::Ctr(ctr) => {
+                ctr.apply_to(self.position(first), sealed, out)
+                    .expect("lengths and positions were checked");
+                return Ok(());
+            }
+        };
         let sealed_frames = sealed.chunks(self.geometry.sealed_frame_bytes() as usize);
         let plain_frames = out.chunks_mut(self.geometry.frame_bytes() as usize);
         for (i, (sealed, plain)) in sealed_frames.zip(plain_frames).enumerate() {
             let number = first + i as u32;
             let (text, tag) = sealed.split_at(sealed.len() - TAG);
-            let aad = self.additional_data(number, number == last_frame);
-            self.engine
+            let aad = additional_data(file, salt, number, number == last_frame);
+            cipher
                 .open(nonce(number), &aad, text, tag, plain)
                 .map_err(|_| OpenError::Tampered { frame: number })?;
         }
         Ok(())
     }
 
+    /// Where a frame starts in the extent's plaintext.
+    fn position(&self, frame: u32) -> u64 {
+        u64::from(frame) * u64::from(self.geometry.frame_bytes())
+    }
+
     /// Seals the frames of a block from number `first` on and sums them.
     fn seal_frames(&self, first: u32, last: bool, block: &mut [u8]) -> u32 {
+        let (cipher, file, salt) = match &self.engine {
+            Engine::Gcm { cipher, file, salt } => (cipher, file, salt),
+            Engine::Ctr(ctr) => {
+                let sealed = ctr.apply_summed(self.position(first), block, Direction::Encrypt, 0);
+                return sealed.expect("2^32 frames end far before the last position");
+            }
+        };
         let mut crc = Digest::new(CrcAlgorithm::Crc32Iscsi);
         let sealed_frame = self.geometry.sealed_frame_bytes() as usize;
         let frames = block.len().div_ceil(sealed_frame);
         for (i, frame) in block.chunks_mut(sealed_frame).enumerate() {
             let number = first + i as u32;
-            self.seal_frame(number, last && i + 1 == frames, frame);
+            let (text, tag) = frame.split_at_mut(frame.len() - TAG);
+            let aad = additional_data(file, salt, number, last && i + 1 == frames);
+            tag.copy_from_slice(&cipher.seal(nonce(number), &aad, text));
             crc.update(frame);
         }
         crc.finalize() as u32
     }
+}
 
-    fn seal_frame(&self, number: u32, last: bool, frame: &mut [u8]) {
-        let (text, tag) = frame.split_at_mut(frame.len() - TAG);
-        let aad = self.additional_data(number, last);
-        tag.copy_from_slice(&self.engine.seal(nonce(number), &aad, text));
+fn gcm(dek: &DataKey<'_>, file: &[u8; 16], salt: &[u8; 16]) -> Result<Gcm, ExtentKeyError> {
+    match dek.cipher_key() {
+        CtrKey::Aes256(_) => Ok(Gcm::new(dek.derive(salt, GCM_CONTEXT, file).expose())),
+        CtrKey::Aes128(short) => Err(ExtentKeyError::Short { bytes: short.len() }),
     }
+}
 
-    fn additional_data(&self, number: u32, last: bool) -> [u8; AAD_BYTES] {
-        let mut aad = [0; AAD_BYTES];
-        aad[0] = SUITE;
-        aad[1..17].copy_from_slice(&self.file);
-        aad[17..33].copy_from_slice(&self.salt);
-        aad[33..37].copy_from_slice(&number.to_be_bytes());
-        aad[37] = last.into();
-        aad
-    }
+fn additional_data(file: &[u8; 16], salt: &[u8; 16], number: u32, last: bool) -> [u8; AAD_BYTES] {
+    let mut aad = [0; AAD_BYTES];
+    aad[0] = Suite::Gcm.id();
+    aad[1..17].copy_from_slice(file);
+    aad[17..33].copy_from_slice(salt);
+    aad[33..37].copy_from_slice(&number.to_be_bytes());
+    aad[37] = last.into();
+    aad
 }
 
 /// NIST SP 800-38D, 8.2.1: a fixed field of 64 zero bits, since each extent has its own key, and the frame's

@@ -2,7 +2,7 @@ use std::{fmt, mem, sync::Arc};
 
 use zeroize::Zeroize;
 
-use super::{ExtentKey, SealError, TAG};
+use super::{ExtentKey, SealError};
 use crate::Geometry;
 
 /// Writes an extent from one end to the other, in pieces of any length: cuts them into blocks that are ready to be sealed,
@@ -138,7 +138,8 @@ impl ExtentSealer {
     }
 
     fn add_tag_room(&mut self) {
-        self.block.resize(self.block.len() + TAG, 0);
+        let tag = self.key.geometry.suite().tag_bytes() as usize;
+        self.block.resize(self.block.len() + tag, 0);
     }
 
     fn cut(&mut self, last: bool, next: Vec<u8>) -> Result<UnsealedBlock, SealError> {
@@ -203,15 +204,15 @@ impl fmt::Debug for UnsealedBlock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DataKey, GeometryError};
+    use crate::{DataKey, GeometryError, Seed, Suite, TAG_BYTES};
 
     const FRAME: u32 = 4 << 10;
 
     /// An extent that has room for `frames` more.
     fn nearly_full(block_frames: u32, frames: u64) -> ExtentSealer {
-        let geometry = Geometry::new(FRAME, block_frames * FRAME).expect("valid");
-        let key = ExtentKey::derive(&DataKey::new(&[1; 32]), &[2; 16], &[3; 16], geometry);
-        let mut sealer = ExtentSealer::new(key);
+        let geometry = Geometry::new(Suite::Gcm, FRAME, block_frames * FRAME).expect("valid");
+        let key = ExtentKey::derive(&DataKey::new(&[1; 32]), &[2; 16], Seed::Salt([3; 16]), geometry);
+        let mut sealer = ExtentSealer::new(key.expect("a DEK and a salt"));
         sealer.cut = (((1_u64 << 32) - frames) / u64::from(block_frames)) as u32;
         sealer
     }
@@ -234,7 +235,10 @@ mod tests {
 
             let last = sealer.finish().expect("all is numbered").expect("a block");
             assert_eq!(last.first_frame, u32::MAX - frames as u32 + 1);
-            assert_eq!(last.seal().bytes.len(), bytes.len() + frames as usize * TAG);
+            assert_eq!(
+                last.seal().bytes.len(),
+                bytes.len() + frames as usize * TAG_BYTES as usize
+            );
             assert!(sealer.finish().expect("nothing to do").is_none());
         }
     }

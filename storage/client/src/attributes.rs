@@ -1,6 +1,6 @@
 //! What callers set of files, directories and zones.
 
-use strongroom_proto::{FrameSize, groups::GroupName, transport::UserName};
+use strongroom_proto::{DataSuite, FrameSize, groups::GroupName, transport::UserName};
 
 /// Attributes to set, each if it is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,8 +18,10 @@ pub struct Attributes {
 /// How a zone is made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ZoneOptions {
-    /// The frames that its files are sealed in.
-    pub frame: FrameSize,
+    /// How its files are encrypted.
+    pub data_suite: DataSuite,
+    /// The frames that files of suite `gcm` are sealed in, if not the usual ones.
+    pub frame: Option<FrameSize>,
     /// Whose its root is to be, if not whose the directory is.
     pub owner: Option<UserName>,
     /// And of which group.

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use strongroom_dataplane::{GeometryError, ManifestError, SealError};
+use strongroom_dataplane::{ExtentKeyError, GeometryError, ManifestError, SealError};
 use strongroom_proto::{
     BlockId, Edek, Failure, NodeId, ParseError, Reason, ZonePath, limits::EXTENTS_PER_FILE_MAX, transport::Role,
 };
@@ -100,6 +100,15 @@ pub enum FsError {
         #[source]
         source: GeometryError,
     },
+    /// A piece of a file has no key.
+    #[error("{path} has no key for one of its extents: {source}")]
+    ExtentKey {
+        /// The file.
+        path: ZonePath,
+        /// Why.
+        #[source]
+        source: ExtentKeyError,
+    },
     /// A block could not be sealed.
     #[error("{path} cannot be encrypted: {source}")]
     Seal {
@@ -165,7 +174,9 @@ impl FsError {
             Self::BlockUnreadable { troubles, .. } => unreadable_reason(troubles),
             Self::TooFewNodes { troubles, .. } => too_few_reason(troubles),
             Self::WriterFailed { .. } => Reason::LeaseLost,
-            Self::Geometry { .. } | Self::Seal { .. } | Self::BehindTheEnd { .. } => Reason::InvalidArgument,
+            Self::Geometry { .. } | Self::ExtentKey { .. } | Self::Seal { .. } | Self::BehindTheEnd { .. } => {
+                Reason::InvalidArgument
+            }
             Self::TooManyExtents { .. } => Reason::NoSpace,
             Self::Answer { .. } | Self::Contradiction { .. } | Self::Machine { .. } => Reason::Internal,
         }

@@ -6,7 +6,9 @@ use std::{
     sync::Arc,
 };
 
-use strongroom_dataplane::{DataKey, ExtentKey, ExtentSealer, Geometry, ManifestExtent, SealError, UnsealedBlock};
+use strongroom_dataplane::{
+    DataKey, ExtentKey, ExtentSealer, Geometry, ManifestExtent, SealError, Seed, UnsealedBlock,
+};
 use strongroom_proto::{BlockId, FileId, NodeId, ZonePath, limits::BLOCKS_PER_CALL_MAX, metadata::v1 as pb};
 use tokio::task::JoinSet;
 
@@ -21,7 +23,7 @@ pub(crate) struct ExtentWriter {
     path: ZonePath,
     lease: Arc<Lease>,
     sealer: ExtentSealer,
-    salt: [u8; 16],
+    seed: Seed,
     /// Where this extent's rotation over the targets starts.
     spread: usize,
     tasks: JoinSet<Result<(u32, pb::BlockPlacement), FsError>>,
@@ -41,7 +43,7 @@ pub(crate) struct Ended {
 }
 
 impl ExtentWriter {
-    /// An extent of `file` under a key of its own: nobody ever drew its salt before.
+    /// An extent of `file` under a key of its own: no other of the file ever has its seed.
     pub(crate) fn new(
         fs: ZoneFs,
         path: ZonePath,
@@ -49,15 +51,19 @@ impl ExtentWriter {
         dek: &DataKey<'_>,
         file: FileId,
         geometry: Geometry,
+        seed: Seed,
     ) -> Result<Self, FsError> {
-        let salt = random::bytes()?;
-        let key = ExtentKey::derive(dek, file.as_bytes(), &salt, geometry);
+        let key = ExtentKey::derive(dek, file.as_bytes(), seed, geometry);
+        let key = key.map_err(|source| FsError::ExtentKey {
+            path: path.clone(),
+            source,
+        })?;
         Ok(Self {
             fs,
             path,
             lease,
             sealer: ExtentSealer::new(key),
-            salt,
+            seed,
             spread: random::spread(),
             tasks: JoinSet::new(),
             placed: BTreeMap::new(),
@@ -90,7 +96,7 @@ impl ExtentWriter {
         Ok((length > 0).then(|| Ended {
             extent: ManifestExtent {
                 id: *self.lease.extent().as_bytes(),
-                salt: self.salt,
+                seed: self.seed,
                 length,
                 visible: length,
                 blocks: self.sealer.blocks(),

@@ -19,6 +19,7 @@ mod reader;
 mod replicate;
 mod rewrite;
 mod stream;
+mod suite;
 mod values;
 mod writer;
 mod zone_fs;

@@ -1,10 +1,10 @@
 //! What the metadata service says of a file that is opened, and the proof that a writer of the file said it.
 
 use bytes::Bytes;
-use strongroom_dataplane::{DataKey, Geometry, Manifest, ManifestExtent, ManifestKey};
+use strongroom_dataplane::{DataKey, Geometry, Manifest, ManifestExtent, ManifestKey, Seed};
 use strongroom_proto::{Edek, ExtentId, ZonePath, metadata::v1 as pb};
 
-use crate::{FsError, Stat};
+use crate::{FsError, Stat, suite};
 
 /// A file as the metadata service describes it, parsed but not yet proven.
 pub(crate) struct Opening {
@@ -28,10 +28,8 @@ impl Opening {
         }
         let stat = Stat::try_from(stat)?;
         let edek = wire.edek.ok_or_else(missing("it gives no EDEK"))?;
-        let geometry = Geometry::new(wire.frame_bytes, wire.block_bytes).map_err(|source| FsError::Geometry {
-            path: path.clone(),
-            source,
-        })?;
+        let suite = stat.data_suite.ok_or_else(missing("it gives no data suite"))?;
+        let geometry = suite::geometry(path, suite, wire.frame_bytes, wire.block_bytes)?;
         let extents = wire.extents.iter().map(parse_extent).collect::<Result<_, _>>()?;
         let manifest = Manifest::new(geometry, wire.generation, extents).map_err(|source| FsError::Manifest {
             path: path.clone(),
@@ -50,6 +48,11 @@ impl Opening {
     /// The generation of the file's manifest.
     pub(crate) fn generation(&self) -> u64 {
         self.manifest.generation()
+    }
+
+    /// How the file is said to be encrypted and cut, which its manifest has to prove.
+    pub(crate) const fn geometry(&self) -> Geometry {
+        self.manifest.geometry()
     }
 
     /// The file's manifest, which a holder of its DEK made for this file and this length.
@@ -73,10 +76,15 @@ impl Opening {
 
 fn parse_extent(wire: &pb::Extent) -> Result<ManifestExtent, FsError> {
     let id = ExtentId::try_from(wire.extent_id.as_ref()).map_err(FsError::metadata_answer)?;
-    let salt = wire.salt.as_ref().try_into();
+    let seed = wire.salt.as_ref().try_into();
+    let seed = seed.map_err(|_| FsError::metadata_contradiction("an extent's salt has not 16 bytes"))?;
     Ok(ManifestExtent {
         id: *id.as_bytes(),
-        salt: salt.map_err(|_| FsError::metadata_contradiction("an extent's salt has not 16 bytes"))?,
+        seed: if wire.under_dek {
+            Seed::Iv(seed)
+        } else {
+            Seed::Salt(seed)
+        },
         length: wire.length,
         visible: wire.visible,
         blocks: wire.blocks,
@@ -87,7 +95,8 @@ fn parse_extent(wire: &pb::Extent) -> Result<ManifestExtent, FsError> {
 pub(crate) fn wire_extent(extent: &ManifestExtent) -> pb::Extent {
     pb::Extent {
         extent_id: Bytes::copy_from_slice(&extent.id),
-        salt: Bytes::copy_from_slice(&extent.salt),
+        salt: Bytes::copy_from_slice(extent.seed.bytes()),
+        under_dek: extent.seed.is_iv(),
         length: extent.length,
         visible: extent.visible,
         blocks: extent.blocks,

@@ -1,7 +1,7 @@
 use std::{mem, sync::Arc};
 
 use bytes::Bytes;
-use strongroom_dataplane::{DataKey, ExtentKey, FrameRun, Geometry, Manifest, ManifestExtent, Runs};
+use strongroom_dataplane::{DataKey, ExtentKey, ExtentKeyError, FrameRun, Geometry, Manifest, ManifestExtent, Runs};
 use strongroom_proto::{BlockId, ExtentId, Failure, FileId, Reason, block::v1 as block_pb, transport::Pauses};
 use tokio::sync::OnceCell;
 
@@ -60,7 +60,10 @@ impl FileReader {
         let manifest = opening.prove(dek)?;
         let file = opening.stat.file_id;
         let map = BlockMap::new(fs.metadata().clone(), file);
-        let extents = open_extents(manifest, dek, file);
+        let extents = open_extents(manifest, dek, file).map_err(|source| FsError::ExtentKey {
+            path: opening.stat.path.clone(),
+            source,
+        })?;
         if let (Some(first), Some(blocks)) = (extents.first(), opening.blocks.clone()) {
             map.seed(first.id, first.blocks, blocks)?;
         }
@@ -136,13 +139,13 @@ impl FileReader {
     }
 }
 
-fn open_extents(manifest: &Manifest, dek: &DataKey<'_>, file: FileId) -> Vec<OpenExtent> {
+fn open_extents(manifest: &Manifest, dek: &DataKey<'_>, file: FileId) -> Result<Vec<OpenExtent>, ExtentKeyError> {
     let geometry = manifest.geometry();
     let mut next = 0;
     let open = |extent: &ManifestExtent| {
         let start = next;
         next += extent.visible;
-        OpenExtent {
+        Ok(OpenExtent {
             start,
             id: ExtentId::from_bytes(extent.id),
             length: extent.length,
@@ -150,8 +153,8 @@ fn open_extents(manifest: &Manifest, dek: &DataKey<'_>, file: FileId) -> Vec<Ope
             blocks: geometry
                 .blocks(extent.visible)
                 .expect("no more than the manifest checked"),
-            key: ExtentKey::derive(dek, file.as_bytes(), &extent.salt, geometry),
-        }
+            key: ExtentKey::derive(dek, file.as_bytes(), extent.seed, geometry)?,
+        })
     };
     manifest.extents().iter().map(open).collect()
 }

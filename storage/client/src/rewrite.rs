@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use strongroom_dataplane::{DataKey, Geometry, Manifest, ManifestKey};
+use strongroom_dataplane::{Geometry, Manifest, ManifestKey};
 use strongroom_proto::{
     Edek, RequestId, ZonePath,
     metadata::v1 as pb,
@@ -15,6 +15,7 @@ use crate::{
     extent_writer::{Ended, ExtentWriter},
     lease::{Keeper, Lease},
     opening::{Opening, wire_extent},
+    suite,
 };
 
 impl ZoneFs {
@@ -57,8 +58,9 @@ impl ZoneFs {
         let opening = Opening::parse(path, file)?;
         let (id, generation, length) = (opening.stat.file_id, opening.generation(), opening.stat.length);
         let (mut extent, seal) = self.second_body(path, lease, &opening, &body).await?;
-        let old = self.unwrap(path, &opening.edek).await?;
-        let reader = FileReader::new(self.clone(), opening, &DataKey::new(old.expose_256()?))?;
+        let suite = opening.geometry().suite();
+        let old = self.unwrap(path, &opening.edek, suite).await?;
+        let reader = FileReader::new(self.clone(), opening, &suite::data_key(suite, &old)?)?;
         drop(old);
         let mut stream = reader.stream(0);
         while let Some(part) = stream.next().await.transpose()? {
@@ -91,12 +93,10 @@ impl ZoneFs {
             .clone()
             .ok_or_else(|| FsError::metadata_contradiction("it gives no EDEK"))?;
         let edek = Edek::try_from(edek).map_err(FsError::metadata_answer)?;
-        let geometry = Geometry::new(body.frame_bytes, body.block_bytes).map_err(|source| FsError::Geometry {
-            path: path.clone(),
-            source,
-        })?;
-        let dek = self.unwrap(path, &edek).await?;
-        let dek = DataKey::new(dek.expose_256()?);
+        let suite = body.data_suite.parse().map_err(FsError::metadata_answer)?;
+        let geometry = suite::geometry(path, suite, body.frame_bytes, body.block_bytes)?;
+        let dek = self.unwrap(path, &edek, geometry.suite()).await?;
+        let dek = suite::data_key(geometry.suite(), &dek)?;
         if opening.prove(&dek).is_ok() {
             // Nobody can have a file appear to be under another DEK.
             return Err(FsError::metadata_contradiction(
@@ -104,7 +104,16 @@ impl ZoneFs {
             ));
         }
         let file = opening.stat.file_id;
-        let extent = ExtentWriter::new(self.clone(), path.clone(), Arc::clone(lease), &dek, file, geometry)?;
+        let first = suite::first_seed(geometry.suite(), &edek)?;
+        let extent = ExtentWriter::new(
+            self.clone(),
+            path.clone(),
+            Arc::clone(lease),
+            &dek,
+            file,
+            geometry,
+            first,
+        )?;
         let seal = Seal {
             geometry,
             key: ManifestKey::derive(&dek, file.as_bytes()),

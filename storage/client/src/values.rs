@@ -514,11 +514,15 @@ mod tests {
     /// Sizes are parsed by one crate and used by another, which does not know it.
     #[test]
     fn every_frame_size_of_a_zone_has_a_geometry() {
-        use strongroom_dataplane::{BLOCK_BYTES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MIN, Geometry};
+        use strongroom_dataplane::{BLOCK_BYTES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MIN, Geometry, Suite};
         for bytes in (1..=FRAME_BYTES_MAX.ilog2() + 1).map(|bits| 1 << bits) {
             let is_size = FrameSize::from_wire(bytes).is_ok();
             assert_eq!(is_size, (FRAME_BYTES_MIN..=FRAME_BYTES_MAX).contains(&bytes), "{bytes}");
-            assert_eq!(is_size, Geometry::new(bytes, BLOCK_BYTES_MAX).is_ok(), "{bytes}");
+            assert_eq!(
+                is_size,
+                Geometry::new(Suite::Gcm, bytes, BLOCK_BYTES_MAX).is_ok(),
+                "{bytes}"
+            );
         }
     }
 

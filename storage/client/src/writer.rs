@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use strongroom_dataplane::{DataKey, Geometry, Manifest, ManifestError, ManifestExtent, ManifestKey};
+use strongroom_dataplane::{Geometry, Manifest, ManifestError, ManifestExtent, ManifestKey, Seed};
 use strongroom_kms_unwrap::Dek;
 use strongroom_proto::{RequestId, ZonePath, limits::EXTENTS_PER_FILE_MAX, metadata::v1 as pb};
 
@@ -10,6 +10,7 @@ use crate::{
     extent_writer::{Ended, ExtentWriter},
     lease::{Grant, Keeper, Lease},
     opening::{Opening, wire_extent},
+    suite,
 };
 
 /// How a new file is made.
@@ -64,17 +65,26 @@ impl std::fmt::Debug for FileWriter {
 }
 
 impl FileWriter {
-    /// A writer of a new file.
+    /// A writer of a new file, whose first extent's key is made of `first`.
     pub(crate) fn create(
         fs: ZoneFs,
         path: ZonePath,
         lease: Arc<Lease>,
         dek: &Dek,
         geometry: Geometry,
+        first: Seed,
     ) -> Result<Self, FsError> {
-        let dek = DataKey::new(dek.expose_256()?);
+        let dek = suite::data_key(geometry.suite(), dek)?;
         let file = lease.file();
-        let extent = ExtentWriter::new(fs.clone(), path.clone(), Arc::clone(&lease), &dek, file, geometry)?;
+        let extent = ExtentWriter::new(
+            fs.clone(),
+            path.clone(),
+            Arc::clone(&lease),
+            &dek,
+            file,
+            geometry,
+            first,
+        )?;
         Ok(Self {
             geometry,
             manifest_key: ManifestKey::derive(&dek, lease.file().as_bytes()),
@@ -98,7 +108,7 @@ impl FileWriter {
         dek: &Dek,
         from: Option<u64>,
     ) -> Result<Self, FsError> {
-        let dek = DataKey::new(dek.expose_256()?);
+        let dek = suite::data_key(opening.geometry().suite(), dek)?;
         let manifest = opening.prove(&dek)?;
         let length = manifest.length();
         let from = from.unwrap_or(length);
@@ -241,8 +251,9 @@ impl FileWriter {
         self.lease.renew().await?;
         let told = FsError::metadata_contradiction("it tells no EDEK");
         let edek = self.lease.grant().edek.ok_or(told)?;
-        let dek = self.fs.unwrap(&self.path, &edek).await?;
-        let dek = DataKey::new(dek.expose_256()?);
+        let suite = self.geometry.suite();
+        let dek = self.fs.unwrap(&self.path, &edek, suite).await?;
+        let dek = suite::data_key(suite, &dek)?;
         if let Some(published) = &self.published {
             // Nobody can have us go on under another file's DEK.
             let key = ManifestKey::derive(&dek, self.lease.file().as_bytes());
@@ -256,6 +267,7 @@ impl FileWriter {
             &dek,
             self.lease.file(),
             self.geometry,
+            suite::salt()?,
         )
     }
 

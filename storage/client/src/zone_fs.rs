@@ -3,10 +3,10 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use strongroom_dataplane::{DataKey, Geometry};
+use strongroom_dataplane::Suite;
 use strongroom_kms_unwrap::{Dek, UnwrapClient};
 use strongroom_proto::{
-    DataSuite, Edek, FileId, JobId, KeyName, KeyVersion, RequestId, ZoneId, ZonePath,
+    Edek, FileId, FrameSize, JobId, KeyName, KeyVersion, RequestId, ZoneId, ZonePath,
     metadata::v1 as pb,
     proof::SignedProof,
     transport::{Remotes, Repeat, TlsIdentity, UserName, retry},
@@ -20,6 +20,7 @@ use crate::{
     metadata::Metadata,
     nodes::Nodes,
     opening::Opening,
+    suite,
 };
 
 /// Blocks that all writers of one [`ZoneFs`] seal and store at once: at most 64 MiB of them.
@@ -291,8 +292,9 @@ impl ZoneFs {
     async fn reader(&self, path: &ZonePath, request: pb::OpenFileRequest) -> Result<FileReader, FsError> {
         let opened = retry(Repeat::Harmless, || self.metadata().open_file(request.clone())).await?;
         let opening = Opening::parse(path, opened)?;
-        let dek = self.unwrap(path, &opening.edek).await?;
-        FileReader::new(self.clone(), opening, &DataKey::new(dek.expose_256()?))
+        let suite = opening.geometry().suite();
+        let dek = self.unwrap(path, &opening.edek, suite).await?;
+        FileReader::new(self.clone(), opening, &suite::data_key(suite, &dek)?)
     }
 
     /// Makes an empty directory the root of a zone under an EZ key.
@@ -303,8 +305,8 @@ impl ZoneFs {
         let request = pb::CreateZoneRequest {
             path: path.into(),
             key_name: key.as_str().to_owned(),
-            data_suite: DataSuite::Gcm.as_str().to_owned(),
-            frame_bytes: options.frame.bytes(),
+            data_suite: options.data_suite.as_str().to_owned(),
+            frame_bytes: options.frame.map(FrameSize::bytes).unwrap_or_default(),
             owner: text(options.owner.as_ref()),
             group: text(options.group.as_ref()),
             request_id: RequestId::generate().into(),
@@ -414,27 +416,22 @@ impl ZoneFs {
     }
 
     async fn open_new(&self, path: &ZonePath, created: pb::CreatedFile) -> Result<FileWriter, FsError> {
-        created
-            .data_suite
-            .parse::<DataSuite>()
-            .map_err(FsError::metadata_answer)?;
-        let lease = self.lease(created.grant)?;
-        let geometry = Geometry::new(created.frame_bytes, created.block_bytes).map_err(|source| FsError::Geometry {
-            path: path.clone(),
-            source,
-        })?;
+        let suite = created.data_suite.parse().map_err(FsError::metadata_answer)?;
+        let geometry = suite::geometry(path, suite, created.frame_bytes, created.block_bytes)?;
         let edek = created
             .edek
             .ok_or_else(|| FsError::metadata_contradiction("it gives no EDEK"))?;
         let edek = Edek::try_from(edek).map_err(FsError::metadata_answer)?;
-        let dek = match self.unwrap(path, &edek).await {
+        let first = suite::first_seed(geometry.suite(), &edek)?;
+        let lease = self.lease(created.grant)?;
+        let dek = match self.unwrap(path, &edek, geometry.suite()).await {
             Ok(dek) => dek,
             Err(error) => {
                 lease.abandon_in_background();
                 return Err(error);
             }
         };
-        FileWriter::create(self.clone(), path.clone(), lease, &dek, geometry)
+        FileWriter::create(self.clone(), path.clone(), lease, &dek, geometry, first)
     }
 
     async fn reopened(
@@ -449,7 +446,7 @@ impl ZoneFs {
         if opening.stat.file_id != lease.file() {
             return Err(FsError::metadata_contradiction("it grants another file"));
         }
-        let dek = self.unwrap(path, &opening.edek).await?;
+        let dek = self.unwrap(path, &opening.edek, opening.geometry().suite()).await?;
         FileWriter::reopen(self.clone(), path.clone(), lease, &opening, &dek, from)
     }
 
@@ -459,14 +456,14 @@ impl ZoneFs {
         Ok(Arc::new(Lease::new(self.metadata().clone(), grant)))
     }
 
-    /// A DEK that is long enough for files.
-    pub(crate) async fn unwrap(&self, path: &ZonePath, edek: &Edek) -> Result<Dek, FsError> {
+    /// A DEK that files of a suite can have.
+    pub(crate) async fn unwrap(&self, path: &ZonePath, edek: &Edek, suite: Suite) -> Result<Dek, FsError> {
         let unwrapped = self.shared.kms.unwrap(edek).await;
-        let long_enough = |dek: Dek| {
-            dek.expose_256()?;
+        let fitting = |dek: Dek| {
+            suite::data_key(suite, &dek)?;
             Ok(dek)
         };
-        unwrapped.and_then(long_enough).map_err(|failure| FsError::Unwrap {
+        unwrapped.and_then(fitting).map_err(|failure| FsError::Unwrap {
             path: path.clone(),
             edek: Box::new(edek.clone()),
             failure,

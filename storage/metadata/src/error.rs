@@ -2,7 +2,8 @@
 
 use strongroom_kv::StoreError;
 use strongroom_proto::{
-    Failure, FileId, JobId, KeyName, KeyVersion, ParseError, Reason, ZonePath, transport::UserName,
+    DataSuite, EdekSuite, Failure, FileId, JobId, KeyName, KeyVersion, ParseError, Reason, ZonePath,
+    transport::UserName,
 };
 
 use crate::namespace::permission::Forbidden;
@@ -116,6 +117,21 @@ pub enum MetadataError {
     /// Zone creation without a key.
     #[error("must specify a key name when creating an encryption zone; make a key with: strongroom key create")]
     NoKeyGiven,
+    /// Zone creation with a data suite that the key is not for.
+    #[error(
+        "files of suite {suite} need EDEKs of suite {}, and key {key} makes EDEKs of suite {edeks}; take suite {} or a key made with: strongroom key create --suite {}",
+        EdekSuite::Hadoop,
+        DataSuite::Gcm,
+        EdekSuite::Hadoop
+    )]
+    SuiteOfKey {
+        /// The suite asked for.
+        suite: DataSuite,
+        /// The key.
+        key: KeyName,
+        /// Its suite.
+        edeks: EdekSuite,
+    },
     /// Zone creation on a file.
     #[error("attempt to create an encryption zone for a file: {0}; give a directory")]
     ZoneOnFile(ZonePath),
@@ -243,7 +259,7 @@ impl MetadataError {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Parse(_) | Self::Field { .. } | Self::Root(_) | Self::NoKeyGiven => Reason::InvalidArgument,
-            Self::Manifest { .. } | Self::RemovalGoesOn(_) => Reason::InvalidArgument,
+            Self::Manifest { .. } | Self::RemovalGoesOn(_) | Self::SuiteOfKey { .. } => Reason::InvalidArgument,
             Self::Store(error) => store_reason(error),
             Self::Corrupt { .. } => Reason::StoreFailed,
             Self::Remote(failure) => failure.reason,

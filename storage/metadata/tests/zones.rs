@@ -59,7 +59,7 @@ async fn zone_creation_checks_in_hdfs_order() {
     check(
         &refused(zones.create_zone(suite).await),
         Reason::InvalidArgument,
-        &["known suites: gcm"],
+        &["known suites: gcm, ctr-hdfs"],
     );
     let mut frames = ask("/empty", "payroll");
     frames.frame_bytes = 5000;

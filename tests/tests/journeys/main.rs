@@ -15,6 +15,7 @@ mod keys;
 mod logs;
 mod metadata_instances;
 mod monitoring;
+mod raw;
 mod refusals;
 mod sealed;
 mod tokens;

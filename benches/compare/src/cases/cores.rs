@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use strongroom_dataplane::{Ctr, CtrKey, DataKey, ExtentKey, Geometry, PooledBuffer};
+use strongroom_dataplane::{Ctr, CtrKey, DataKey, ExtentKey, Geometry, PooledBuffer, Seed, Suite};
 
 use super::{BLOCK, Case, KEY_256, SharedBuffer, aligned, pattern, shared, with_tag_room};
 use crate::{limit, measure::Contestant, peers::IV};
@@ -187,9 +187,9 @@ fn open_on(sealed: &[u8], out: &mut [u8], cores: NonZeroUsize) {
 }
 
 fn key() -> ExtentKey {
-    let geometry = Geometry::new(64 << 10, BLOCK).expect("a valid geometry");
+    let geometry = Geometry::new(Suite::Gcm, 64 << 10, BLOCK).expect("a valid geometry");
     let dek = KEY_256.try_into().expect("32 bytes");
-    ExtentKey::derive(&DataKey::new(dek), &[1; 16], &[2; 16], geometry)
+    ExtentKey::derive(&DataKey::new(dek), &[1; 16], Seed::Salt([2; 16]), geometry).expect("a DEK and a salt")
 }
 
 fn sealed_bytes(bytes: usize) -> usize {

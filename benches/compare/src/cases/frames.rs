@@ -3,7 +3,7 @@
 
 use std::{hint::black_box, rc::Rc};
 
-use strongroom_dataplane::{DataKey, ExtentKey, Geometry};
+use strongroom_dataplane::{DataKey, ExtentKey, Geometry, Seed, Suite};
 
 use super::{BLOCK, Case, KEY_256, Shared, with_tag_room};
 use crate::measure::Contestant;
@@ -111,7 +111,7 @@ fn sealed(frame: u32) -> (ExtentKey, Vec<u8>) {
 }
 
 fn key(frame: u32) -> ExtentKey {
-    let geometry = Geometry::new(frame, BLOCK).expect("a valid geometry");
+    let geometry = Geometry::new(Suite::Gcm, frame, BLOCK).expect("a valid geometry");
     let dek = KEY_256.try_into().expect("32 bytes");
-    ExtentKey::derive(&DataKey::new(dek), &[1; 16], &[2; 16], geometry)
+    ExtentKey::derive(&DataKey::new(dek), &[1; 16], Seed::Salt([2; 16]), geometry).expect("a DEK and a salt")
 }

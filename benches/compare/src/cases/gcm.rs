@@ -5,7 +5,7 @@ use std::{cell::RefCell, hint::black_box, rc::Rc};
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
 use crc_fast::{CrcAlgorithm, checksum};
 use openssl::symm::{self, Cipher};
-use strongroom_dataplane::{DataKey, ExtentKey, Geometry};
+use strongroom_dataplane::{DataKey, ExtentKey, Geometry, Seed, Suite};
 
 use super::{BLOCK, Case, KEY_256, Shared, TAG, pattern};
 use crate::{limit, measure::Contestant};
@@ -99,9 +99,9 @@ fn opening(frame: u32) -> Vec<Contestant> {
 
 /// A full, sealed block of 0x5a.
 fn sealed(frame: u32) -> (ExtentKey, Vec<u8>) {
-    let geometry = Geometry::new(frame, BLOCK).expect("a valid geometry");
+    let geometry = Geometry::new(Suite::Gcm, frame, BLOCK).expect("a valid geometry");
     let dek = KEY_256.try_into().expect("32 bytes");
-    let key = ExtentKey::derive(&DataKey::new(dek), &[1; 16], &[2; 16], geometry);
+    let key = ExtentKey::derive(&DataKey::new(dek), &[1; 16], Seed::Salt([2; 16]), geometry).expect("a DEK and a salt");
     let mut block = vec![0x5a; geometry.sealed_bytes(BLOCK) as usize];
     key.seal_block(0, true, &mut block).expect("a whole block");
     (key, block)

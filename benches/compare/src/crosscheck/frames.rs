@@ -2,7 +2,7 @@
 
 use openssl::symm::{self, Cipher};
 use ring::hkdf::{HKDF_SHA256, KeyType, Salt};
-use strongroom_dataplane::{DataKey, ExtentKey, Geometry};
+use strongroom_dataplane::{DataKey, ExtentKey, Geometry, Seed, Suite};
 
 use super::Random;
 
@@ -49,7 +49,7 @@ impl Block {
         };
         let mut plain = vec![0; length];
         random.fill(&mut plain);
-        let geometry = Geometry::new(frame as u32, 3 * frame as u32).expect("a valid geometry");
+        let geometry = Geometry::new(Suite::Gcm, frame as u32, 3 * frame as u32).expect("a valid geometry");
         Self {
             file,
             salt,
@@ -57,7 +57,7 @@ impl Block {
             index: random.below(1 << 30) as u32,
             last,
             plain,
-            key: ExtentKey::derive(&DataKey::new(&dek), &file, &salt, geometry),
+            key: ExtentKey::derive(&DataKey::new(&dek), &file, Seed::Salt(salt), geometry).expect("a DEK and a salt"),
             their_key: extent_key(&dek, &file, &salt),
         }
     }

@@ -11,7 +11,7 @@ use proptest::{
     test_runner::{RngAlgorithm, TestRng},
 };
 use strongroom_fs::{CreateOptions, FileWriter, FsError, Stat};
-use strongroom_proto::Reason;
+use strongroom_proto::{DataSuite, Reason};
 
 use crate::stand_ins::{FileRecord, World, now_ms, path};
 
@@ -29,7 +29,12 @@ fn plain(length: usize) -> Vec<u8> {
 
 /// A world with a file of `length` bytes.
 async fn with_file(length: usize) -> World {
+    with_file_in(DataSuite::Gcm, length).await
+}
+
+async fn with_file_in(suite: DataSuite, length: usize) -> World {
     let world = World::start(BLOCK as u32).await;
+    world.metadata.lock().data_suite = suite;
     let mut writer = world.fs.create(&path(FILE), NEW).await.expect("created");
     writer.write(&plain(length)).await.expect("written");
     writer.finish(1).await.expect("finished");
@@ -321,15 +326,17 @@ async fn a_file_of_too_many_extents_says_what_to_do() {
 async fn any_order_of_changes_gives_the_bytes_of_the_model() {
     let given = std::env::var("STRONGROOM_TEST_SEED").ok();
     let seed = given.map_or_else(now_ms, |seed| seed.parse().expect("a number"));
-    let outcome = tokio::spawn(random_changes(seed)).await;
-    outcome.unwrap_or_else(|failure| panic!("with STRONGROOM_TEST_SEED={seed}: {failure}"));
+    for suite in DataSuite::ALL {
+        let outcome = tokio::spawn(random_changes(seed, suite)).await;
+        outcome.unwrap_or_else(|failure| panic!("with STRONGROOM_TEST_SEED={seed}, {suite}: {failure}"));
+    }
 }
 
-async fn random_changes(seed: u64) {
+async fn random_changes(seed: u64, suite: DataSuite) {
     let bytes: [u8; 32] = std::array::from_fn(|i| (seed >> (i % 8 * 8)) as u8);
     let mut rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut up_to = move |end: usize| rng.next_u32() as usize % end;
-    let world = with_file(BLOCK).await;
+    let world = with_file_in(suite, BLOCK).await;
     let mut model = plain(BLOCK);
     let (mut salts, mut shown) = (HashSet::new(), Vec::new());
     for round in 0..60 {

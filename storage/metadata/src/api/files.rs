@@ -154,5 +154,6 @@ fn parse_extent(wire: pb::Extent) -> Result<records::Extent, MetadataError> {
         length: wire.length,
         blocks: wire.blocks,
         visible: wire.visible,
+        under_dek: wire.under_dek,
     })
 }

@@ -11,7 +11,7 @@ use super::{
     create::write_grant,
     lease::{lost, owned},
     rewrite::unchanged,
-    sealed_bytes,
+    suite::sealed_bytes,
 };
 use crate::{
     authority::Caller,
@@ -122,7 +122,7 @@ pub(crate) async fn record(
     open: &mut records::OpenFile,
     report: &Report,
 ) -> Result<(), MetadataError> {
-    let full = sealed_bytes(open.block_bytes, open.frame_bytes);
+    let full = sealed_bytes(open.suite()?, open.block_bytes, open.frame_bytes);
     let id = report.extent;
     let bad = |rule: String| MetadataError::Manifest { file, rule };
     let extent = open.extents.iter_mut().find(|e| e.extent_id.as_ref() == id.as_bytes());

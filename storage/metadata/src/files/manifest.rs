@@ -2,7 +2,10 @@
 
 use strongroom_proto::limits::EXTENTS_PER_FILE_MAX;
 
-use super::{commit::Commit, sealed_bytes};
+use super::{
+    commit::Commit,
+    suite::{may_be_under_dek, sealed_bytes},
+};
 use crate::{error::MetadataError, schema::records};
 
 /// Checks a commit against the extents that the file has now and the writer's record.
@@ -43,6 +46,12 @@ fn follows(commit: &Commit, open: &records::OpenFile, base: &[records::Extent]) 
         holds(old.iter().all(|old| old.salt != extent.salt), || {
             of(extent, "it has another one's salt")
         })?;
+        holds(!extent.under_dek || may_be_under_dek(open, old.len(), extent), || {
+            of(
+                extent,
+                "it is under the DEK itself, as only the first extent of a new file of suite ctr-hdfs may be",
+            )
+        })?;
         is_whole(extent, known, open).map_err(|rule| of(extent, &rule))?;
     }
     Ok(())
@@ -58,7 +67,8 @@ fn of(extent: &records::Extent, rule: &str) -> String {
 
 /// An extent that the file has already: nothing of it changes, but that the last one kept may show less.
 fn stays(extent: &records::Extent, before: &records::Extent, is_last: bool) -> Result<(), String> {
-    let same = (extent.length, extent.blocks, &extent.salt) == (before.length, before.blocks, &before.salt);
+    let seed = |extent: &records::Extent| (extent.under_dek, extent.salt.clone());
+    let same = (extent.length, extent.blocks, seed(extent)) == (before.length, before.blocks, seed(before));
     holds(same, || "it does not change once it is committed".to_owned())?;
     let (shows, showed) = (extent.visible, before.visible);
     holds((1..=showed).contains(&shows), || {
@@ -72,6 +82,7 @@ fn stays(extent: &records::Extent, before: &records::Extent, is_last: bool) -> R
 /// A new extent: all of it shows, and its blocks are those that were recorded.
 fn is_whole(extent: &records::Extent, known: &records::OpenExtent, open: &records::OpenFile) -> Result<(), String> {
     let block_bytes = u64::from(open.block_bytes);
+    let suite = open.suite().map_err(|error| error.to_string())?;
     let (length, blocks) = (extent.length, extent.blocks);
     holds(extent.salt.len() == 16, || "its salt must be 16 bytes".to_owned())?;
     holds(length > 0 && length.div_ceil(block_bytes) == u64::from(blocks), || {
@@ -84,7 +95,7 @@ fn is_whole(extent: &records::Extent, known: &records::OpenExtent, open: &record
         format!("{} blocks are recorded, not {blocks}", known.blocks)
     })?;
     let last_plain = u32::try_from((length - 1) % block_bytes + 1).unwrap_or(open.block_bytes);
-    let last = sealed_bytes(last_plain, open.frame_bytes);
+    let last = sealed_bytes(suite, last_plain, open.frame_bytes);
     holds(known.last_length == last, || {
         format!("its last block has {} bytes, not {last}", known.last_length)
     })

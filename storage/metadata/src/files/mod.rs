@@ -8,13 +8,7 @@ pub(crate) mod manifest;
 pub(crate) mod read;
 pub(crate) mod reopen;
 pub(crate) mod rewrite;
+pub(crate) mod suite;
 
 /// Plaintext bytes of a full block.
 pub(crate) const BLOCK_BYTES: u32 = 4 << 20;
-/// What suite `gcm` adds to each frame (NIST SP 800-38D, the longest tag).
-const TAG_BYTES: u32 = 16;
-
-/// Ciphertext bytes of a block of `plain` bytes in frames of `frame_bytes`.
-pub(crate) const fn sealed_bytes(plain: u32, frame_bytes: u32) -> u32 {
-    plain + plain.div_ceil(frame_bytes) * TAG_BYTES
-}

@@ -144,5 +144,6 @@ fn wire_extent(extent: &records::Extent) -> pb::Extent {
         length: extent.length,
         blocks: extent.blocks,
         visible: extent.visible,
+        under_dek: extent.under_dek,
     }
 }

@@ -10,7 +10,7 @@ pub(crate) mod records {
     include!(concat!(env!("OUT_DIR"), "/strongroom.metadata.records.v1.rs"));
 }
 
-use strongroom_proto::{Edek, ExtentId, FileId, KeyVersion, ParseError, ZoneId, transport::UserName};
+use strongroom_proto::{DataSuite, Edek, ExtentId, FileId, KeyVersion, ParseError, ZoneId, transport::UserName};
 
 /// Block nodes of a cluster.
 pub(crate) const NODES_MAX: usize = 5000;
@@ -100,6 +100,7 @@ impl records::OpenFile {
         Self {
             owner: user.as_str().to_owned(),
             generation: body.generation,
+            data_suite: body.data_suite.clone(),
             frame_bytes: body.frame_bytes,
             block_bytes: body.block_bytes,
             lease_expires_ms,
@@ -114,6 +115,10 @@ impl records::OpenFile {
     /// The generation of the manifest that the next one follows.
     pub(crate) fn goes_on_from(&self) -> u64 {
         self.replaces.as_ref().map_or(self.generation, |file| file.generation)
+    }
+
+    pub(crate) fn suite(&self) -> Result<DataSuite, ParseError> {
+        self.data_suite.parse()
     }
 
     /// Whether `extent` was granted to the writer.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use strongroom_kv::{Store, Txn};
-use strongroom_proto::{DataSuite, Failure, FileId, FrameSize, KeyName, Reason, ZoneId, ZonePath, metadata::v1 as pb};
+use strongroom_proto::{DataSuite, Failure, FileId, KeyName, Reason, ZoneId, ZonePath, metadata::v1 as pb};
 
 use super::{source::EdekSource, source::Minted, view::wire_zone};
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     authority::Caller,
     core::Core,
     error::MetadataError,
+    files::suite,
     namespace::{attributes::Attributes, remove::is_empty, resolve::find},
     schema::{access, access::transact, keys, records},
 };
@@ -44,11 +45,12 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
         "" => DataSuite::default(),
         named => named.parse()?,
     };
-    let frame = FrameSize::from_wire(asked.frame_bytes)?;
+    let frame = suite::frame(data_suite, asked.frame_bytes)?;
     let zone = ZoneId::generate();
     let current = look_at_key(core, &key, zone).await?;
     // EDEKs are bound to the key's own name; an alias may name another key tomorrow.
     let key = current.key;
+    suite::check_key(data_suite, &key, current.suite)?;
     let record = records::Zone {
         root: FileId::from_bytes([0; 16]).into(),
         key_name: key.as_str().to_owned(),

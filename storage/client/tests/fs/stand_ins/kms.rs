@@ -1,9 +1,9 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use strongroom_proto::{
-    Failure, Reason,
+    EdekSuite, Failure, Reason,
     kms::v1::{
-        ItemFailure, UnwrapRequest, UnwrapResponse, UnwrapResult, UnwrapSealedRequest, UnwrapSealedResponse,
+        Edek, ItemFailure, UnwrapRequest, UnwrapResponse, UnwrapResult, UnwrapSealedRequest, UnwrapSealedResponse,
         unwrap_result::Result as Outcome, unwrap_server::Unwrap,
     },
 };
@@ -12,10 +12,26 @@ use tonic::{Request, Response, Status};
 use super::Shared;
 
 /// "Wraps" a DEK: its bytes inverted and 8 bytes that check them.
-pub(crate) fn wrap(dek: &[u8; 32]) -> Bytes {
+pub(crate) fn wrap(dek: &[u8]) -> Bytes {
     let mut wrapped: Vec<u8> = dek.iter().map(|byte| !byte).collect();
     wrapped.extend_from_slice(&digest(&SHA256, dek).as_ref()[..8]);
     wrapped.into()
+}
+
+/// "Wraps" a DEK in the shape of Hadoop's EDEKs: an IV that follows from it, and its bytes inverted.
+pub(crate) fn wrap_hadoop(dek: &[u8]) -> Bytes {
+    let mut wrapped = digest(&SHA256, dek).as_ref()[..16].to_vec();
+    wrapped.extend(dek.iter().map(|byte| !byte));
+    wrapped.into()
+}
+
+fn open(edek: &Edek) -> Option<Vec<u8>> {
+    let inverted = |bytes: &[u8]| bytes.iter().map(|byte| !byte).collect::<Vec<_>>();
+    if edek.suite == EdekSuite::Hadoop.as_str() {
+        return Some(inverted(&edek.wrapped[16..]));
+    }
+    let dek = inverted(&edek.wrapped[..32]);
+    (digest(&SHA256, &dek).as_ref()[..8] == edek.wrapped[32..]).then_some(dek)
 }
 
 pub(crate) struct Kms {
@@ -33,17 +49,11 @@ impl Unwrap for Kms {
         }
         let edeks = request.into_inner().edeks;
         let results = edeks.iter().map(|edek| {
-            let dek: Vec<u8> = edek.wrapped[..32].iter().map(|byte| !byte).collect();
-            let good = digest(&SHA256, &dek).as_ref()[..8] == edek.wrapped[32..];
             let failure = ItemFailure {
                 reason: Reason::EdekInvalid.as_str().to_owned(),
                 message: "the EDEK does not open".to_owned(),
             };
-            let outcome = if good {
-                Outcome::Dek(dek.into())
-            } else {
-                Outcome::Failure(failure)
-            };
+            let outcome = open(edek).map_or(Outcome::Failure(failure), |dek| Outcome::Dek(dek.into()));
             UnwrapResult { result: Some(outcome) }
         });
         Ok(Response::new(UnwrapResponse {

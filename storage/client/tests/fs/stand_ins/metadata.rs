@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use strongroom_proto::{
-    ExtentId, Failure, FileId, Reason,
+    DataSuite, EdekSuite, ExtentId, Failure, FileId, Reason,
     block::v1::Target,
     kms::v1::Edek,
     metadata::v1::{
@@ -16,7 +16,11 @@ use strongroom_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{NodeState, Shared, kms::wrap, now_ms};
+use super::{
+    NodeState, Shared,
+    kms::{wrap, wrap_hadoop},
+    now_ms,
+};
 
 /// A file, written or being written. Tests change it as a hostile service would.
 #[derive(Clone)]
@@ -35,6 +39,10 @@ pub(crate) struct FileRecord {
 }
 
 pub(crate) struct MetadataState {
+    /// Of files that are created from now on.
+    pub(crate) data_suite: DataSuite,
+    /// Bytes of their DEKs.
+    pub(crate) dek_bytes: usize,
     pub(crate) frame_bytes: u32,
     pub(crate) block_bytes: u32,
     targets: Vec<Target>,
@@ -72,6 +80,8 @@ impl MetadataState {
             }
         };
         Self {
+            data_suite: DataSuite::Gcm,
+            dek_bytes: 32,
             frame_bytes: 4096,
             block_bytes,
             targets: nodes.iter().map(target).collect(),
@@ -112,8 +122,12 @@ impl MetadataState {
     }
 
     fn create(&mut self, request: CreateFileRequest) -> CreatedFile {
-        let dek = [self.next_dek; 32];
+        let dek = vec![self.next_dek; self.dek_bytes];
         self.next_dek += 1;
+        let (edek_suite, wrapped) = match self.data_suite {
+            DataSuite::Gcm => (EdekSuite::Kw, wrap(&dek)),
+            DataSuite::CtrHdfs => (EdekSuite::Hadoop, wrap_hadoop(&dek)),
+        };
         let file = FileRecord {
             stat: Stat {
                 path: request.path,
@@ -123,15 +137,15 @@ impl MetadataState {
                 file_id: FileId::generate().into(),
                 zone_path: Bytes::from_static(b"/z"),
                 key_name: "payroll".to_owned(),
-                data_suite: "gcm".to_owned(),
+                data_suite: self.data_suite.to_string(),
                 ..Stat::default()
             },
             edek: Edek {
                 key_name: "payroll".to_owned(),
                 key_version: 0,
                 zone_id: Bytes::from_static(&[7; 16]),
-                suite: "kw".to_owned(),
-                wrapped: wrap(&dek),
+                suite: edek_suite.to_string(),
+                wrapped,
             },
             extents: Vec::new(),
             code: Bytes::new(),
@@ -144,7 +158,7 @@ impl MetadataState {
         let created = CreatedFile {
             grant: Some(self.grant(&file)),
             edek: Some(file.edek.clone()),
-            data_suite: "gcm".to_owned(),
+            data_suite: self.data_suite.to_string(),
             frame_bytes: self.frame_bytes,
             block_bytes: self.block_bytes,
         };
