@@ -19,7 +19,7 @@ pub(crate) async fn all(fs: &ZoneFs, oracle: &Oracle) -> Result<(), String> {
             zones.insert(at.to_string(), zone.key.clone());
         }
     }
-    let listed = fs.list_zones(None).await.map_err(|error| told(&error))?.zones;
+    let listed = fs.zones().await.map_err(|error| told(&error))?;
     let listed = listed
         .into_iter()
         .map(|zone| (zone.path.to_string(), zone.key_name.to_string()));

@@ -54,7 +54,9 @@ pub(crate) struct Tables {
     pub(super) purges: BTreeMap<Id, records::Purge>,
     pub(super) reencryptions: BTreeMap<Id, Id>,
     pub(super) jobs: BTreeMap<Id, records::Job>,
+    /// Jobs that run, by kind.
     pub(super) running: BTreeSet<(u8, Id)>,
+    pub(super) unfinished: BTreeSet<Id>,
     /// By job and directory: the zone whose root it was.
     pub(super) removals: BTreeMap<(Id, Id), Option<Id>>,
     pub(super) counters: BTreeMap<Vec<u8>, i64>,
@@ -104,7 +106,8 @@ impl Tables {
             b'p' => _ = self.purges.insert(id(key, 0), decode(value)),
             b'r' => _ = self.reencryptions.insert(id(key, 0), Id::of(value)),
             b'j' => _ = self.jobs.insert(id(key, 0), decode(value)),
-            b'k' => _ = self.running.insert((key[0], id(key, 1))),
+            b'k' if key[0] > 0 => _ = self.running.insert((key[0], id(key, 1))),
+            b'k' => _ = self.unfinished.insert(id(key, 1)),
             b'w' => {
                 let zone = (!value.is_empty()).then(|| Id::of(value));
                 self.removals.insert((id(key, 0), id(key, 16)), zone);

@@ -126,6 +126,19 @@ fn check_jobs(tables: &Tables, broken: &mut Broken) {
     broken.unless(running == tables.running, || {
         format!("the jobs {running:?} run, {:?} are listed", tables.running)
     });
+    let is_over = |job: &records::Job| matches!(job.state(), JobState::Completed | JobState::Canceled);
+    let unfinished: BTreeSet<_> = tables
+        .jobs
+        .iter()
+        .filter(|(_, job)| !is_over(job))
+        .map(|(id, _)| *id)
+        .collect();
+    broken.unless(unfinished == tables.unfinished, || {
+        format!(
+            "the jobs {unfinished:?} are not over, {:?} are listed",
+            tables.unfinished
+        )
+    });
     let lists: BTreeSet<_> = tables.removals.keys().map(|(job, _)| *job).collect();
     for job in &lists {
         let known = tables.jobs.get(job);
