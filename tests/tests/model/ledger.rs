@@ -95,15 +95,15 @@ pub(crate) fn plaintext(write: u64, offset: u64, length: usize) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use strongroom_dataplane::{DataKey, ExtentKey, ExtentSealer, Geometry};
+    use strongroom_dataplane::{DataKey, ExtentKey, ExtentSealer, Geometry, Seed, Suite};
     use strongroom_proto::ExtentId;
 
     use super::*;
 
     fn sealed(salt: u8, write: u64) -> Vec<u8> {
-        let geometry = Geometry::new(4096, 1 << 20).expect("usual sizes");
-        let key = ExtentKey::derive(&DataKey::new(&[7; 32]), &[1; 16], &[salt; 16], geometry);
-        let mut sealer = ExtentSealer::new(key);
+        let geometry = Geometry::new(Suite::Gcm, 4096, 1 << 20).expect("usual sizes");
+        let key = ExtentKey::derive(&DataKey::new(&[7; 32]), &[1; 16], Seed::Salt([salt; 16]), geometry);
+        let mut sealer = ExtentSealer::new(key.expect("a DEK and a salt"));
         let data = plaintext(write, 0, 5000);
         let none = sealer.append(&mut data.as_slice()).expect("few bytes");
         assert!(none.is_none(), "less than a block");

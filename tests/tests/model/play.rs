@@ -136,7 +136,7 @@ impl Game {
         let key = KEYS.get(key).copied();
         let name: KeyName = key.unwrap_or("missing").parse().expect("a name");
         let options = ZoneOptions {
-            frame: FrameSize::from_wire(FRAME_BYTES).expect("a size"),
+            frame: Some(FrameSize::from_wire(FRAME_BYTES).expect("a size")),
             ..ZoneOptions::default()
         };
         let made = self.world.fs.create_zone(&path, &name, &options).await;
