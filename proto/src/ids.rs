@@ -191,6 +191,22 @@ id128! {
     RequestId, "request id", Uuid::new_v4
 }
 
+id128! {
+    /// A block node's data directory, drawn when it is made: a node that comes back with an emptied disk has another.
+    Incarnation, "incarnation", Uuid::new_v4
+}
+
+impl FromStr for Incarnation {
+    type Err = ParseError;
+
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        let bytes = hex::decode(s).ok().and_then(|bytes| bytes.try_into().ok());
+        bytes
+            .map(Self)
+            .ok_or_else(|| ParseError::new("incarnation", s, "32 hexadecimal digits"))
+    }
+}
+
 /// A block: one piece of an extent's ciphertext. Never written twice with different bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockId {
@@ -203,6 +219,24 @@ pub struct BlockId {
 impl fmt::Display for BlockId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.extent, self.index)
+    }
+}
+
+impl FromStr for BlockId {
+    type Err = ParseError;
+
+    fn from_str(s: &str) -> Result<Self, ParseError> {
+        let parsed = s.split_once('-').and_then(|(extent, index)| {
+            let extent: [u8; 16] = hex::decode(extent).ok()?.try_into().ok()?;
+            let extent = ExtentId::from_bytes(extent);
+            let id = Self {
+                extent,
+                index: index.parse().ok()?,
+            };
+            // One id has one name.
+            (id.to_string() == s).then_some(id)
+        });
+        parsed.ok_or_else(|| ParseError::new("block id", s, "the extent in 32 hexadecimal digits, -, and the index"))
     }
 }
 
@@ -294,6 +328,25 @@ impl fmt::Display for DataSuite {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_block_has_one_name() {
+        let block = BlockId {
+            extent: ExtentId::from_bytes([0xab; 16]),
+            index: 7,
+        };
+        assert_eq!(block.to_string().parse(), Ok(block));
+        let name = block.to_string();
+        for other in [
+            name.to_uppercase(),
+            name.replace("-7", "-07"),
+            name.replace("-7", "-+7"),
+            name.replace('-', ""),
+            String::new(),
+        ] {
+            other.parse::<BlockId>().expect_err("not its name");
+        }
+    }
 
     #[test]
     fn suites_have_one_word_each() {

@@ -26,7 +26,8 @@ pub use clock::Clock;
 pub use edek::Edek;
 pub use frame_size::FrameSize;
 pub use ids::{
-    BlockId, DataSuite, EdekSuite, ExtentId, FileId, JobId, KeyName, KeyVersion, NodeId, ParseError, RequestId, ZoneId,
+    BlockId, DataSuite, EdekSuite, ExtentId, FileId, Incarnation, JobId, KeyName, KeyVersion, NodeId, ParseError,
+    RequestId, ZoneId,
 };
 pub use path::ZonePath;
 pub use reason::{Failure, REASON_HEADER, REQUEST_ID_HEADER, RETRY_AFTER_HEADER, Reason};

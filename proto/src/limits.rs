@@ -8,6 +8,9 @@ pub const EDEKS_PER_CALL_MAX: usize = 1000;
 /// Blocks in one `AddBlocks`, `CommitFile` or `ListBlocks` message.
 pub const BLOCKS_PER_CALL_MAX: usize = 1024;
 
+/// Replicas in one command of the metadata service to a block node, or in the answer to it.
+pub const REPLICAS_PER_COMMAND_MAX: usize = 1000;
+
 /// Extents of one file.
 pub const EXTENTS_PER_FILE_MAX: usize = 1024;
 

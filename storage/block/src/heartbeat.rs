@@ -21,7 +21,11 @@ use tokio::{
 };
 use tonic::transport::Channel;
 
-use crate::{api::Node, news::Results};
+use crate::{
+    api::Node,
+    news::{Outcome, Results},
+    survey,
+};
 
 /// Between heartbeats, unless there is news.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -119,6 +123,7 @@ impl Heart {
             blocks: usage.blocks,
             bad_blocks: bad.iter().copied().map(Into::into).collect(),
             results: self.results.oldest(),
+            incarnation: self.node.store.incarnation().into(),
         };
         let told = heartbeat.results.clone();
         let asked = self.node.clock.since_boot();
@@ -163,7 +168,7 @@ impl Heart {
         let key = (self.metadata.clone(), id);
         match self.work.judge(&key, doomed(&command)) {
             Verdict::Known => {}
-            Verdict::Refused(why) => self.results.add(id, why.to_owned()),
+            Verdict::Refused(why) => self.results.add(id, Err(why.to_owned())),
             Verdict::Begin => {
                 let (node, work, results) = (
                     Arc::clone(&self.node),
@@ -221,9 +226,8 @@ impl Work {
         if let Err(error) = &outcome {
             tracing::warn!(command = command.command_id, %error, "a command failed");
         }
-        let failure = outcome.err().map_or_else(String::new, |failure| failure.message);
         // First the result, then room: between the two the command counts as known either way.
-        results.add(command.command_id, failure);
+        results.add(command.command_id, outcome.map_err(|failure| failure.message));
         let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
         accepted.remove(&key);
     }
@@ -236,22 +240,25 @@ fn doomed(command: &Command) -> Option<Doomed> {
             Some((id.extent, Some(id.index)))
         }
         command::Command::DeleteExtent(id) => Some((ExtentId::try_from(id.as_ref()).ok()?, None)),
-        command::Command::Replicate(_) => None,
+        command::Command::Replicate(_) | command::Command::Check(_) | command::Command::Tell(_) => None,
     }
 }
 
-async fn execute(node: &Node, command: Option<command::Command>) -> Result<(), Failure> {
+async fn execute(node: &Node, command: Option<command::Command>) -> Result<Outcome, Failure> {
     match command {
-        Some(command::Command::Delete(id)) => Ok(node.store.delete(BlockId::try_from(Some(id))?).await?),
-        Some(command::Command::DeleteExtent(id)) => {
-            Ok(node.store.delete_extent(ExtentId::try_from(id.as_ref())?).await?)
+        Some(command::Command::Delete(id)) => node.store.delete(BlockId::try_from(Some(id))?).await?,
+        Some(command::Command::DeleteExtent(id)) => node.store.delete_extent(ExtentId::try_from(id.as_ref())?).await?,
+        Some(command::Command::Replicate(order)) => replicate(node, order).await?,
+        Some(command::Command::Check(order)) => return survey::check(node, order).await,
+        Some(command::Command::Tell(order)) => return survey::tell(node, order).await,
+        None => {
+            return Err(Failure::new(
+                Reason::InvalidArgument,
+                "this release does not know the command; upgrade the node",
+            ));
         }
-        Some(command::Command::Replicate(order)) => replicate(node, order).await,
-        None => Err(Failure::new(
-            Reason::InvalidArgument,
-            "this release does not know the command; upgrade the node",
-        )),
     }
+    Ok(Outcome::default())
 }
 
 async fn replicate(node: &Node, order: Replicate) -> Result<(), Failure> {

@@ -13,7 +13,8 @@ mod heartbeat;
 mod news;
 mod server;
 mod store;
+mod survey;
 
 pub use config::Config;
 pub use server::{Member, RunError, run, serve};
-pub use store::{BlockStore, Engine, OpenError, Part, Sealed, StoreError, Usage};
+pub use store::{BlockStore, Engine, Expected, Found, OpenError, Part, Position, Sealed, StoreError, Survey, Usage};

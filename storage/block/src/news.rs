@@ -5,11 +5,16 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use strongroom_proto::{BlockId, metadata::v1::CommandResult};
+use strongroom_proto::{
+    BlockId,
+    metadata::v1::{CommandResult, ReplicaPage},
+};
 use tokio::sync::Notify;
 
 /// Items of a kind in one heartbeat; the rest goes with the next.
 const ITEMS_PER_HEARTBEAT_MAX: usize = 1000;
+/// Blocks that the results in one heartbeat name, and at least one result: a heartbeat stays below the size of a message.
+const NAMED_PER_HEARTBEAT_MAX: usize = 10_000;
 /// Bad blocks remembered. Beyond, they are reported when they are asked for again.
 const BAD_BLOCKS_MAX: usize = 10_000;
 
@@ -57,18 +62,37 @@ impl News {
     }
 }
 
+/// What came of a command that was carried out.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Outcome {
+    /// Blocks that are not there as they should be.
+    pub(crate) missing: Vec<BlockId>,
+    /// What is on the disk.
+    pub(crate) page: Option<ReplicaPage>,
+}
+
 /// What became of the commands of one instance, until a heartbeat that told it was answered.
 #[derive(Default)]
 pub(crate) struct Results {
-    /// Failures of commands, empty for those done. At most as many as commands were accepted.
-    items: Mutex<BTreeMap<u64, String>>,
+    /// By command. At most as many as were accepted.
+    items: Mutex<BTreeMap<u64, CommandResult>>,
     arrived: Notify,
 }
 
 impl Results {
     /// A command is done, or has failed.
-    pub(crate) fn add(&self, command_id: u64, failure: String) {
-        self.items().insert(command_id, failure);
+    pub(crate) fn add(&self, command_id: u64, outcome: Result<Outcome, String>) {
+        let (outcome, failure) = match outcome {
+            Ok(outcome) => (outcome, String::new()),
+            Err(failure) => (Outcome::default(), failure),
+        };
+        let result = CommandResult {
+            command_id,
+            failure,
+            missing: outcome.missing.into_iter().map(Into::into).collect(),
+            page: outcome.page,
+        };
+        self.items().insert(command_id, result);
         self.arrived.notify_one();
     }
 
@@ -80,13 +104,15 @@ impl Results {
     /// The oldest of them for a heartbeat.
     pub(crate) fn oldest(&self) -> Vec<CommandResult> {
         let items = self.items();
-        let oldest = items.iter().take(ITEMS_PER_HEARTBEAT_MAX);
+        let (mut oldest, mut named) = (Vec::new(), 0);
+        for result in items.values().take(ITEMS_PER_HEARTBEAT_MAX) {
+            named += named_by(result);
+            if named > NAMED_PER_HEARTBEAT_MAX && !oldest.is_empty() {
+                break;
+            }
+            oldest.push(result.clone());
+        }
         oldest
-            .map(|(&command_id, failure)| CommandResult {
-                command_id,
-                failure: failure.clone(),
-            })
-            .collect()
     }
 
     /// Forgets what an answered heartbeat told.
@@ -105,7 +131,12 @@ impl Results {
         self.arrived.notified().await;
     }
 
-    fn items(&self) -> MutexGuard<'_, BTreeMap<u64, String>> {
+    fn items(&self) -> MutexGuard<'_, BTreeMap<u64, CommandResult>> {
         self.items.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Blocks that a result names.
+fn named_by(result: &CommandResult) -> usize {
+    result.missing.len() + result.page.as_ref().map_or(0, |page| page.replicas.len())
 }

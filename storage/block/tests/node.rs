@@ -13,7 +13,7 @@ use strongroom_proto::{
     block::v1::{PutBlockRequest, Target},
     capability::{Capability, Right, Signer},
     limits::BLOCK_BYTES_MAX,
-    metadata::v1::{Replicate, command},
+    metadata::v1::{CheckReplicas, Replica, Replicate, TellReplicas, command},
 };
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
@@ -453,6 +453,56 @@ async fn commands_replicate_and_delete() {
     let failure = cluster.result(5).await;
     assert!(failure.contains("is not on node node-1"), "{failure}");
     assert_eq!(get(&cluster, &second, id).await, Ok(data));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_says_what_it_has_and_what_it_lacks() {
+    let cluster = Cluster::new().await;
+    let node = cluster.join("node-1").await;
+    let data = some_data(1000);
+    let (here, gone) = (some_id(), some_id());
+    cluster
+        .client(ALICE, &node)
+        .put(put(&cluster, here, &data, &[]))
+        .await
+        .expect("put");
+    let incarnation = cluster.heard().heartbeats["node-1"].incarnation.clone();
+    assert_eq!(incarnation.len(), 16);
+
+    let replica = |id: BlockId| Replica {
+        block_id: Some(id.into()),
+        length: 1000,
+        crc32c: crc32_iscsi(&data),
+        ..Replica::default()
+    };
+    let check = CheckReplicas {
+        replicas: vec![replica(here), replica(gone)],
+    };
+    cluster.command("node-1", 1, command::Command::Check(check));
+    let outcome = cluster.outcome(1).await;
+    assert_eq!((outcome.failure.as_str(), outcome.missing), ("", vec![gone.into()]));
+
+    cluster.command("node-1", 2, command::Command::Tell(TellReplicas::default()));
+    let page = cluster.outcome(2).await.page.expect("a page");
+    assert_eq!((page.replicas.len(), page.next), (1, None));
+    let told = Replica {
+        age_ms: 0,
+        ..page.replicas[0].clone()
+    };
+    assert_eq!(told, replica(here));
+
+    let many = CheckReplicas {
+        replicas: vec![replica(gone); 1001],
+    };
+    cluster.command("node-1", 3, command::Command::Check(many));
+    assert!(cluster.result(3).await.contains("at most 1000"));
+    node.stop().await;
+
+    // The disk is replaced.
+    fs::remove_dir_all(cluster.data("node-1")).expect("a new disk");
+    let node = cluster.join("node-1").await;
+    assert_ne!(cluster.heard().heartbeats["node-1"].incarnation, incarnation);
+    node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

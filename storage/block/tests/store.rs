@@ -14,7 +14,7 @@ use proptest::{
     sample::Index,
     test_runner::{RngAlgorithm, TestRng, TestRunner},
 };
-use strongroom_block::{BlockStore, Engine, OpenError, StoreError};
+use strongroom_block::{BlockStore, Engine, Expected, Found, OpenError, Position, StoreError};
 use strongroom_proto::{BlockId, ExtentId, NodeId};
 
 const CHUNK: usize = 64 << 10;
@@ -298,7 +298,8 @@ fn a_directory_that_is_not_ours_is_refused_with_the_remedy() {
     drop(store);
 
     for (format, mention) in [
-        ("2 node-1\n", "run the release that wrote it"),
+        ("3 node-1 whatever\n", "run the release that wrote it"),
+        ("2 node-1\n", "does not say a format and a node"),
         ("1 node-2\n", "belongs to node node-2"),
         ("hello\n", "does not say a format and a node"),
     ] {
@@ -311,6 +312,139 @@ fn a_directory_that_is_not_ours_is_refused_with_the_remedy() {
     fs::write(foreign.path().join("thesis.tex"), "years of work").expect("write");
     let message = refusal(foreign.path());
     assert!(message.contains("holds other files, such as thesis.tex"), "{message}");
+}
+
+#[test]
+fn a_directory_keeps_its_incarnation_and_an_emptied_one_has_another() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let path = directory.path().join("data");
+    let incarnation = || open(&path).expect("open").incarnation();
+    let first = incarnation();
+    assert_eq!(incarnation(), first, "the same after a restart");
+    // As the release before left it.
+    fs::write(path.join("FORMAT"), "1 node-1\n").expect("write");
+    let given = incarnation();
+    assert_eq!(incarnation(), given, "given once");
+    fs::remove_dir_all(&path).expect("a new disk");
+    let other = incarnation();
+    assert!(other != first && other != given);
+}
+
+#[tokio::test]
+async fn a_survey_tells_all_that_is_there_page_by_page() {
+    let fixture = Fixture::new();
+    let ids: Vec<BlockId> = (0..40).map(|_| some_id()).collect();
+    for (n, id) in ids.iter().enumerate() {
+        fixture.put(*id, &some_data(n + 1)).await.expect("put");
+    }
+    // One is damaged in its header, which shows on the way, and one in its data, which does not.
+    flip(&fixture.file(ids[3]), 5);
+    flip(&fixture.file(ids[4]), 54);
+    fs::write(fixture.directory.path().join("blocks/00/notes.txt"), "no block").expect("write");
+    let mut told = survey(&fixture.store, Position::default()).await;
+    told.sort_by_key(|found| ids.iter().position(|id| *id == found.id));
+    assert_eq!(told.len(), 40);
+    for (n, found) in told.iter().enumerate() {
+        assert_eq!((found.id, found.aside), (ids[n], n == 3));
+        assert!(found.age.as_secs() < 60, "{found:?}");
+        if n != 3 {
+            let data = some_data(n + 1);
+            assert_eq!((found.length as usize, found.crc32c), (data.len(), crc32_iscsi(&data)));
+        }
+    }
+    // From somewhere in between nothing comes twice.
+    let last = ids
+        .iter()
+        .max_by_key(|id| (id.extent.as_bytes()[15], **id))
+        .expect("some");
+    let behind = Position {
+        fan: u32::from(last.extent.as_bytes()[15]),
+        after: Some(*last),
+    };
+    let rest = survey(&fixture.store, behind).await;
+    assert_eq!(
+        rest.iter().map(|found| found.id).collect::<Vec<_>>(),
+        [ids[3]],
+        "what was put aside"
+    );
+}
+
+async fn survey(store: &BlockStore, from: Position) -> Vec<Found> {
+    let (mut told, mut next) = (Vec::new(), Some(from));
+    while let Some(from) = next {
+        let page = store.survey(from).await.expect("readable");
+        told.extend(page.found);
+        next = page.next;
+    }
+    told
+}
+
+#[tokio::test]
+async fn a_check_names_what_is_gone_other_or_damaged() {
+    let fixture = Fixture::new();
+    let data = some_data(100_000);
+    let expected = |id| Expected {
+        id,
+        length: 100_000,
+        crc32c: crc32_iscsi(&data),
+    };
+    let [sound, gone, cut, flipped, other] = [(); 5].map(|()| some_id());
+    for id in [sound, cut, flipped] {
+        fixture.put(id, &data).await.expect("put");
+    }
+    fixture.put(other, &some_data(99_999)).await.expect("put");
+    let file = fs::OpenOptions::new().write(true).open(fixture.file(cut));
+    file.expect("open").set_len(500).expect("cut");
+    flip(&fixture.file(flipped), 90_000);
+    let all = [sound, gone, cut, flipped, other].map(expected).to_vec();
+    let quick = fixture.store.check(all.clone(), false).await.expect("readable");
+    assert_eq!(quick, [gone, cut, other], "headers say nothing of a flipped byte");
+    let deep = fixture.store.check(all, true).await.expect("readable");
+    assert_eq!(deep, [gone, cut, flipped, other]);
+    assert!(fixture.bad(flipped).exists(), "what is damaged is put aside");
+}
+
+/// Puts something in a block's place whose reads fail with an I/O error: this process' memory at the address 0.
+fn break_medium(path: &Path) {
+    fs::remove_file(path).expect("a block");
+    std::os::unix::fs::symlink("/proc/self/mem", path).expect("a link");
+}
+
+#[tokio::test]
+async fn a_bad_spot_is_put_aside_and_a_disk_that_is_away_costs_nothing() {
+    let fixture = Fixture::new();
+    let data = some_data(1000);
+    let ids = [(); 3].map(|()| some_id());
+    for id in ids {
+        fixture.put(id, &data).await.expect("put");
+    }
+    break_medium(&fixture.file(ids[0]));
+    let error = fixture.store.get(ids[0], 0, 0).await.expect_err("it cannot be read");
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+    assert!(
+        !fixture.file(ids[0]).exists(),
+        "the others read well, so it is the block"
+    );
+
+    // Now nothing can be read.
+    for id in &ids[1..] {
+        break_medium(&fixture.file(*id));
+    }
+    let error = fixture.store.get(ids[1], 0, 0).await.expect_err("it cannot be read");
+    assert!(matches!(error, StoreError::Io { .. }), "{error}");
+    assert!(fixture.file(ids[1]).symlink_metadata().is_ok(), "it is where it was");
+}
+
+#[tokio::test]
+async fn a_block_that_was_put_aside_and_is_whole_is_taken_back() {
+    let fixture = Fixture::new();
+    let (id, data) = (some_id(), some_data(200_000));
+    fixture.put(id, &data).await.expect("put");
+    // As after a disk that was away for a minute.
+    fs::rename(fixture.file(id), fixture.bad(id)).expect("put aside");
+    let part = fixture.store.get(id, 0, 0).await.expect("it is whole");
+    assert_eq!(part.data, data);
+    assert!(fixture.file(id).exists() && !fixture.bad(id).exists());
 }
 
 /// A file system of its own, small enough to fill. Needs root, as CI has it.

@@ -72,6 +72,10 @@ pub struct Settings {
     pub command_timeout_ms: u64,
     /// Zones being re-encrypted at once.
     pub reencryptions: usize,
+    /// How often block nodes' disks are compared with what is recorded, in milliseconds; 0 for never.
+    pub inventory_ms: u64,
+    /// How old a block on a disk is before it is deleted because nothing that is recorded needs it, in milliseconds.
+    pub stray_ms: u64,
 }
 
 impl Default for Settings {
@@ -90,6 +94,8 @@ impl Default for Settings {
             node_gone_ms: 600_000,
             command_timeout_ms: 10_000,
             reencryptions: 4,
+            inventory_ms: 6 * 3_600_000,
+            stray_ms: 24 * 3_600_000,
         }
     }
 }
@@ -161,6 +167,10 @@ impl Settings {
             (
                 (1..=64).contains(&self.reencryptions),
                 "settings.reencryptions must be from 1 to 64",
+            ),
+            (
+                self.inventory_ms == 0 || self.inventory_ms >= 1_000,
+                "settings.inventory_ms must be 0 or at least 1000",
             ),
         ];
         rules.into_iter().find_map(|(kept, rule)| (!kept).then_some(rule))

@@ -5,7 +5,7 @@ use std::{any::Any, future::Future, panic::resume_unwind, sync::Arc, time::Durat
 use prost::Message;
 use strongroom_kv::{Store, Txn};
 use strongroom_proto::{
-    NodeId,
+    Incarnation, NodeId,
     capability::Signer,
     transport::{TlsIdentity, UserName},
 };
@@ -14,7 +14,7 @@ use tokio::{sync::Notify, task::JoinSet, time::sleep};
 use crate::{
     Clock, answers,
     authority::Authority,
-    cluster::{Cluster, gone::Passes, repair::Rounds},
+    cluster::{Cluster, gone::Passes, inventory::Inventory, repair::Rounds},
     config::Settings,
     duty::Duty,
     error::{MetadataError, chain},
@@ -32,6 +32,7 @@ pub(crate) const STORE_FILE: &str = "metadata.redb";
 const REPAIR_EVERY: Duration = Duration::from_millis(500);
 const PURGE_EVERY: Duration = Duration::from_millis(500);
 const REAP_EVERY: Duration = Duration::from_secs(5);
+const INVENTORY_EVERY: Duration = Duration::from_millis(200);
 const LOOK_FOR_GONE_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a store cannot be served.
@@ -136,6 +137,7 @@ impl<S: Store, E: EdekSource> Core<S, E> {
         tasks.spawn(runner::forget_old(Arc::clone(self)));
         tasks.spawn(repair(Arc::clone(self)));
         tasks.spawn(replace_gone(Arc::clone(self)));
+        tasks.spawn(take_inventory(Arc::clone(self)));
         tasks.spawn(purge(Arc::clone(self)));
         tasks.spawn(reap_leases(Arc::clone(self)));
         tasks.spawn(forget_answers(Arc::clone(self)));
@@ -152,12 +154,10 @@ impl<S: Store, E: EdekSource> Core<S, E> {
             return Ok(Some(address));
         }
         let record: Option<records::Node> = access::record(txn, &keys::node(node), "node").await?;
-        let address = record.map(|record| record.address);
-        if let Some(address) = &address {
-            let now_ms = self.clock.now_ms();
-            self.cluster.nodes.remember(node.clone(), address.clone(), now_ms);
+        if let Some(record) = &record {
+            self.remember_node(node.clone(), record)?;
         }
-        Ok(address)
+        Ok(record.map(|record| record.address))
     }
 
     async fn remember_nodes(&self) -> Result<(), MetadataError> {
@@ -165,8 +165,18 @@ impl<S: Store, E: EdekSource> Core<S, E> {
         for (key, value) in found {
             let node = keys::node_of(&key).ok_or(MetadataError::Corrupt { what: "node" })?;
             let record: records::Node = access::decode(value, "node")?;
-            self.cluster.nodes.remember(node, record.address, self.clock.now_ms());
+            self.remember_node(node, &record)?;
         }
+        Ok(())
+    }
+
+    fn remember_node(&self, node: NodeId, record: &records::Node) -> Result<(), MetadataError> {
+        let known = Some(record.incarnation.as_ref()).filter(|id| !id.is_empty());
+        let incarnation = known.map(Incarnation::try_from).transpose()?;
+        let now_ms = self.clock.now_ms();
+        self.cluster
+            .nodes
+            .remember(node, record.address.clone(), incarnation, now_ms);
         Ok(())
     }
 }
@@ -269,6 +279,14 @@ async fn replace_gone<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
     loop {
         sleep(LOOK_FOR_GONE_EVERY).await;
         logged("replace", passes.run(&core.store, &core.cluster)).await;
+    }
+}
+
+async fn take_inventory<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
+    let mut inventory = Inventory::default();
+    loop {
+        logged("inventory", inventory.round(&core.store, &core.cluster)).await;
+        sleep(INVENTORY_EVERY).await;
     }
 }
 

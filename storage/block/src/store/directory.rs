@@ -1,6 +1,6 @@
 //! The data directory: who may use it, and where what is.
 //!
-//! `LOCK` is held by the process that uses the directory; `FORMAT` says the layout's version and the node; `blocks`
+//! `LOCK` is held by the process that uses the directory; `FORMAT` says the layout's version, the node and the incarnation; `blocks`
 //! has a directory for each value of an extent id's last byte (the first ones are a clock); `tmp` is for writes
 //! under way, `bad` for blocks that failed their checksum.
 
@@ -11,10 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use strongroom_proto::{BlockId, NodeId};
+use strongroom_proto::{BlockId, Incarnation, NodeId};
 
-/// The layout that this release reads and writes.
-const FORMAT: u32 = 1;
+/// The layout that this release writes. It reads the one before, which had no incarnation, and gives it one.
+const FORMAT: u32 = 2;
 const OWN_NAMES: [&str; 6] = ["LOCK", "FORMAT", "blocks", "tmp", "bad", "lost+found"];
 
 /// Why a data directory cannot be used.
@@ -91,6 +91,7 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenErro
 /// A data directory, locked for this process.
 pub(super) struct Directory {
     root: PathBuf,
+    incarnation: Incarnation,
     _lock: Lock,
 }
 
@@ -98,33 +99,40 @@ impl Directory {
     pub(super) fn open(root: &Path, node: &NodeId) -> Result<Self, OpenError> {
         make_private_directory(root).map_err(failed("create", root))?;
         let lock = lock(root)?;
-        match format(root)? {
-            Some((found, _)) if found > FORMAT => {
+        let known = match format(root)? {
+            Some(Format { version: found, .. }) if found > FORMAT => {
                 return Err(OpenError::NewerFormat {
                     path: root.to_owned(),
                     found,
                 });
             }
-            Some((_, owner)) if owner != node.as_str() => {
+            Some(Format { owner, .. }) if owner != node.as_str() => {
                 return Err(OpenError::OtherNode {
                     path: root.to_owned(),
                     owner,
                     node: node.clone(),
                 });
             }
-            Some(_) => {}
-            None => refuse_foreign(root)?,
-        }
+            Some(format) => format.incarnation,
+            None => {
+                refuse_foreign(root)?;
+                None
+            }
+        };
         let directory = Self {
             root: root.to_owned(),
+            incarnation: known.unwrap_or_else(Incarnation::generate),
             _lock: lock,
         };
-        directory.lay_out(node)?;
+        directory.lay_out()?;
+        if known.is_none() {
+            directory.write_format(node)?;
+        }
         Ok(directory)
     }
 
-    /// Makes what is missing, the format file last: with it, the directory is whole.
-    fn lay_out(&self, node: &NodeId) -> Result<(), OpenError> {
+    /// Makes what is missing but for the format file, which comes last: with it, the directory is whole.
+    fn lay_out(&self) -> Result<(), OpenError> {
         let temporary = self.root.join("tmp");
         if temporary.exists() {
             fs::remove_dir_all(&temporary).map_err(failed("clear", &temporary))?;
@@ -135,15 +143,21 @@ impl Directory {
         }
         let blocks = self.root.join("blocks");
         sync_directory(&blocks).map_err(failed("sync", &blocks))?;
-        let format = self.root.join("FORMAT");
-        if !format.exists() {
-            let draft = self.root.join("tmp/FORMAT");
-            write_synced(&draft, format!("{FORMAT} {node}\n").as_bytes()).map_err(failed("write", &draft))?;
-            fs::rename(&draft, &format).map_err(failed("write", &format))?;
-        }
         sync_directory(&self.root).map_err(failed("sync", &self.root))?;
         let parent = self.root.join("..");
         sync_directory(&parent).map_err(failed("sync", &parent))
+    }
+
+    fn write_format(&self, node: &NodeId) -> Result<(), OpenError> {
+        let (draft, format) = (self.root.join("tmp/FORMAT"), self.root.join("FORMAT"));
+        let line = format!("{FORMAT} {node} {}\n", self.incarnation);
+        write_synced(&draft, line.as_bytes()).map_err(failed("write", &draft))?;
+        fs::rename(&draft, &format).map_err(failed("write", &format))?;
+        sync_directory(&self.root).map_err(failed("sync", &self.root))
+    }
+
+    pub(super) const fn incarnation(&self) -> Incarnation {
+        self.incarnation
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -155,7 +169,7 @@ impl Directory {
         self.fan(id.extent.as_bytes()[15])
     }
 
-    fn fan(&self, fan: u8) -> PathBuf {
+    pub(super) fn fan(&self, fan: u8) -> PathBuf {
         self.root.join("blocks").join(format!("{fan:02x}"))
     }
 
@@ -259,19 +273,40 @@ fn holder(file: &mut File) -> String {
     }
 }
 
-/// The directory's format and owner, if it has any.
-fn format(root: &Path) -> Result<Option<(u32, String)>, OpenError> {
+/// What the format file says.
+struct Format {
+    version: u32,
+    owner: String,
+    incarnation: Option<Incarnation>,
+}
+
+impl Format {
+    /// Of a newer version only the number is known.
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.trim_end().split(' ');
+        let version = words.next()?.parse().ok()?;
+        let owner = words.next()?.to_owned();
+        let incarnation = match (version, words.next()) {
+            (FORMAT, word) => Some(word?.parse().ok()?),
+            _ => None,
+        };
+        Some(Self {
+            version,
+            owner,
+            incarnation,
+        })
+    }
+}
+
+/// The directory's format, if it has any.
+fn format(root: &Path) -> Result<Option<Format>, OpenError> {
     let path = root.join("FORMAT");
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed("read", &path)(error)),
     };
-    let parsed = text
-        .trim_end()
-        .split_once(' ')
-        .and_then(|(version, node)| Some((version.parse().ok()?, node.to_owned())));
-    parsed.map(Some).ok_or(OpenError::BadFormat { path })
+    Format::parse(&text).map(Some).ok_or(OpenError::BadFormat { path })
 }
 
 fn refuse_foreign(root: &Path) -> Result<(), OpenError> {

@@ -1,6 +1,7 @@
 //! The work on files, blocking: one method per operation.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io::{self, IoSlice, Write},
     os::unix::fs::{FileExt, MetadataExt},
@@ -13,13 +14,16 @@ use std::{
 
 use bytes::Bytes;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use strongroom_proto::{BlockId, ExtentId, Failure, NodeId, Reason};
+use strongroom_proto::{BlockId, ExtentId, Failure, Incarnation, NodeId, Reason};
 
 use super::{
     Part, Usage,
     directory::{Directory, OpenError, sync_directory},
     format::{CHUNK_BYTES, Front, HEADER_BYTES, Sealed},
 };
+
+/// Other blocks that are read to tell a bad block from a bad disk.
+const OTHERS_MAX: usize = 3;
 
 /// Why a block cannot be stored or read.
 #[derive(Debug, thiserror::Error)]
@@ -130,6 +134,14 @@ impl Disk {
         &self.node
     }
 
+    pub(super) const fn incarnation(&self) -> Incarnation {
+        self.directory.incarnation()
+    }
+
+    pub(super) const fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
     pub(super) fn put(&self, block: &Sealed) -> Result<(), StoreError> {
         if self.has_same(block)? {
             return Ok(());
@@ -176,15 +188,88 @@ impl Disk {
     }
 
     pub(super) fn get(&self, id: BlockId, offset: u32, length: u32) -> Result<Part, StoreError> {
+        let file = self.opened(id)?;
+        read(&file, id, offset, length).map_err(|error| self.unreadable(id, &file, error))
+    }
+
+    /// What header and table of a block say.
+    pub(super) fn front(&self, id: BlockId) -> Result<(Front, fs::Metadata), StoreError> {
+        let file = self.opened(id)?;
+        let front = read_front(&file, id).map_err(|error| self.unreadable(id, &file, error))?;
+        let metadata = file.metadata();
+        Ok((
+            front,
+            metadata.map_err(|error| self.failed("look at", &self.directory.block(id), error))?,
+        ))
+    }
+
+    /// A block's file. One that was put aside and reads well now, as after a disk was away for a while, is taken back first.
+    fn opened(&self, id: BlockId) -> Result<File, StoreError> {
         let path = self.directory.block(id);
-        let file = File::open(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => self.missing(id),
-            _ => self.failed("open", &path, error),
-        })?;
-        match read(&file, id, offset, length) {
-            Ok(part) => Ok(part),
-            Err(ReadError::Corrupt(why)) => Err(self.put_aside(id, &file, why)),
-            Err(ReadError::Io(error)) => Err(self.failed("read", &path, error)),
+        match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            opened => return opened.map_err(|error| self.failed("open", &path, error)),
+        }
+        let why = self.missing(id);
+        if matches!(why, StoreError::Corrupt { .. }) && self.take_back(id) {
+            return File::open(&path).map_err(|error| self.failed("open", &path, error));
+        }
+        Err(why)
+    }
+
+    fn unreadable(&self, id: BlockId, file: &File, error: ReadError) -> StoreError {
+        match error {
+            ReadError::Corrupt(why) => self.put_aside(id, file, why),
+            // What the medium cannot give back is lost as surely as what it gives back wrong; but not if it gives back nothing at all.
+            ReadError::Io(error) if is_medium(&error) && self.works_otherwise(id) => {
+                self.put_aside(id, file, "the disk cannot read it")
+            }
+            ReadError::Io(error) => self.failed("read", &self.directory.block(id), error),
+        }
+    }
+
+    /// Whether the disk gives other blocks back, or, for want of any, takes a file.
+    fn works_otherwise(&self, id: BlockId) -> bool {
+        let first = id.extent.as_bytes()[15];
+        let fans = (0..=u8::MAX).map(|step| first.wrapping_add(step));
+        let others = fans.filter_map(|fan| fs::read_dir(self.directory.fan(fan)).ok());
+        let others = others.flatten().filter_map(|entry| block_of(&entry.ok()?.file_name()));
+        let mut looked_at = others.filter(|other| *other != id).take(OTHERS_MAX).peekable();
+        if looked_at.peek().is_none() {
+            return self.takes_a_file(id);
+        }
+        looked_at.any(|other| {
+            let file = File::open(self.directory.block(other));
+            file.is_ok_and(|file| read(&file, other, 0, 0).is_ok())
+        })
+    }
+
+    fn takes_a_file(&self, id: BlockId) -> bool {
+        let probe = Temporary(
+            self.directory
+                .temporary(id, self.serial.fetch_add(1, Ordering::Relaxed)),
+        );
+        File::create_new(&probe.0)
+            .and_then(|mut file| file.write_all(b"strongroom").and_then(|()| file.sync_all()))
+            .is_ok()
+    }
+
+    /// Takes a block back that was put aside, if its file is whole. Says whether it is in its place.
+    fn take_back(&self, id: BlockId) -> bool {
+        let (bad, path) = (self.directory.bad(id), self.directory.block(id));
+        let is_whole = File::open(&bad).is_ok_and(|file| read(&file, id, 0, 0).is_ok());
+        if !is_whole {
+            return false;
+        }
+        let _one_at_a_time = self.putting_aside.lock().unwrap_or_else(PoisonError::into_inner);
+        match renameat_with(CWD, &bad, CWD, &path, RenameFlags::NOREPLACE) {
+            Ok(()) => {
+                self.blocks.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(block = %id, "a block that was put aside reads well and is back in its place");
+                self.sync_names(id).is_ok()
+            }
+            // Another reader was faster.
+            Err(_) => path.exists(),
         }
     }
 
@@ -323,7 +408,7 @@ impl Disk {
         }
     }
 
-    fn failed(&self, what: &'static str, path: &Path, source: io::Error) -> StoreError {
+    pub(super) fn failed(&self, what: &'static str, path: &Path, source: io::Error) -> StoreError {
         if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
             return self.no_space();
         }
@@ -371,13 +456,19 @@ impl From<io::Error> for ReadError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::UnexpectedEof => Self::Corrupt("its file is too short"),
-            // What the medium cannot give back is lost as surely as what it gives back wrong.
-            _ if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
-                Self::Corrupt("the disk cannot read it")
-            }
             _ => Self::Io(error),
         }
     }
+}
+
+/// Whether the medium could not be read.
+fn is_medium(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
+/// The block that a file name of `blocks` is of.
+fn block_of(name: &OsStr) -> Option<BlockId> {
+    name.to_str()?.strip_suffix(".blk")?.parse().ok()
 }
 
 /// Reads whole chunks around the range, verifies them, and cuts the range out.

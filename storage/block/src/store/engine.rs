@@ -1,7 +1,7 @@
 use bytes::Bytes;
-use strongroom_proto::{BlockId, ExtentId};
+use strongroom_proto::{BlockId, ExtentId, Incarnation};
 
-use super::{Part, Sealed, StoreError, Usage};
+use super::{Expected, Part, Position, Sealed, StoreError, Survey, Usage};
 
 /// What a node keeps its blocks in.
 #[tonic::async_trait]
@@ -36,6 +36,22 @@ pub trait Engine: Send + Sync + 'static {
     /// # Errors
     /// What the disk said.
     async fn delete_extent(&self, extent: ExtentId) -> Result<(), StoreError>;
+
+    /// What this data directory is known by; an emptied one is known by another.
+    fn incarnation(&self) -> Incarnation;
+
+    /// A page of what is on the disk. Headers are read and verified.
+    ///
+    /// # Errors
+    /// What the disk said.
+    async fn survey(&self, from: Position) -> Result<Survey, StoreError>;
+
+    /// Those of `expected` that are not there as they should be, by their headers, or if `deep` by all of their bytes. Blocks that turn
+    /// out to be damaged are put aside.
+    ///
+    /// # Errors
+    /// What the disk said.
+    async fn check(&self, expected: Vec<Expected>, deep: bool) -> Result<Vec<BlockId>, StoreError>;
 
     /// How full the node is.
     ///

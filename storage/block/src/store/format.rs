@@ -82,6 +82,8 @@ fn front_crc(front: &[u8]) -> u32 {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Front {
     pub(super) length: u32,
+    /// Of the whole block.
+    pub(super) crc32c: u32,
     table: Vec<u32>,
 }
 
@@ -112,11 +114,11 @@ impl Front {
             .step_by(4)
             .map(|at| u32_at(front, at))
             .collect();
-        let length = u32_at(front, 32);
-        if whole(&table, length) != u32_at(front, 40) {
+        let (length, crc32c) = (u32_at(front, 32), u32_at(front, 40));
+        if whole(&table, length) != crc32c {
             return Err("the table does not fit the block's checksum");
         }
-        Ok(Self { length, table })
+        Ok(Self { length, crc32c, table })
     }
 
     /// Bytes of the whole file.

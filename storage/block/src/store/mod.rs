@@ -7,15 +7,22 @@ mod directory;
 mod disk;
 mod engine;
 mod format;
+mod survey;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use strongroom_proto::{BlockId, ExtentId, NodeId};
+use strongroom_proto::{BlockId, ExtentId, Incarnation, NodeId};
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
 use self::{directory::Directory, disk::Disk};
-pub use self::{directory::OpenError, disk::StoreError, engine::Engine, format::Sealed};
+pub use self::{
+    directory::OpenError,
+    disk::StoreError,
+    engine::Engine,
+    format::Sealed,
+    survey::{Expected, Found, Position, Survey},
+};
 
 /// Reads and writes under way at once; each holds a block in memory.
 const OPERATIONS_MAX: usize = 32;
@@ -104,6 +111,18 @@ impl Engine for BlockStore {
 
     async fn delete_extent(&self, extent: ExtentId) -> Result<(), StoreError> {
         self.run(move |disk| disk.delete_extent(extent)).await
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        self.disk.incarnation()
+    }
+
+    async fn survey(&self, from: Position) -> Result<Survey, StoreError> {
+        self.run(move |disk| survey::survey(disk, from)).await
+    }
+
+    async fn check(&self, expected: Vec<Expected>, deep: bool) -> Result<Vec<BlockId>, StoreError> {
+        self.run(move |disk| survey::check(disk, &expected, deep)).await
     }
 
     async fn usage(&self) -> Result<Usage, StoreError> {

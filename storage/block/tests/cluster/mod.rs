@@ -277,12 +277,15 @@ impl Cluster {
 
     /// Waits for a command's result and returns its failure.
     pub(crate) async fn result(&self, command_id: u64) -> String {
+        self.outcome(command_id).await.failure
+    }
+
+    /// Waits for a command's result.
+    pub(crate) async fn outcome(&self, command_id: u64) -> CommandResult {
         until("a command's result", || {
             let heard = self.heard();
             let mut results = heard.results.iter();
-            results
-                .find(|result| result.command_id == command_id)
-                .map(|result| result.failure.clone())
+            results.find(|result| result.command_id == command_id).cloned()
         })
         .await
     }

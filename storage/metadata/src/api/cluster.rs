@@ -1,7 +1,10 @@
+use std::collections::HashSet;
+
 use futures::{TryStreamExt, stream};
 use strongroom_kv::Store;
 use strongroom_proto::{
-    BlockId, NodeId,
+    BlockId, Incarnation, NodeId,
+    limits::REPLICAS_PER_COMMAND_MAX,
     metadata::v1::{self as pb, cluster_server::Cluster},
     transport::{PeerIdentity, Remote, peer},
 };
@@ -9,7 +12,7 @@ use tonic::{Request, Response, Status};
 
 use super::Api;
 use crate::{
-    cluster::{commands::Work, nodes::Report, replicas},
+    cluster::{commands::Work, nodes::Report, replicas, strays},
     error::MetadataError,
     schema::{counted, keys::Counted},
     zones::source::EdekSource,
@@ -70,15 +73,23 @@ impl<S: Store, E: EdekSource> Api<S, E> {
         let address: Remote = asked.address.parse()?;
         let address = address.to_string();
         let cluster = &self.core.cluster;
-        if cluster.address(node).as_ref() != Some(&address) {
-            replicas::node_address(&self.core.store, node, &address).await?;
-            tracing::info!(%node, address, "block node registered");
+        let told = Some(asked.incarnation.as_ref()).filter(|id| !id.is_empty());
+        let incarnation = told.map(Incarnation::try_from).transpose()?;
+        let is_known = cluster.nodes.incarnation(node) == incarnation;
+        if cluster.address(node).as_ref() != Some(&address) || !is_known {
+            let (store, now_ms) = (&self.core.store, self.core.clock.now_ms());
+            if replicas::node_seen(store, node, &address, incarnation, now_ms).await? {
+                tracing::warn!(%node, "a block node has another data directory; what it lost is copied to it or to others");
+            } else {
+                tracing::info!(%node, address, "block node registered");
+            }
         }
         let report = Report {
             address,
             capacity_bytes: asked.capacity_bytes,
             free_bytes: asked.free_bytes,
             blocks: asked.blocks,
+            incarnation,
         };
         cluster.nodes.seen(node.clone(), report, self.core.clock.now_ms());
         Ok(())
@@ -88,14 +99,18 @@ impl<S: Store, E: EdekSource> Api<S, E> {
         let (store, cluster) = (&self.core.store, &self.core.cluster);
         let (mut won, mut deleted) = (Vec::new(), Vec::new());
         for result in results {
+            check_size(&result)?;
             if !result.failure.is_empty() {
                 tracing::warn!(%node, failure = result.failure, "a block node could not do what it was told");
                 cluster.commands().failed(node, result.command_id, cluster.now_ms());
                 continue;
             }
-            match cluster.commands().done(node, result.command_id) {
+            let done = cluster.commands().done(node, result.command_id);
+            match done {
                 Some(Work::Replicate { block, to }) => won.push((block, to)),
                 Some(Work::Delete { block }) => deleted.push(block),
+                Some(Work::Check { replicas }) => self.missing(node, &replicas, result.missing).await?,
+                Some(Work::Tell { .. }) => self.told(node, result.page.unwrap_or_default()).await?,
                 None => {}
             }
         }
@@ -112,6 +127,35 @@ impl<S: Store, E: EdekSource> Api<S, E> {
             .await
     }
 
+    /// What a node was asked for and has not.
+    async fn missing(
+        &self,
+        node: &NodeId,
+        asked: &[pb::Replica],
+        missing: Vec<strongroom_proto::block::v1::BlockId>,
+    ) -> Result<(), MetadataError> {
+        let asked: HashSet<BlockId> = asked
+            .iter()
+            .filter_map(|replica| BlockId::try_from(replica.block_id.clone()).ok())
+            .collect();
+        let missing = missing.into_iter().map(|block| BlockId::try_from(Some(block)));
+        let mut missing = missing.collect::<Result<Vec<_>, _>>()?;
+        missing.retain(|block| asked.contains(block));
+        if missing.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(%node, blocks = missing.len(), "blocks are not on a node that should have them; they are copied anew");
+        replicas::lost_all(&self.core.store, &missing, node).await
+    }
+
+    /// A page of what a node has.
+    async fn told(&self, node: &NodeId, page: pb::ReplicaPage) -> Result<(), MetadataError> {
+        let cluster = &self.core.cluster;
+        strays::compare(&self.core.store, cluster, node, page.replicas).await?;
+        cluster.commands().surveyed(node, page.next);
+        Ok(())
+    }
+
     async fn lose(&self, node: &NodeId, bad: Vec<strongroom_proto::block::v1::BlockId>) -> Result<(), MetadataError> {
         for block in bad {
             let block = BlockId::try_from(Some(block))?;
@@ -123,6 +167,17 @@ impl<S: Store, E: EdekSource> Api<S, E> {
         }
         Ok(())
     }
+}
+
+fn check_size(result: &pb::CommandResult) -> Result<(), MetadataError> {
+    let told = result.page.as_ref().map_or(0, |page| page.replicas.len());
+    if result.missing.len().max(told) <= REPLICAS_PER_COMMAND_MAX {
+        return Ok(());
+    }
+    Err(MetadataError::Field {
+        field: "result",
+        rule: format!("at most {REPLICAS_PER_COMMAND_MAX} blocks"),
+    })
 }
 
 /// The node that reports: it must be the one that its certificate names.

@@ -1,9 +1,13 @@
 //! Commands on their way to block nodes: a bounded queue per node, sent again when unanswered, given up after a
-//! few times so that the repair loop can plan anew. In memory only; what they serve is in the store.
+//! few times so that the repair loop can plan anew. In memory only; what they serve is in the store, and where surveys of disks
+//! are, which begin anew after a restart.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use strongroom_proto::{BlockId, NodeId};
+use strongroom_proto::{
+    BlockId, NodeId,
+    metadata::v1::{Replica, TellReplicas},
+};
 
 /// Commands under way for one node.
 pub(crate) const PER_NODE_MAX: usize = 500;
@@ -13,7 +17,7 @@ const PER_HEARTBEAT_MAX: usize = 200;
 const SENDS_MAX: u32 = 3;
 
 /// What a node is told to do with a block.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Work {
     /// Send it to another node.
     Replicate {
@@ -26,6 +30,16 @@ pub(crate) enum Work {
     Delete {
         /// The block, or every block of the extent.
         block: BlockId,
+    },
+    /// Look whether blocks are there.
+    Check {
+        /// At most [`REPLICAS_PER_COMMAND_MAX`](strongroom_proto::limits::REPLICAS_PER_COMMAND_MAX).
+        replicas: Vec<Replica>,
+    },
+    /// Tell what is there.
+    Tell {
+        /// Where to go on.
+        from: TellReplicas,
     },
 }
 
@@ -58,6 +72,12 @@ pub(crate) struct Commands {
     replicating: HashSet<BlockId>,
     deleting: HashSet<(NodeId, BlockId)>,
     per_node: HashMap<NodeId, usize>,
+    /// Checks under way, and nodes that left one unanswered.
+    checks: usize,
+    unanswered: BTreeSet<NodeId>,
+    telling: HashSet<NodeId>,
+    /// Nodes that have yet to tell what they have, and from where on.
+    surveys: BTreeMap<NodeId, TellReplicas>,
 }
 
 impl Commands {
@@ -70,6 +90,10 @@ impl Commands {
             replicating: HashSet::new(),
             deleting: HashSet::new(),
             per_node: HashMap::new(),
+            checks: 0,
+            unanswered: BTreeSet::new(),
+            telling: HashSet::new(),
+            surveys: BTreeMap::new(),
         }
     }
 
@@ -91,6 +115,11 @@ impl Commands {
         let is_new = match &work {
             Work::Replicate { block, .. } => self.replicating.insert(*block),
             Work::Delete { block } => self.deleting.insert((node.clone(), *block)),
+            Work::Check { .. } => {
+                self.checks += 1;
+                true
+            }
+            Work::Tell { .. } => self.telling.insert(node.clone()),
         };
         if !is_new {
             return;
@@ -130,7 +159,7 @@ impl Commands {
         if &self.commands.get(&id)?.node != node {
             return None;
         }
-        self.forget(id)
+        self.remove(id).map(|(_, work)| work)
     }
 
     /// Lets work that `node` reports as failed rest a while.
@@ -179,6 +208,43 @@ impl Commands {
         self.replicating.clear();
         self.deleting.clear();
         self.per_node.clear();
+        self.checks = 0;
+        self.unanswered.clear();
+        self.telling.clear();
+        self.surveys.clear();
+    }
+
+    /// Whether a check is under way.
+    pub(crate) const fn is_checking(&self) -> bool {
+        self.checks > 0
+    }
+
+    /// Nodes that left a check unanswered since this was asked last.
+    pub(crate) fn take_unanswered(&mut self) -> BTreeSet<NodeId> {
+        std::mem::take(&mut self.unanswered)
+    }
+
+    /// Has a node tell all that it has, unless it is at that.
+    pub(crate) fn survey(&mut self, node: NodeId) {
+        self.surveys.entry(node).or_default();
+    }
+
+    /// Asks those of the nodes that have something to tell for their next page.
+    pub(crate) fn plan_surveys(&mut self, alive: &[NodeId]) {
+        for node in alive {
+            if let Some(from) = self.surveys.get(node).cloned() {
+                self.plan(node, Work::Tell { from });
+            }
+        }
+    }
+
+    /// A node's page was dealt with: it goes on from `next`, or has told all.
+    pub(crate) fn surveyed(&mut self, node: &NodeId, next: Option<TellReplicas>) {
+        match (self.surveys.get_mut(node), next) {
+            (Some(from), Some(next)) => *from = next,
+            (Some(_), None) => _ = self.surveys.remove(node),
+            (None, _) => {}
+        }
     }
 
     /// Nodes that have something to do.
@@ -186,11 +252,20 @@ impl Commands {
         self.per_node.keys().cloned().collect()
     }
 
-    fn forget(&mut self, id: u64) -> Option<Work> {
+    /// Gives a command up.
+    fn forget(&mut self, id: u64) {
+        if let Some((node, Work::Check { .. })) = self.remove(id) {
+            self.unanswered.insert(node);
+        }
+    }
+
+    fn remove(&mut self, id: u64) -> Option<(NodeId, Work)> {
         let Command { node, work, .. } = self.commands.remove(&id)?;
         match &work {
             Work::Replicate { block, .. } => _ = self.replicating.remove(block),
             Work::Delete { block } => _ = self.deleting.remove(&(node.clone(), *block)),
+            Work::Check { .. } => self.checks -= 1,
+            Work::Tell { .. } => _ = self.telling.remove(&node),
         }
         if let Some(count) = self.per_node.get_mut(&node) {
             *count -= 1;
@@ -198,7 +273,7 @@ impl Commands {
                 self.per_node.remove(&node);
             }
         }
-        Some(work)
+        Some((node, work))
     }
 }
 

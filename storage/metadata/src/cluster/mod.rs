@@ -2,10 +2,12 @@
 
 pub(crate) mod commands;
 pub(crate) mod gone;
+pub(crate) mod inventory;
 pub(crate) mod key;
 pub(crate) mod nodes;
 pub(crate) mod repair;
 pub(crate) mod replicas;
+pub(crate) mod strays;
 
 use std::{
     collections::BTreeSet,
@@ -129,6 +131,8 @@ impl Cluster {
                 pb::command::Command::DeleteExtent(block.extent.into())
             }
             Work::Delete { block } => pb::command::Command::Delete(block.into()),
+            Work::Check { replicas } => pb::command::Command::Check(pb::CheckReplicas { replicas }),
+            Work::Tell { from } => pb::command::Command::Tell(from),
             Work::Replicate { block, to } => {
                 let holder = PeerIdentity::Block(node.clone());
                 let (capability, _) = self.capability(Right::Write, holder, vec![block.extent]);
@@ -153,6 +157,16 @@ impl Cluster {
     /// How long a node is silent before its replicas no longer count.
     pub(crate) const fn gone_ms(&self) -> u64 {
         self.settings.node_gone_ms
+    }
+
+    /// How often disks are compared with what is recorded; 0 for never.
+    pub(crate) const fn inventory_ms(&self) -> u64 {
+        self.settings.inventory_ms
+    }
+
+    /// How old a block is before it is deleted because nothing needs it.
+    pub(crate) const fn stray_ms(&self) -> u64 {
+        self.settings.stray_ms
     }
 
     pub(crate) const fn replicas(&self) -> usize {

@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use strongroom_proto::{NodeId, block::v1::Target, limits::BLOCK_BYTES_MAX, metadata::v1 as pb};
+use strongroom_proto::{Incarnation, NodeId, block::v1::Target, limits::BLOCK_BYTES_MAX, metadata::v1 as pb};
 
 /// Free bytes below which a node gets no new blocks: two blocks, so that one in flight still fits.
 const FREE_BYTES_MIN: u64 = 2 * BLOCK_BYTES_MAX as u64;
@@ -17,6 +17,8 @@ pub(crate) struct Report {
     pub(crate) capacity_bytes: u64,
     pub(crate) free_bytes: u64,
     pub(crate) blocks: u64,
+    /// None as long as a node that is known from the store told none.
+    pub(crate) incarnation: Option<Incarnation>,
 }
 
 #[derive(Debug, Clone)]
@@ -45,12 +47,13 @@ impl Nodes {
     }
 
     /// Enters a node known from the store: from before a restart, or because it reported to another instance.
-    pub(crate) fn remember(&self, node: NodeId, address: String, now_ms: u64) {
+    pub(crate) fn remember(&self, node: NodeId, address: String, incarnation: Option<Incarnation>, now_ms: u64) {
         let report = Report {
             address,
             capacity_bytes: 0,
             free_bytes: 0,
             blocks: 0,
+            incarnation,
         };
         let known = Node {
             report,
@@ -73,6 +76,10 @@ impl Nodes {
 
     pub(crate) fn address(&self, node: &NodeId) -> Option<String> {
         self.lock().get(node).map(|node| node.report.address.clone())
+    }
+
+    pub(crate) fn incarnation(&self, node: &NodeId) -> Option<Incarnation> {
+        self.lock().get(node).and_then(|node| node.report.incarnation)
     }
 
     pub(crate) fn known(&self) -> usize {
@@ -165,6 +172,7 @@ mod tests {
                 capacity_bytes: 100 * GIB,
                 free_bytes: free * GIB,
                 blocks: 0,
+                incarnation: None,
             };
             nodes.seen(id.parse().expect("valid"), report, 1000);
         }
@@ -179,7 +187,7 @@ mod tests {
     #[test]
     fn silent_and_full_nodes_get_no_blocks() {
         let nodes = nodes(&[("a", 10), ("b", 0)]);
-        nodes.remember("c".parse().expect("valid"), "c:1".to_owned(), 500);
+        nodes.remember("c".parse().expect("valid"), "c:1".to_owned(), None, 500);
         let healthy = |now| nodes.healthy(now, || 0.5).len();
         assert_eq!(healthy(6000), 1);
         assert_eq!(healthy(6001), 0);
@@ -198,7 +206,7 @@ mod tests {
     #[test]
     fn a_node_is_gone_after_long_silence_unless_all_are_silent() {
         let nodes = nodes(&[("a", 10), ("b", 10)]);
-        nodes.remember("c".parse().expect("valid"), "c:1".to_owned(), 500);
+        nodes.remember("c".parse().expect("valid"), "c:1".to_owned(), None, 500);
         assert!(nodes.gone(100_000).is_empty(), "nobody answers");
         let report = report(&nodes);
         let gone = |now_ms| {

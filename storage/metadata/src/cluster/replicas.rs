@@ -1,15 +1,18 @@
-//! What reports of block nodes change in the store: replicas won, replicas lost, garbage gone.
+//! What reports of block nodes change in the store: replicas won, replicas lost, garbage gone, nodes known.
 
 use std::collections::BTreeSet;
 
 use strongroom_kv::{Store, Txn};
-use strongroom_proto::{BlockId, NodeId};
+use strongroom_proto::{BlockId, Incarnation, NodeId};
 
 use crate::{
     duty::Fence,
     error::MetadataError,
     schema::{access, access::transact, counted, keys, records},
 };
+
+/// Replicas that are recorded as lost in one transaction.
+const LOST_AT_ONCE: usize = 200;
 
 /// How many replicas a block has, those on `gone` nodes not counted.
 pub(crate) fn counting(block: &records::Block, gone: &BTreeSet<NodeId>) -> usize {
@@ -41,6 +44,10 @@ async fn won_in(
         counted::mark_deficits(txn, &[block], false).await?;
         return counted::put_garbage(txn, node, &[block]).await;
     };
+    // Meanwhile it was found that nothing needs a copy there: it is being deleted.
+    if !has(known, node) && txn.get(&keys::garbage(node, block)).await?.is_some() {
+        return Ok(());
+    }
     if !has(known, node) {
         known.nodes.push(node.to_string());
     }
@@ -80,7 +87,7 @@ async fn settle_all(
 
 /// Marks or clears a block's deficit. Only once it has all its replicas on other nodes does a node that is gone lose
 /// its own: should it come back, it is told to delete it.
-async fn settle(
+pub(super) async fn settle(
     txn: &mut impl Txn,
     block: BlockId,
     known: &mut records::Block,
@@ -109,7 +116,23 @@ pub(crate) async fn lost(store: &impl Store, block: BlockId, node: &NodeId) -> R
     transact!(store, [node], |txn| lost_in(txn, block, &node)).await
 }
 
-async fn lost_in(txn: &mut impl Txn, block: BlockId, node: &NodeId) -> Result<bool, MetadataError> {
+/// The same for blocks that a node was asked for and has not.
+pub(crate) async fn lost_all(store: &impl Store, blocks: &[BlockId], node: &NodeId) -> Result<(), MetadataError> {
+    for some in blocks.chunks(LOST_AT_ONCE) {
+        let some = some.to_vec();
+        transact!(store, [some, node], |txn| lost_some(txn, &some, &node)).await?;
+    }
+    Ok(())
+}
+
+async fn lost_some(txn: &mut impl Txn, blocks: &[BlockId], node: &NodeId) -> Result<(), MetadataError> {
+    for block in blocks {
+        lost_in(txn, *block, node).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn lost_in(txn: &mut impl Txn, block: BlockId, node: &NodeId) -> Result<bool, MetadataError> {
     let mut chunk = access::chunk(txn, block).await?;
     let Some(known) = chunk.blocks.get_mut(access::chunk_position(block.index)) else {
         return Ok(true);
@@ -147,19 +170,46 @@ async fn deleted_in(txn: &mut impl Txn, node: &NodeId, blocks: &[BlockId], fence
     counted::delete_garbage(txn, node, blocks).await
 }
 
-/// Records a node's address, so that readers find it right after a restart of this service.
-pub(crate) async fn node_address(store: &impl Store, node: &NodeId, address: &str) -> Result<(), MetadataError> {
-    let record = records::Node {
-        address: address.to_owned(),
-    };
-    transact!(store, [node, record], |txn| put_node(txn, &node, &record)).await
+/// Records a node's address, so that readers find it right after a restart of this service, and its data directory. Says whether it has
+/// another one than before: then somebody has to look which of its replicas are there.
+pub(crate) async fn node_seen(
+    store: &impl Store,
+    node: &NodeId,
+    address: &str,
+    incarnation: Option<Incarnation>,
+    now_ms: u64,
+) -> Result<bool, MetadataError> {
+    let address = address.to_owned();
+    transact!(store, [node, address], |txn| node_seen_in(
+        txn,
+        &node,
+        address,
+        incarnation,
+        now_ms
+    ))
+    .await
 }
 
-async fn put_node(txn: &mut impl Txn, node: &NodeId, record: &records::Node) -> Result<(), MetadataError> {
-    access::put(txn, &keys::node(node), record);
-    Ok(())
+async fn node_seen_in(
+    txn: &mut impl Txn,
+    node: &NodeId,
+    address: String,
+    incarnation: Option<Incarnation>,
+    now_ms: u64,
+) -> Result<bool, MetadataError> {
+    let known: Option<records::Node> = access::record(txn, &keys::node(node), "node").await?;
+    let mut record = known.unwrap_or_default();
+    let told = incarnation.map_or_else(|| record.incarnation.clone(), Into::into);
+    let is_another = !record.incarnation.is_empty() && record.incarnation != told;
+    if is_another {
+        record.unchecked_since_ms = now_ms.max(1);
+    }
+    record.incarnation = told;
+    record.address = address;
+    access::put(txn, &keys::node(node), &record);
+    Ok(is_another)
 }
 
-fn has(block: &records::Block, node: &NodeId) -> bool {
+pub(super) fn has(block: &records::Block, node: &NodeId) -> bool {
     block.nodes.iter().any(|name| name == node.as_str())
 }

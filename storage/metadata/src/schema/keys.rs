@@ -36,6 +36,7 @@ const ANSWER: u8 = b'a';
 const ANSWER_TIME: u8 = b't';
 const COUNTER: u8 = b'c';
 const DEAD: u8 = b's';
+const INVENTORY: u8 = b'B';
 
 /// A half-open range of keys.
 pub(crate) struct KeyRange {
@@ -315,12 +316,16 @@ pub(crate) fn dead_extent(key: &[u8]) -> Option<ExtentId> {
     fixed(key, 9).map(ExtentId::from_bytes)
 }
 
+pub(crate) fn inventory() -> Vec<u8> {
+    vec![INVENTORY]
+}
+
 pub(crate) fn import() -> Vec<u8> {
     vec![IMPORT]
 }
 /// Whether a record belongs to the namespace, wherever that is kept. The others are about the store or its services.
 pub(crate) fn is_moved(key: &[u8]) -> bool {
-    !matches!(key.first(), None | Some(&(IMPORT | DUTY)))
+    !matches!(key.first(), None | Some(&(IMPORT | DUTY | INVENTORY)))
 }
 
 /// Records that are counted by kind.
@@ -394,6 +399,7 @@ mod tests {
             ),
             (duty(), "6c".to_owned()),
             (import(), "6d".to_owned()),
+            (inventory(), "42".to_owned()),
             (answer(request), format!("61{}", "04".repeat(16))),
             (
                 answer_time(258, request),
