@@ -83,6 +83,7 @@ impl From<Reason> for Exit {
             | Reason::NotEmpty
             | Reason::NotInZone
             | Reason::AlreadyZone
+            | Reason::QuotaExceeded
             | Reason::CrossZone
             | Reason::InvalidMove
             | Reason::LeaseLost

@@ -187,6 +187,10 @@ id128! {
     JobId, "job id", Uuid::now_v7
 }
 id128! {
+    /// A directory's quota, from when it is set until it is cleared.
+    QuotaId, "quota id", Uuid::new_v4
+}
+id128! {
     /// A caller's own id of a request, by which a repeat is known.
     RequestId, "request id", Uuid::new_v4
 }

@@ -27,7 +27,7 @@ pub use edek::Edek;
 pub use frame_size::FrameSize;
 pub use ids::{
     BlockId, DataSuite, EdekSuite, ExtentId, FileId, Incarnation, JobId, KeyName, KeyVersion, NodeId, ParseError,
-    RequestId, ZoneId,
+    QuotaId, RequestId, ZoneId,
 };
 pub use path::ZonePath;
 pub use reason::{Failure, REASON_HEADER, REQUEST_ID_HEADER, RETRY_AFTER_HEADER, Reason};

@@ -93,6 +93,8 @@ reasons! {
     NotInZone = "not-in-zone" => FailedPrecondition,
     /// The directory is a zone already.
     AlreadyZone = "already-zone" => AlreadyExists,
+    /// A directory above holds as many names or bytes as its quota allows.
+    QuotaExceeded = "quota-exceeded" => FailedPrecondition,
     /// Source and destination are in different zones.
     CrossZone = "cross-zone" => FailedPrecondition,
     /// A move that would put a directory below itself, or the like.

@@ -6,7 +6,7 @@ use strongroom_proto::{
     transport::UserName,
 };
 
-use crate::namespace::permission::Forbidden;
+use crate::{namespace::permission::Forbidden, schema::keys::Measure};
 
 /// Why an operation on the namespace, a file, a zone or the cluster fails. Messages name the thing and the way out.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -95,6 +95,35 @@ pub enum MetadataError {
         /// The rule.
         why: &'static str,
     },
+    /// A quota would be exceeded.
+    #[error(
+        "the quota of {directory} is exceeded: with all below it it may have {}, and has {used} already; remove some of that, or have a superuser raise the quota: strongroom fs quota set {directory}", measured(*.measure, *.limit)
+    )]
+    QuotaExceeded {
+        /// The directory that has the quota.
+        directory: ZonePath,
+        /// Of what.
+        measure: Measure,
+        /// At most.
+        limit: u64,
+        /// As far as it is used.
+        used: u64,
+    },
+    /// What is moved or removed below a quota is too large to be counted on the way.
+    #[error(
+        "{path} has more than {most} files and directories, too many to count while it leaves a quota or comes under one; move or remove it in parts, or have a superuser give it a quota of its own first, which counts it: strongroom fs quota set {path} --bytes 1E"
+    )]
+    TooManyToCount {
+        /// The directory.
+        path: ZonePath,
+        /// What is counted on the way, at most.
+        most: u64,
+    },
+    /// What a directory holds is too much to be counted for its quota.
+    #[error(
+        "what {0} holds could not be counted in 20 s, and it has no quota now; set quotas on directories below it first, whose content is then not counted again"
+    )]
+    TooLongToCount(ZonePath),
     /// A move across the border of a zone.
     #[error("{path} can't be moved {border}; copy it instead, with strongroom fs get and put, and remove the original")]
     CrossZone {
@@ -246,6 +275,13 @@ pub enum MetadataError {
     },
 }
 
+fn measured(measure: Measure, limit: u64) -> String {
+    match measure {
+        Measure::Names => format!("{limit} files and directories, itself included"),
+        Measure::Bytes => format!("{limit} bytes"),
+    }
+}
+
 fn inside(zone: Option<&ZonePath>) -> String {
     zone.map_or_else(
         || "; list zones with: strongroom zone list".to_owned(),
@@ -271,6 +307,8 @@ impl MetadataError {
             Self::NotEmpty(_) | Self::ZoneNotEmpty(_) => Reason::NotEmpty,
             Self::InvalidMove { .. } | Self::TooDeep(_) => Reason::InvalidMove,
             Self::CrossZone { .. } => Reason::CrossZone,
+            Self::QuotaExceeded { .. } => Reason::QuotaExceeded,
+            Self::TooManyToCount { .. } | Self::TooLongToCount(_) => Reason::InvalidMove,
             Self::NotInZone(_) | Self::NotZoneRoot { .. } => Reason::NotInZone,
             Self::AlreadyZone(_) => Reason::AlreadyZone,
             Self::LeaseLost { .. } => Reason::LeaseLost,

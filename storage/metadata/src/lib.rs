@@ -24,6 +24,7 @@ mod files;
 mod jobs;
 mod kms;
 mod namespace;
+mod quota;
 mod reencrypt;
 mod run;
 mod schema;

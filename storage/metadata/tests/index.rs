@@ -39,6 +39,9 @@ enum Operation {
     Remove { zone: u8, name: u8 },
     RemoveDirectory { zone: u8 },
     MakeDirectory { zone: u8 },
+    MoveDirectory { zone: u8, back: bool },
+    SetQuota { zone: u8, at: u8, names: u8 },
+    ClearQuota { zone: u8, at: u8 },
     Roll { zone: u8 },
     Reencrypt { zone: u8 },
     Restart,
@@ -59,6 +62,9 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
         2 => (zone.clone(), name).prop_map(|(zone, name)| Operation::Remove { zone, name }),
         1 => zone.clone().prop_map(|zone| Operation::RemoveDirectory { zone }),
         2 => zone.clone().prop_map(|zone| Operation::MakeDirectory { zone }),
+        2 => (zone.clone(), any::<bool>()).prop_map(|(zone, back)| Operation::MoveDirectory { zone, back }),
+        3 => (zone.clone(), 0..3_u8, 1..9_u8).prop_map(|(zone, at, names)| Operation::SetQuota { zone, at, names }),
+        1 => (zone.clone(), 0..3_u8).prop_map(|(zone, at)| Operation::ClearQuota { zone, at }),
         1 => zone.clone().prop_map(|zone| Operation::Roll { zone }),
         2 => zone.prop_map(|zone| Operation::Reencrypt { zone }),
         1 => proptest::strategy::Just(Operation::Restart),
@@ -105,6 +111,7 @@ async fn check(operations: &[Operation]) -> Result<(), String> {
     let mut world = World::start().await;
     for (zone, key) in KEYS.into_iter().enumerate() {
         world.zone(&format!("/z{zone}"), key).await;
+        world.mkdir(&format!("/z{zone}/q")).await;
     }
     let mut open = Vec::new();
     for operation in operations {
@@ -242,7 +249,39 @@ async fn run(world: &mut World, open: &mut Vec<Writer>, operation: &Operation) {
         }
         Operation::Remove { zone, name } => _ = world.remove(&path(zone, name), false).await,
         Operation::RemoveDirectory { zone } => _ = world.remove(&format!("/z{zone}/d"), true).await,
-        Operation::MakeDirectory { zone } => world.mkdir(&format!("/z{zone}/d")).await,
+        Operation::MakeDirectory { zone } => {
+            let request = pb::MakeDirectoryRequest {
+                path: format!("/z{zone}/d").into(),
+                mode: 0o755,
+                ..pb::MakeDirectoryRequest::default()
+            };
+            _ = world.user("alice").namespace.make_directory(request).await;
+        }
+        Operation::MoveDirectory { zone, back } => {
+            let (mut from, mut to) = (format!("/z{zone}/d"), format!("/z{zone}/q/d"));
+            if back {
+                std::mem::swap(&mut from, &mut to);
+            }
+            _ = world.rename(&from, &to, true).await;
+        }
+        Operation::SetQuota { zone, at, names } => {
+            let request = pb::SetQuotaRequest {
+                path: quota_path(zone, at).into(),
+                names_max: Some(u64::from(names)),
+                bytes_max: Some(u64::from(names) * BLOCK_BYTES),
+                ..pb::SetQuotaRequest::default()
+            };
+            _ = world.user("fsadmin").namespace.set_quota(request).await;
+        }
+        Operation::ClearQuota { zone, at } => {
+            let request = pb::SetQuotaRequest {
+                path: quota_path(zone, at).into(),
+                clear_names: true,
+                clear_bytes: true,
+                ..pb::SetQuotaRequest::default()
+            };
+            _ = world.user("fsadmin").namespace.set_quota(request).await;
+        }
         Operation::Roll { zone } => world.kms.roll(KEYS[usize::from(zone)]),
         Operation::Reencrypt { zone } => {
             let path = format!("/z{zone}").into();
@@ -256,6 +295,10 @@ async fn run(world: &mut World, open: &mut Vec<Writer>, operation: &Operation) {
         }
         Operation::Restart => world.restart().await,
     }
+}
+
+fn quota_path(zone: u8, at: u8) -> String {
+    format!("/z{zone}{}", ["", "/q", "/d"][usize::from(at)])
 }
 
 type Entry = (Vec<u8>, u32, Vec<u8>);
@@ -344,6 +387,7 @@ async fn check_counters(store: &AnyStore, indexed: &BTreeSet<Entry>) -> Result<(
             expected.insert(vec![b'c', table], i64::try_from(rows).expect("few"));
         }
     }
+    expected.extend(quotas(store).await?);
     let stored: BTreeMap<Vec<u8>, i64> = scan(store, b'c')
         .await
         .iter()
@@ -353,6 +397,44 @@ async fn check_counters(store: &AnyStore, indexed: &BTreeSet<Entry>) -> Result<(
         return Ok(());
     }
     Err(format!("counters {stored:?}\nscan {expected:?}"))
+}
+
+/// What the counters of quotas must say, by a walk below each directory that has one.
+async fn quotas(store: &AnyStore) -> Result<BTreeMap<Vec<u8>, i64>, String> {
+    let entries: Vec<(Vec<u8>, records::Entry)> = scan(store, b'd')
+        .await
+        .into_iter()
+        .map(|(key, value)| {
+            let parent = key.get(1..17).unwrap_or_default().to_vec();
+            (parent, records::Entry::decode(value).expect("an entry"))
+        })
+        .collect();
+    let rows: BTreeSet<_> = scan(store, b'q').await.into_iter().collect();
+    let (mut expected, mut known) = (BTreeMap::new(), BTreeSet::new());
+    for (_, entry) in &entries {
+        let Some(quota) = &entry.quota else { continue };
+        if !quota.counted {
+            return Err(format!("{quota:?} was never counted"));
+        }
+        known.insert(([b"q", quota.id.as_ref()].concat().into(), entry.id.clone()));
+        let (mut names, mut bytes, mut left) = (1, 0, vec![entry.id.to_vec()]);
+        while let Some(directory) = left.pop() {
+            for (_, child) in entries.iter().filter(|(parent, _)| *parent == directory) {
+                names += 1;
+                bytes += child.file.map_or(0, |size| i64::try_from(size.length).expect("small"));
+                left.push(child.id.to_vec());
+            }
+        }
+        for (letter, value) in [(b"n", names), (b"b", bytes)] {
+            if value != 0 {
+                expected.insert([b"cq", quota.id.as_ref(), letter].concat(), value);
+            }
+        }
+    }
+    if rows == known {
+        return Ok(expected);
+    }
+    Err(format!("quotas {rows:?}\nscan {known:?}"))
 }
 
 fn entry(edek: &records::Edek, key: &[u8]) -> Entry {

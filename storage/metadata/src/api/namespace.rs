@@ -7,11 +7,26 @@ use tonic::{Request, Response, Status};
 
 use super::{Api, field, given, mode, new_mode, optional_id, page_limit, parse};
 use crate::{
+    error::MetadataError,
     namespace::{
         acl, attributes, attributes::Attributes, directories, directories::After, remove::remove, rename::rename,
     },
+    quota::set::{self as quota, Limit},
     zones::source::EdekSource,
 };
+
+/// A change of a limit, of at least `least`.
+fn limit(wanted: Option<u64>, clear: bool, least: u64) -> Result<Limit, MetadataError> {
+    match (wanted, clear) {
+        (None, false) => Ok(Limit::Keep),
+        (None, true) => Ok(Limit::Clear),
+        (Some(limit), false) if limit >= least && i64::try_from(limit).is_ok() => Ok(Limit::Set(limit)),
+        _ => Err(field(
+            "quota",
+            "at least 1 name and at most 2^63 - 1, or none to clear it",
+        )),
+    }
+}
 
 #[tonic::async_trait]
 impl<S: Store, E: EdekSource> Namespace for Api<S, E> {
@@ -80,6 +95,26 @@ impl<S: Store, E: EdekSource> Namespace for Api<S, E> {
         };
         let stat = attributes::set(&self.core.store, &who, &call, &path, &wanted).await?;
         Ok(Response::new(stat))
+    }
+
+    async fn set_quota(&self, request: Request<pb::SetQuotaRequest>) -> Result<Response<pb::Quotas>, Status> {
+        let who = self.superuser(&request, "set quotas")?;
+        let asked = request.into_inner();
+        let call = self.call("set_quota", &who.name, &asked.request_id, &asked)?;
+        let path = parse(&asked.path)?;
+        let change = quota::Change {
+            names: limit(asked.names_max, asked.clear_names, 1)?,
+            bytes: limit(asked.bytes_max, asked.clear_bytes, 0)?,
+        };
+        let quotas = quota::set(&self.core.store, &who, &call, &path, change).await?;
+        tracing::info!(by = %who.name, %path, ?change, "quota set");
+        Ok(Response::new(quotas))
+    }
+
+    async fn get_quotas(&self, request: Request<pb::GetQuotasRequest>) -> Result<Response<pb::Quotas>, Status> {
+        let who = self.caller(&request, "look at quotas")?;
+        let path = parse(&request.get_ref().path)?;
+        Ok(Response::new(quota::look(&self.core.store, &who, &path).await?))
     }
 
     async fn get_acl(&self, request: Request<pb::GetAclRequest>) -> Result<Response<pb::Acl>, Status> {

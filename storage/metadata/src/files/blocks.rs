@@ -18,6 +18,7 @@ use crate::{
     core::Core,
     error::MetadataError,
     namespace::{permission::check_writing, resolve::climb},
+    quota::{self, Usage},
     schema::{access, access::transact, counted, keys, records},
     zones::source::EdekSource,
 };
@@ -73,6 +74,7 @@ pub(crate) async fn add<S: Store, E: EdekSource>(
 ) -> Result<pb::WriteGrant, MetadataError> {
     let lease_expires_ms = core.clock.now_ms() + core.settings.lease_ms;
     let extent = report.extent;
+    check_quotas(&core.store, file, who, &report).await?;
     let edek = transact!(&core.store, [who, report], |txn| add_in(
         txn,
         file,
@@ -86,6 +88,32 @@ pub(crate) async fn add<S: Store, E: EdekSource>(
         edek: Some(Edek::try_from(&edek)?.into()),
         ..write_grant(core, file, extent, &who.name)
     })
+}
+
+/// Tells a writer that a quota has no room for what he has written, before he writes the rest: in the end the commit decides. Looked at
+/// in a view, since others change what the quotas have used.
+async fn check_quotas(store: &impl Store, file: FileId, who: &Caller, report: &Report) -> Result<(), MetadataError> {
+    let mut view = store.snapshot().await?;
+    let open = access::open_file(&mut view, file).await?;
+    // What replaces a whole file has its length.
+    let Some(open) = open.filter(|open| open.owner == who.name.as_str() && open.replaces.is_none()) else {
+        return Ok(());
+    };
+    let (directory, replaced) = match open.generation {
+        0 => {
+            let parent = access::file_id(&open.parent)?;
+            let there = access::entry(&mut view, parent, &open.name).await?;
+            (parent, there.and_then(|there| there.file).unwrap_or_default().length)
+        }
+        _ => (file, 0),
+    };
+    let Some(found) = climb(&mut view, who, directory).await? else {
+        return Ok(());
+    };
+    let blocks = u64::from(report.first) + report.blocks.len() as u64;
+    // The last block may be a short one.
+    let written = blocks.saturating_sub(1) * u64::from(open.block_bytes) + blocks.min(1);
+    quota::check(&mut view, &found.quotas, Usage::grown(replaced, written)).await
 }
 
 async fn add_in(

@@ -19,9 +19,10 @@ use crate::{
     namespace::{
         permission::{born_in, check_writing},
         remove::{put_purge, unlink_file},
-        resolve::{Found, child, climb, step},
+        resolve::{Found, climb, step},
         stat::stat,
     },
+    quota::{Usage, charge, explained, links::put_new},
     schema::{access, access::transact, counted, keys, records},
     zones::source::EdekSource,
 };
@@ -51,13 +52,14 @@ pub(crate) async fn commit<S: Store, E: EdekSource>(
     core: &Core<S, E>,
     commit: Commit,
 ) -> Result<pb::CommittedFile, MetadataError> {
-    let user = commit.who.name.clone();
     let next = ExtentId::generate();
-    let done = transact!(&core.store, [commit], |txn| commit_in(txn, &commit, next)).await?;
+    let who = commit.who.clone();
+    let done = transact!(&core.store, [commit], |txn| commit_in(txn, &commit, next)).await;
+    let done = explained(&core.store, &who, done).await?;
     let grant = match &done.grant {
         Some(grant) => {
             let (file, extent) = ids(grant)?;
-            Some(write_grant(core, file, extent, &user))
+            Some(write_grant(core, file, extent, &who.name))
         }
         None => None,
     };
@@ -145,8 +147,7 @@ async fn publish(
     };
     let entry = born_in(&parent.entry, fresh, open.umask);
     access::put(txn, &keys::body(commit.file), &body);
-    access::link(txn, parent.id, &open.name, &entry)?;
-    Ok((child(&parent, &open.name, entry)?, body))
+    Ok((put_new(txn, &parent, &open.name, entry)?, body))
 }
 
 /// Shows what became of a file that is there. Its EDEK stays as it is: it may have been wrapped again meanwhile.
@@ -168,8 +169,10 @@ async fn update(
     body.manifest_mac.clone_from(&commit.manifest_mac);
     body.generation = commit.generation;
     body.same_since = 0;
+    let before = found.entry.file.unwrap_or_default();
     found.entry.mtime_ms = commit.mtime_ms;
     found.entry.file = Some(body.size());
+    charge(txn, &found.quotas, Usage::grown(before.length, body.size().length));
     access::put(txn, &keys::body(commit.file), &body);
     access::put(txn, &found.key, &found.entry);
     Ok((found, body))

@@ -19,6 +19,7 @@ use crate::{
         permission::{Rights, check, check_taking, check_writing},
         resolve::{Found, Slot, ZoneAt, slot},
     },
+    quota::{self, Usage},
     schema::{access, access::transact, counted, records},
     zones::source::EdekSource,
 };
@@ -100,7 +101,10 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
         if let Some(done) = kept(&mut txn, &creation.call, &creation.who).await? {
             return granted(core, done, &creation.who.name);
         }
-        let Place { terms, .. } = place(&mut txn, &creation).await?;
+        let Place { slot, terms } = place(&mut txn, &creation).await?;
+        if slot.found.is_none() {
+            quota::check(&mut txn, &slot.parent.quotas, Usage::ONE_NAME).await?;
+        }
         drop(txn);
         core.cluster.check_enough()?;
         version_min = terms.version_min;

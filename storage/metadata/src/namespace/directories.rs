@@ -5,13 +5,14 @@ use strongroom_proto::{FileId, ZonePath, limits::PAGE_ENTRIES_MAX, metadata::v1 
 
 use super::{
     permission::{Rights, born_in, check},
-    resolve::{Found, child, find, root, step},
+    resolve::{Found, find, root, step},
     stat::{deficits, listed, stat},
 };
 use crate::{
     answers::Call,
     authority::Caller,
     error::MetadataError,
+    quota::{explained, links::put_new},
     schema::{access, access::transact, keys, records},
 };
 
@@ -72,7 +73,8 @@ pub(crate) async fn make(
         parents,
         who: who.clone(),
     };
-    transact!(store, [call, path, making], |txn| make_once(txn, &call, &path, &making)).await
+    let made = transact!(store, [call, path, making], |txn| make_once(txn, &call, &path, &making)).await;
+    explained(store, who, made).await
 }
 
 async fn make_once(
@@ -123,8 +125,7 @@ fn add(
         id: FileId::generate().into(),
         ..fresh
     };
-    access::link(txn, parent.id, name, &entry)?;
-    child(parent, name, entry)
+    put_new(txn, parent, name, entry)
 }
 
 /// What is at a path.
@@ -233,13 +234,13 @@ mod tests {
             ..records::Entry::default()
         };
         access::put(&mut txn, &keys::root(), &entry(ROOT));
-        access::link(&mut txn, ROOT, "d", &entry(at)).expect("an id");
+        access::put(&mut txn, &keys::dentry(ROOT, "d"), &entry(at));
         for number in 0..1500 {
             let file = records::Entry {
                 file: Some(records::Size { length: 5, blocks: 1 }),
                 ..entry(FileId::generate())
             };
-            access::link(&mut txn, at, &format!("{number:04}"), &file).expect("an id");
+            access::put(&mut txn, &keys::dentry(at, &format!("{number:04}")), &file);
         }
         txn.commit().await.expect("committed");
         let (path, who) = (

@@ -2,13 +2,17 @@
 //! a list of directories to empty, which begins with that one, and takes a bounded number of entries in a transaction.
 
 use strongroom_kv::{Store, Txn};
-use strongroom_proto::{FileId, JobId, ZonePath, transport::UserName};
+use strongroom_proto::{FileId, JobId, transport::UserName};
 
-use super::remove::{drop_directory, drop_file};
+use super::{
+    remove::{drop_directory, drop_file},
+    resolve::Found,
+};
 use crate::{
     core::Core,
     error::MetadataError,
     jobs::{pace::Pace, record},
+    quota::{self, links::take_out},
     schema::{
         access,
         access::transact,
@@ -22,11 +26,10 @@ use crate::{
 const ENTRIES_PER_STEP: usize = 500;
 const DIRECTORIES_PER_STEP: usize = 200;
 
-/// Has a directory, whose entry is gone, cleared away with all it holds.
+/// Takes a directory out of its own, and has it cleared away with all it holds.
 pub(super) async fn begin(
     txn: &mut impl Txn,
-    path: &ZonePath,
-    entry: &records::Entry,
+    found: &Found,
     by: &UserName,
     now_ms: u64,
 ) -> Result<JobId, MetadataError> {
@@ -34,12 +37,13 @@ pub(super) async fn begin(
     let job = Job {
         kind: JobKind::Removal.into(),
         owner: by.as_str().to_owned(),
-        path: path.to_string(),
+        path: found.path.to_string(),
         created_ms: now_ms,
         ..Job::default()
     };
     record::begin(txn, id, job);
-    cut_off(txn, id, entry).await?;
+    take_out(txn, found).await?;
+    cut_off(txn, id, &found.entry).await?;
     Ok(id)
 }
 
@@ -51,6 +55,7 @@ async fn cut_off(txn: &mut impl Txn, job: JobId, entry: &records::Entry) -> Resu
     place.unlinked = true;
     access::put(txn, &keys::place(directory), &place);
     txn.put(&keys::removal(job, directory), entry.zone_id.clone());
+    quota::forget(txn, entry)?;
     Ok(())
 }
 

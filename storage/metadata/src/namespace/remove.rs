@@ -18,6 +18,7 @@ use crate::{
     authority::Caller,
     error::MetadataError,
     jobs::record,
+    quota::{self, links::take_out},
     schema::{
         access,
         access::transact,
@@ -85,10 +86,7 @@ async fn remove_in(
         return Err(MetadataError::NotEmpty(path.clone()));
     }
     check_clearing(who, &found, path)?;
-    txn.delete(&found.key);
-    removal::begin(txn, path, &found.entry, &who.name, now_ms)
-        .await
-        .map(Some)
+    removal::begin(txn, &found, &who.name, now_ms).await.map(Some)
 }
 
 /// Whether a directory holds nothing that shows.
@@ -98,13 +96,14 @@ pub(crate) async fn is_empty(txn: &mut impl Txn, directory: &Found) -> Result<bo
 
 /// Takes an empty directory out of the namespace.
 pub(crate) async fn unlink_empty(txn: &mut impl Txn, found: &Found, now_ms: u64) -> Result<(), MetadataError> {
-    txn.delete(&found.key);
+    take_out(txn, found).await?;
+    quota::forget(txn, &found.entry)?;
     drop_directory(txn, found.id, &found.entry.zone_id, now_ms).await
 }
 
 /// Takes a file out of the namespace and the index, and leaves its blocks to the purge.
 pub(crate) async fn unlink_file(txn: &mut impl Txn, found: &Found) -> Result<(), MetadataError> {
-    txn.delete(&found.key);
+    take_out(txn, found).await?;
     drop_file(txn, found.id).await
 }
 

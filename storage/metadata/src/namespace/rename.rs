@@ -7,14 +7,15 @@ use strongroom_proto::{ZonePath, metadata::v1 as pb};
 use super::{
     permission::{Rights, check, check_taking},
     remove::{is_empty, unlink_empty, unlink_file},
-    resolve::{Slot, ZoneAt, child, slot},
+    resolve::{Slot, ZoneAt, slot},
     stat::stat,
 };
 use crate::{
     answers::Call,
     authority::Caller,
     error::MetadataError,
-    schema::{access, access::transact},
+    quota::{explained, links::put_elsewhere},
+    schema::access::transact,
 };
 
 /// Moves `from` to `to`; with `overwrite` a file replaces a file there, and a directory an empty one.
@@ -26,10 +27,11 @@ pub(crate) async fn rename(
     to: &ZonePath,
     overwrite: bool,
 ) -> Result<pb::Stat, MetadataError> {
-    transact!(store, [who, call, from, to], |txn| rename_once(
+    let renamed = transact!(store, [who, call, from, to], |txn| rename_once(
         txn, &who, &call, &from, &to, overwrite
     ))
-    .await
+    .await;
+    explained(store, who, renamed).await
 }
 
 async fn rename_once(
@@ -76,9 +78,7 @@ async fn rename_in(
     check(who, &target.parent, Rights::CHANGE, to)?;
     check_zones(from, source.parent.zone.as_ref(), target.parent.zone.as_ref())?;
     make_room(txn, who, &target, moved.entry.is_directory(), overwrite_ms).await?;
-    txn.delete(&moved.key);
-    access::link(txn, target.parent.id, &target.name, &moved.entry)?;
-    let moved = child(&target.parent, &target.name, moved.entry)?;
+    let moved = put_elsewhere(txn, moved, &target.parent, &target.name).await?;
     stat(txn, &moved).await
 }
 

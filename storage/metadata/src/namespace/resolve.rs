@@ -7,6 +7,7 @@ use super::permission::{Rights, check};
 use crate::{
     authority::Caller,
     error::MetadataError,
+    quota::{self, QuotaAt},
     schema::{ROOT, access, keys, records},
 };
 
@@ -31,6 +32,8 @@ pub(crate) struct Found {
     pub(crate) entry: records::Entry,
     /// The nearest zone: its own, or that of a directory above.
     pub(crate) zone: Option<ZoneAt>,
+    /// Quotas from the root on: of the directories above, and its own.
+    pub(crate) quotas: Vec<QuotaAt>,
 }
 
 /// Where a path ends: the directory that would hold its last name, and what is there.
@@ -94,9 +97,11 @@ pub(crate) fn child(parent: &Found, name: &str, entry: records::Entry) -> Result
         Some(id) => Some(ZoneAt { id, path: path.clone() }),
         None => parent.zone.clone(),
     };
+    let own = quota::at(&path, &entry)?;
     Ok(Found {
         id: entry.file_id()?,
         key: keys::dentry(parent.id, name),
+        quotas: parent.quotas.iter().cloned().chain(own).collect(),
         path,
         entry,
         zone,
@@ -115,6 +120,7 @@ pub(crate) async fn root(txn: &mut impl Reader) -> Result<Found, MetadataError> 
     Ok(Found {
         id: ROOT,
         key,
+        quotas: quota::at(&ZonePath::root(), &entry)?.into_iter().collect(),
         path: ZonePath::root(),
         entry,
         zone,

@@ -76,23 +76,6 @@ pub(crate) fn file_id(bytes: &[u8]) -> Result<FileId, MetadataError> {
     bytes.try_into().map_err(|_| MetadataError::Corrupt { what: "id" })
 }
 
-/// Puts an inode under a directory and a name.
-pub(crate) fn link(
-    txn: &mut impl Txn,
-    parent: FileId,
-    name: &str,
-    entry: &records::Entry,
-) -> Result<(), MetadataError> {
-    let place = records::Place {
-        parent: parent.into(),
-        name: name.to_owned(),
-        unlinked: false,
-    };
-    put(txn, &keys::dentry(parent, name), entry);
-    put(txn, &keys::place(entry.file_id()?), &place);
-    Ok(())
-}
-
 pub(crate) async fn open_file(txn: &mut impl Reader, id: FileId) -> Result<Option<records::OpenFile>, MetadataError> {
     record(txn, &keys::open_file(id), "open file").await
 }

@@ -2,7 +2,7 @@
 //!
 //! A key is one table byte and fixed-width fields in big-endian, so that byte order is the order of scans.
 
-use strongroom_proto::{BlockId, ExtentId, FileId, JobId, KeyVersion, NodeId, RequestId, ZoneId};
+use strongroom_proto::{BlockId, ExtentId, FileId, JobId, KeyVersion, NodeId, QuotaId, RequestId, ZoneId};
 
 use super::records::JobKind;
 
@@ -37,6 +37,7 @@ const ANSWER_TIME: u8 = b't';
 const COUNTER: u8 = b'c';
 const DEAD: u8 = b's';
 const INVENTORY: u8 = b'B';
+const QUOTA: u8 = b'q';
 
 /// A half-open range of keys.
 pub(crate) struct KeyRange {
@@ -302,6 +303,42 @@ pub(crate) fn total_version(key: &[u8]) -> Option<KeyVersion> {
     fixed(key, 18).map(u32::from_be_bytes).map(KeyVersion)
 }
 
+/// The directory that a quota is of.
+pub(crate) fn quota(id: QuotaId) -> Vec<u8> {
+    key(QUOTA, &[id.as_bytes()])
+}
+
+/// What a quota limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measure {
+    /// Files and directories.
+    Names,
+    /// Plaintext bytes of files.
+    Bytes,
+}
+
+impl Measure {
+    pub(crate) const ALL: [Self; 2] = [Self::Names, Self::Bytes];
+
+    const fn letter(self) -> u8 {
+        match self {
+            Self::Names => b'n',
+            Self::Bytes => b'b',
+        }
+    }
+}
+
+/// The counter of what a quota has used.
+pub(crate) fn used(id: QuotaId, measure: Measure) -> Vec<u8> {
+    key(COUNTER, &[&[QUOTA], id.as_bytes(), &[measure.letter()]])
+}
+pub(crate) fn used_of(key: &[u8]) -> Option<(QuotaId, Measure)> {
+    let (rest, letter) = key.split_at_checked(18)?;
+    let measure = Measure::ALL.into_iter().find(|measure| [measure.letter()] == letter)?;
+    let id = rest.strip_prefix(&[COUNTER, QUOTA])?.try_into().ok()?;
+    Some((id, measure))
+}
+
 /// An extent that was given up, to be deleted once more at `due_ms`.
 pub(crate) fn dead(due_ms: u64, extent: ExtentId) -> Vec<u8> {
     key(DEAD, &[&due_ms.to_be_bytes(), extent.as_bytes()])
@@ -371,6 +408,7 @@ mod tests {
         let block = BlockId { extent, index: 258 };
         let request = RequestId::from_bytes([4; 16]);
         let job = JobId::from_bytes([5; 16]);
+        let quota = QuotaId::from_bytes([6; 16]);
         for (key, expected) in [
             (place(file), format!("69{}", "01".repeat(16))),
             (body(file), format!("65{}", "01".repeat(16))),
@@ -406,6 +444,8 @@ mod tests {
                 format!("740000000000000102{}", "04".repeat(16)),
             ),
             (dead(258, extent), format!("730000000000000102{}", "03".repeat(16))),
+            (super::quota(quota), format!("71{}", "06".repeat(16))),
+            (used(quota, Measure::Bytes), format!("6371{}62", "06".repeat(16))),
             (format(), "76".to_owned()),
         ] {
             assert_eq!(hex::encode(key), expected);
@@ -422,6 +462,10 @@ mod tests {
         assert_eq!(answer_of(&answer_time(258, request)), Some(request));
         assert_eq!(dead_extent(&dead(258, extent)), Some(extent));
         assert_eq!(dentry_name(&dentry(file, "ä")), Some("ä"));
+        for measure in Measure::ALL {
+            assert_eq!(used_of(&used(quota, measure)), Some((quota, measure)));
+        }
+        assert_eq!(used_of(&total(Counted::Garbage)), None);
     }
 
     #[test]

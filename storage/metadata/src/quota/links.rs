@@ -1,0 +1,70 @@
+//! What comes into directories, goes out of them and is moved between them, with what that does to the quotas above.
+
+use strongroom_kv::Txn;
+use strongroom_proto::FileId;
+
+use super::{QuotaAt, Usage, above, charge, size};
+use crate::{
+    error::MetadataError,
+    namespace::resolve::{Found, child},
+    schema::{access, keys, records},
+};
+
+/// Puts something new under a name that nothing has in `parent`.
+pub(crate) fn put_new(
+    txn: &mut impl Txn,
+    parent: &Found,
+    name: &str,
+    entry: records::Entry,
+) -> Result<Found, MetadataError> {
+    charge(txn, &parent.quotas, Usage::of(&entry));
+    link(txn, parent.id, name, &entry)?;
+    child(parent, name, entry)
+}
+
+/// Takes what was found out of its directory and puts it into another, under a name that nothing has there.
+pub(crate) async fn put_elsewhere(
+    txn: &mut impl Txn,
+    moved: Found,
+    parent: &Found,
+    name: &str,
+) -> Result<Found, MetadataError> {
+    let left = without(above(&moved), &parent.quotas);
+    let entered = without(&parent.quotas, above(&moved));
+    if !left.is_empty() || !entered.is_empty() {
+        let size = size::of_one(txn, &moved).await?;
+        charge(txn, &left, -size);
+        charge(txn, &entered, size);
+    }
+    txn.delete(&moved.key);
+    link(txn, parent.id, name, &moved.entry)?;
+    child(parent, name, moved.entry)
+}
+
+/// Takes what was found, with all below it, out of its directory.
+pub(crate) async fn take_out(txn: &mut impl Txn, found: &Found) -> Result<(), MetadataError> {
+    let quotas = above(found);
+    if !quotas.is_empty() {
+        let size = size::of_one(txn, found).await?;
+        charge(txn, quotas, -size);
+    }
+    txn.delete(&found.key);
+    Ok(())
+}
+
+fn without(quotas: &[QuotaAt], others: &[QuotaAt]) -> Vec<QuotaAt> {
+    let is_other = |quota: &&QuotaAt| others.iter().any(|other| other.id == quota.id);
+    quotas.iter().filter(|quota| !is_other(quota)).cloned().collect()
+}
+
+/// Puts an inode under a directory and a name.
+fn link(txn: &mut impl Txn, parent: FileId, name: &str, entry: &records::Entry) -> Result<(), MetadataError> {
+    let place = records::Place {
+        parent: parent.into(),
+        name: name.to_owned(),
+        unlinked: false,
+    };
+    access::put(txn, &keys::dentry(parent, name), entry);
+    access::put(txn, &keys::place(entry.file_id()?), &place);
+    Ok(())
+}
