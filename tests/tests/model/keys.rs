@@ -17,15 +17,31 @@ use strongroom_proto::{
 };
 use tonic::{Request, Response, Status};
 
-/// The keys that there are.
-pub(crate) const KEYS: [&str; 2] = ["payroll", "other"];
+/// The keys that there are, and one that is not.
+pub(crate) const KEYS: [&str; 2] = ["payroll", "hadoop"];
+pub(crate) const NO_KEY: &str = "missing";
+
+/// How the EDEKs of a key are wrapped.
+pub(crate) fn suite_of(key: &str) -> EdekSuite {
+    match key {
+        "hadoop" => EdekSuite::Hadoop,
+        _ => EdekSuite::Kw,
+    }
+}
+
+/// A DEK, and what an EDEK of it begins with where Hadoop has an initial counter.
+#[derive(Clone, Copy)]
+struct Dek {
+    iv: [u8; 16],
+    bytes: [u8; 32],
+}
 
 #[derive(Clone)]
 pub(crate) struct Keys(Arc<Mutex<State>>);
 
 struct State {
     versions: BTreeMap<KeyName, u32>,
-    deks: Vec<[u8; 32]>,
+    deks: Vec<Dek>,
     /// Every zone and version that an EDEK was made for.
     given: BTreeSet<(ZoneId, u32)>,
     /// Gives every EDEK out twice.
@@ -53,18 +69,22 @@ impl Keys {
         self.lock().repeats = true;
     }
 
+    /// Whether it does.
+    pub(crate) fn repeats(&self) -> bool {
+        self.lock().repeats
+    }
+
     /// Says what is wrong with an EDEK as a record has it.
     pub(crate) fn check(&self, key: &str, version: u32, zone: &[u8], wrapped: &[u8]) -> Result<(), String> {
         let zone = ZoneId::try_from(zone).map_err(|error| error.to_string())?;
-        if !self.lock().given.contains(&(zone, version)) {
+        let state = self.lock();
+        if !state.given.contains(&(zone, version)) {
             return Err(format!("zone {zone} never had an EDEK of version {version}"));
         }
-        let dek = number_of(wrapped).ok_or("no EDEK of the stand-in")?;
         let key = key.parse().map_err(|_| "no name of a key")?;
-        if wrap(&key, version, &zone, dek) == wrapped {
-            Ok(())
-        } else {
-            Err(format!("the EDEK is not one of {key}@{version} for zone {zone}"))
+        match state.number(&key, version, &zone, wrapped) {
+            Some(_) => Ok(()),
+            None => Err(format!("the EDEK is not one of {key}@{version} for zone {zone}")),
         }
     }
 
@@ -82,21 +102,28 @@ impl State {
     fn unwrap(&self, edek: &pb::Edek) -> Option<Bytes> {
         let zone = ZoneId::try_from(edek.zone_id.as_ref()).ok()?;
         let key: KeyName = edek.key_name.parse().ok()?;
-        let number = number_of(&edek.wrapped)?;
-        let is_whole = wrap(&key, edek.key_version, &zone, number) == edek.wrapped;
-        let dek = self.deks.get(usize::try_from(number).ok()?)?;
-        is_whole.then(|| Bytes::copy_from_slice(dek))
+        let number = self.number(&key, edek.key_version, &zone, &edek.wrapped)?;
+        Some(Bytes::copy_from_slice(&self.deks[number].bytes))
     }
-}
 
-fn number_of(wrapped: &[u8]) -> Option<u64> {
-    wrapped.last_chunk().map(|number| u64::from_be_bytes(*number))
-}
+    /// Which DEK is in an EDEK, if it was made for this key, version and zone.
+    fn number(&self, key: &KeyName, version: u32, zone: &ZoneId, wrapped: &[u8]) -> Option<usize> {
+        let number = wrapped.last_chunk().map(|number| u64::from_be_bytes(*number))?;
+        let number = usize::try_from(number)
+            .ok()
+            .filter(|number| *number < self.deks.len())?;
+        (self.wrap(key, version, zone, number) == wrapped).then_some(number)
+    }
 
-fn wrap(key: &KeyName, version: u32, zone: &ZoneId, dek: u64) -> Bytes {
-    let (version, dek) = (version.to_be_bytes(), dek.to_be_bytes());
-    let parts = [key.as_str().as_bytes(), version.as_slice(), zone.as_bytes(), &dek];
-    parts.concat().into()
+    fn wrap(&self, key: &KeyName, version: u32, zone: &ZoneId, number: usize) -> Bytes {
+        let (version, last) = (version.to_be_bytes(), (number as u64).to_be_bytes());
+        let iv = match suite_of(key.as_str()) {
+            EdekSuite::Hadoop => self.deks[number].iv.as_slice(),
+            _ => &[],
+        };
+        let parts = [iv, key.as_str().as_bytes(), &version, zone.as_bytes(), &last];
+        parts.concat().into()
+    }
 }
 
 impl EdekSource for Keys {
@@ -109,14 +136,15 @@ impl EdekSource for Keys {
         let mut edeks = Vec::with_capacity(count);
         for position in 0..count {
             if !state.repeats || position % 2 == 0 {
-                state.deks.push(rand::random());
+                let (iv, bytes) = (rand::random(), rand::random());
+                state.deks.push(Dek { iv, bytes });
             }
-            edeks.push(wrap(key, version, zone, state.deks.len() as u64 - 1));
+            edeks.push(state.wrap(key, version, zone, state.deks.len() - 1));
         }
         Ok(Minted {
             key: key.clone(),
             version: KeyVersion(version),
-            suite: EdekSuite::Kw,
+            suite: suite_of(key.as_str()),
             edeks,
         })
     }
@@ -126,9 +154,9 @@ impl EdekSource for Keys {
         let version = state.version(key)?;
         state.given.insert((*zone, version));
         let again = |(old, wrapped): &(KeyVersion, Bytes)| {
-            let number = number_of(wrapped).filter(|number| wrap(key, old.0, zone, *number) == *wrapped);
+            let number = state.number(key, old.0, zone, wrapped);
             let number = number.ok_or_else(|| Failure::new(Reason::EdekInvalid, "the EDEK does not open"))?;
-            Ok(wrap(key, version, zone, number))
+            Ok(state.wrap(key, version, zone, number))
         };
         Ok(Rewrapped {
             version: KeyVersion(version),

@@ -100,10 +100,10 @@ mod tests {
 
     use super::*;
 
-    fn sealed(salt: u8, write: u64) -> Vec<u8> {
-        let geometry = Geometry::new(Suite::Gcm, 4096, 1 << 20).expect("usual sizes");
+    fn sealed(suite: Suite, salt: u8, write: u64) -> Vec<u8> {
+        let geometry = Geometry::new(suite, 4096, 1 << 20).expect("usual sizes");
         let key = ExtentKey::derive(&DataKey::new(&[7; 32]), &[1; 16], Seed::Salt([salt; 16]), geometry);
-        let mut sealer = ExtentSealer::new(key.expect("a DEK and a salt"));
+        let mut sealer = ExtentSealer::new(key.expect("a key"));
         let data = plaintext(write, 0, 5000);
         let none = sealer.append(&mut data.as_slice()).expect("few bytes");
         assert!(none.is_none(), "less than a block");
@@ -117,15 +117,17 @@ mod tests {
             extent: ExtentId::from_bytes([n; 16]),
             index: 0,
         };
-        let ledger = Ledger::default();
-        ledger.enter(block(1), &sealed(1, 1));
-        ledger.enter(block(1), &sealed(1, 1));
-        ledger.enter(block(2), &sealed(2, 1));
-        assert_eq!(ledger.reused(), Vec::<String>::new());
-        ledger.enter(block(1), &sealed(1, 2));
-        let same_block = ledger.reused().len();
-        assert!(same_block > 300, "{same_block} cells of 5000 bytes are found");
-        ledger.enter(block(3), &sealed(2, 1));
-        assert!(ledger.reused().len() > same_block, "the same bytes at another place");
+        for suite in [Suite::Gcm, Suite::CtrHdfs] {
+            let ledger = Ledger::default();
+            ledger.enter(block(1), &sealed(suite, 1, 1));
+            ledger.enter(block(1), &sealed(suite, 1, 1));
+            ledger.enter(block(2), &sealed(suite, 2, 1));
+            assert_eq!(ledger.reused(), Vec::<String>::new());
+            ledger.enter(block(1), &sealed(suite, 1, 2));
+            let same_block = ledger.reused().len();
+            assert!(same_block > 300, "{same_block} cells of 5000 bytes are found");
+            ledger.enter(block(3), &sealed(suite, 2, 1));
+            assert!(ledger.reused().len() > same_block, "the same bytes at another place");
+        }
     }
 }

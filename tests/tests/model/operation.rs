@@ -30,6 +30,7 @@ pub(crate) enum Operation {
     MakeZone {
         at: Spot,
         key: usize,
+        ctr: bool,
     },
     Write {
         at: Spot,
@@ -63,6 +64,9 @@ pub(crate) enum Operation {
     Truncate {
         at: Spot,
         keep: u16,
+    },
+    Rewrite {
+        at: Spot,
     },
     Rename {
         from: Spot,
@@ -186,7 +190,7 @@ fn writer() -> impl Strategy<Value = usize> {
 pub(crate) fn operations() -> impl Strategy<Value = Vec<Operation>> {
     let namespace = prop_oneof![
         6 => (new(), any::<bool>()).prop_map(|(at, parents)| Operation::MakeDirectory { at, parents }),
-        5 => (directory(), 0..3_usize).prop_map(|(at, key)| Operation::MakeZone { at, key }),
+        5 => (directory(), 0..3_usize, any::<bool>()).prop_map(|(at, key, ctr)| Operation::MakeZone { at, key, ctr }),
         6 => (anything(), new(), any::<bool>())
             .prop_map(|(from, to, overwrite)| Operation::Rename { from, to, overwrite }),
         2 => (anything(), anything(), any::<bool>())
@@ -204,6 +208,7 @@ pub(crate) fn operations() -> impl Strategy<Value = Vec<Operation>> {
         1 => writer().prop_map(|writer| Operation::Abandon { writer }),
         1 => writer().prop_map(|writer| Operation::Drop { writer }),
         3 => (file(), any::<u16>()).prop_map(|(at, keep)| Operation::Truncate { at, keep }),
+        3 => file().prop_map(|at| Operation::Rewrite { at }),
         2 => file().prop_map(|at| Operation::Recover { at }),
         3 => file().prop_map(|at| Operation::Read { at }),
     ];
@@ -240,6 +245,7 @@ fn two_zones() -> Vec<Operation> {
             Operation::MakeZone {
                 at: at(choice, None),
                 key,
+                ctr: key == 1,
             },
         ]
     };

@@ -264,6 +264,15 @@ impl Oracle {
         Ok(draft)
     }
 
+    /// The same bytes under another DEK.
+    pub(crate) fn rewrite(&self, path: &ZonePath) -> Outcome {
+        match &self.inodes[&self.find(path)?].kind {
+            Kind::Directory { .. } => Err(Reason::IsADirectory),
+            Kind::File(file) if file.writer.is_some() => Err(Reason::LeaseHeld),
+            Kind::File(_) => Ok(()),
+        }
+    }
+
     /// Whether a writer has been cut off from a file that shows, so that nothing he adds will count.
     pub(crate) fn is_lost(&self, draft: &Draft) -> bool {
         match draft.place {

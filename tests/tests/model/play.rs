@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use strongroom_fs::{CreateOptions, FileWriter, FsError, JobAction, JobState, Stat, ZoneOptions};
-use strongroom_proto::{FrameSize, KeyName, Reason, ZonePath};
+use strongroom_proto::{DataSuite, EdekSuite, FrameSize, KeyName, Reason, ZonePath};
 
 use crate::{
     compare,
-    keys::KEYS,
+    keys::{KEYS, NO_KEY, suite_of},
     ledger::plaintext,
     operation::{Operation, Spot},
     oracle::{Draft, Oracle},
@@ -68,7 +68,7 @@ impl Game {
     async fn step(&mut self, operation: &Operation) -> Result<(), String> {
         match operation {
             Operation::MakeDirectory { at, parents } => self.make_directory(at, *parents).await,
-            Operation::MakeZone { at, key } => self.make_zone(at, *key).await,
+            Operation::MakeZone { at, key, ctr } => self.make_zone(at, *key, *ctr).await,
             Operation::Write { at, bytes, overwrite } => self.write(at, *bytes, *overwrite).await,
             Operation::Create { at, overwrite } => {
                 let path = at.path(&self.oracle);
@@ -102,6 +102,7 @@ impl Game {
                 Ok(())
             }
             Operation::Truncate { at, keep } => self.truncate(at, *keep).await,
+            Operation::Rewrite { at } => self.rewrite(at).await,
             Operation::Rename { from, to, overwrite } => self.rename(from, to, *overwrite).await,
             Operation::Remove { at, recursive } => self.remove(at, *recursive).await,
             Operation::Recover { at } => self.recover(at).await,
@@ -131,18 +132,38 @@ impl Game {
         agree(made.map(drop), self.oracle.make_directory(&path, parents))
     }
 
-    async fn make_zone(&mut self, at: &Spot, key: usize) -> Result<(), String> {
+    /// A key service that gives an EDEK out twice gets no zone whose files are under the DEK itself.
+    async fn make_zone(&mut self, at: &Spot, key: usize, ctr: bool) -> Result<(), String> {
         let path = at.path(&self.oracle);
         let key = KEYS.get(key).copied();
-        let name: KeyName = key.unwrap_or("missing").parse().expect("a name");
+        let name: KeyName = key.unwrap_or(NO_KEY).parse().expect("a name");
+        let ctr = ctr && !self.world.keys.repeats();
+        let frame = FrameSize::from_wire(FRAME_BYTES).expect("a size");
         let options = ZoneOptions {
-            frame: Some(FrameSize::from_wire(FRAME_BYTES).expect("a size")),
+            data_suite: if ctr { DataSuite::CtrHdfs } else { DataSuite::Gcm },
+            frame: (!ctr).then_some(frame),
             ..ZoneOptions::default()
         };
         let made = self.world.fs.create_zone(&path, &name, &options).await;
-        let expected = key.ok_or(Reason::KeyNotFound);
-        let expected = expected.and_then(|key| self.oracle.make_zone(&path, key));
+        let expected = match key {
+            None => Err(Reason::KeyNotFound),
+            Some(key) if ctr && suite_of(key) != EdekSuite::Hadoop => Err(Reason::InvalidArgument),
+            Some(key) => self.oracle.make_zone(&path, key),
+        };
         agree(made.map(drop), expected)
+    }
+
+    /// The client refuses a DEK that the file has already, which only a key service that repeats itself gives.
+    async fn rewrite(&mut self, at: &Spot) -> Result<(), String> {
+        let path = at.path(&self.oracle);
+        let expected = self.oracle.rewrite(&path);
+        let fs = self.world.fs.clone();
+        let rewritten = self.patiently(expected.is_ok(), || fs.rewrite(&path)).await;
+        let is_refused = matches!(&rewritten, Err(error) if error.reason() == Reason::Internal);
+        if !(is_refused && self.world.keys.repeats()) {
+            agree(rewritten.map(drop), expected)?;
+        }
+        compare::path(&self.world.fs, &self.oracle, &path).await
     }
 
     async fn rename(&mut self, from: &Spot, to: &Spot, overwrite: bool) -> Result<(), String> {
@@ -195,12 +216,22 @@ impl Game {
             return Ok(false);
         }
         let expected = self.oracle.append(path, from);
+        let fs = self.world.fs.clone();
+        let opened = self.patiently(expected.is_ok(), || fs.append(path, from)).await;
+        self.enter(opened, expected)
+    }
+
+    /// Calls again while a file is held by a writer who was dropped, and who lets go of it in his own time.
+    async fn patiently<T, F>(&self, is_free: bool, mut call: impl FnMut() -> F) -> Result<T, FsError>
+    where
+        F: Future<Output = Result<T, FsError>>,
+    {
         let end = Instant::now() + JOBS_MAX;
         loop {
-            let opened = self.world.fs.append(path, from).await;
-            let is_held = matches!(&opened, Err(error) if error.reason() == Reason::LeaseHeld);
-            if !(is_held && self.dropped && expected.is_ok() && Instant::now() < end) {
-                return self.enter(opened, expected);
+            let outcome = call().await;
+            let is_held = matches!(&outcome, Err(error) if error.reason() == Reason::LeaseHeld);
+            if !(is_held && is_free && self.dropped && Instant::now() < end) {
+                return outcome;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
