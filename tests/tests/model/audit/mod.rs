@@ -3,6 +3,7 @@
 
 mod blocks;
 mod files;
+mod quotas;
 mod tables;
 mod tree;
 
@@ -50,6 +51,7 @@ impl Audit {
         tree::check(&tables, &mut broken);
         files::check(&tables, &self.keys, &mut broken);
         blocks::check(&tables, &mut broken);
+        quotas::check(&tables, &mut broken);
         self.follow(&tables, &mut broken);
         self.broken.extend(broken.0);
         self.last = Some(tables);

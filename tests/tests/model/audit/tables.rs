@@ -60,6 +60,8 @@ pub(crate) struct Tables {
     /// By job and directory: the zone whose root it was.
     pub(super) removals: BTreeMap<(Id, Id), Option<Id>>,
     pub(super) counters: BTreeMap<Vec<u8>, i64>,
+    /// By quota: its directory.
+    pub(super) quotas: BTreeMap<Id, Id>,
     pub(super) buried: BTreeSet<Id>,
     pub(super) answers: BTreeSet<Id>,
     pub(super) answer_times: BTreeSet<Id>,
@@ -116,11 +118,12 @@ impl Tables {
                 let count = counter(key, Some(value)).expect("a counter");
                 self.counters.insert(key.to_vec(), count);
             }
+            b'q' => _ = self.quotas.insert(id(key, 0), Id::of(value)),
             b's' => _ = self.buried.insert(id(key, 8)),
             b'a' => _ = self.answers.insert(id(key, 0)),
             b't' => _ = self.answer_times.insert(id(key, 8)),
-            // Nodes, and which instance has the background.
-            b'n' | b'l' => {}
+            // Nodes, how far the comparison of their disks is, and which instance has the background.
+            b'n' | b'B' | b'l' => {}
             other => panic!("a table {:?} that this does not know", char::from(other)),
         }
     }
