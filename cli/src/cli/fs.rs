@@ -93,6 +93,15 @@ pub(crate) enum FsCommand {
         #[arg(required = true)]
         paths: Vec<String>,
     },
+    /// Show how files are encrypted, as hdfs crypto -getFileEncryptionInfo does
+    ///
+    /// Takes the right to read the file. No key is asked for.
+    #[command(after_help = "Example:\n  strongroom fs encryption-info /payroll/hr.sql")]
+    EncryptionInfo {
+        /// Files
+        #[arg(required = true)]
+        paths: Vec<String>,
+    },
     /// Rename a file or directory, or move it into a directory that exists
     #[command(after_help = "Example:\n  strongroom fs mv /payroll/new.csv /payroll/2026/")]
     Mv {

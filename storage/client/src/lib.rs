@@ -7,6 +7,7 @@
 mod acl;
 mod attributes;
 mod block_map;
+mod encryption_info;
 mod error;
 mod extent_writer;
 mod jobs;
@@ -26,6 +27,7 @@ mod zone_fs;
 
 pub use acl::{Acl, AclChange, AclEntry, AclError, AclTag};
 pub use attributes::{Attributes, ZoneOptions};
+pub use encryption_info::{CipherSuite, CryptoProtocolVersion, EncryptionInfo};
 pub use error::{FsError, NodeTrouble};
 pub use jobs::{Job, JobAction, JobKind, JobState};
 pub use reader::FileReader;

@@ -27,6 +27,21 @@ fn a_zone_of_suite_ctr_hdfs_is_written_read_and_changed_like_any_other() {
 
     cli.line(&format!("fs put {} /lake/f", local.display())).ok();
     assert!(cli.line("fs cat /lake/f").ok().stdout == model);
+    let info = cli.line("--json fs encryption-info /lake/f").json();
+    assert_eq!(info["cipherSuite"]["name"], "AES/CTR/NoPadding");
+    assert_eq!(
+        (&info["keyName"], &info["ezKeyVersionName"]),
+        (&"lake".into(), &"lake@0".into())
+    );
+    let hex = |field: &str| info[field].as_str().expect("hexadecimal").to_owned();
+    assert_eq!((hex("edek").len(), hex("iv").len()), (32, 32), "of 128 bits each");
+    let text = cli.line("fs encryption-info /lake/f").text();
+    assert!(
+        text.starts_with("{cipherSuite: {name: AES/CTR/NoPadding, algorithmBlockSize: 16}, "),
+        "{text}"
+    );
+    cli.line("fs encryption-info /lake")
+        .fails(2, &["no FileEncryptionInfo found", "zone info /lake"]);
     let part = cli.line("fs cat --offset 4194300 --length 11 /lake/f").ok().stdout;
     assert!(part == model[4_194_300..4_194_311]);
     cli.line("fs truncate --length 4194305 /lake/f").ok();

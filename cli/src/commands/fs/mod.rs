@@ -32,6 +32,7 @@ pub(super) async fn run(session: &Session, command: FsCommand, output: Output) -
         FsCommand::Get(args) => get::run(fs, args, output).await,
         FsCommand::Cat { paths, offset, length } => cat::run(&fs, &parse_all(&paths)?, offset, length, output).await,
         FsCommand::Stat { paths } => simple::stat(&fs, &parse_all(&paths)?, output).await,
+        FsCommand::EncryptionInfo { paths } => simple::encryption_info(&fs, &parse_all(&paths)?, output).await,
         FsCommand::Mv { from, to, force } => mv::run(&fs, &from, &to, force, output).await,
         FsCommand::Rm { paths, recursive } => simple::rm(&fs, &parse_all(&paths)?, recursive, output).await,
         FsCommand::Chmod { mode, paths, recursive } => {

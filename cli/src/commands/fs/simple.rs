@@ -1,8 +1,8 @@
-//! `fs mkdir`, `fs stat`, `fs rm`: one call for each path.
+//! `fs mkdir`, `fs stat`, `fs rm`, `fs encryption-info`: one call for each path.
 
 use serde_json::json;
 use strongroom_fs::{FileKind, Stat, ZoneFs};
-use strongroom_proto::ZonePath;
+use strongroom_proto::{Reason, ZonePath};
 
 use super::for_each;
 use crate::{
@@ -51,6 +51,22 @@ pub(super) async fn stat(fs: &ZoneFs, paths: &[ZonePath], output: Output) -> Res
     for_each(paths, output, async |path| {
         let stat = fs.stat(path).await?;
         output.result(&stat, || text(&stat))
+    })
+    .await
+}
+
+/// Shows how each file is encrypted.
+pub(super) async fn encryption_info(fs: &ZoneFs, paths: &[ZonePath], output: Output) -> Result<(), Error> {
+    for_each(paths, output, async |path| {
+        let info = fs.encryption_info(path).await.map_err(|error| match error.reason() {
+            Reason::IsADirectory => Error::Usage {
+                message: format!(
+                    "no FileEncryptionInfo found for path {path}: it is a directory, whose files have one each; strongroom zone info {path} shows its zone"
+                ),
+            },
+            _ => error.into(),
+        })?;
+        output.result(&info, || info.to_string())
     })
     .await
 }
