@@ -114,7 +114,12 @@ pub(crate) enum FsCommand {
         force: bool,
     },
     /// Remove files, or directories with -r
-    #[command(after_help = "Example:\n  strongroom fs rm -r /payroll/2019")]
+    ///
+    /// They are moved into your trash, .Trash/USER in the root of their zone, where they are kept for as long as the metadata service is
+    /// told: fs mv brings them back. What is in no zone goes to /user/USER/.Trash, and what is in the trash already is gone for good.
+    #[command(
+        after_help = "Examples:\n  strongroom fs rm -r /payroll/2019\n  strongroom fs mv /payroll/.Trash/alice/Current/payroll/2019 /payroll/2019\n  strongroom fs rm --skip-trash /payroll/big.bin"
+    )]
     Rm {
         /// Files or directories
         #[arg(required = true)]
@@ -122,6 +127,19 @@ pub(crate) enum FsCommand {
         /// Remove directories with all they hold
         #[arg(short, long)]
         recursive: bool,
+        /// Remove them for good
+        #[arg(long)]
+        skip_trash: bool,
+    },
+    /// Empty your trash
+    ///
+    /// Of what you removed since the last checkpoint another is made, named by the time in UTC, and checkpoints that have been there for
+    /// as long as the metadata service keeps them are removed for good. The service does the same by itself.
+    #[command(after_help = "Examples:\n  strongroom fs expunge\n  strongroom fs expunge --immediate")]
+    Expunge {
+        /// Remove all that is there for good, however short it has been there
+        #[arg(long)]
+        immediate: bool,
     },
     /// Change permission bits; for their owner
     #[command(after_help = "Example:\n  strongroom fs chmod 770 /payroll/2026")]

@@ -30,6 +30,15 @@ pub(crate) enum ZoneCommand {
         /// Hand the directory over, so that its user may write there: USER, USER:GROUP or :GROUP
         #[arg(long, value_name = "OWNER", value_parser = owner)]
         owner: Option<Owner>,
+        /// Make no .Trash in it; it is made when something is removed into it first
+        #[arg(long)]
+        no_trash: bool,
+    },
+    /// Make the directory for the trash of a zone's users, .Trash with mode 1777, or mend its mode
+    #[command(after_help = "Example:\n  strongroom zone provision-trash /payroll")]
+    ProvisionTrash {
+        /// The zone
+        path: String,
     },
     /// List zones
     #[command(visible_alias = "ls", after_help = "Example:\n  strongroom zone list")]

@@ -33,6 +33,7 @@ pub(super) async fn run(session: &Session, command: ZoneCommand, output: Output)
             suite,
             frame_size,
             owner,
+            no_trash,
         } => {
             let (owner, group) = owner.map(|owner| (owner.user, owner.group)).unwrap_or_default();
             let options = ZoneOptions {
@@ -40,6 +41,7 @@ pub(super) async fn run(session: &Session, command: ZoneCommand, output: Output)
                 frame: frame_size,
                 owner,
                 group,
+                provision_trash: !no_trash,
             };
             let zone = fs.create_zone(&parse(&path)?, &key, &options).await?;
             if zone.data_suite == DataSuite::CtrHdfs {
@@ -47,6 +49,7 @@ pub(super) async fn run(session: &Session, command: ZoneCommand, output: Output)
             }
             show(&zone, output)
         }
+        ZoneCommand::ProvisionTrash { path } => provision_trash(&fs, &parse(&path)?, output).await,
         ZoneCommand::List => list(&fs, output).await,
         ZoneCommand::Info { path } => show(&fs.zone(&parse(&path)?).await?, output),
         ZoneCommand::Reencrypt { path, cancel: true, .. } => {
@@ -63,6 +66,13 @@ pub(super) async fn run(session: &Session, command: ZoneCommand, output: Output)
 
 fn parse(path: &str) -> Result<ZonePath, Error> {
     Ok(ZonePath::parse(path.as_bytes())?)
+}
+
+async fn provision_trash(fs: &ZoneFs, path: &ZonePath, output: Output) -> Result<(), Error> {
+    let stat = fs.provision_trash(path).await?;
+    output.result(&stat, || {
+        format!("{}: the trash of the zone's users", one_line(stat.path.as_str()))
+    })
 }
 
 async fn list(fs: &ZoneFs, output: Output) -> Result<(), Error> {

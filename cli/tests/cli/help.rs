@@ -78,6 +78,8 @@ fn the_manual_has_every_command_and_exit_code() {
         "fs stat",
         "fs mv",
         "fs rm",
+        "fs expunge",
+        "zone provision-trash",
         "fs du",
         "status",
         "completions",

@@ -26,4 +26,6 @@ pub struct ZoneOptions {
     pub owner: Option<UserName>,
     /// And of which group.
     pub group: Option<GroupName>,
+    /// Whether the directory for its users' trash is made with it, rather than when something is removed first.
+    pub provision_trash: bool,
 }

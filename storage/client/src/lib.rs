@@ -21,6 +21,7 @@ mod replicate;
 mod rewrite;
 mod stream;
 mod suite;
+mod trash;
 mod values;
 mod writer;
 mod zone_fs;
@@ -32,6 +33,7 @@ pub use error::{FsError, NodeTrouble};
 pub use jobs::{Job, JobAction, JobKind, JobState};
 pub use reader::FileReader;
 pub use stream::ByteStream;
+pub use trash::{Expunged, Removed};
 pub use values::{
     ClusterStatus, Cursor, Entry, FileKind, NodeStatus, Page, Reencryption, ReencryptionState, Stat, VersionCount, Zone,
 };

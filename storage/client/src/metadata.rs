@@ -4,7 +4,7 @@ use strongroom_proto::{
     limits::MESSAGE_BYTES_MAX,
     metadata::v1::{
         self as pb, cluster_client::ClusterClient, files_client::FilesClient, jobs_client::JobsClient,
-        namespace_client::NamespaceClient, zones_client::ZonesClient,
+        namespace_client::NamespaceClient, trash_client::TrashClient, zones_client::ZonesClient,
     },
     transport::{self, Remotes, Role, TlsIdentity},
 };
@@ -29,6 +29,7 @@ pub(crate) struct Metadata {
     files: FilesClient<Channel>,
     zones: ZonesClient<Channel>,
     jobs: JobsClient<Channel>,
+    trash: TrashClient<Channel>,
     cluster: ClusterClient<Channel>,
 }
 
@@ -40,6 +41,7 @@ impl Metadata {
             files: FilesClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             zones: ZonesClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             jobs: JobsClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            trash: TrashClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             cluster: ClusterClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX),
         }
     }
@@ -73,6 +75,8 @@ impl Metadata {
         jobs.get_job(GetJobRequest) -> Job;
         jobs.control_job(ControlJobRequest) -> Job;
         zones.prove_zone(ProveZoneRequest) -> ProveZoneResponse;
+        trash.expunge(ExpungeRequest) -> ExpungeResponse;
+        trash.provision_trash(ProvisionTrashRequest) -> Stat;
         cluster.get_cluster_status(GetClusterStatusRequest) -> ClusterStatus;
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     nodes::Nodes,
     opening::Opening,
     suite,
+    trash::job_of,
 };
 
 /// Blocks that all writers of one [`ZoneFs`] seal and store at once: at most 64 MiB of them.
@@ -139,7 +140,7 @@ impl ZoneFs {
             .try_into()
     }
 
-    /// Removes a file, an empty directory, or with `recursive` a directory with all it holds: that is gone from the namespace
+    /// Removes for good a file, an empty directory, or with `recursive` a directory with all it holds: that is gone from the namespace
     /// at once, and a job, which is told, clears it away.
     ///
     /// # Errors
@@ -149,12 +150,10 @@ impl ZoneFs {
             path: path.into(),
             recursive,
             request_id: RequestId::generate().into(),
+            to_trash: false,
         };
         let removed = retry(Repeat::Harmless, || self.metadata().remove(request.clone())).await?;
-        match removed.job_id.as_ref() {
-            [] => Ok(None),
-            id => id.try_into().map(Some).map_err(FsError::metadata_answer),
-        }
+        job_of(&removed)
     }
 
     /// Sets what is given of mode, time, owner and group, all or nothing.
@@ -309,6 +308,7 @@ impl ZoneFs {
             frame_bytes: options.frame.map(FrameSize::bytes).unwrap_or_default(),
             owner: text(options.owner.as_ref()),
             group: text(options.group.as_ref()),
+            provision_trash: options.provision_trash,
             request_id: RequestId::generate().into(),
         };
         retry(Repeat::Harmless, || self.metadata().create_zone(request.clone()))

@@ -92,6 +92,15 @@ impl Caller {
         self.name.as_str() == owner
     }
 
+    /// The service itself, about what is a user's: no permission stops it.
+    pub(crate) fn keeper(name: UserName) -> Self {
+        Self {
+            name,
+            groups: Arc::default(),
+            superuser: true,
+        }
+    }
+
     #[cfg(test)]
     pub(crate) fn of(name: &str, groups: Groups, superuser: bool) -> Self {
         Self {

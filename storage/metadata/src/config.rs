@@ -76,6 +76,10 @@ pub struct Settings {
     pub inventory_ms: u64,
     /// How old a block on a disk is before it is deleted because nothing that is recorded needs it, in milliseconds.
     pub stray_ms: u64,
+    /// How long a checkpoint of what was removed is kept, in milliseconds; 0 for no trash.
+    pub trash_ms: u64,
+    /// How long what is removed is gathered for one checkpoint, in milliseconds; 0 for as long as one is kept.
+    pub trash_checkpoint_ms: u64,
 }
 
 impl Default for Settings {
@@ -96,6 +100,8 @@ impl Default for Settings {
             reencryptions: 4,
             inventory_ms: 6 * 3_600_000,
             stray_ms: 24 * 3_600_000,
+            trash_ms: 24 * 3_600_000,
+            trash_checkpoint_ms: 0,
         }
     }
 }
@@ -172,6 +178,18 @@ impl Settings {
                 self.inventory_ms == 0 || self.inventory_ms >= 1_000,
                 "settings.inventory_ms must be 0 or at least 1000",
             ),
+            (
+                // A look at all trashes takes its time, and names of checkpoints differ by seconds.
+                self.trash_ms == 0 || self.trash_ms >= 60_000,
+                "settings.trash_ms must be 0 or at least 60000",
+            ),
+            (
+                // So many checkpoints are looked at.
+                self.trash_checkpoint_ms == 0
+                    || (60_000..=self.trash_ms).contains(&self.trash_checkpoint_ms)
+                        && self.trash_ms / self.trash_checkpoint_ms <= 1000,
+                "settings.trash_checkpoint_ms must be 0, or from 60000 to settings.trash_ms and at least a thousandth of it",
+            ),
         ];
         rules.into_iter().find_map(|(kept, rule)| (!kept).then_some(rule))
     }
@@ -215,6 +233,8 @@ mod tests {
             ("replicas = 3\n", "replicas = 0\n", "from 1 to 9"),
             ("node_gone_ms = 600000", "node_gone_ms = 5000", "settings.node_gone_ms"),
             ("min_replicas = 2", "min_replicas = 4", "settings.min_replicas"),
+            ("trash_ms = 86400000", "trash_ms = 100", "settings.trash_ms"),
+            ("trash_checkpoint_ms = 0", "trash_checkpoint_ms = 60000", "a thousandth"),
             ("[settings]", "[settings]\nnonsense = 1", "is not valid"),
             ("[\"fsadmin\"]", "[\"a/b\"]", "is not valid"),
             ("[\"fsadmin\"]", "[]", "at least one"),

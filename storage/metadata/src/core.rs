@@ -22,6 +22,7 @@ use crate::{
     jobs::runner,
     namespace::remove::Purges,
     schema::{NODES_MAX, ROOT, access, access::transact, keys, records},
+    trash::round,
     zones::{source::EdekSource, stock::Stock},
 };
 
@@ -141,6 +142,7 @@ impl<S: Store, E: EdekSource> Core<S, E> {
         tasks.spawn(purge(Arc::clone(self)));
         tasks.spawn(reap_leases(Arc::clone(self)));
         tasks.spawn(forget_answers(Arc::clone(self)));
+        tasks.spawn(empty_trashes(Arc::clone(self)));
         tasks
     }
 
@@ -315,6 +317,18 @@ async fn forget_answers<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
     loop {
         logged("forget", answers::forget(&core.store, core.clock.now_ms())).await;
         sleep(REAP_EVERY).await;
+    }
+}
+
+async fn empty_trashes<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
+    if core.settings.trash_ms == 0 {
+        return std::future::pending().await;
+    }
+    let mut rounds = round::Rounds::new();
+    loop {
+        if logged("trash", rounds.run(&core)).await != Some(true) {
+            sleep(round::pause(&core.settings)).await;
+        }
     }
 }
 

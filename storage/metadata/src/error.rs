@@ -143,6 +143,28 @@ pub enum MetadataError {
         /// The zone it is in.
         zone: Option<ZonePath>,
     },
+    /// What was to be removed cannot be moved into the trash.
+    #[error(
+        "{path} cannot be moved into the trash: {why}; to remove it for good: strongroom fs rm {flag}--skip-trash {path}"
+    )]
+    NoTrash {
+        /// What was to be removed.
+        path: ZonePath,
+        /// `-r ` if that takes it.
+        flag: &'static str,
+        /// The kind of what is in the way.
+        reason: Reason,
+        /// What is in the way.
+        why: String,
+    },
+    /// Somebody else has a directory where a user's trash would be.
+    #[error("{path} belongs to {owner}; a superuser can remove it")]
+    ForeignTrash {
+        /// Where the trash would be.
+        path: ZonePath,
+        /// Whose it is.
+        owner: String,
+    },
     /// Zone creation without a key.
     #[error("must specify a key name when creating an encryption zone; make a key with: strongroom key create")]
     NoKeyGiven,
@@ -299,6 +321,8 @@ impl MetadataError {
             Self::Store(error) => store_reason(error),
             Self::Corrupt { .. } => Reason::StoreFailed,
             Self::Remote(failure) => failure.reason,
+            Self::NoTrash { reason, .. } => *reason,
+            Self::ForeignTrash { .. } => Reason::PermissionDenied,
             Self::Denied { .. } | Self::Forbidden(_) | Self::Reserved(_) => Reason::PermissionDenied,
             Self::NotFound(_) | Self::NoSuchFile(_) | Self::NoSuchJob(_) | Self::Replaced(_) => Reason::NotFound,
             Self::Exists(_) => Reason::AlreadyExists,

@@ -5,6 +5,7 @@
 //! - `files`: written under a lease, shown by their commit, read under a capability.
 //! - `zones`: encryption zones and their stock of EDEKs.
 //! - `reencrypt`: every EDEK of a zone under the newest key version.
+//! - `trash`: where removals leave what is to be kept for a while.
 //! - `cluster`: block nodes, placement, repair.
 //! - `api`: the gRPC faces over all of these.
 //!
@@ -29,6 +30,7 @@ mod reencrypt;
 mod run;
 mod schema;
 mod service;
+mod trash;
 mod zones;
 
 pub use authority::Authority;

@@ -101,6 +101,7 @@ async fn a_request_that_comes_again_is_answered_and_not_carried_out_twice() {
         path: "/z/e".into(),
         recursive: true,
         request_id: id(),
+        ..pb::RemoveRequest::default()
     };
     here.remove(remove.clone()).await.expect("removed");
     one.mkdir("/z/e").await;

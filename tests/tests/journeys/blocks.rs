@@ -132,7 +132,7 @@ async fn a_block_that_is_bad_everywhere_fails_its_file_and_no_other() {
         let outcome = dev.cli().run(["fs", "get", &path, target.to_str().expect("UTF-8")]);
         assert!(!target.exists(), "{name}: part of a file was kept");
         outcome.fails(6, &[&path, "corrupt", "put aside"]);
-        dev.cli().run(["fs", "rm", &path]).ok();
+        dev.cli().run(["fs", "rm", "--skip-trash", &path]).ok();
     }
     assert!(dev.cli().run(["fs", "cat", &sound]).ok().stdout == other);
 }
@@ -182,7 +182,7 @@ async fn a_full_disk_costs_replicas_then_refuses() {
     );
 
     // Removing makes room again.
-    dev.cli().run(["fs", "rm", &path]).ok();
+    dev.cli().run(["fs", "rm", "--skip-trash", &path]).ok();
     until("room after a removal", Duration::from_secs(60), || {
         let small = dev.scratch("in").join("small");
         fs::write(&small, "small").expect("own directory");

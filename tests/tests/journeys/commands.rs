@@ -150,7 +150,10 @@ fn every_command_prints_the_json_of_the_manual() {
     cli.line("key delete payroll --version 0")
         .fails(8, &["zone proof --zone-id", "cancel-delete payroll --version 0"]);
     json(&cli, "key cancel-delete payroll --version 0", KEY);
-    assert_eq!(json(&cli, "fs rm /zone/b", "removed\",\"job_id")["removed"], "/zone/b");
+    assert_eq!(
+        json(&cli, "fs rm /zone/b", "removed\",\"job_id\",\"trash_path")["removed"],
+        "/zone/b"
+    );
     let status = json(&cli, "status", "nodes");
     assert_eq!(status["nodes"].as_array().map(Vec::len), Some(3));
     let error: Value = serde_json::from_str(&cli.line("--json fs stat /zone/b").fails(3, &[])).expect("JSON");

@@ -19,3 +19,4 @@ mod raw;
 mod refusals;
 mod sealed;
 mod tokens;
+mod trash;

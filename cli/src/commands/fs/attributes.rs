@@ -1,9 +1,9 @@
 //! `fs chmod`, `fs chown`, `fs chgrp`: attributes of files and directories.
 
-use strongroom_fs::{Attributes, FileKind, ZoneFs};
+use strongroom_fs::{Attributes, FileKind, Stat, ZoneFs};
 use strongroom_proto::ZonePath;
 
-use super::{Listing, for_each};
+use super::{Listing, for_each, is_trash};
 use crate::{error::Error, output::Output};
 
 /// Sets attributes of each path, with `recursive` also of all below it.
@@ -20,7 +20,7 @@ pub(super) async fn run(
             let stat = fs.set_attributes(&path, wanted).await?;
             output.result(&stat, String::new)?;
             if recursive && stat.kind == FileKind::Directory {
-                below(fs, &path, wanted, output, &mut waiting).await?;
+                below(fs, &path, &stat, wanted, output, &mut waiting).await?;
             }
         }
         Ok(())
@@ -32,6 +32,7 @@ pub(super) async fn run(
 async fn below(
     fs: &ZoneFs,
     directory: &ZonePath,
+    stat: &Stat,
     wanted: &Attributes,
     output: Output,
     waiting: &mut Vec<ZonePath>,
@@ -39,6 +40,9 @@ async fn below(
     let mut listing = Listing::of(fs, directory);
     while let Some(entries) = listing.next().await? {
         for entry in entries {
+            if is_trash(directory, stat.zone_root, &entry.name) {
+                continue;
+            }
             let path = directory.join(&entry.name)?;
             if entry.kind == FileKind::Directory {
                 waiting.push(path);

@@ -4,7 +4,7 @@ use serde::Serialize;
 use strongroom_fs::{Entry, FileKind, ZoneFs};
 use strongroom_proto::ZonePath;
 
-use super::{Listing, for_each};
+use super::{Listing, for_each, is_trash};
 use crate::{
     error::Error,
     output::{Output, human_bytes},
@@ -35,16 +35,18 @@ async fn count(fs: &ZoneFs, path: &ZonePath) -> Result<Usage, Error> {
         directories: 0,
         bytes: 0,
     };
-    let root = fs.stat(path).await?.into();
+    let root: Entry = fs.stat(path).await?.into();
     let mut directories = Vec::new();
     if usage.add(&root) {
-        directories.push(path.clone());
+        directories.push((path.clone(), root.zone_root));
     }
-    while let Some(directory) = directories.pop() {
+    while let Some((directory, is_zone_root)) = directories.pop() {
         let mut listing = Listing::of(fs, &directory);
         while let Some(entries) = listing.next().await? {
-            for entry in entries.iter().filter(|entry| usage.add(entry)) {
-                directories.push(directory.join(&entry.name)?);
+            for entry in &entries {
+                if !is_trash(&directory, is_zone_root, &entry.name) && usage.add(entry) {
+                    directories.push((directory.join(&entry.name)?, entry.zone_root));
+                }
             }
         }
     }

@@ -8,7 +8,7 @@ use std::{
 use strongroom_fs::{Entry, FileKind, ZoneFs};
 use strongroom_proto::ZonePath;
 
-use super::{Listing, parse_all};
+use super::{Listing, is_trash, parse_all};
 use crate::{
     cli::GetArgs,
     error::Error,
@@ -115,6 +115,9 @@ impl Get {
         let mut listing = Listing::of(&fs, &directory.remote);
         while let Some(entries) = listing.next().await? {
             for entry in entries {
+                if is_trash(&directory.remote, directory.entry.zone_root, &entry.name) {
+                    continue;
+                }
                 let remote = match directory.remote.join(&entry.name) {
                     Ok(remote) => remote,
                     Err(error) => {

@@ -9,6 +9,7 @@ mod grow;
 mod ls;
 mod mv;
 mod put;
+mod rm;
 mod simple;
 
 use strongroom_fs::{Attributes, Cursor, Entry, FsError, Stat, ZoneFs};
@@ -34,7 +35,12 @@ pub(super) async fn run(session: &Session, command: FsCommand, output: Output) -
         FsCommand::Stat { paths } => simple::stat(&fs, &parse_all(&paths)?, output).await,
         FsCommand::EncryptionInfo { paths } => simple::encryption_info(&fs, &parse_all(&paths)?, output).await,
         FsCommand::Mv { from, to, force } => mv::run(&fs, &from, &to, force, output).await,
-        FsCommand::Rm { paths, recursive } => simple::rm(&fs, &parse_all(&paths)?, recursive, output).await,
+        FsCommand::Rm {
+            paths,
+            recursive,
+            skip_trash,
+        } => rm::run(&fs, &parse_all(&paths)?, recursive, skip_trash, output).await,
+        FsCommand::Expunge { immediate } => rm::expunge(&fs, immediate, output).await,
         FsCommand::Chmod { mode, paths, recursive } => {
             let wanted = Attributes {
                 mode: Some(mode),
@@ -86,6 +92,16 @@ async fn look_up(fs: &ZoneFs, path: &ZonePath) -> Result<Option<Stat>, Error> {
         Err(error) if error.reason() == Reason::NotFound => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether `name` is the trash in a directory, the root of a zone or somebody's home. What goes down a tree leaves it out: it is
+/// others' as well, and closed to all but them.
+fn is_trash(directory: &ZonePath, is_zone_root: bool, name: &str) -> bool {
+    let is_home = || {
+        let mut names = directory.names();
+        names.next() == Some("user") && names.next().is_some() && names.next().is_none()
+    };
+    name == ".Trash" && (is_zone_root || is_home())
 }
 
 /// The entries of a directory, page by page.

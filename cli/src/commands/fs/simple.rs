@@ -1,13 +1,12 @@
-//! `fs mkdir`, `fs stat`, `fs rm`, `fs encryption-info`: one call for each path.
+//! `fs mkdir`, `fs stat`, `fs encryption-info`: one call for each path.
 
-use serde_json::json;
 use strongroom_fs::{FileKind, Stat, ZoneFs};
 use strongroom_proto::{Reason, ZonePath};
 
 use super::for_each;
 use crate::{
     error::Error,
-    output::{Output, one_line, time_text},
+    output::{Output, time_text},
 };
 
 /// Makes directories, with exactly the permission bits that are given.
@@ -28,20 +27,6 @@ pub(super) async fn mkdir(
         let made = fs.make_directory(path, mode.unwrap_or(0o777), parents).await;
         fs.set_umask(umask);
         output.result(&made?, String::new)
-    })
-    .await
-}
-
-/// Removes files, and directories with `recursive`.
-pub(super) async fn rm(fs: &ZoneFs, paths: &[ZonePath], recursive: bool, output: Output) -> Result<(), Error> {
-    for_each(paths, output, async |path| {
-        let job = fs.remove(path, recursive).await?;
-        let document = json!({"removed": path.as_str(), "job_id": job.map(|id| id.to_string())});
-        output.result(&document, || {
-            job.map_or_else(String::new, |id| {
-                format!("{}: job {id} clears away what it held", one_line(path.as_str()))
-            })
-        })
     })
     .await
 }

@@ -9,7 +9,12 @@ use super::{Api, field, given, mode, new_mode, optional_id, page_limit, parse};
 use crate::{
     error::MetadataError,
     namespace::{
-        acl, attributes, attributes::Attributes, directories, directories::After, remove::remove, rename::rename,
+        acl, attributes,
+        attributes::Attributes,
+        directories,
+        directories::After,
+        remove::{How, remove},
+        rename::rename,
     },
     quota::set::{self as quota, Limit},
     zones::source::EdekSource,
@@ -75,7 +80,11 @@ impl<S: Store, E: EdekSource> Namespace for Api<S, E> {
         let asked = request.into_inner();
         let call = self.call("remove", &who.name, &asked.request_id, &asked)?;
         let path = parse(&asked.path)?;
-        let done = remove(&self.core.store, &who, &call, &path, asked.recursive).await?;
+        let how = How {
+            recursive: asked.recursive,
+            to_trash: asked.to_trash && self.core.settings.trash_ms > 0,
+        };
+        let done = remove(&self.core.store, &who, &call, &path, how).await?;
         if !done.job_id.is_empty() {
             self.core.work.notify_one();
         }

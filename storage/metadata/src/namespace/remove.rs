@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use strongroom_kv::{Reader, Store, Txn};
-use strongroom_proto::{BlockId, ExtentId, FileId, JobId, ZoneId, ZonePath, metadata::v1 as pb};
+use strongroom_proto::{BlockId, ExtentId, FileId, JobId, ZoneId, ZonePath, metadata::v1 as pb, transport::UserName};
 
 use super::{
     permission::{check_clearing, check_taking},
@@ -25,6 +25,7 @@ use crate::{
         counted, keys,
         records::{self, JobState},
     },
+    trash::moving,
 };
 
 /// Purges looked at in one round.
@@ -32,18 +33,31 @@ const PURGES_PER_ROUND: usize = 100;
 /// Steps under way at once, so that they share the store's durable writes.
 const PURGES_AT_ONCE: usize = 16;
 
-/// Removes what is at `path`; a directory that holds something only if `recursive`, and then a job clears it away.
+/// How something is removed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct How {
+    /// Also a directory that holds something.
+    pub(crate) recursive: bool,
+    /// Into the trash of who removes it, unless it is in one already.
+    pub(crate) to_trash: bool,
+}
+
+/// Removes what is at `path`; what a directory holds that is gone for good is cleared away by a job.
 pub(crate) async fn remove(
     store: &impl Store,
     who: &Caller,
     call: &Call,
     path: &ZonePath,
-    recursive: bool,
+    how: How,
 ) -> Result<pb::RemoveResponse, MetadataError> {
-    transact!(store, [who, call, path], |txn| remove_once(
-        txn, &who, &call, &path, recursive
+    let removed = transact!(store, [who, call, path], |txn| remove_once(
+        txn, &who, &call, &path, how
     ))
-    .await
+    .await;
+    if how.to_trash {
+        return moving::explained(store, who, path, how.recursive, removed).await;
+    }
+    removed
 }
 
 async fn remove_once(
@@ -51,15 +65,12 @@ async fn remove_once(
     who: &Caller,
     call: &Call,
     path: &ZonePath,
-    recursive: bool,
+    how: How,
 ) -> Result<pb::RemoveResponse, MetadataError> {
     if let Some(done) = call.answer(txn).await? {
         return Ok(done);
     }
-    let job = remove_in(txn, who, path, recursive, call.now_ms()).await?;
-    let done = pb::RemoveResponse {
-        job_id: job.map(Into::into).unwrap_or_default(),
-    };
+    let done = remove_in(txn, who, path, how, call.now_ms()).await?;
     call.keep(txn, &done);
     Ok(done)
 }
@@ -68,25 +79,50 @@ async fn remove_in(
     txn: &mut impl Txn,
     who: &Caller,
     path: &ZonePath,
-    recursive: bool,
+    how: How,
     now_ms: u64,
-) -> Result<Option<JobId>, MetadataError> {
+) -> Result<pb::RemoveResponse, MetadataError> {
     let Slot { parent, found, .. } = slot(txn, who, path, "removed").await?;
     let found = found.ok_or_else(|| MetadataError::NotFound(path.clone()))?;
     check_taking(who, &parent, &found)?;
+    if found.entry.is_directory() && !is_empty(txn, &found).await? {
+        if !how.recursive {
+            return Err(MetadataError::NotEmpty(path.clone()));
+        }
+        check_clearing(who, &found, path)?;
+    }
+    if how.to_trash
+        && let Some(moved) = moving::put(txn, who, &parent, &found, now_ms).await?
+    {
+        return Ok(pb::RemoveResponse {
+            trash_path: (&moved.path).into(),
+            ..pb::RemoveResponse::default()
+        });
+    }
+    let job = clear(txn, &found, &who.name, now_ms).await?;
+    Ok(pb::RemoveResponse {
+        job_id: job.map(Into::into).unwrap_or_default(),
+        ..pb::RemoveResponse::default()
+    })
+}
+
+/// Takes what was found out of the namespace for good. What a directory holds is cleared away by a job of `by`.
+pub(crate) async fn clear(
+    txn: &mut impl Txn,
+    found: &Found,
+    by: &UserName,
+    now_ms: u64,
+) -> Result<Option<JobId>, MetadataError> {
     if !found.entry.is_directory() {
-        unlink_file(txn, &found).await?;
+        unlink_file(txn, found).await?;
         return Ok(None);
     }
-    if is_empty(txn, &found).await? {
-        unlink_empty(txn, &found, now_ms).await?;
+    if is_empty(txn, found).await? {
+        unlink_empty(txn, found, now_ms).await?;
         return Ok(None);
     }
-    if !recursive {
-        return Err(MetadataError::NotEmpty(path.clone()));
-    }
-    check_clearing(who, &found, path)?;
-    removal::begin(txn, &found, &who.name, now_ms).await.map(Some)
+    let job = removal::begin(txn, found, by, now_ms).await?;
+    Ok(Some(job))
 }
 
 /// Whether a directory holds nothing that shows.

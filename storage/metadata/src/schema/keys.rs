@@ -2,7 +2,9 @@
 //!
 //! A key is one table byte and fixed-width fields in big-endian, so that byte order is the order of scans.
 
-use strongroom_proto::{BlockId, ExtentId, FileId, JobId, KeyVersion, NodeId, QuotaId, RequestId, ZoneId};
+use strongroom_proto::{
+    BlockId, ExtentId, FileId, JobId, KeyVersion, NodeId, QuotaId, RequestId, ZoneId, transport::UserName,
+};
 
 use super::records::JobKind;
 
@@ -38,6 +40,7 @@ const COUNTER: u8 = b'c';
 const DEAD: u8 = b's';
 const INVENTORY: u8 = b'B';
 const QUOTA: u8 = b'q';
+const TRASH: u8 = b'T';
 
 /// A half-open range of keys.
 pub(crate) struct KeyRange {
@@ -249,6 +252,26 @@ pub(crate) fn removal_of(key: &[u8]) -> Option<FileId> {
     fixed(key, 17).map(FileId::from_bytes)
 }
 
+/// The clock of the trash, before all trashes.
+pub(crate) fn trash_clock() -> Vec<u8> {
+    vec![TRASH]
+}
+/// The zero byte ends the user's name, which holds none.
+pub(crate) fn trash(user: &UserName, directory: FileId) -> Vec<u8> {
+    key(TRASH, &[user.as_str().as_bytes(), &[0], directory.as_bytes()])
+}
+pub(crate) fn trashes() -> KeyRange {
+    KeyRange::of(vec![TRASH]).after(&trash_clock())
+}
+pub(crate) fn trashes_of(user: &UserName) -> KeyRange {
+    KeyRange::of(key(TRASH, &[user.as_str().as_bytes(), &[0]]))
+}
+pub(crate) fn trash_of(key: &[u8]) -> Option<(UserName, FileId)> {
+    let end = key.len().checked_sub(17)?;
+    let user = std::str::from_utf8(key.get(1..end)?).ok()?.parse().ok()?;
+    Some((user, fixed(key, end + 1).map(FileId::from_bytes)?))
+}
+
 pub(crate) fn node(node: &NodeId) -> Vec<u8> {
     key(NODE, &[node.as_str().as_bytes()])
 }
@@ -409,6 +432,7 @@ mod tests {
         let request = RequestId::from_bytes([4; 16]);
         let job = JobId::from_bytes([5; 16]);
         let quota = QuotaId::from_bytes([6; 16]);
+        let user: UserName = "al".parse().expect("valid");
         for (key, expected) in [
             (place(file), format!("69{}", "01".repeat(16))),
             (body(file), format!("65{}", "01".repeat(16))),
@@ -430,6 +454,8 @@ mod tests {
             (job_unfinished(job), format!("6b00{}", "05".repeat(16))),
             (removal(job, file), format!("77{}{}", "05".repeat(16), "01".repeat(16))),
             (super::node(&node), "6e6e31".to_owned()),
+            (trash_clock(), "54".to_owned()),
+            (trash(&user, file), format!("54616c00{}", "01".repeat(16))),
             (total(Counted::Garbage), "6367".to_owned()),
             (
                 files_total(zone, KeyVersion(7)),
@@ -457,6 +483,7 @@ mod tests {
         assert_eq!(total_version(&files_total(zone, KeyVersion(7))), Some(KeyVersion(7)));
         assert_eq!(running_job_of(&job_running(JobKind::Removal, job)), Some(job));
         assert_eq!(removal_of(&removal(job, file)), Some(file));
+        assert_eq!(trash_of(&trash(&user, file)), Some((user, file)));
         assert_eq!(garbage_block(&garbage(&node, block)), Some(block));
         assert_eq!(deficit_of(&deficit(block)), Some(block));
         assert_eq!(answer_of(&answer_time(258, request)), Some(request));

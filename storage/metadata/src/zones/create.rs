@@ -14,6 +14,7 @@ use crate::{
     files::suite,
     namespace::{attributes::Attributes, remove::is_empty, resolve::find},
     schema::{access, access::transact, keys, records},
+    trash::provision,
 };
 
 /// What is made of a directory.
@@ -23,6 +24,7 @@ struct Making {
     zone: ZoneId,
     record: records::Zone,
     handed: Attributes,
+    provision_trash: bool,
 }
 
 /// Makes an empty directory a zone, and its root what is `handed` over. That the caller is a superuser was checked before.
@@ -65,6 +67,7 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
         zone,
         record,
         handed: handed.clone(),
+        provision_trash: asked.provision_trash,
     };
     let made = transact!(&core.store, [who, call, making], |txn| make_once(
         txn, &who, &call, &making
@@ -115,12 +118,17 @@ async fn make(txn: &mut impl Txn, who: &Caller, making: &Making) -> Result<pb::Z
     if found.entry.zone()?.is_some() {
         return Err(MetadataError::AlreadyZone(path.clone()));
     }
-    if !is_empty(txn, &found).await? {
+    // A trash that is empty would not be anybody else's work; with something in it, that is in no zone or in another.
+    let has_trash = provision::is_all(txn, &found).await?;
+    if !has_trash && !is_empty(txn, &found).await? {
         return Err(MetadataError::ZoneNotEmpty(path.clone()));
     }
     found.entry.zone_id = (*zone).into();
     making.handed.apply(&mut found.entry);
     access::put(txn, &found.key, &found.entry);
+    if making.provision_trash {
+        provision::ensure(txn, &found, making.record.created_ms).await?;
+    }
     let record = records::Zone {
         root: found.id.into(),
         ..making.record.clone()

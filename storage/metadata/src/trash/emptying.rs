@@ -1,0 +1,242 @@
+//! Checkpoints of a trash, and their end. How old one is goes by the clock of the trash: for how long services have seen it there. A
+//! wall clock that jumps, or services that were off for a week, end nothing early.
+
+use bytes::Bytes;
+use strongroom_kv::{Reader, Store, Txn};
+use strongroom_proto::{FileId, metadata::v1 as pb, transport::UserName};
+
+use super::{CURRENT, HOMES, TRASH, name};
+use crate::{
+    answers::Call,
+    authority::Caller,
+    error::MetadataError,
+    namespace::{
+        remove::clear,
+        resolve::{Found, child, climb},
+    },
+    quota::links::put_elsewhere,
+    schema::{
+        access,
+        access::transact,
+        keys::{self, KeyRange},
+        records,
+    },
+};
+
+/// Checkpoints of one trash that are looked at, the oldest by name first, and that are removed in one transaction.
+const CHECKPOINTS_MAX: usize = 2000;
+const REMOVED_AT_ONCE: usize = 50;
+/// Trashes of a user that one call expunges.
+const TRASHES_PER_CALL: usize = 20;
+
+/// What becomes of a trash at a moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rule {
+    /// By the clock of the machine, for names and times.
+    pub(crate) now_ms: u64,
+    /// How old what was removed has to be before it becomes a checkpoint, and a checkpoint before it is removed.
+    pub(crate) checkpoint_after_ms: u64,
+    pub(crate) expire_after_ms: u64,
+}
+
+/// A trash in the table of those that have something in them.
+#[derive(Debug, Clone)]
+pub(crate) struct Trash {
+    pub(crate) user: UserName,
+    pub(crate) directory: FileId,
+}
+
+impl Trash {
+    /// The trash that a key names.
+    pub(crate) fn of(key: &[u8]) -> Result<Self, MetadataError> {
+        let (user, directory) = keys::trash_of(key).ok_or(MetadataError::Corrupt { what: "trash" })?;
+        Ok(Self { user, directory })
+    }
+}
+
+/// What was done to a trash.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Done {
+    pub(crate) told: pb::ExpungedTrash,
+    /// Whether there is a job to work on.
+    pub(crate) work: bool,
+}
+
+/// Does to the trashes of a user what `rule` says, to some of them from `from` on. Says also whether there are jobs to work on.
+pub(crate) async fn expunge(
+    store: &impl Store,
+    who: &Caller,
+    call: &Call,
+    from: Option<FileId>,
+    rule: Rule,
+) -> Result<(pb::ExpungeResponse, bool), MetadataError> {
+    transact!(store, [who, call], |txn| expunge_once(txn, &who, &call, from, rule)).await
+}
+
+async fn expunge_once(
+    txn: &mut impl Txn,
+    who: &Caller,
+    call: &Call,
+    from: Option<FileId>,
+    rule: Rule,
+) -> Result<(pb::ExpungeResponse, bool), MetadataError> {
+    if let Some(done) = call.answer(txn).await? {
+        return Ok((done, false));
+    }
+    let mut range = keys::trashes_of(&who.name);
+    if let Some(from) = from {
+        range.start = keys::trash(&who.name, from);
+    }
+    let (mut answer, mut work) = (pb::ExpungeResponse::default(), false);
+    for (number, (key, _)) in access::page(txn, &range, TRASHES_PER_CALL + 1)
+        .await?
+        .iter()
+        .enumerate()
+    {
+        let trash = Trash::of(key)?;
+        if number == TRASHES_PER_CALL {
+            answer.next = trash.directory.into();
+            break;
+        }
+        let Some(done) = tend(txn, &trash, rule).await? else {
+            continue;
+        };
+        let is_done = done.told.removed.len() < REMOVED_AT_ONCE;
+        answer.trashes.push(done.told);
+        work |= done.work;
+        if !is_done {
+            answer.next = trash.directory.into();
+            break;
+        }
+    }
+    call.keep(txn, &answer);
+    Ok((answer, work))
+}
+
+/// Does to one trash what `rule` says; `None` if it is not there any more.
+pub(crate) async fn tend(txn: &mut impl Txn, trash: &Trash, rule: Rule) -> Result<Option<Done>, MetadataError> {
+    let key = keys::trash(&trash.user, trash.directory);
+    let Some(before) = access::record::<records::Trash>(txn, &key, "trash").await? else {
+        return Ok(None);
+    };
+    let Some(found) = where_it_is(txn, trash).await? else {
+        txn.delete(&key);
+        return Ok(None);
+    };
+    let clock_ms = clock(txn).await?;
+    let mut record = before.clone();
+    let mut done = Done::default();
+    if !found.path.is_too_long() {
+        done.told.path = (&found.path).into();
+    }
+    done.told.checkpoint = checkpoint(txn, &found, &mut record, clock_ms, rule).await?;
+    expire(txn, &found, trash, &mut record, clock_ms, rule, &mut done).await?;
+    if record == records::Trash::default() {
+        txn.delete(&key);
+    } else if record != before {
+        access::put(txn, &key, &record);
+    }
+    Ok(Some(done))
+}
+
+/// For how long services have looked after the trash.
+async fn clock(reader: &mut impl Reader) -> Result<u64, MetadataError> {
+    let clock: Option<records::TrashClock> = access::record(reader, &keys::trash_clock(), "trash").await?;
+    Ok(clock.unwrap_or_default().passed_ms)
+}
+
+/// Lets the clock of the trash go on.
+pub(super) async fn pass(txn: &mut impl Txn, passed_ms: u64) -> Result<(), MetadataError> {
+    let passed_ms = clock(txn).await? + passed_ms;
+    access::put(txn, &keys::trash_clock(), &records::TrashClock { passed_ms });
+    Ok(())
+}
+
+/// The directory of a trash, if it is still one. Somebody may have moved it to keep what it holds.
+async fn where_it_is(txn: &mut impl Reader, trash: &Trash) -> Result<Option<Found>, MetadataError> {
+    let keeper = Caller::keeper(trash.user.clone());
+    let Some(found) = climb(txn, &keeper, trash.directory).await? else {
+        return Ok(None);
+    };
+    let is_its = found.entry.owner == trash.user.as_str() && is_trash_of(&found, trash.user.as_str());
+    Ok(Some(found).filter(|_| is_its))
+}
+
+fn is_trash_of(found: &Found, user: &str) -> bool {
+    let mut names = found.path.names().collect::<Vec<_>>();
+    let (last, above) = (names.pop(), names.pop());
+    match above {
+        Some(TRASH) => last == Some(user),
+        Some(home) => last == Some(TRASH) && home == user && names == [HOMES],
+        None => false,
+    }
+}
+
+/// Makes a checkpoint of what was removed since the last one, if that is old enough. Says its name.
+async fn checkpoint(
+    txn: &mut impl Txn,
+    trash: &Found,
+    record: &mut records::Trash,
+    clock_ms: u64,
+    rule: Rule,
+) -> Result<String, MetadataError> {
+    let Some(current) = access::entry(txn, trash.id, CURRENT).await? else {
+        record.current_since_ms = None;
+        return Ok(String::new());
+    };
+    let since_ms = *record.current_since_ms.get_or_insert(clock_ms);
+    if !current.is_directory() || clock_ms.saturating_sub(since_ms) < rule.checkpoint_after_ms {
+        return Ok(String::new());
+    }
+    let name = name::for_checkpoint(txn, trash.id, rule.now_ms, &trash.path).await?;
+    let id = current.id.clone();
+    put_elsewhere(txn, child(trash, CURRENT, current)?, trash, &name).await?;
+    record.current_since_ms = None;
+    record
+        .checkpoints
+        .push(records::TrashCheckpoint { id, since_ms: clock_ms });
+    Ok(name)
+}
+
+/// Removes checkpoints that are old enough, and remembers since when the others are there.
+async fn expire(
+    txn: &mut impl Txn,
+    found: &Found,
+    trash: &Trash,
+    record: &mut records::Trash,
+    clock_ms: u64,
+    rule: Rule,
+    done: &mut Done,
+) -> Result<(), MetadataError> {
+    let mut kept = Vec::new();
+    for (key, value) in checkpoints(txn, found.id).await? {
+        let name = keys::dentry_name(&key).unwrap_or_default();
+        let entry: records::Entry = access::decode(value, "directory entry")?;
+        if !name::is_checkpoint(name) || !entry.is_directory() {
+            continue;
+        }
+        let known = record.checkpoints.iter().find(|known| known.id == entry.id);
+        let since_ms = known.map_or(clock_ms, |known| known.since_ms);
+        let is_old = clock_ms.saturating_sub(since_ms) >= rule.expire_after_ms;
+        if is_old && done.told.removed.len() < REMOVED_AT_ONCE {
+            let job = clear(txn, &child(found, name, entry)?, &trash.user, rule.now_ms).await?;
+            done.work |= job.is_some();
+            done.told.removed.push(name.to_owned());
+        } else {
+            let id = entry.id;
+            kept.push(records::TrashCheckpoint { id, since_ms });
+        }
+    }
+    record.checkpoints = kept;
+    Ok(())
+}
+
+/// What stands in a trash under names that may be those of checkpoints.
+async fn checkpoints(txn: &mut impl Reader, trash: FileId) -> Result<Vec<(Bytes, Bytes)>, MetadataError> {
+    let range = KeyRange {
+        start: keys::dentry(trash, "0"),
+        // What comes behind the last digit.
+        end: keys::dentry(trash, ":"),
+    };
+    access::page(txn, &range, CHECKPOINTS_MAX).await
+}
