@@ -9,7 +9,7 @@ use strongroom_kms::{
     token::{ModuleError, PinError, init::InitError},
 };
 use strongroom_metadata::ExportError;
-use strongroom_proto::{Failure, ParseError, Reason, transport::TlsError};
+use strongroom_proto::{Failure, JobId, ParseError, Reason, transport::TlsError};
 
 use crate::{dev::DevError, profile::ProfileError};
 
@@ -88,7 +88,9 @@ impl From<Reason> for Exit {
             | Reason::InvalidMove
             | Reason::LeaseLost
             | Reason::LeaseHeld
-            | Reason::FileChanged => Self::Conflict,
+            | Reason::FileChanged
+            | Reason::JobHeld
+            | Reason::JobStopped => Self::Conflict,
             Reason::TokenRefused | Reason::StoreFailed | Reason::Internal => Self::Failed,
         }
     }
@@ -129,6 +131,11 @@ pub(crate) enum Error {
     /// Arguments that do not go together.
     #[error("{message}")]
     Usage { message: String },
+    /// A job that this client worked on was canceled, or taken on by another client.
+    #[error(
+        "job {job} was canceled or taken on by another client; what was done stays so, see: strongroom job show {job}"
+    )]
+    JobEnded { job: JobId },
     /// The client profile cannot be used.
     #[error(transparent)]
     Profile(#[from] ProfileError),
@@ -256,7 +263,7 @@ impl Error {
             Self::Local { source, .. } => Exit::of_file(source),
             Self::Token(error) => token_exit(error),
             Self::Audit(error) => audit_exit(error),
-            Self::LocalExists { .. } | Self::LocalKind { .. } => Exit::Conflict,
+            Self::LocalExists { .. } | Self::LocalKind { .. } | Self::JobEnded { .. } => Exit::Conflict,
             Self::Length { .. } => Exit::Integrity,
             Self::LocalName { .. } | Self::Reencryption { .. } | Self::Stopped { .. } => Exit::Partly,
             Self::Partly { exit, .. } => *exit,

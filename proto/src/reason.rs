@@ -105,6 +105,10 @@ reasons! {
     LeaseHeld = "lease-held" => FailedPrecondition,
     /// The file was changed while it was rewritten.
     FileChanged = "file-changed" => Aborted,
+    /// Another client works on the job.
+    JobHeld = "job-held" => FailedPrecondition,
+    /// The job was paused, is over, or is another client's.
+    JobStopped = "job-stopped" => FailedPrecondition,
     /// The file's blocks or EDEK are not what the client proved them to be.
     ManifestInvalid = "manifest-invalid" => DataLoss,
 

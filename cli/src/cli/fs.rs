@@ -70,6 +70,19 @@ pub(crate) enum FsCommand {
         #[arg(required = true)]
         paths: Vec<String>,
     },
+    /// Put files of several pieces in one
+    ///
+    /// Every append and every flush of a file begins another extent, of which it can have 1024. Files are rewritten in place: they are readable
+    /// all the time, and nothing else about them changes. One that somebody has open to write it is skipped. A command that was
+    /// interrupted goes on where it was when it is given again; see `strongroom job`.
+    #[command(after_help = "Example:\n  strongroom fs compact -r /logs")]
+    Compact(RewriteArgs),
+    /// Put files under new data keys
+    ///
+    /// What was sealed before is sealed anew under keys that nobody had yet. Otherwise as `fs compact`. To do so with a whole zone:
+    /// `strongroom zone rekey`.
+    #[command(after_help = "Example:\n  strongroom fs rekey -r /payroll/2026 --throttle 50")]
+    Rekey(RewriteArgs),
     /// Fetch files or directory trees
     #[command(after_help = "Example:\n  strongroom fs get -r /payroll/2026 ./restored")]
     Get(GetArgs),
@@ -200,6 +213,27 @@ pub(crate) enum FsCommand {
         #[arg(default_value = "/")]
         paths: Vec<String>,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RewriteArgs {
+    /// A file, or a directory with -r
+    pub(crate) path: String,
+    /// Rewrite all files below a directory
+    #[arg(short, long)]
+    pub(crate) recursive: bool,
+    #[command(flatten)]
+    pub(crate) pace: PaceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PaceArgs {
+    /// MiB a second at most; 0 for no bound
+    #[arg(long, value_name = "N")]
+    pub(crate) throttle: Option<u32>,
+    /// Files in flight at once
+    #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) jobs: u16,
 }
 
 #[derive(Debug, Args)]

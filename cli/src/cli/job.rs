@@ -5,7 +5,7 @@ use strongroom_proto::JobId;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobCommand {
-    /// List long work that goes on in the background: re-encryptions and removals
+    /// List long work: re-encryptions and removals in the background, rewritings by clients
     #[command(visible_alias = "ls", after_help = "Example:\n  strongroom job list --all")]
     List {
         /// With jobs that are over; they are kept for a week
@@ -32,7 +32,7 @@ pub(crate) enum JobCommand {
         /// Its id
         #[arg(value_parser = job_id)]
         id: JobId,
-        /// Operations a second at most; 0 for no bound
+        /// Operations a second, of a rewriting MiB a second, at most; 0 for no bound
         #[arg(long, value_name = "N")]
         throttle: Option<u32>,
     },

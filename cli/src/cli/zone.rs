@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::fs::{Owner, owner};
+use super::fs::{Owner, PaceArgs, owner};
 use clap::{Args, Subcommand};
 use strongroom_proto::{DataSuite, FrameSize, KeyName, ZoneId};
 
@@ -65,6 +65,17 @@ pub(crate) enum ZoneCommand {
         /// Return when it is done
         #[arg(long)]
         wait: bool,
+    },
+    /// Put all files of a zone under new data keys
+    ///
+    /// Takes the right to read and write the files and to unwrap their EDEKs, so it is done by this client, in the foreground: what
+    /// was interrupted goes on when the command is given again, and `strongroom job` pauses, shows and cancels it. Zones inside are left alone.
+    #[command(after_help = "Example:\n  strongroom zone rekey /payroll --throttle 50")]
+    Rekey {
+        /// The zone
+        path: String,
+        #[command(flatten)]
+        pace: PaceArgs,
     },
     /// Have it proved that a zone uses no key version up to one, for key delete
     #[command(

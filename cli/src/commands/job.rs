@@ -1,4 +1,4 @@
-//! `strongroom job …`: long work of the metadata service.
+//! `strongroom job …`: long work of the metadata service and of clients.
 
 use strongroom_fs::{Job, JobAction, JobKind, JobState};
 
@@ -6,7 +6,7 @@ use super::session::Session;
 use crate::{
     cli::JobCommand,
     error::Error,
-    output::{Output, one_line, table, time_text},
+    output::{Output, human_bytes, one_line, table, time_text},
 };
 
 /// `strongroom job …`
@@ -53,16 +53,17 @@ fn show(job: &Job, output: Output) -> Result<(), Error> {
 
 fn text(job: &Job) -> String {
     let left = job.left.map_or_else(String::new, |left| format!(", {left} left"));
-    let pace = match job.throttle {
-        0 => format!("{} a second", job.rate),
-        throttle => format!("{} a second, at most {throttle}", job.rate),
+    let pace = match (job.throttle, job.bytes) {
+        (0, _) => format!("{} a second", job.rate),
+        (throttle, None) => format!("{} a second, at most {throttle}", job.rate),
+        (throttle, Some(_)) => format!("{} a second, at most {throttle} MiB", job.rate),
     };
     let mut lines = vec![
         format!("job      {}", job.job_id),
         format!("kind     {} of {}", kind(job.kind), one_line(&job.path)),
         format!("state    {}", state(job.state)),
         format!("owner    {}", job.owner),
-        format!("done     {}{left}, {} failed", job.done, job.failures),
+        format!("done     {}{left}{}, {} failed", job.done, skipped(job), job.failures),
         format!("pace     {pace}"),
         format!("started  {}", time_text(job.created_ms)),
     ];
@@ -73,10 +74,19 @@ fn text(job: &Job) -> String {
     lines.join("\n")
 }
 
+/// What there is to say of a rewriting alone.
+fn skipped(job: &Job) -> String {
+    job.bytes.map_or_else(String::new, |bytes| {
+        format!(" ({}), {} skipped", human_bytes(bytes), job.skipped)
+    })
+}
+
 const fn kind(kind: JobKind) -> &'static str {
     match kind {
         JobKind::Reencryption => "re-encryption",
         JobKind::Removal => "removal",
+        JobKind::Compaction => "compaction",
+        JobKind::Rekeying => "re-keying",
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use strongroom_fs::{Reencryption, ReencryptionState, Zone, ZoneFs, ZoneOptions};
 use strongroom_proto::{DataSuite, KeyVersion, ZonePath};
 
-use super::session::Session;
+use super::{fs::rewrite, session::Session};
 use crate::{
     cli::{ZoneCommand, ZoneProofArgs},
     error::Error,
@@ -58,6 +58,10 @@ pub(super) async fn run(session: &Session, command: ZoneCommand, output: Output)
         ZoneCommand::Reencrypt {
             path, throttle, wait, ..
         } => reencrypt(&fs, &parse(&path)?, throttle, wait, output).await,
+        ZoneCommand::Rekey { path, pace } => {
+            let fs = session.files()?;
+            rewrite::run(fs, &parse(&path)?, &rewrite::Wanted::zone(&pace), output).await
+        }
         ZoneCommand::Proof(args) => proof(&fs, args, output).await,
         ZoneCommand::Status { path: Some(path) } => report(&fs.reencryption(&parse(&path)?).await?, output),
         ZoneCommand::Status { path: None } => statuses(&fs, output).await,

@@ -26,6 +26,7 @@ pub(crate) enum Verb {
     Stored,
     Appended,
     Fetched,
+    Rewritten,
 }
 
 impl Verb {
@@ -34,6 +35,7 @@ impl Verb {
             Self::Stored => "stored",
             Self::Appended => "appended",
             Self::Fetched => "fetched",
+            Self::Rewritten => "rewrote",
         }
     }
 }

@@ -130,7 +130,7 @@ pub enum FsError {
     },
     /// A file would have more pieces than it may.
     #[error(
-        "{path} was flushed or appended to so often that it consists of {extents} extents, of which it may have {EXTENTS_PER_FILE_MAX}; copy it to another file, with fs cat and fs put, to go on there"
+        "{path} was flushed or appended to so often that it consists of {extents} extents, of which it may have {EXTENTS_PER_FILE_MAX}; close it, and put it in one with: strongroom fs compact {path}"
     )]
     TooManyExtents {
         /// The file.
@@ -174,10 +174,11 @@ impl FsError {
             Self::BlockUnreadable { troubles, .. } => unreadable_reason(troubles),
             Self::TooFewNodes { troubles, .. } => too_few_reason(troubles),
             Self::WriterFailed { .. } => Reason::LeaseLost,
-            Self::Geometry { .. } | Self::ExtentKey { .. } | Self::Seal { .. } | Self::BehindTheEnd { .. } => {
-                Reason::InvalidArgument
-            }
-            Self::TooManyExtents { .. } => Reason::NoSpace,
+            Self::Geometry { .. }
+            | Self::ExtentKey { .. }
+            | Self::Seal { .. }
+            | Self::BehindTheEnd { .. }
+            | Self::TooManyExtents { .. } => Reason::InvalidArgument,
             Self::Answer { .. } | Self::Contradiction { .. } | Self::Machine { .. } => Reason::Internal,
         }
     }

@@ -17,6 +17,10 @@ pub enum JobKind {
     Reencryption,
     /// Clears away what a removed directory held.
     Removal,
+    /// Puts files in one extent each.
+    Compaction,
+    /// Puts files under new DEKs.
+    Rekeying,
 }
 
 /// What becomes of a job.
@@ -47,7 +51,7 @@ pub struct Job {
     pub owner: String,
     /// What it is about, as its path was when it was asked for.
     pub path: String,
-    /// Files re-wrapped, or entries removed.
+    /// Files re-wrapped or rewritten, or entries removed.
     pub done: u64,
     /// What could not be done and was passed over.
     pub failures: u64,
@@ -57,12 +61,16 @@ pub struct Job {
     pub created_ms: u64,
     /// When it was completed or canceled.
     pub finished_ms: Option<u64>,
-    /// Operations a second, at most; 0 is no bound.
+    /// Operations a second, and of a rewriting MiB a second, at most; 0 is no bound.
     pub throttle: u32,
     /// What is done in a second, since it was started or resumed; 0 unless it runs.
     pub rate: u64,
     /// What stops or slows it, empty when nothing does.
     pub message: String,
+    /// Files that others wrote when their turn to be rewritten came.
+    pub skipped: u64,
+    /// Of a rewriting: bytes of the files that were rewritten.
+    pub bytes: Option<u64>,
 }
 
 /// What is to become of a job.
@@ -197,6 +205,7 @@ impl TryFrom<pb::Job> for Job {
         let kind = match wire.kind() {
             pb::JobKind::Reencryption => JobKind::Reencryption,
             pb::JobKind::Removal => JobKind::Removal,
+            pb::JobKind::Rewriting => rewriting_kind(wire.rewriting.as_ref())?,
             pb::JobKind::Unspecified => return Err(FsError::metadata_contradiction("it names no kind of job")),
         };
         let state = match wire.state() {
@@ -220,6 +229,16 @@ impl TryFrom<pb::Job> for Job {
             throttle: wire.throttle,
             rate: wire.rate,
             message: wire.message,
+            skipped: wire.rewriting.as_ref().map_or(0, |rewriting| rewriting.skipped),
+            bytes: wire.rewriting.map(|rewriting| rewriting.bytes),
         })
+    }
+}
+
+fn rewriting_kind(wire: Option<&pb::Rewriting>) -> Result<JobKind, FsError> {
+    match wire.map(pb::Rewriting::kind) {
+        Some(pb::RewritingKind::Compaction) => Ok(JobKind::Compaction),
+        Some(pb::RewritingKind::Rekeying) => Ok(JobKind::Rekeying),
+        _ => Err(FsError::metadata_contradiction("it names no kind of rewriting")),
     }
 }

@@ -19,6 +19,7 @@ mod random;
 mod reader;
 mod replicate;
 mod rewrite;
+mod rewriting;
 mod stream;
 mod suite;
 mod trash;
@@ -32,6 +33,7 @@ pub use encryption_info::{CipherSuite, CryptoProtocolVersion, EncryptionInfo};
 pub use error::{FsError, NodeTrouble};
 pub use jobs::{Job, JobAction, JobKind, JobState};
 pub use reader::FileReader;
+pub use rewriting::{RewriteOptions, Rewriting, RewritingKind};
 pub use stream::ByteStream;
 pub use trash::{Expunged, Removed};
 pub use values::{

@@ -74,6 +74,8 @@ impl Metadata {
         jobs.list_jobs(ListJobsRequest) -> ListJobsResponse;
         jobs.get_job(GetJobRequest) -> Job;
         jobs.control_job(ControlJobRequest) -> Job;
+        jobs.start_rewriting(StartRewritingRequest) -> Job;
+        jobs.hold_rewriting(HoldRewritingRequest) -> Job;
         zones.prove_zone(ProveZoneRequest) -> ProveZoneResponse;
         trash.expunge(ExpungeRequest) -> ExpungeResponse;
         trash.provision_trash(ProvisionTrashRequest) -> Stat;

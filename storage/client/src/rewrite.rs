@@ -1,7 +1,7 @@
 //! Rewriting a file in place: what it holds is read, sealed again under a DEK that nothing was sealed under before, in one extent,
 //! and put in the place of what was there.
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
 use strongroom_dataplane::{Geometry, Manifest, ManifestKey};
 use strongroom_proto::{
@@ -29,29 +29,40 @@ impl ZoneFs {
         let request = pb::RewriteFileRequest {
             path: path.into(),
             request_id: RequestId::generate().into(),
+            ..pb::RewriteFileRequest::default()
         };
+        let rewritten = self.rewrite_at(path, request, |_| std::future::ready(())).await?;
+        rewritten.ok_or_else(|| FsError::metadata_contradiction("it grants nothing"))
+    }
+
+    /// The same for a job, which may have nothing to do with the file. Before each piece it waits for its `turn`.
+    pub(crate) async fn rewrite_at<F: Future<Output = ()>>(
+        &self,
+        path: &ZonePath,
+        request: pb::RewriteFileRequest,
+        turn: impl Fn(usize) -> F,
+    ) -> Result<Option<Stat>, FsError> {
         let answer = retry(Repeat::Harmless, || self.metadata().rewrite_file(request.clone())).await?;
-        let body = answer
-            .body
-            .ok_or_else(|| FsError::metadata_contradiction("it grants nothing"))?;
+        let Some(body) = answer.body else { return Ok(None) };
         let lease = self.lease(body.grant.clone())?;
         let giving_up = GivingUp(Some(Arc::clone(&lease)));
-        let outcome = self.rewrite_under(path, &lease, answer.file, body).await;
+        let outcome = self.rewrite_under(path, &lease, answer.file, body, turn).await;
         giving_up.disarm();
         if outcome.is_err()
             && let Err(failure) = lease.abandon().await
         {
             tracing::debug!(%failure, %path, "cannot give up a body");
         }
-        outcome
+        outcome.map(Some)
     }
 
-    async fn rewrite_under(
+    async fn rewrite_under<F: Future<Output = ()>>(
         &self,
         path: &ZonePath,
         lease: &Arc<Lease>,
         file: Option<pb::OpenedFile>,
         body: pb::CreatedFile,
+        turn: impl Fn(usize) -> F,
     ) -> Result<Stat, FsError> {
         let _keeper = Keeper::start(Arc::clone(lease));
         let file = file.ok_or_else(|| FsError::metadata_contradiction("it says nothing about the file"))?;
@@ -64,6 +75,7 @@ impl ZoneFs {
         drop(old);
         let mut stream = reader.stream(0);
         while let Some(part) = stream.next().await.transpose()? {
+            turn(part.len()).await;
             extent.append(&part).await?;
         }
         let request = seal.commit(path, lease, generation + 1, extent.end().await?)?;

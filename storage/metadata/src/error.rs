@@ -70,6 +70,24 @@ pub enum MetadataError {
         "job {0} clears away what was removed from the namespace already and cannot be taken back; pause it with: strongroom job pause {0}"
     )]
     RemovalGoesOn(JobId),
+    /// Another client works on a job.
+    #[error(
+        "a client works on this already, as job {id}, and is waited for {left_s} s more unless it is heard of; wait until it is through, or end it with: strongroom job cancel {id}"
+    )]
+    JobHeld {
+        /// The job.
+        id: JobId,
+        /// Until the client's lease ends, in seconds.
+        left_s: u64,
+    },
+    /// A client works on a job that another one has taken on since.
+    #[error(
+        "job {0} was taken on by another client, since this one was not heard of for too long; see: strongroom job show {0}"
+    )]
+    JobLost(JobId),
+    /// A client works on a job that does not run.
+    #[error("job {0} was paused or is over; see: strongroom job show {0}")]
+    JobStopped(JobId),
     /// Something is at a path.
     #[error("{0} exists")]
     Exists(ZonePath),
@@ -342,6 +360,8 @@ impl MetadataError {
             }
             Self::OlderVersion { .. } => Reason::KeyVersionUnusable,
             Self::Changed(_) => Reason::FileChanged,
+            Self::JobHeld { .. } => Reason::JobHeld,
+            Self::JobLost(_) | Self::JobStopped(_) => Reason::JobStopped,
             Self::TooFewNodes { .. } => Reason::TooFewNodes,
             Self::StaleEdek { .. } => Reason::Overloaded,
         }

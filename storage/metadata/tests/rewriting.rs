@@ -229,6 +229,7 @@ async fn a_rewriting_that_is_asked_for_twice_is_one() {
     let request = pb::RewriteFileRequest {
         path: "/z/f".into(),
         request_id: RequestId::generate().into(),
+        ..pb::RewriteFileRequest::default()
     };
     let ask = async || -> Result<pb::RewritingFile, strongroom_proto::Failure> {
         Ok(world

@@ -17,6 +17,7 @@ mod metadata_instances;
 mod monitoring;
 mod raw;
 mod refusals;
+mod rewriting;
 mod sealed;
 mod tokens;
 mod trash;

@@ -9,10 +9,11 @@ mod grow;
 mod ls;
 mod mv;
 mod put;
+pub(super) mod rewrite;
 mod rm;
 mod simple;
 
-use strongroom_fs::{Attributes, Cursor, Entry, FsError, Stat, ZoneFs};
+use strongroom_fs::{Attributes, Cursor, Entry, FsError, RewritingKind, Stat, ZoneFs};
 use strongroom_proto::{Reason, ZonePath};
 
 use super::session::Session;
@@ -30,6 +31,14 @@ pub(super) async fn run(session: &Session, command: FsCommand, output: Output) -
         FsCommand::Append { source, target } => grow::append(&fs, &source, &parse(&target)?, output).await,
         FsCommand::Truncate { length, paths } => grow::truncate(&fs, &parse_all(&paths)?, length, output).await,
         FsCommand::Recover { paths } => grow::recover(&fs, &parse_all(&paths)?, output).await,
+        FsCommand::Compact(args) => {
+            let wanted = rewrite::Wanted::files(RewritingKind::Compaction, &args);
+            rewrite::run(fs, &parse(&args.path)?, &wanted, output).await
+        }
+        FsCommand::Rekey(args) => {
+            let wanted = rewrite::Wanted::files(RewritingKind::Rekeying, &args);
+            rewrite::run(fs, &parse(&args.path)?, &wanted, output).await
+        }
         FsCommand::Get(args) => get::run(fs, args, output).await,
         FsCommand::Cat { paths, offset, length } => cat::run(&fs, &parse_all(&paths)?, offset, length, output).await,
         FsCommand::Stat { paths } => simple::stat(&fs, &parse_all(&paths)?, output).await,

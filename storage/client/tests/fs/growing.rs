@@ -311,12 +311,12 @@ async fn a_file_of_too_many_extents_says_what_to_do() {
     }
     writer.write(b"y").await.expect("written");
     let error = writer.flush(1).await.expect_err("one is left to finish with");
-    assert_eq!(error.reason(), Reason::NoSpace);
-    assert!(error.to_string().contains("copy it"), "{error}");
+    assert_eq!(error.reason(), Reason::InvalidArgument);
+    assert!(error.to_string().contains("strongroom fs compact"), "{error}");
     writer.write(b"z").await.expect("it goes on");
     assert_eq!(writer.finish(2).await.expect("the last one").length, 1025);
     let error = append(&world, None, b"x").await.expect_err("1024");
-    assert_eq!(error.reason(), Reason::NoSpace, "{error}");
+    assert_eq!(error.reason(), Reason::InvalidArgument, "{error}");
     world.fs.truncate(&path(FILE), 3, 2).await.expect("fewer are possible");
     append(&world, None, b"x").await.expect("and then more");
 }

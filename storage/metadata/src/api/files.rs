@@ -5,7 +5,11 @@ use strongroom_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Api, file_id, new_mode, optional_id, parse};
+use super::{
+    Api, file_id,
+    jobs::{holder, job_id},
+    new_mode, optional_id, parse,
+};
 use crate::{
     error::MetadataError,
     files::{
@@ -116,6 +120,10 @@ impl<S: Store, E: EdekSource> Files for Api<S, E> {
         let rewriting = Rewriting {
             call: self.call("rewrite_file", &who.name, &asked.request_id, &asked)?,
             path: parse(&asked.path)?,
+            job: match asked.job_id.as_ref() {
+                [] => None,
+                id => Some((job_id(id)?, holder(&asked.holder)?)),
+            },
             who,
         };
         Ok(Response::new(begin(&self.core, rewriting).await?))

@@ -5,10 +5,14 @@ use strongroom_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Api, field, page_limit};
+use super::{Api, field, page_limit, parse};
 use crate::{
     error::MetadataError,
-    jobs::control::{self, Action},
+    jobs::{
+        control::{self, Action},
+        rewriting::{self, Holder, Start, Told},
+    },
+    schema::records::RewritingKind,
     zones::source::EdekSource,
 };
 
@@ -48,8 +52,44 @@ impl<S: Store, E: EdekSource> Jobs for Api<S, E> {
         let job = control::control(&self.core, &by, job_id(&asked.job_id)?, action).await?;
         Ok(Response::new(job))
     }
+
+    async fn start_rewriting(&self, request: Request<pb::StartRewritingRequest>) -> Result<Response<pb::Job>, Status> {
+        let who = self.caller(&request, "rewrite files")?;
+        let asked = request.into_inner();
+        let kind = match asked.kind() {
+            pb::RewritingKind::Compaction => RewritingKind::Compaction,
+            pb::RewritingKind::Rekeying => RewritingKind::Rekeying,
+            pb::RewritingKind::Unspecified => return Err(field("kind", "one of COMPACTION and REKEYING").into()),
+        };
+        let start = Start {
+            who,
+            path: parse(&asked.path)?,
+            kind,
+            holder: holder(&asked.holder)?,
+            throttle: asked.throttle,
+            whole_zone: asked.whole_zone,
+        };
+        Ok(Response::new(rewriting::start(&self.core, start).await?))
+    }
+
+    async fn hold_rewriting(&self, request: Request<pb::HoldRewritingRequest>) -> Result<Response<pb::Job>, Status> {
+        let who = self.caller(&request, "rewrite files")?;
+        let asked = request.into_inner();
+        let told = Told {
+            failures: asked.failures,
+            skipped: asked.skipped,
+            over: asked.over,
+        };
+        let (id, holder) = (job_id(&asked.job_id)?, holder(&asked.holder)?);
+        let job = rewriting::hold(&self.core, &who, id, holder, told).await?;
+        Ok(Response::new(job))
+    }
 }
 
-fn job_id(bytes: &[u8]) -> Result<JobId, MetadataError> {
+pub(super) fn holder(bytes: &[u8]) -> Result<Holder, MetadataError> {
+    bytes.try_into().map_err(|_| field("holder", "16 bytes"))
+}
+
+pub(super) fn job_id(bytes: &[u8]) -> Result<JobId, MetadataError> {
     Ok(bytes.try_into()?)
 }

@@ -3,7 +3,7 @@
 //! kept from that, and then the rewriting is in vain.
 
 use strongroom_kv::{Reader, Store, Txn};
-use strongroom_proto::{Edek, ExtentId, FileId, KeyVersion, ZonePath, metadata::v1 as pb};
+use strongroom_proto::{Edek, ExtentId, FileId, JobId, KeyVersion, ZonePath, metadata::v1 as pb};
 
 use super::{
     commit::Commit,
@@ -19,6 +19,7 @@ use crate::{
     config::Settings,
     core::Core,
     error::MetadataError,
+    jobs::rewriting::{Holder, count, is_done, working},
     namespace::{
         permission::{Rights, check},
         remove::put_purge,
@@ -33,6 +34,8 @@ use crate::{
 pub(crate) struct Rewriting {
     pub(crate) call: Call,
     pub(crate) path: ZonePath,
+    /// The job that it is done for, and who holds that.
+    pub(crate) job: Option<(JobId, Holder)>,
     pub(crate) who: Caller,
 }
 
@@ -47,7 +50,9 @@ pub(crate) async fn begin<S: Store, E: EdekSource>(
         if let Some(done) = kept(&mut txn, &rewriting.call, &rewriting.who).await? {
             return both(core, &rewriting, done).await;
         }
-        let (_, _, terms) = place(&mut txn, &rewriting).await?;
+        let Some(Place { terms, .. }) = place(&mut txn, &rewriting).await? else {
+            return Ok(pb::RewritingFile::default());
+        };
         drop(txn);
         core.cluster.check_enough()?;
         version_min = terms.version_min;
@@ -74,14 +79,29 @@ fn granted_ids(body: &pb::CreatedFile) -> Result<(FileId, ExtentId), MetadataErr
     ids(body.grant.as_ref().ok_or(MetadataError::Corrupt { what: "answer" })?)
 }
 
-/// The file that is to be rewritten, by somebody who may read and write it, and what its zone gives it.
-async fn place(txn: &mut impl Txn, rewriting: &Rewriting) -> Result<(Found, records::Body, Terms), MetadataError> {
-    let Rewriting { call, path, who } = rewriting;
+/// The file that is to be rewritten, and what its zone gives it.
+struct Place {
+    file: FileId,
+    generation: u64,
+    terms: Terms,
+}
+
+/// Where it is, for somebody who may read and write it; none if the job has nothing to do with it.
+async fn place(txn: &mut impl Txn, rewriting: &Rewriting) -> Result<Option<Place>, MetadataError> {
+    let Rewriting { call, path, job, who } = rewriting;
     let (found, body) = file_at(txn, who, path).await?;
     check(who, &found, Rights::APPEND, path)?;
+    if let Some((id, holder)) = *job
+        && is_done(&working(txn, who, id, holder).await?, &body)
+    {
+        return Ok(None);
+    }
     held(txn, found.id, path, call.now_ms()).await?;
-    let terms = Terms::of(txn, found.zone.as_ref(), path).await?;
-    Ok((found, body, terms))
+    Ok(Some(Place {
+        terms: Terms::of(txn, found.zone.as_ref(), path).await?,
+        file: found.id,
+        generation: body.generation,
+    }))
 }
 
 /// Records the second body, unless the file came to another zone or key version while the EDEK was fetched.
@@ -96,8 +116,10 @@ async fn record(
     if let Some(done) = kept(txn, &rewriting.call, &rewriting.who).await? {
         return Ok(Some(done));
     }
-    let (found, body, terms) = place(txn, rewriting).await?;
-    if !terms.allow(edek) {
+    let Some(place) = place(txn, rewriting).await? else {
+        return Ok(None);
+    };
+    if !place.terms.allow(edek) {
         return Ok(None);
     }
     let open = records::OpenFile {
@@ -105,10 +127,11 @@ async fn record(
         dek_ms,
         lease_expires_ms: dek_ms + settings.lease_ms,
         replaces: Some(records::Replaced {
-            file_id: found.id.into(),
-            generation: body.generation,
+            file_id: place.file.into(),
+            generation: place.generation,
+            job_id: rewriting.job.map(|(id, _)| id.into()).unwrap_or_default(),
         }),
-        ..terms.open(edek, extent)
+        ..place.terms.open(edek, extent)
     };
     let created = begin_body(txn, id, &open, edek)?;
     rewriting.call.keep(txn, &created);
@@ -191,6 +214,10 @@ pub(super) async fn put_in_place(
         same_since: before.same_since(),
     };
     check_length(commit, &before, &body)?;
+    if !replaced.job_id.is_empty() {
+        let job = replaced.job_id.as_ref().try_into()?;
+        count(txn, &commit.who, job, body.size().length).await?;
+    }
     if let Some(lapsed) = lapsed {
         // Its writer may come back, and would go on from what is no more there.
         give_up(txn, id, &lapsed, commit.dead_ms).await?;

@@ -3,6 +3,7 @@
 use strongroom_kv::{Reader, Store, Txn};
 use strongroom_proto::{JobId, KeyVersion, metadata::v1 as pb, transport::UserName};
 
+use super::rewriting;
 use crate::{
     core::Core,
     error::MetadataError,
@@ -10,7 +11,7 @@ use crate::{
         access,
         access::transact,
         counted, keys,
-        records::{Job, JobKind, JobState},
+        records::{Job, JobKind, JobState, Rewriting, RewritingKind},
     },
     zones::source::EdekSource,
 };
@@ -121,7 +122,8 @@ pub(crate) async fn control<S: Store, E: EdekSource>(
         return Err(not_allowed(by, "change re-encryptions"));
     }
     // A slow job keeps its place from others.
-    if matches!(action, Action::Resume(Some(_))) && !core.is_superuser(by) {
+    let is_own_work = job.kind() == JobKind::Rewriting;
+    if matches!(action, Action::Resume(Some(_))) && !is_own_work && !core.is_superuser(by) {
         return Err(not_allowed(by, "set the pace of jobs"));
     }
     change(&core.store, id, action, core.clock.now_ms()).await?;
@@ -178,6 +180,7 @@ async fn wire(reader: &mut impl Reader, id: JobId, job: &Job, now_ms: u64) -> Re
         JobKind::Unspecified => pb::JobKind::Unspecified,
         JobKind::Reencryption => pb::JobKind::Reencryption,
         JobKind::Removal => pb::JobKind::Removal,
+        JobKind::Rewriting => pb::JobKind::Rewriting,
     };
     let state = match job.state() {
         JobState::Unspecified => pb::JobState::Unspecified,
@@ -199,8 +202,22 @@ async fn wire(reader: &mut impl Reader, id: JobId, job: &Job, now_ms: u64) -> Re
         finished_ms: job.is_over().then_some(job.finished_ms),
         throttle: job.throttle,
         rate: job.rate(now_ms),
-        message: job.message.clone(),
+        message: rewriting::note(job, now_ms).unwrap_or_else(|| job.message.clone()),
+        rewriting: job.rewriting.as_ref().map(wire_rewriting),
     })
+}
+
+fn wire_rewriting(rewriting: &Rewriting) -> pb::Rewriting {
+    let kind = match rewriting.kind() {
+        RewritingKind::Unspecified => pb::RewritingKind::Unspecified,
+        RewritingKind::Compaction => pb::RewritingKind::Compaction,
+        RewritingKind::Rekeying => pb::RewritingKind::Rekeying,
+    };
+    pb::Rewriting {
+        kind: kind.into(),
+        skipped: rewriting.skipped,
+        bytes: rewriting.bytes,
+    }
 }
 
 /// What a job has left to do. What a removal finds is known only once it has been there.

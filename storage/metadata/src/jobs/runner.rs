@@ -9,7 +9,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::record;
+use super::{record, rewriting};
 use crate::{
     core::Core,
     error::{MetadataError, chain},
@@ -131,7 +131,8 @@ async fn step<S: Store, E: EdekSource>(core: &Core<S, E>, kind: JobKind, id: Job
     match kind {
         JobKind::Reencryption => worker::run(core, id).await,
         JobKind::Removal => removal::run(core, id).await,
-        JobKind::Unspecified => Err(MetadataError::Corrupt { what: "job" }),
+        // Clients work on rewritings.
+        JobKind::Rewriting | JobKind::Unspecified => Err(MetadataError::Corrupt { what: "job" }),
     }
 }
 
@@ -146,6 +147,9 @@ pub(crate) async fn forget_old<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
     loop {
         if let Err(error) = forget(&core.store, core.clock.now_ms()).await {
             tracing::warn!(error = %chain(&error), "cannot forget old jobs; it is tried again");
+        }
+        if let Err(error) = rewriting::end_abandoned(&core.store, core.clock.now_ms()).await {
+            tracing::warn!(error = %chain(&error), "cannot end abandoned jobs; it is tried again");
         }
         sleep(FORGET_EVERY).await;
     }
