@@ -41,6 +41,7 @@ const TABLE: &[(&str, Allowed)] = &[
     ),
     ("strongroom", Allowed::All),
     ("strongroom-tests", Allowed::All),
+    ("strongroom-sim", Allowed::All),
     ("strongroom-benches", Allowed::All),
     ("strongroom-checks", Allowed::Only(&[])),
 ];
@@ -49,6 +50,7 @@ const TABLE: &[(&str, Allowed)] = &[
 const NOT_IMPORTABLE: &[&str] = &[
     "strongroom",
     "strongroom-tests",
+    "strongroom-sim",
     "strongroom-benches",
     "strongroom-checks",
 ];

@@ -1,3 +1,5 @@
+use std::hash::{BuildHasher, RandomState};
+
 use crate::FsError;
 
 /// Bytes from the operating system's generator, through aws-lc's.
@@ -9,7 +11,7 @@ pub(crate) fn bytes<const N: usize>() -> Result<[u8; N], FsError> {
     Ok(bytes)
 }
 
-/// A number to spread load with. Nothing secret hangs on it, so a failed generator only spreads less.
+/// A number to spread load with. RandomState is seeded by the system; spreading needs no more than that.
 pub(crate) fn spread() -> usize {
-    bytes::<4>().map_or(0, |bytes| u32::from_le_bytes(bytes) as usize)
+    RandomState::new().hash_one(0) as usize
 }

@@ -37,6 +37,18 @@ impl Sealed {
             data,
         })
     }
+
+    /// Its id.
+    #[must_use]
+    pub const fn id(&self) -> BlockId {
+        self.id
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub const fn data(&self) -> &Bytes {
+        &self.data
+    }
 }
 
 /// The checksum of the whole block, from those of its chunks.
