@@ -9,6 +9,7 @@ mod crash;
 mod dev;
 mod files;
 mod growing;
+mod hdfs_table;
 mod instances;
 mod key_life;
 mod keys;

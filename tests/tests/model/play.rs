@@ -17,9 +17,9 @@ use crate::{
 /// Files that are open for writing at once.
 const WRITERS_MAX: usize = 6;
 /// How long one operation may take, restarts of the service included: a client is patient for 20 s.
-const OPERATION_MAX: Duration = Duration::from_secs(60);
+const OPERATION_MAX: Duration = Duration::from_secs(240);
 /// How long work in the background may take to be done once nothing disturbs it.
-const JOBS_MAX: Duration = Duration::from_secs(30);
+const JOBS_MAX: Duration = Duration::from_secs(60);
 /// Frames as small as can be, so that files have several.
 const FRAME_BYTES: u32 = 4096;
 

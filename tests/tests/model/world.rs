@@ -40,7 +40,7 @@ use crate::{
 /// The user who does everything: a superuser, so that permissions stand in nobody's way. They have tests of their own.
 const USER: &str = "fsadmin";
 /// How long a service may take to start, and to end in good order.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A Strongroom and its user.
 pub(crate) struct World {
