@@ -2,13 +2,14 @@
 
 use std::{env, path::PathBuf};
 
-const PROTOS: [&str; 9] = [
+const PROTOS: [&str; 10] = [
     "strongroom/kms/v1/kms.proto",
     "strongroom/kms/v1/tokens.proto",
     "strongroom/metadata/v1/namespace.proto",
     "strongroom/metadata/v1/files.proto",
     "strongroom/metadata/v1/zones.proto",
     "strongroom/metadata/v1/jobs.proto",
+    "strongroom/metadata/v1/transfers.proto",
     "strongroom/metadata/v1/trash.proto",
     "strongroom/metadata/v1/cluster.proto",
     "strongroom/block/v1/block.proto",

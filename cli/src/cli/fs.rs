@@ -116,7 +116,9 @@ pub(crate) enum FsCommand {
         paths: Vec<String>,
     },
     /// Rename a file or directory, or move it into a directory that exists
-    #[command(after_help = "Example:\n  strongroom fs mv /payroll/new.csv /payroll/2026/")]
+    #[command(
+        after_help = "Examples:\n  strongroom fs mv /payroll/new.csv /payroll/2026/\n  strongroom fs mv --transfer /payroll/2019 /archive/"
+    )]
     Mv {
         /// What to rename
         from: String,
@@ -125,6 +127,10 @@ pub(crate) enum FsCommand {
         /// Replace a file that is there
         #[arg(short, long)]
         force: bool,
+        /// Also to another encryption zone: EDEKs are moved in the token, which takes the right to unwrap with the one zone's key and to
+        /// mint with the other's. A directory moves at once at the end; the same command goes on with one that was cut off
+        #[arg(long)]
+        transfer: bool,
     },
     /// Remove files, or directories with -r
     ///

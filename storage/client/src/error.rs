@@ -2,7 +2,7 @@ use std::fmt;
 
 use strongroom_dataplane::{ExtentKeyError, GeometryError, ManifestError, SealError};
 use strongroom_proto::{
-    BlockId, Edek, Failure, NodeId, ParseError, Reason, ZonePath, limits::EXTENTS_PER_FILE_MAX, transport::Role,
+    BlockId, Edek, Failure, JobId, NodeId, ParseError, Reason, ZonePath, limits::EXTENTS_PER_FILE_MAX, transport::Role,
 };
 
 /// Why a filesystem call failed.
@@ -146,6 +146,27 @@ pub enum FsError {
         /// The file.
         path: ZonePath,
     },
+    /// Files of a directory cannot be moved to another zone.
+    #[error(
+        "{files} files cannot be moved to the other zone: {failure}; nothing has moved. Move them away and go on with the same command, or cancel it with: strongroom job cancel {job}"
+    )]
+    Transfer {
+        /// How many.
+        files: u64,
+        /// The move.
+        job: JobId,
+        /// Why one of them cannot.
+        #[source]
+        failure: Failure,
+    },
+    /// New files came to a directory faster than they could be made ready to move.
+    #[error(
+        "files keep coming to the directory, so that it did not move; go on with the same command when there are fewer, or cancel it with: strongroom job cancel {job}"
+    )]
+    NeverStill {
+        /// The move.
+        job: JobId,
+    },
     /// The system has no random numbers, or a task was lost.
     #[error("this machine's {what} failed")]
     Machine {
@@ -168,7 +189,8 @@ impl FsError {
     #[must_use]
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Remote(failure) | Self::Unwrap { failure, .. } => failure.reason,
+            Self::Remote(failure) | Self::Unwrap { failure, .. } | Self::Transfer { failure, .. } => failure.reason,
+            Self::NeverStill { .. } => Reason::Overloaded,
             Self::Manifest { .. } | Self::Length { .. } => Reason::ManifestInvalid,
             Self::CutShort { .. } => Reason::NotFound,
             Self::BlockUnreadable { troubles, .. } => unreadable_reason(troubles),

@@ -21,6 +21,8 @@ pub enum JobKind {
     Compaction,
     /// Puts files under new DEKs.
     Rekeying,
+    /// Moves a directory to another zone.
+    Transfer,
 }
 
 /// What becomes of a job.
@@ -51,7 +53,7 @@ pub struct Job {
     pub owner: String,
     /// What it is about, as its path was when it was asked for.
     pub path: String,
-    /// Files re-wrapped or rewritten, or entries removed.
+    /// Files re-wrapped or rewritten, entries removed, or files that have an EDEK for the zone they are moved to.
     pub done: u64,
     /// What could not be done and was passed over.
     pub failures: u64,
@@ -83,7 +85,7 @@ pub enum JobAction {
         /// The bound.
         throttle: Option<u32>,
     },
-    /// End it. Not for removals.
+    /// End it. Not for removals, nor for moves to another zone that are at their destination.
     Cancel,
 }
 
@@ -206,6 +208,7 @@ impl TryFrom<pb::Job> for Job {
             pb::JobKind::Reencryption => JobKind::Reencryption,
             pb::JobKind::Removal => JobKind::Removal,
             pb::JobKind::Rewriting => rewriting_kind(wire.rewriting.as_ref())?,
+            pb::JobKind::Transfer => JobKind::Transfer,
             pb::JobKind::Unspecified => return Err(FsError::metadata_contradiction("it names no kind of job")),
         };
         let state = match wire.state() {

@@ -22,6 +22,7 @@ mod rewrite;
 mod rewriting;
 mod stream;
 mod suite;
+mod transfer;
 mod trash;
 mod values;
 mod writer;
@@ -35,6 +36,7 @@ pub use jobs::{Job, JobAction, JobKind, JobState};
 pub use reader::FileReader;
 pub use rewriting::{RewriteOptions, Rewriting, RewritingKind};
 pub use stream::ByteStream;
+pub use transfer::TransferProgress;
 pub use trash::{Expunged, Removed};
 pub use values::{
     ClusterStatus, Cursor, Entry, FileKind, NodeStatus, Page, Reencryption, ReencryptionState, Stat, VersionCount, Zone,

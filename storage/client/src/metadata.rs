@@ -4,7 +4,8 @@ use strongroom_proto::{
     limits::MESSAGE_BYTES_MAX,
     metadata::v1::{
         self as pb, cluster_client::ClusterClient, files_client::FilesClient, jobs_client::JobsClient,
-        namespace_client::NamespaceClient, trash_client::TrashClient, zones_client::ZonesClient,
+        namespace_client::NamespaceClient, transfers_client::TransfersClient, trash_client::TrashClient,
+        zones_client::ZonesClient,
     },
     transport::{self, Remotes, Role, TlsIdentity},
 };
@@ -29,6 +30,7 @@ pub(crate) struct Metadata {
     files: FilesClient<Channel>,
     zones: ZonesClient<Channel>,
     jobs: JobsClient<Channel>,
+    transfers: TransfersClient<Channel>,
     trash: TrashClient<Channel>,
     cluster: ClusterClient<Channel>,
 }
@@ -41,6 +43,7 @@ impl Metadata {
             files: FilesClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             zones: ZonesClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             jobs: JobsClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            transfers: TransfersClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             trash: TrashClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             cluster: ClusterClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX),
         }
@@ -76,6 +79,11 @@ impl Metadata {
         jobs.control_job(ControlJobRequest) -> Job;
         jobs.start_rewriting(StartRewritingRequest) -> Job;
         jobs.hold_rewriting(HoldRewritingRequest) -> Job;
+        transfers.begin_transfer(BeginTransferRequest) -> BegunTransfer;
+        transfers.transfer_file(TransferFileRequest) -> Stat;
+        transfers.list_transfer(ListTransferRequest) -> ListTransferResponse;
+        transfers.stage_transfer(StageTransferRequest) -> StageTransferResponse;
+        transfers.finish_transfer(FinishTransferRequest) -> FinishTransferResponse;
         zones.prove_zone(ProveZoneRequest) -> ProveZoneResponse;
         trash.expunge(ExpungeRequest) -> ExpungeResponse;
         trash.provision_trash(ProvisionTrashRequest) -> Stat;

@@ -43,6 +43,7 @@ struct Shared {
     kms: UnwrapClient,
     metadata: Metadata,
     nodes: Nodes,
+    tls: Arc<TlsIdentity>,
     blocks_in_flight: Arc<Semaphore>,
     umask: AtomicU32,
 }
@@ -61,7 +62,8 @@ impl ZoneFs {
             shared: Arc::new(Shared {
                 kms: UnwrapClient::connect(kms, &tls),
                 metadata: Metadata::connect(metadata, &tls),
-                nodes: Nodes::new(tls),
+                nodes: Nodes::new(Arc::clone(&tls)),
+                tls,
                 blocks_in_flight: Arc::new(Semaphore::new(BLOCKS_IN_FLIGHT)),
                 umask: AtomicU32::new(UMASK),
             }),
@@ -403,6 +405,11 @@ impl ZoneFs {
 
     pub(crate) fn metadata(&self) -> &Metadata {
         &self.shared.metadata
+    }
+
+    /// What this user signs with.
+    pub(crate) fn tls(&self) -> &Arc<TlsIdentity> {
+        &self.shared.tls
     }
 
     pub(crate) fn nodes(&self) -> &Nodes {

@@ -2,7 +2,7 @@
 
 use strongroom_kv::StoreError;
 use strongroom_proto::{
-    DataSuite, EdekSuite, Failure, FileId, JobId, KeyName, KeyVersion, ParseError, Reason, ZonePath,
+    DataSuite, EdekSuite, Failure, FileId, JobId, KeyName, KeyVersion, ParseError, Reason, ZoneId, ZonePath,
     transport::UserName,
 };
 
@@ -143,13 +143,52 @@ pub enum MetadataError {
     )]
     TooLongToCount(ZonePath),
     /// A move across the border of a zone.
-    #[error("{path} can't be moved {border}; copy it instead, with strongroom fs get and put, and remove the original")]
+    #[error("{path} can't be moved {border}; {}", way_across(.path, .to.as_ref()))]
     CrossZone {
         /// The source.
         path: ZonePath,
         /// `from encryption zone A to encryption zone B` and the like.
         border: String,
+        /// The destination, if that is in a zone as well.
+        to: Option<ZonePath>,
     },
+    /// A move to another zone that cannot be.
+    #[error("{path} can't be moved to another zone: {why}")]
+    Transfer {
+        /// What is in the way.
+        path: ZonePath,
+        /// How.
+        why: String,
+    },
+    /// Something that cannot be done below a directory that is being moved to another zone.
+    #[error(
+        "{path} is part of what job {job} moves to another zone; wait until that is done, or cancel it with: strongroom job cancel {job}"
+    )]
+    Moving {
+        /// What was asked for.
+        path: ZonePath,
+        /// The transfer.
+        job: JobId,
+    },
+    /// A file or its zone changed between the signature and the move.
+    #[error("{0} or its zone changed while it was being moved; move it again")]
+    MovedOn(ZonePath),
+    /// One of the zones of a transfer.
+    #[error("the zone {0} is gone; what was to be moved out of it or into it stays where it is: strongroom job list")]
+    ZoneGone(ZoneId),
+    /// A transfer that collects no EDEKs any more.
+    #[error("job {id} {what} {id}")]
+    TransferStopped {
+        /// The job.
+        id: JobId,
+        /// What became of it, and what to do.
+        what: &'static str,
+    },
+    /// A transfer cannot be canceled once its directory moved.
+    #[error(
+        "job {0} has moved its directory already and only drops the old EDEKs; pause that with: strongroom job pause {0}, or move the directory back"
+    )]
+    TransferGoesOn(JobId),
     /// A path in no zone.
     #[error("{0} is not in an encryption zone; make a zone with: strongroom zone create")]
     NotInZone(ZonePath),
@@ -322,6 +361,18 @@ fn measured(measure: Measure, limit: u64) -> String {
     }
 }
 
+/// How else to move something.
+fn way_across(from: &ZonePath, to: Option<&ZonePath>) -> String {
+    to.map_or_else(
+        || "copy it instead, with strongroom fs get and put, and remove the original".to_owned(),
+        |to| {
+            format!(
+                "with the right to unwrap with the one zone's key and to mint with the other's, move it with: strongroom fs mv --transfer {from} {to}; or copy it, with strongroom fs get and put"
+            )
+        },
+    )
+}
+
 fn inside(zone: Option<&ZonePath>) -> String {
     zone.map_or_else(
         || "; list zones with: strongroom zone list".to_owned(),
@@ -335,7 +386,8 @@ impl MetadataError {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Parse(_) | Self::Field { .. } | Self::Root(_) | Self::NoKeyGiven => Reason::InvalidArgument,
-            Self::Manifest { .. } | Self::RemovalGoesOn(_) | Self::SuiteOfKey { .. } => Reason::InvalidArgument,
+            Self::Manifest { .. } | Self::SuiteOfKey { .. } => Reason::InvalidArgument,
+            Self::RemovalGoesOn(_) | Self::TransferGoesOn(_) => Reason::InvalidArgument,
             Self::Store(error) => store_reason(error),
             Self::Corrupt { .. } => Reason::StoreFailed,
             Self::Remote(failure) => failure.reason,
@@ -347,7 +399,8 @@ impl MetadataError {
             Self::NotADirectory(_) | Self::ZoneOnFile(_) => Reason::NotADirectory,
             Self::IsADirectory(_) => Reason::IsADirectory,
             Self::NotEmpty(_) | Self::ZoneNotEmpty(_) => Reason::NotEmpty,
-            Self::InvalidMove { .. } | Self::TooDeep(_) => Reason::InvalidMove,
+            Self::InvalidMove { .. } | Self::TooDeep(_) | Self::Transfer { .. } => Reason::InvalidMove,
+            Self::Moving { .. } | Self::TransferStopped { .. } | Self::ZoneGone(_) => Reason::InvalidMove,
             Self::CrossZone { .. } => Reason::CrossZone,
             Self::QuotaExceeded { .. } => Reason::QuotaExceeded,
             Self::TooManyToCount { .. } | Self::TooLongToCount(_) => Reason::InvalidMove,
@@ -359,7 +412,7 @@ impl MetadataError {
                 Reason::KeyInUse
             }
             Self::OlderVersion { .. } => Reason::KeyVersionUnusable,
-            Self::Changed(_) => Reason::FileChanged,
+            Self::Changed(_) | Self::MovedOn(_) => Reason::FileChanged,
             Self::JobHeld { .. } => Reason::JobHeld,
             Self::JobLost(_) | Self::JobStopped(_) => Reason::JobStopped,
             Self::TooFewNodes { .. } => Reason::TooFewNodes,

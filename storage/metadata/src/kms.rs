@@ -1,10 +1,10 @@
-//! The real source of EDEKs: the key service, through its client for minting and re-wrapping.
+//! The real source of EDEKs: the key service, through its client for minting, re-wrapping and moving them.
 
 use bytes::Bytes;
 use strongroom_kms_mint::MintClient;
-use strongroom_proto::{Failure, KeyName, KeyVersion, ZoneId};
+use strongroom_proto::{Failure, KeyName, KeyVersion, ZoneId, transfer::SignedTransfer};
 
-use crate::zones::source::{EdekSource, Minted, Rewrapped};
+use crate::zones::source::{EdekSource, Minted, Rewrapped, Transferred};
 
 impl EdekSource for MintClient {
     async fn mint(&self, key: &KeyName, zone: &ZoneId, count: usize) -> Result<Minted, Failure> {
@@ -22,6 +22,15 @@ impl EdekSource for MintClient {
         Ok(Rewrapped {
             version: rewrapped.version,
             results: rewrapped.results,
+        })
+    }
+
+    async fn transfer(&self, signed: &SignedTransfer) -> Result<Transferred, Failure> {
+        let moved = self.present(signed).await?;
+        Ok(Transferred {
+            version: moved.version,
+            suite: moved.suite,
+            results: moved.results,
         })
     }
 }

@@ -30,6 +30,7 @@ mod reencrypt;
 mod run;
 mod schema;
 mod service;
+mod transfer;
 mod trash;
 mod zones;
 
@@ -42,4 +43,4 @@ pub use export::{ExportError, Summary, export, import};
 pub use run::{RunError, run};
 pub use service::{Service, StartError};
 pub use strongroom_proto::Clock;
-pub use zones::source::{EdekSource, Minted, Rewrapped};
+pub use zones::source::{EdekSource, Minted, Rewrapped, Transferred};

@@ -18,12 +18,13 @@ use crate::{
 };
 
 /// Services that the health check knows by name.
-const SERVICES: [&str; 7] = [
+const SERVICES: [&str; 8] = [
     "",
     "strongroom.metadata.v1.Namespace",
     "strongroom.metadata.v1.Files",
     "strongroom.metadata.v1.Zones",
     "strongroom.metadata.v1.Jobs",
+    "strongroom.metadata.v1.Transfers",
     "strongroom.metadata.v1.Trash",
     "strongroom.metadata.v1.Cluster",
 ];

@@ -10,6 +10,8 @@ use std::{
 use fixture::{
     World,
     files::{BLOCK_BYTES, commit_request},
+    kms::dek_of,
+    transfers::Begun,
 };
 use proptest::{
     prelude::{Strategy, any, prop_oneof},
@@ -44,6 +46,11 @@ enum Operation {
     ClearQuota { zone: u8, at: u8 },
     Roll { zone: u8 },
     Reencrypt { zone: u8 },
+    TransferFile { zone: u8, name: u8 },
+    BeginTransfer { zone: u8 },
+    Stage { files: u8 },
+    FinishTransfer,
+    CancelTransfer,
     Restart,
 }
 
@@ -66,7 +73,12 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
         3 => (zone.clone(), 0..3_u8, 1..9_u8).prop_map(|(zone, at, names)| Operation::SetQuota { zone, at, names }),
         1 => (zone.clone(), 0..3_u8).prop_map(|(zone, at)| Operation::ClearQuota { zone, at }),
         1 => zone.clone().prop_map(|zone| Operation::Roll { zone }),
-        2 => zone.prop_map(|zone| Operation::Reencrypt { zone }),
+        2 => zone.clone().prop_map(|zone| Operation::Reencrypt { zone }),
+        2 => (zone.clone(), 0..4_u8).prop_map(|(zone, name)| Operation::TransferFile { zone, name }),
+        4 => zone.prop_map(|zone| Operation::BeginTransfer { zone }),
+        4 => (1..4_u8).prop_map(|files| Operation::Stage { files }),
+        3 => proptest::strategy::Just(Operation::FinishTransfer),
+        1 => proptest::strategy::Just(Operation::CancelTransfer),
         1 => proptest::strategy::Just(Operation::Restart),
     ];
     proptest::collection::vec(one, 1..60)
@@ -113,9 +125,10 @@ async fn check(operations: &[Operation]) -> Result<(), String> {
         world.zone(&format!("/z{zone}"), key).await;
         world.mkdir(&format!("/z{zone}/q")).await;
     }
-    let mut open = Vec::new();
+    let (mut open, mut moves) = (Vec::new(), Vec::new());
     for operation in operations {
         run(&mut world, &mut open, operation).await;
+        run_transfer(&world, &mut moves, operation).await;
     }
     let mut counted = BTreeMap::new();
     for zone in 0..2 {
@@ -192,12 +205,48 @@ impl Writer {
     }
 }
 
-/// Failures are part of the game: most operations meet a file that is not there.
-async fn run(world: &mut World, open: &mut Vec<Writer>, operation: &Operation) {
-    let path = |zone: u8, name: u8| match name {
+/// The steps of moves to the other zone, of the one that was begun last.
+async fn run_transfer(world: &World, moves: &mut Vec<Begun>, operation: &Operation) {
+    match *operation {
+        Operation::TransferFile { zone, name } => {
+            let (from, to) = (path(zone, name), path(1 - zone, name));
+            _ = world.transfer("alice", &from, &to).await;
+        }
+        Operation::BeginTransfer { zone } => {
+            let (from, to) = (format!("/z{zone}/d"), format!("/z{}/d", 1 - zone));
+            moves.extend(world.begin_transfer("alice", &from, &to).await);
+        }
+        Operation::Stage { files } => {
+            let Some(begun) = moves.last() else { return };
+            let listed = world.list_transfer(begun).await.unwrap_or_default();
+            let files = &listed[..listed.len().min(usize::from(files))];
+            if !files.is_empty() {
+                _ = world.stage(begun, files).await;
+            }
+        }
+        Operation::FinishTransfer => {
+            let Some(begun) = moves.last() else { return };
+            _ = world.finish_transfer(begun).await;
+        }
+        Operation::CancelTransfer => {
+            let Some(begun) = moves.pop() else { return };
+            _ = world
+                .control_transfer("alice", &begun.answer.job_id, pb::JobAction::Cancel)
+                .await;
+        }
+        _ => {}
+    }
+}
+
+fn path(zone: u8, name: u8) -> String {
+    match name {
         3 => format!("/z{zone}/d/f"),
         _ => format!("/z{zone}/f{name}"),
-    };
+    }
+}
+
+/// Failures are part of the game: most operations meet a file that is not there.
+async fn run(world: &mut World, open: &mut Vec<Writer>, operation: &Operation) {
     match *operation {
         Operation::Write { zone, name } => {
             if let Ok(created) = world.create(&path(zone, name), true).await {
@@ -294,6 +343,7 @@ async fn run(world: &mut World, open: &mut Vec<Writer>, operation: &Operation) {
                 .expect("started");
         }
         Operation::Restart => world.restart().await,
+        _ => {}
     }
 }
 
@@ -309,6 +359,8 @@ async fn compare(world: &World, counted: &BTreeMap<Vec<u8>, Vec<(u32, u64)>>, fi
     for (key, value) in scan(&store, b'e').await {
         let body = records::Body::decode(value).expect("a file");
         scanned.insert(entry(body.edek.as_ref().expect("an EDEK"), &key));
+        let staged = body.staged.iter().map(|staged| staged.edek.as_ref().expect("an EDEK"));
+        scanned.extend(staged.map(|edek| entry(edek, &key)));
         bodies.insert(key[1..].to_vec(), body);
     }
     let open = scan(&store, b'o').await;
@@ -330,6 +382,7 @@ async fn compare(world: &World, counted: &BTreeMap<Vec<u8>, Vec<(u32, u64)>>, fi
         }
     }
     check_chunks(&store, bodies.values()).await?;
+    check_moves(&store, &bodies).await?;
     let indexed: BTreeSet<Entry> = scan(&store, b'x')
         .await
         .into_iter()
@@ -351,6 +404,69 @@ async fn compare(world: &World, counted: &BTreeMap<Vec<u8>, Vec<(u32, u64)>>, fi
         }
     }
     Ok(())
+}
+
+/// What is staged is of a job that is not over, which has it on its list; and the EDEK that opens a file is of the zone that it is in.
+async fn check_moves(store: &AnyStore, bodies: &BTreeMap<Vec<u8>, records::Body>) -> Result<(), String> {
+    let mut jobs = BTreeMap::new();
+    for (key, value) in scan(store, b'j').await {
+        jobs.insert(key[1..].to_vec(), records::Job::decode(value).expect("a job"));
+    }
+    let is_over =
+        |job: &records::Job| matches!(job.state(), records::JobState::Completed | records::JobState::Canceled);
+    let listed: BTreeSet<Vec<u8>> = scan(store, b'h')
+        .await
+        .into_iter()
+        .map(|(key, _)| key[1..].to_vec())
+        .collect();
+    for key in &listed {
+        let of_nothing = key[16] == 1 && bodies.get(&key[17..]).is_none_or(|body| body.staged.is_none());
+        if of_nothing || jobs.get(&key[..16]).is_none_or(is_over) {
+            return Err(format!("{key:?} is left of {:?}", jobs.get(&key[..16])));
+        }
+    }
+    let places: BTreeMap<Vec<u8>, records::Place> = scan(store, b'i')
+        .await
+        .into_iter()
+        .map(|(key, value)| (key[1..].to_vec(), records::Place::decode(value).expect("a place")))
+        .collect();
+    for (id, body) in bodies {
+        let mut edek = body.edek.as_ref().expect("an EDEK");
+        if let Some(staged) = &body.staged {
+            let job = jobs.get(staged.job_id.as_ref()).ok_or("staged for no job")?;
+            let transfer = job.transfer.as_ref().ok_or("staged for another job")?;
+            if !listed.contains(&[staged.job_id.as_ref(), &[1], id].concat()) {
+                return Err(format!("{staged:?} is on no list"));
+            }
+            let second = staged.edek.as_ref().expect("an EDEK");
+            if dek_of(&second.wrapped) != dek_of(&edek.wrapped) {
+                return Err(format!("{body:?} has two DEKs"));
+            }
+            if transfer.phase() == records::TransferPhase::Folding {
+                edek = second;
+            }
+        }
+        let zone = zone_of(store, &places, id).await;
+        if zone.is_some_and(|zone| zone != edek.zone_id) {
+            return Err(format!("{body:?} is in another zone than its EDEK"));
+        }
+    }
+    Ok(())
+}
+
+/// The zone that a file is in, unless it is cut off.
+async fn zone_of(store: &AnyStore, places: &BTreeMap<Vec<u8>, records::Place>, id: &[u8]) -> Option<bytes::Bytes> {
+    let mut txn = store.begin().await.expect("a transaction");
+    let mut at = places.get(id)?;
+    loop {
+        let key = [b"d", at.parent.as_ref(), at.name.as_bytes()].concat();
+        let entry = txn.get(&key).await.expect("readable").filter(|_| !at.unlinked)?;
+        let entry = records::Entry::decode(entry).expect("an entry");
+        if !entry.zone_id.is_empty() {
+            return Some(entry.zone_id);
+        }
+        at = places.get(at.parent.as_ref())?;
+    }
 }
 
 /// Of every extent of a file those blocks are recorded that have a byte that shows, or a purge is still to come for the others.

@@ -21,4 +21,5 @@ mod refusals;
 mod rewriting;
 mod sealed;
 mod tokens;
+mod transfers;
 mod trash;

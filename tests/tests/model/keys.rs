@@ -7,13 +7,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use strongroom_metadata::{EdekSource, Minted, Rewrapped};
+use strongroom_metadata::{EdekSource, Minted, Rewrapped, Transferred};
 use strongroom_proto::{
     EdekSuite, Failure, KeyName, KeyVersion, Reason, ZoneId,
     kms::v1::{
         self as pb, ItemFailure, UnwrapRequest, UnwrapResponse, UnwrapResult, UnwrapSealedRequest,
         UnwrapSealedResponse, unwrap_result::Result as Outcome, unwrap_server::Unwrap,
     },
+    transfer::{SignedTransfer, TransferRequest},
 };
 use tonic::{Request, Response, Status};
 
@@ -161,6 +162,23 @@ impl EdekSource for Keys {
         Ok(Rewrapped {
             version: KeyVersion(version),
             results: edeks.iter().map(again).collect(),
+        })
+    }
+
+    async fn transfer(&self, signed: &SignedTransfer) -> Result<Transferred, Failure> {
+        let TransferRequest { from, to, edeks, .. } = TransferRequest::decode(&signed.request)?;
+        let mut state = self.lock();
+        let version = state.version(&to.key)?;
+        state.given.insert((to.zone, version));
+        let moved = |(old, wrapped): &(KeyVersion, Bytes)| {
+            let number = state.number(&from.key, old.0, &from.zone, wrapped);
+            let number = number.ok_or_else(|| Failure::new(Reason::EdekInvalid, "the EDEK does not open"))?;
+            Ok(state.wrap(&to.key, version, &to.zone, number))
+        };
+        Ok(Transferred {
+            version: KeyVersion(version),
+            suite: suite_of(to.key.as_str()),
+            results: edeks.iter().map(moved).collect(),
         })
     }
 }

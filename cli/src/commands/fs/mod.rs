@@ -43,7 +43,12 @@ pub(super) async fn run(session: &Session, command: FsCommand, output: Output) -
         FsCommand::Cat { paths, offset, length } => cat::run(&fs, &parse_all(&paths)?, offset, length, output).await,
         FsCommand::Stat { paths } => simple::stat(&fs, &parse_all(&paths)?, output).await,
         FsCommand::EncryptionInfo { paths } => simple::encryption_info(&fs, &parse_all(&paths)?, output).await,
-        FsCommand::Mv { from, to, force } => mv::run(&fs, &from, &to, force, output).await,
+        FsCommand::Mv {
+            from,
+            to,
+            force,
+            transfer,
+        } => mv::run(&fs, &from, &to, force, transfer, output).await,
         FsCommand::Rm {
             paths,
             recursive,

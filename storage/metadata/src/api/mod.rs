@@ -4,6 +4,7 @@ mod cluster;
 mod files;
 mod jobs;
 mod namespace;
+mod transfers;
 mod trash;
 mod zones;
 
@@ -16,7 +17,8 @@ use strongroom_proto::{
     limits::MESSAGE_BYTES_MAX,
     metadata::v1::{
         cluster_server::ClusterServer, files_server::FilesServer, jobs_server::JobsServer,
-        namespace_server::NamespaceServer, trash_server::TrashServer, zones_server::ZonesServer,
+        namespace_server::NamespaceServer, transfers_server::TransfersServer, trash_server::TrashServer,
+        zones_server::ZonesServer,
     },
     transport::{PeerIdentity, UserName, peer},
 };
@@ -92,6 +94,11 @@ pub(crate) fn add<S: Store, E: EdekSource>(core: &Arc<Core<S, E>>, routes: &mut 
         )
         .add_service(
             JobsServer::new(api.clone())
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(
+            TransfersServer::new(api.clone())
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
         )

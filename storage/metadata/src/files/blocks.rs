@@ -20,6 +20,7 @@ use crate::{
     namespace::{permission::check_writing, resolve::climb},
     quota::{self, Usage},
     schema::{access, access::transact, counted, keys, records},
+    transfer::staged::current,
     zones::source::EdekSource,
 };
 
@@ -137,7 +138,8 @@ async fn add_in(
             let removed = || lost(file, &who.name, "it was removed");
             let found = climb(txn, who, file).await?.ok_or_else(removed)?;
             check_writing(who, &found)?;
-            access::body(txn, file).await?.ok_or_else(removed)?.edek
+            let body = access::body(txn, file).await?.ok_or_else(removed)?;
+            Some(current(txn, &body).await?.clone())
         }
     };
     edek.ok_or(MetadataError::Corrupt { what: "file" })

@@ -136,6 +136,7 @@ async fn publish(
         generation: commit.generation,
         dek_ms: open.dek_ms,
         same_since: 0,
+        staged: None,
     };
     let fresh = records::Entry {
         id: commit.file.into(),
@@ -199,7 +200,7 @@ async fn home(txn: &mut impl Txn, commit: &Commit, open: &records::OpenFile) -> 
     if parent.zone.as_ref().is_some_and(|at| at.id == zone) {
         Ok(parent)
     } else {
-        Err(lost("its directory became another zone"))
+        Err(lost("its directory came to another zone"))
     }
 }
 

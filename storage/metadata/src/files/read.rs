@@ -19,6 +19,7 @@ use crate::{
         stat::stat,
     },
     schema::{access, records},
+    transfer::staged::current,
     zones::source::EdekSource,
 };
 
@@ -61,7 +62,7 @@ pub(crate) async fn opened<S: Store, E: EdekSource>(
     let file = access::body(txn, found.id)
         .await?
         .ok_or(MetadataError::Corrupt { what: "file" })?;
-    let edek = file.edek.as_ref().ok_or(MetadataError::Corrupt { what: "file" })?;
+    let edek = current(txn, &file).await?;
     let blocks = match file.extents.first() {
         Some(extent) => Some(readable(core, txn, &file, extent, 0, user).await?),
         None => None,

@@ -26,6 +26,7 @@ use crate::{
         resolve::{Found, climb},
     },
     schema::{access, access::transact, counted, keys, records},
+    transfer::staged::{arrive, drop_index},
     zones::source::EdekSource,
 };
 
@@ -212,6 +213,7 @@ pub(super) async fn put_in_place(
         generation: commit.generation,
         dek_ms: open.dek_ms,
         same_since: before.same_since(),
+        staged: None,
     };
     check_length(commit, &before, &body)?;
     if !replaced.job_id.is_empty() {
@@ -224,6 +226,11 @@ pub(super) async fn put_in_place(
     }
     let old = before.edek.as_ref().ok_or(MetadataError::Corrupt { what: "file" })?;
     counted::delete_index(txn, old, id)?;
+    // What was staged for a move is of the old DEK.
+    drop_index(txn, id, &before)?;
+    if let Some(job) = found.moving {
+        arrive(txn, job, id).await?;
+    }
     counted::delete_index(txn, &edek, commit.file)?;
     counted::put_index(txn, &edek, id)?;
     put_purge(txn, FileId::generate(), &before.garbage());

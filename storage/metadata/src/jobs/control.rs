@@ -13,6 +13,7 @@ use crate::{
         counted, keys,
         records::{Job, JobKind, JobState, Rewriting, RewritingKind},
     },
+    transfer::tidy,
     zones::source::EdekSource,
 };
 
@@ -149,6 +150,8 @@ async fn change_in(txn: &mut impl Txn, id: JobId, action: Action, now_ms: u64) -
             job.resume(now_ms);
         }
         Action::Cancel if job.kind() == JobKind::Removal => return Err(MetadataError::RemovalGoesOn(id)),
+        Action::Cancel if job.has_moved() => return Err(MetadataError::TransferGoesOn(id)),
+        Action::Cancel if job.kind() == JobKind::Transfer => tidy::undo(&mut job, "canceled", now_ms)?,
         Action::Cancel => job.end(JobState::Canceled, now_ms, "canceled; what was done stays so"),
     }
     super::record::put(txn, id, &job);
@@ -181,6 +184,7 @@ async fn wire(reader: &mut impl Reader, id: JobId, job: &Job, now_ms: u64) -> Re
         JobKind::Reencryption => pb::JobKind::Reencryption,
         JobKind::Removal => pb::JobKind::Removal,
         JobKind::Rewriting => pb::JobKind::Rewriting,
+        JobKind::Transfer => pb::JobKind::Transfer,
     };
     let state = match job.state() {
         JobState::Unspecified => pb::JobState::Unspecified,
@@ -220,12 +224,17 @@ fn wire_rewriting(rewriting: &Rewriting) -> pb::Rewriting {
     }
 }
 
-/// What a job has left to do. What a removal finds is known only once it has been there.
+/// What a job has left to do. What a removal finds is known only once it has been there, and a transfer knows what it found so far.
 async fn left(reader: &mut impl Reader, job: &Job) -> Result<Option<u64>, MetadataError> {
-    if job.kind() != JobKind::Reencryption || job.is_over() {
+    if job.is_over() {
         return Ok(None);
     }
-    files_left(reader, job).await.map(Some)
+    match (job.kind(), &job.transfer) {
+        (JobKind::Reencryption, _) => files_left(reader, job).await.map(Some),
+        (_, Some(transfer)) if job.has_moved() => Ok(Some(job.done.saturating_sub(transfer.folded))),
+        (_, Some(transfer)) if transfer.found > 0 => Ok(Some(transfer.found.saturating_sub(job.done))),
+        _ => Ok(None),
+    }
 }
 
 /// Files of a re-encryption's zone whose EDEKs are older than its target version.

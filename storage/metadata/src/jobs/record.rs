@@ -26,11 +26,11 @@ pub(crate) fn begin(txn: &mut impl Txn, id: JobId, job: Job) {
     put(txn, id, &job);
 }
 
-/// Records a job as it is now, and whether it runs or is over.
+/// Records a job as it is now, whether there is work to do on it, and whether it is over.
 pub(crate) fn put(txn: &mut impl Txn, id: JobId, job: &Job) {
     access::put(txn, &keys::job(id), job);
     let running = keys::job_running(job.kind(), id);
-    mark(txn, &running, job.state() == JobState::Running);
+    mark(txn, &running, job.state() == JobState::Running && job.has_work());
     mark(txn, &keys::job_unfinished(id), !job.is_over());
 }
 

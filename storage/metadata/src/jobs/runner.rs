@@ -21,11 +21,14 @@ use crate::{
         keys,
         records::{Job, JobKind},
     },
+    transfer::tidy,
     zones::source::EdekSource,
 };
 
 /// Removals worked on at once.
 const REMOVALS_MAX: usize = 4;
+/// Transfers tidied up at once.
+const TRANSFERS_MAX: usize = 4;
 /// How often jobs are looked for when nobody says that there is one.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Failures without progress in between before a job is paused, and the pause after each.
@@ -85,6 +88,7 @@ async fn start<S: Store, E: EdekSource>(
     for (kind, most) in [
         (JobKind::Reencryption, core.settings.reencryptions),
         (JobKind::Removal, REMOVALS_MAX),
+        (JobKind::Transfer, TRANSFERS_MAX),
     ] {
         let found = access::page(&mut core.store.snapshot().await?, &keys::jobs_running(kind), most).await?;
         for (key, _) in &found {
@@ -131,6 +135,7 @@ async fn step<S: Store, E: EdekSource>(core: &Core<S, E>, kind: JobKind, id: Job
     match kind {
         JobKind::Reencryption => worker::run(core, id).await,
         JobKind::Removal => removal::run(core, id).await,
+        JobKind::Transfer => tidy::run(core, id).await,
         // Clients work on rewritings.
         JobKind::Rewriting | JobKind::Unspecified => Err(MetadataError::Corrupt { what: "job" }),
     }
@@ -139,17 +144,22 @@ async fn step<S: Store, E: EdekSource>(core: &Core<S, E>, kind: JobKind, id: Job
 /// What changes when a job gets on.
 async fn progress(store: &impl Store, id: JobId) -> Option<(u64, u64, bytes::Bytes)> {
     let job = access::job(&mut store.snapshot().await.ok()?, id).await.ok()??;
-    Some((job.done, job.failures, job.cursor_file))
+    let folded = job.transfer.map_or(0, |transfer| transfer.folded);
+    Some((job.done + folded, job.failures, job.cursor_file))
 }
 
-/// Forgets jobs that have been over for a while, now and then, for ever.
+/// Forgets jobs that have been over for a while, and cancels moves that nobody goes on with, now and then, for ever.
 pub(crate) async fn forget_old<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
     loop {
-        if let Err(error) = forget(&core.store, core.clock.now_ms()).await {
+        let now_ms = core.clock.now_ms();
+        if let Err(error) = forget(&core.store, now_ms).await {
             tracing::warn!(error = %chain(&error), "cannot forget old jobs; it is tried again");
         }
-        if let Err(error) = rewriting::end_abandoned(&core.store, core.clock.now_ms()).await {
+        if let Err(error) = rewriting::end_abandoned(&core.store, now_ms).await {
             tracing::warn!(error = %chain(&error), "cannot end abandoned jobs; it is tried again");
+        }
+        if let Err(error) = tidy::lapse(&core.store, now_ms).await {
+            tracing::warn!(error = %chain(&error), "cannot cancel moves that nobody goes on with; it is tried again");
         }
         sleep(FORGET_EVERY).await;
     }

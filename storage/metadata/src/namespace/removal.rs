@@ -19,6 +19,7 @@ use crate::{
         keys,
         records::{self, Job, JobKind, JobState},
     },
+    transfer::tidy,
     zones::source::EdekSource,
 };
 
@@ -43,12 +44,13 @@ pub(super) async fn begin(
     };
     record::begin(txn, id, job);
     take_out(txn, found).await?;
-    cut_off(txn, id, &found.entry).await?;
+    cut_off(txn, id, &found.entry, now_ms).await?;
     Ok(id)
 }
 
 /// Marks a directory whose entry is gone as such, and leaves it to a job.
-async fn cut_off(txn: &mut impl Txn, job: JobId, entry: &records::Entry) -> Result<(), MetadataError> {
+async fn cut_off(txn: &mut impl Txn, job: JobId, entry: &records::Entry, now_ms: u64) -> Result<(), MetadataError> {
+    tidy::lose(txn, entry, now_ms).await?;
     let directory = entry.file_id()?;
     let place = access::place(txn, directory).await?;
     let mut place = place.ok_or(MetadataError::Corrupt { what: "inode" })?;
@@ -84,7 +86,7 @@ async fn step(txn: &mut impl Txn, id: JobId, entries: usize, now_ms: u64) -> Res
     let mut room = entries;
     for (key, zone) in &directories {
         let directory = keys::removal_of(key).ok_or(MetadataError::Corrupt { what: "job" })?;
-        let taken = take_entries(txn, id, directory, room).await?;
+        let taken = take_entries(txn, id, directory, room, now_ms).await?;
         job.done += taken as u64;
         if taken == room {
             break;
@@ -104,13 +106,14 @@ async fn take_entries(
     job: JobId,
     directory: FileId,
     entries: usize,
+    now_ms: u64,
 ) -> Result<usize, MetadataError> {
     let children = access::page(txn, &keys::dentries(directory), entries).await?;
     for (key, value) in &children {
         let entry: records::Entry = access::decode(value.clone(), "directory entry")?;
         txn.delete(key);
         if entry.is_directory() {
-            cut_off(txn, job, &entry).await?;
+            cut_off(txn, job, &entry, now_ms).await?;
         } else {
             drop_file(txn, entry.file_id()?).await?;
         }

@@ -25,6 +25,7 @@ use crate::{
         counted, keys,
         records::{self, JobState},
     },
+    transfer::{staged::drop_index, tidy},
     trash::moving,
 };
 
@@ -134,6 +135,7 @@ pub(crate) async fn is_empty(txn: &mut impl Txn, directory: &Found) -> Result<bo
 pub(crate) async fn unlink_empty(txn: &mut impl Txn, found: &Found, now_ms: u64) -> Result<(), MetadataError> {
     take_out(txn, found).await?;
     quota::forget(txn, &found.entry)?;
+    tidy::lose(txn, &found.entry, now_ms).await?;
     drop_directory(txn, found.id, &found.entry.zone_id, now_ms).await
 }
 
@@ -147,6 +149,7 @@ pub(super) async fn drop_file(txn: &mut impl Txn, id: FileId) -> Result<(), Meta
     let broken = MetadataError::Corrupt { what: "file" };
     let body = access::body(txn, id).await?.ok_or(broken.clone())?;
     counted::delete_index(txn, body.edek.as_ref().ok_or(broken)?, id)?;
+    drop_index(txn, id, &body)?;
     txn.delete(&keys::place(id));
     txn.delete(&keys::body(id));
     put_purge(txn, id, &body.garbage());

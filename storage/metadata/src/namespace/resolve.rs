@@ -1,7 +1,7 @@
 //! From a path to what is there and its zone, and back, within one transaction. The walk takes the right to pass through each directory.
 
 use strongroom_kv::Reader;
-use strongroom_proto::{FileId, ZoneId, ZonePath};
+use strongroom_proto::{FileId, JobId, ZoneId, ZonePath};
 
 use super::permission::{Rights, check};
 use crate::{
@@ -34,6 +34,8 @@ pub(crate) struct Found {
     pub(crate) zone: Option<ZoneAt>,
     /// Quotas from the root on: of the directories above, and its own.
     pub(crate) quotas: Vec<QuotaAt>,
+    /// The job that moves it, or a directory above, to another zone.
+    pub(crate) moving: Option<JobId>,
 }
 
 /// Where a path ends: the directory that would hold its last name, and what is there.
@@ -98,6 +100,7 @@ pub(crate) fn child(parent: &Found, name: &str, entry: records::Entry) -> Result
         None => parent.zone.clone(),
     };
     let own = quota::at(&path, &entry)?;
+    let moving = entry.moving()?.or(parent.moving);
     Ok(Found {
         id: entry.file_id()?,
         key: keys::dentry(parent.id, name),
@@ -105,6 +108,7 @@ pub(crate) fn child(parent: &Found, name: &str, entry: records::Entry) -> Result
         path,
         entry,
         zone,
+        moving,
     })
 }
 
@@ -124,6 +128,7 @@ pub(crate) async fn root(txn: &mut impl Reader) -> Result<Found, MetadataError> 
         path: ZonePath::root(),
         entry,
         zone,
+        moving: None,
     })
 }
 

@@ -7,6 +7,7 @@ use super::resolve::Found;
 use crate::{
     error::MetadataError,
     schema::{access, keys, records},
+    transfer::staged::current,
 };
 
 /// All that there is to say, but for missing replicas. A path that is too long to be asked for is left out.
@@ -36,9 +37,9 @@ pub(crate) async fn stat(txn: &mut impl Reader, found: &Found) -> Result<pb::Sta
 }
 
 async fn describe_body(txn: &mut impl Reader, found: &Found, stat: &mut pb::Stat) -> Result<(), MetadataError> {
-    let broken = MetadataError::Corrupt { what: "file" };
-    let body = access::body(txn, found.id).await?.ok_or(broken.clone())?;
-    let edek = body.edek.as_ref().ok_or(broken)?;
+    let body = access::body(txn, found.id).await?;
+    let body = body.ok_or(MetadataError::Corrupt { what: "file" })?;
+    let edek = current(txn, &body).await?;
     stat.key_name = edek.key_name.clone();
     stat.key_version = edek.key_version;
     stat.data_suite.clone_from(&body.data_suite);

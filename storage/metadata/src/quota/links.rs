@@ -1,4 +1,5 @@
-//! What comes into directories, goes out of them and is moved between them, with what that does to the quotas above.
+//! What comes into directories, goes out of them and is moved between them, with what that does to the quotas above and to moves to
+//! other zones that it comes into or leaves.
 
 use strongroom_kv::Txn;
 use strongroom_proto::FileId;
@@ -8,6 +9,7 @@ use crate::{
     error::MetadataError,
     namespace::resolve::{Found, child},
     schema::{access, keys, records},
+    transfer::staged,
 };
 
 /// Puts something new under a name that nothing has in `parent`.
@@ -18,6 +20,7 @@ pub(crate) fn put_new(
     entry: records::Entry,
 ) -> Result<Found, MetadataError> {
     charge(txn, &parent.quotas, Usage::of(&entry));
+    staged::begin_in(txn, parent, &entry)?;
     link(txn, parent.id, name, &entry)?;
     child(parent, name, entry)
 }
@@ -29,6 +32,7 @@ pub(crate) async fn put_elsewhere(
     parent: &Found,
     name: &str,
 ) -> Result<Found, MetadataError> {
+    staged::carry(txn, &moved, parent).await?;
     let left = without(above(&moved), &parent.quotas);
     let entered = without(&parent.quotas, above(&moved));
     if !left.is_empty() || !entered.is_empty() {

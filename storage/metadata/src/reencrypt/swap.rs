@@ -83,7 +83,7 @@ pub(crate) async fn stale_page(
     let mut stale = Vec::with_capacity(found.len());
     for (key, _) in &found {
         let (version, file) = keys::index_entry(key).ok_or(MetadataError::Corrupt { what: "index entry" })?;
-        let edek = edek_of(reader, file).await?;
+        let edek = edek_of(reader, file, zone).await?;
         stale.push(Stale {
             file,
             version,
@@ -122,7 +122,7 @@ async fn apply_in(
             Some(fresh) if fresh.version.0 < job.target_version => return Err(older(&job, fresh.version)),
             // A call that was under way when the zone was proved free of old versions comes too late.
             Some(fresh) if fresh.version.0 < least => {}
-            Some(fresh) => job.done += u64::from(swap(txn, stale, fresh).await?),
+            Some(fresh) => job.done += u64::from(swap(txn, zone, stale, fresh).await?),
             None if stale.wrapped.is_empty() => {}
             None => job.failures += 1,
         }
@@ -170,11 +170,12 @@ fn is_at(job: &Job, seen: &Job) -> bool {
 }
 
 /// Gives a file its new EDEK if it still has the old one. Says whether it did.
-async fn swap(txn: &mut impl Txn, stale: &Stale, fresh: &Fresh) -> Result<bool, MetadataError> {
+async fn swap(txn: &mut impl Txn, zone: ZoneId, stale: &Stale, fresh: &Fresh) -> Result<bool, MetadataError> {
     let id = stale.file;
     // A file that shows and is open too has its EDEK here.
     if let Some(mut body) = access::body(txn, id).await? {
-        let changed = exchange(txn, id, body.edek.as_mut(), stale, fresh)?;
+        let edek = body.edek_of_mut(zone);
+        let changed = exchange(txn, id, edek, stale, fresh)?;
         if changed {
             access::put(txn, &keys::body(id), &body);
         }
@@ -229,10 +230,10 @@ async fn finish_in(txn: &mut impl Txn, id: JobId, seen: &Job, now_ms: u64) -> Re
     Ok(true)
 }
 
-/// The EDEK of a file that shows or is being written.
-async fn edek_of(reader: &mut impl Reader, file: FileId) -> Result<Option<records::Edek>, MetadataError> {
-    if let Some(body) = access::body(reader, file).await? {
-        return Ok(body.edek);
+/// The EDEK for a zone of a file that shows or is being written.
+async fn edek_of(reader: &mut impl Reader, file: FileId, zone: ZoneId) -> Result<Option<records::Edek>, MetadataError> {
+    if let Some(mut body) = access::body(reader, file).await? {
+        return Ok(body.edek_of_mut(zone).cloned());
     }
     Ok(access::open_file(reader, file).await?.and_then(|open| open.edek))
 }

@@ -36,6 +36,11 @@ pub(crate) fn decode<M: Message + Default>(bytes: Bytes, what: &'static str) -> 
     M::decode(bytes).map_err(|_| MetadataError::Corrupt { what })
 }
 
+/// Whether there is something at `key`.
+pub(crate) async fn there(txn: &mut impl Reader, key: &[u8]) -> Result<bool, MetadataError> {
+    Ok(txn.get(key).await?.is_some())
+}
+
 /// Sets the record at `key`.
 pub(crate) fn put(txn: &mut impl Txn, key: &[u8], record: &impl Message) {
     txn.put(key, record.encode_to_vec());

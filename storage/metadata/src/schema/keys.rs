@@ -31,6 +31,7 @@ const REENCRYPTION: u8 = b'r';
 const JOB: u8 = b'j';
 const JOB_RUNNING: u8 = b'k';
 const REMOVAL: u8 = b'w';
+const TRANSFER: u8 = b'h';
 const NODE: u8 = b'n';
 const DUTY: u8 = b'l';
 const IMPORT: u8 = b'm';
@@ -241,7 +242,7 @@ pub(crate) fn running_job_of(key: &[u8]) -> Option<JobId> {
     fixed(key, 2).map(JobId::from_bytes)
 }
 
-/// A directory that a removal has yet to empty.
+/// A directory that a removal has yet to empty, or a transfer to look through.
 pub(crate) fn removal(job: JobId, directory: FileId) -> Vec<u8> {
     key(REMOVAL, &[job.as_bytes(), directory.as_bytes()])
 }
@@ -270,6 +271,24 @@ pub(crate) fn trash_of(key: &[u8]) -> Option<(UserName, FileId)> {
     let end = key.len().checked_sub(17)?;
     let user = std::str::from_utf8(key.get(1..end)?).ok()?.parse().ok()?;
     Some((user, fixed(key, end + 1).map(FileId::from_bytes)?))
+}
+
+/// Whether a file that is moved to another zone has its EDEK for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Missing = 0,
+    Staged = 1,
+}
+
+/// A file that a transfer has to do with.
+pub(crate) fn transfer(job: JobId, stage: Stage, file: FileId) -> Vec<u8> {
+    key(TRANSFER, &[job.as_bytes(), &[stage as u8], file.as_bytes()])
+}
+pub(crate) fn transfers(job: JobId, stage: Stage) -> KeyRange {
+    KeyRange::of(key(TRANSFER, &[job.as_bytes(), &[stage as u8]]))
+}
+pub(crate) fn transfer_of(key: &[u8]) -> Option<FileId> {
+    fixed(key, 18).map(FileId::from_bytes)
 }
 
 pub(crate) fn node(node: &NodeId) -> Vec<u8> {
@@ -453,6 +472,10 @@ mod tests {
             (job_running(JobKind::Removal, job), format!("6b02{}", "05".repeat(16))),
             (job_unfinished(job), format!("6b00{}", "05".repeat(16))),
             (removal(job, file), format!("77{}{}", "05".repeat(16), "01".repeat(16))),
+            (
+                transfer(job, Stage::Staged, file),
+                format!("68{}01{}", "05".repeat(16), "01".repeat(16)),
+            ),
             (super::node(&node), "6e6e31".to_owned()),
             (trash_clock(), "54".to_owned()),
             (trash(&user, file), format!("54616c00{}", "01".repeat(16))),
@@ -484,6 +507,7 @@ mod tests {
         assert_eq!(running_job_of(&job_running(JobKind::Removal, job)), Some(job));
         assert_eq!(removal_of(&removal(job, file)), Some(file));
         assert_eq!(trash_of(&trash(&user, file)), Some((user, file)));
+        assert_eq!(transfer_of(&transfer(job, Stage::Missing, file)), Some(file));
         assert_eq!(garbage_block(&garbage(&node, block)), Some(block));
         assert_eq!(deficit_of(&deficit(block)), Some(block));
         assert_eq!(answer_of(&answer_time(258, request)), Some(request));

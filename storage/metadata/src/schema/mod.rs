@@ -10,7 +10,7 @@ pub(crate) mod records {
     include!(concat!(env!("OUT_DIR"), "/strongroom.metadata.records.v1.rs"));
 }
 
-use strongroom_proto::{DataSuite, Edek, ExtentId, FileId, KeyVersion, ParseError, ZoneId, transport::UserName};
+use strongroom_proto::{DataSuite, Edek, ExtentId, FileId, JobId, KeyVersion, ParseError, ZoneId, transport::UserName};
 
 /// Block nodes of a cluster.
 pub(crate) const NODES_MAX: usize = 5000;
@@ -34,6 +34,14 @@ impl records::Entry {
         }
         self.zone_id.as_ref().try_into().map(Some)
     }
+
+    /// The job that moves this directory to another zone.
+    pub(crate) fn moving(&self) -> Result<Option<JobId>, ParseError> {
+        if self.moving.is_empty() {
+            return Ok(None);
+        }
+        self.moving.as_ref().try_into().map(Some)
+    }
 }
 
 impl records::Extent {
@@ -50,6 +58,13 @@ impl records::PurgeExtent {
 }
 
 impl records::Body {
+    /// The EDEK for a zone: a file that moves to another one has two.
+    pub(crate) fn edek_of_mut(&mut self, zone: ZoneId) -> Option<&mut records::Edek> {
+        let staged = self.staged.as_mut().and_then(|staged| staged.edek.as_mut());
+        let mut edeks = self.edek.as_mut().into_iter().chain(staged);
+        edeks.find(|edek| edek.zone_id.as_ref() == zone.as_bytes())
+    }
+
     pub(crate) fn extent_ids(&self) -> Result<Vec<ExtentId>, ParseError> {
         self.extents.iter().map(records::Extent::id).collect()
     }

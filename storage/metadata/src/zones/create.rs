@@ -118,6 +118,10 @@ async fn make(txn: &mut impl Txn, who: &Caller, making: &Making) -> Result<pb::Z
     if found.entry.zone()?.is_some() {
         return Err(MetadataError::AlreadyZone(path.clone()));
     }
+    if let Some(job) = found.moving {
+        let path = path.clone();
+        return Err(MetadataError::Moving { path, job });
+    }
     // A trash that is empty would not be anybody else's work; with something in it, that is in no zone or in another.
     let has_trash = provision::is_all(txn, &found).await?;
     if !has_trash && !is_empty(txn, &found).await? {

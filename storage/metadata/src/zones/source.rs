@@ -2,7 +2,7 @@
 //! against one that fails on demand.
 
 use bytes::Bytes;
-use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, ZoneId};
+use strongroom_proto::{EdekSuite, Failure, KeyName, KeyVersion, ZoneId, transfer::SignedTransfer};
 
 /// EDEKs fresh from the token, all under one key version.
 #[derive(Debug, Clone)]
@@ -26,7 +26,18 @@ pub struct Rewrapped {
     pub results: Vec<Result<Bytes, Failure>>,
 }
 
-/// Mints and re-wraps EDEKs. Neither opens anything.
+/// The outcome of moving a batch to another key or zone.
+#[derive(Debug, Clone)]
+pub struct Transferred {
+    /// The version of the other key that every success is wrapped under.
+    pub version: KeyVersion,
+    /// How they are wrapped.
+    pub suite: EdekSuite,
+    /// One for each EDEK asked for, in order.
+    pub results: Vec<Result<Bytes, Failure>>,
+}
+
+/// Mints, re-wraps and moves EDEKs. None of it opens anything.
 pub trait EdekSource: Send + Sync + 'static {
     /// Mints `count` EDEKs under the newest version of `key`, bound to `zone`. With 0 it tells what they would be made under, and
     /// the key service does not take the zone for one that has EDEKs.
@@ -39,4 +50,7 @@ pub trait EdekSource: Send + Sync + 'static {
         zone: &ZoneId,
         edeks: &[(KeyVersion, Bytes)],
     ) -> impl Future<Output = Result<Rewrapped, Failure>> + Send;
+
+    /// Presents what a user signed to have EDEKs moved to another key or zone.
+    fn transfer(&self, signed: &SignedTransfer) -> impl Future<Output = Result<Transferred, Failure>> + Send;
 }
