@@ -7,6 +7,7 @@ use crate::{
     trash::{
         emptying::{Rule, expunge},
         provision::provision,
+        round::expire_after_ms,
     },
     zones::source::EdekSource,
 };
@@ -24,7 +25,7 @@ impl<S: Store, E: EdekSource> Trash for Api<S, E> {
             expire_after_ms: if asked.immediate {
                 0
             } else {
-                self.core.settings.trash_ms
+                expire_after_ms(&self.core.settings)
             },
         };
         let (done, work) = expunge(&self.core.store, &who, &call, from, rule).await?;

@@ -1,7 +1,6 @@
 //! Checkpoints of a trash, and their end. How old one is goes by the clock of the trash: for how long services have seen it there. A
 //! wall clock that jumps, or services that were off for a week, end nothing early.
 
-use bytes::Bytes;
 use strongroom_kv::{Reader, Store, Txn};
 use strongroom_proto::{FileId, metadata::v1 as pb, transport::UserName};
 
@@ -11,7 +10,7 @@ use crate::{
     authority::Caller,
     error::MetadataError,
     namespace::{
-        remove::clear,
+        remove::{clear, is_empty, unlink_empty, unlink_file},
         resolve::{Found, child, climb},
     },
     quota::links::put_elsewhere,
@@ -26,6 +25,8 @@ use crate::{
 /// Checkpoints of one trash that are looked at, the oldest by name first, and that are removed in one transaction.
 const CHECKPOINTS_MAX: usize = 2000;
 const REMOVED_AT_ONCE: usize = 50;
+/// Entries of one directory that are looked at when a checkpoint is made smaller.
+const PART_ENTRIES: usize = 500;
 /// Trashes of a user that one call expunges.
 const TRASHES_PER_CALL: usize = 20;
 
@@ -139,6 +140,48 @@ pub(crate) async fn tend(txn: &mut impl Txn, trash: &Trash, rule: Rule) -> Resul
     Ok(Some(done))
 }
 
+/// Takes some of what it holds out of a checkpoint that is old enough but too large to be counted for the quotas that it is below, so that it
+/// becomes smaller.
+pub(crate) async fn shrink(txn: &mut impl Txn, trash: &Trash, rule: Rule) -> Result<(), MetadataError> {
+    let key = keys::trash(&trash.user, trash.directory);
+    let record = access::record::<records::Trash>(txn, &key, "trash").await?;
+    let (Some(record), Some(found)) = (record, where_it_is(txn, trash).await?) else {
+        return Ok(());
+    };
+    let clock_ms = clock(txn).await?;
+    for (name, entry) in checkpoints(txn, found.id).await? {
+        if clock_ms.saturating_sub(since_ms(&record, &entry, clock_ms)) >= rule.expire_after_ms {
+            return clear_part(txn, child(&found, &name, entry)?, rule.now_ms).await;
+        }
+    }
+    Ok(())
+}
+
+/// Removes files and empty directories in the first directory on the way down that has any.
+async fn clear_part(txn: &mut impl Txn, mut at: Found, now_ms: u64) -> Result<(), MetadataError> {
+    loop {
+        let mut holds_more = None;
+        let mut removed = false;
+        for (key, value) in access::page(txn, &keys::dentries(at.id), PART_ENTRIES).await? {
+            let name = keys::dentry_name(&key).unwrap_or_default();
+            let found = child(&at, name, access::decode(value, "directory entry")?)?;
+            if !found.entry.is_directory() {
+                unlink_file(txn, &found).await?;
+            } else if is_empty(txn, &found).await? {
+                unlink_empty(txn, &found, now_ms).await?;
+            } else {
+                holds_more.get_or_insert(found);
+                continue;
+            }
+            removed = true;
+        }
+        match holds_more {
+            Some(directory) if !removed => at = directory,
+            _ => return Ok(()),
+        }
+    }
+}
+
 /// For how long services have looked after the trash.
 async fn clock(reader: &mut impl Reader) -> Result<u64, MetadataError> {
     let clock: Option<records::TrashClock> = access::record(reader, &keys::trash_clock(), "trash").await?;
@@ -209,19 +252,13 @@ async fn expire(
     done: &mut Done,
 ) -> Result<(), MetadataError> {
     let mut kept = Vec::new();
-    for (key, value) in checkpoints(txn, found.id).await? {
-        let name = keys::dentry_name(&key).unwrap_or_default();
-        let entry: records::Entry = access::decode(value, "directory entry")?;
-        if !name::is_checkpoint(name) || !entry.is_directory() {
-            continue;
-        }
-        let known = record.checkpoints.iter().find(|known| known.id == entry.id);
-        let since_ms = known.map_or(clock_ms, |known| known.since_ms);
+    for (name, entry) in checkpoints(txn, found.id).await? {
+        let since_ms = since_ms(record, &entry, clock_ms);
         let is_old = clock_ms.saturating_sub(since_ms) >= rule.expire_after_ms;
         if is_old && done.told.removed.len() < REMOVED_AT_ONCE {
-            let job = clear(txn, &child(found, name, entry)?, &trash.user, rule.now_ms).await?;
+            let job = clear(txn, &child(found, &name, entry)?, &trash.user, rule.now_ms).await?;
             done.work |= job.is_some();
-            done.told.removed.push(name.to_owned());
+            done.told.removed.push(name);
         } else {
             let id = entry.id;
             kept.push(records::TrashCheckpoint { id, since_ms });
@@ -231,12 +268,71 @@ async fn expire(
     Ok(())
 }
 
-/// What stands in a trash under names that may be those of checkpoints.
-async fn checkpoints(txn: &mut impl Reader, trash: FileId) -> Result<Vec<(Bytes, Bytes)>, MetadataError> {
+/// Since when a checkpoint is there: from now on if it was not seen before.
+fn since_ms(record: &records::Trash, entry: &records::Entry, clock_ms: u64) -> u64 {
+    let known = record.checkpoints.iter().find(|known| known.id == entry.id);
+    known.map_or(clock_ms, |known| known.since_ms)
+}
+
+/// Directories of a trash that have the names of checkpoints.
+async fn checkpoints(txn: &mut impl Reader, trash: FileId) -> Result<Vec<(String, records::Entry)>, MetadataError> {
     let range = KeyRange {
         start: keys::dentry(trash, "0"),
         // What comes behind the last digit.
         end: keys::dentry(trash, ":"),
     };
-    access::page(txn, &range, CHECKPOINTS_MAX).await
+    let mut found = Vec::new();
+    for (key, value) in access::page(txn, &range, CHECKPOINTS_MAX).await? {
+        let name = keys::dentry_name(&key).unwrap_or_default();
+        let entry: records::Entry = access::decode(value, "directory entry")?;
+        if name::is_checkpoint(name) && entry.is_directory() {
+            found.push((name.to_owned(), entry));
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use strongroom_kv::EmbeddedStore;
+
+    use super::*;
+    use crate::{namespace::resolve::root, quota::links::put_new, schema::ROOT};
+
+    /// A directory that is too large for its quotas goes in parts, from below.
+    #[tokio::test]
+    async fn what_cannot_go_at_once_goes_in_parts() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = EmbeddedStore::open(&dir.path().join("store")).expect("a store");
+        let directory = |id: FileId| records::Entry {
+            id: id.into(),
+            ..records::Entry::default()
+        };
+        let mut txn = store.begin().await.expect("a transaction");
+        access::put(&mut txn, &keys::root(), &directory(ROOT));
+        let top = root(&mut txn).await.expect("there");
+        let a = put_new(&mut txn, &top, "a", directory(FileId::generate())).expect("new");
+        for name in ["b", "c"] {
+            let inner = put_new(&mut txn, &a, name, directory(FileId::generate())).expect("new");
+            for number in 0..700 {
+                let leaf = directory(FileId::generate());
+                put_new(&mut txn, &inner, &format!("{number:03}"), leaf).expect("new");
+            }
+        }
+        txn.commit().await.expect("committed");
+        let mut steps = 0;
+        loop {
+            let mut txn = store.begin().await.expect("a transaction");
+            if is_empty(&mut txn, &a).await.expect("readable") {
+                break;
+            }
+            clear_part(&mut txn, a.clone(), 1).await.expect("some go");
+            txn.commit().await.expect("committed");
+            steps += 1;
+        }
+        assert_eq!(steps, 6, "500, 200 and itself, of each");
+        let mut txn = store.begin().await.expect("a transaction");
+        let left = access::page(&mut txn, &keys::everything(), 10).await.expect("readable");
+        assert_eq!(left.len(), 3, "the root, a and its place: {left:?}");
+    }
 }

@@ -30,6 +30,15 @@ pub(crate) fn pause(settings: &Settings) -> Duration {
     Duration::from_millis(time_ms / LOOKS_IN_THE_TIME).clamp(PAUSE_MIN, PAUSE_MAX)
 }
 
+/// How old a checkpoint has to be by the clock of the trash. That goes on at looks alone: one that is made between two of them is taken
+/// for older than it is by up to a pause.
+pub(crate) fn expire_after_ms(settings: &Settings) -> u64 {
+    match settings.trash_ms {
+        0 => 0,
+        given => given + u64::try_from(pause(settings).as_millis()).unwrap_or(0),
+    }
+}
+
 /// How old what was removed has to be before it becomes a checkpoint: what is configured, or as long as a checkpoint is kept.
 fn checkpoint_after_ms(settings: &Settings) -> u64 {
     match settings.trash_checkpoint_ms {
@@ -58,32 +67,44 @@ impl Rounds {
         let Some(fence) = core.duty.fence() else {
             return Ok(false);
         };
-        self.pass(&core.store, fence).await?;
-        let range = self
-            .after
-            .take()
-            .map_or_else(keys::trashes, |after| keys::trashes().after(&after));
+        let range = match self.after.take() {
+            Some(after) => keys::trashes().after(&after),
+            None => keys::trashes(),
+        };
         let found = access::page(&mut core.store.snapshot().await?, &range, TRASHES_PER_ROUND).await?;
+        if found.is_empty() {
+            self.since = Instant::now();
+            return Ok(false);
+        }
+        self.pass(&core.store, fence).await?;
         let rule = Rule {
             now_ms: core.clock.now_ms(),
             checkpoint_after_ms: checkpoint_after_ms(&core.settings),
-            expire_after_ms: core.settings.trash_ms,
+            expire_after_ms: expire_after_ms(&core.settings),
         };
+        let mut shrunk = false;
         for (key, _) in &found {
+            // Should this one fail, the next round begins behind it.
+            self.after = Some(key.clone());
             let trash = Trash::of(key)?;
-            match transact!(&core.store, [trash], |txn| emptying::tend(txn, &trash, rule)).await {
+            let tended = transact!(&core.store, [trash], |txn| emptying::tend(txn, &trash, rule)).await;
+            match tended {
                 Ok(Some(done)) if done.work => core.work.notify_one(),
                 Ok(_) => {}
+                Err(MetadataError::TooManyToCount { .. }) => {
+                    transact!(&core.store, [trash], |txn| emptying::shrink(txn, &trash, rule)).await?;
+                    shrunk = true;
+                }
                 Err(error @ MetadataError::Store(_)) => return Err(error),
                 Err(error) => {
                     tracing::warn!(user = %trash.user, error = %chain(&error), "a trash is left as it is");
                 }
             }
         }
-        if found.len() == TRASHES_PER_ROUND {
-            self.after = found.last().map(|(key, _)| key.clone());
+        if found.len() < TRASHES_PER_ROUND {
+            self.after = None;
         }
-        Ok(self.after.is_some())
+        Ok(self.after.is_some() || shrunk)
     }
 
     /// Lets the clock go on by what passed since it was set last, if this instance still has the duties.
