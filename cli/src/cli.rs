@@ -17,7 +17,9 @@ mod key;
 mod token;
 mod zone;
 
-pub(crate) use fs::{AclChangeArgs, FsCommand, GetArgs, PaceArgs, PutArgs, RewriteArgs, SetfaclArgs};
+pub(crate) use fs::{
+    AclChangeArgs, FsCommand, GetArgs, PaceArgs, PutArgs, QuotaCommand, RewriteArgs, SetfaclArgs, SetfattrArgs,
+};
 pub(crate) use job::JobCommand;
 pub(crate) use key::{AliasCommand, CreateArgs, DeleteArgs, ImportArgs, KeyCommand, TargetArgs, UpdateArgs};
 pub(crate) use token::{

@@ -35,6 +35,15 @@ pub const PATH_BYTES_MAX: usize = 4095;
 /// Users and groups that an ACL names, and as many a directory's default ACL (HDFS has the same bound).
 pub const ACL_NAMES_MAX: usize = 32;
 
+/// Extended attributes of one file or directory (HDFS' `dfs.namenode.fs-limits.max-xattrs-per-inode`).
+pub const XATTRS_MAX: usize = 32;
+
+/// Bytes of the name of an extended attribute, `user.` among them.
+pub const XATTR_NAME_BYTES_MAX: usize = 255;
+
+/// Bytes of the value of an extended attribute (HDFS' `dfs.namenode.fs-limits.max-xattr-size`).
+pub const XATTR_VALUE_BYTES_MAX: usize = 16 << 10;
+
 /// Entries in one page of a listing.
 pub const PAGE_ENTRIES_MAX: usize = 1000;
 

@@ -212,6 +212,27 @@ pub(crate) enum FsCommand {
         after_help = "An ENTRY is user:NAME:rwx, group:NAME:r-x, mask::r-x or other::---; without a name it is the owner's or owning group's.\nWith default: before it, what is made in that directory begins with it.\n\nExamples:\n  strongroom fs setfacl -m user:bob:r-x,default:user:bob:r-x /payroll\n  strongroom fs setfacl -x user:bob /payroll"
     )]
     Setfacl(SetfaclArgs),
+    /// Bound what directories may hold with all below them
+    #[command(subcommand)]
+    Quota(QuotaCommand),
+    /// Show attributes that users have attached
+    #[command(after_help = "Example:\n  strongroom fs getfattr -d /payroll/hr.sql")]
+    Getfattr {
+        /// With their values
+        #[arg(short, long)]
+        dump: bool,
+        /// This one alone, with its value
+        #[arg(short, long)]
+        name: Option<String>,
+        /// Files or directories
+        #[arg(required = true)]
+        paths: Vec<String>,
+    },
+    /// Attach attributes, or remove them
+    #[command(
+        after_help = "A VALUE is text, or bytes in hexadecimal after 0x or in Base64 after 0s.\n\nExamples:\n  strongroom fs setfattr -n user.origin --value sap /payroll/hr.sql\n  strongroom fs setfattr -x user.origin /payroll/hr.sql"
+    )]
+    Setfattr(SetfattrArgs),
     /// Count files and bytes
     #[command(after_help = "Example:\n  strongroom fs du /payroll")]
     Du {
@@ -219,6 +240,72 @@ pub(crate) enum FsCommand {
         #[arg(default_value = "/")]
         paths: Vec<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QuotaCommand {
+    /// Set or change a directory's quota; for superusers
+    #[command(after_help = "Example:\n  strongroom fs quota set /payroll --as fsadmin --names 1000000 --bytes 20T")]
+    Set {
+        /// A directory
+        path: String,
+        #[command(flatten)]
+        limits: QuotaArgs,
+    },
+    /// Take a directory's quota away, or one of its bounds; for superusers
+    #[command(after_help = "Example:\n  strongroom fs quota clear /payroll --as fsadmin")]
+    Clear {
+        /// Directories
+        #[arg(required = true)]
+        paths: Vec<String>,
+        /// Only the bound of names
+        #[arg(long, conflicts_with = "bytes")]
+        names: bool,
+        /// Only the bound of bytes
+        #[arg(long)]
+        bytes: bool,
+    },
+    /// Show what directories may hold and do, and those above them
+    #[command(after_help = "Example:\n  strongroom fs quota show /payroll")]
+    Show {
+        /// Directories
+        #[arg(default_value = "/")]
+        paths: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(crate) struct QuotaArgs {
+    /// Files and directories, the directory itself included
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=i64::MAX as u64))]
+    pub(crate) names: Option<u64>,
+    /// Bytes as users see them, whatever the number of replicas: for example 500M, 20T
+    #[arg(long, value_name = "SIZE", value_parser = byte_size)]
+    pub(crate) bytes: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetfattrArgs {
+    #[command(flatten)]
+    pub(crate) change: XattrChangeArgs,
+    /// Its value [default: empty]
+    #[arg(long, requires = "name")]
+    pub(crate) value: Option<String>,
+    /// Files or directories
+    #[arg(required = true)]
+    pub(crate) paths: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct XattrChangeArgs {
+    /// The attribute to set: user. and a name
+    #[arg(short, long)]
+    pub(crate) name: Option<String>,
+    /// The attribute to remove
+    #[arg(short = 'x', long, value_name = "NAME")]
+    pub(crate) remove: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -280,6 +367,20 @@ pub(crate) struct GetArgs {
     pub(crate) target: PathBuf,
     #[command(flatten)]
     pub(crate) transfer: TransferArgs,
+}
+
+/// A number of bytes, or of KiB, MiB and so on after K, M, G, T, P or E.
+fn byte_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|unit: char| !unit.is_ascii_digit());
+    let unit = text[digits.len()..].trim_end_matches("iB");
+    let power = ["", "K", "M", "G", "T", "P", "E"]
+        .iter()
+        .position(|known| *known == unit);
+    let factor = power.and_then(|power| 1024_u64.checked_pow(u32::try_from(power).ok()?));
+    let bytes = digits.parse::<u64>().ok().zip(factor);
+    let bytes = bytes.and_then(|(number, factor)| number.checked_mul(factor));
+    let bytes = bytes.filter(|bytes| i64::try_from(*bytes).is_ok());
+    bytes.ok_or_else(|| "bytes, or KiB, MiB, … after K, M, G, T, P or E: for example 500M".to_owned())
 }
 
 /// Permission bits as `chmod` takes them.
@@ -346,4 +447,28 @@ fn given<T: FromStr<Err = ParseError>>(text: &str) -> Result<Option<T>, String> 
     text.map(str::parse)
         .transpose()
         .map_err(|error: ParseError| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::byte_size;
+
+    #[test]
+    fn sizes_have_units_of_1024() {
+        for (text, bytes) in [
+            ("0", Some(0)),
+            ("1000", Some(1000)),
+            ("1K", Some(1024)),
+            ("20T", Some(20 << 40)),
+            ("3GiB", Some(3 << 30)),
+            ("7E", Some(7 << 60)),
+            ("8E", None),
+            ("", None),
+            ("T", None),
+            ("5X", None),
+            ("-1", None),
+        ] {
+            assert_eq!(byte_size(text).ok(), bytes, "{text}");
+        }
+    }
 }

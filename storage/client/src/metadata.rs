@@ -58,6 +58,10 @@ impl Metadata {
         namespace.set_attributes(SetAttributesRequest) -> Stat;
         namespace.get_acl(GetAclRequest) -> Acl;
         namespace.set_acl(SetAclRequest) -> Acl;
+        namespace.set_quota(SetQuotaRequest) -> Quotas;
+        namespace.get_quotas(GetQuotasRequest) -> Quotas;
+        namespace.set_xattr(SetXattrRequest) -> Stat;
+        namespace.get_xattrs(GetXattrsRequest) -> Xattrs;
         files.create_file(CreateFileRequest) -> CreatedFile;
         files.add_blocks(AddBlocksRequest) -> WriteGrant;
         files.commit_file(CommitFileRequest) -> CommittedFile;

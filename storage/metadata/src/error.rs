@@ -53,6 +53,14 @@ pub enum MetadataError {
     /// Nothing at a path.
     #[error("cannot find {0}")]
     NotFound(ZonePath),
+    /// No such extended attribute.
+    #[error("{path} has no attribute {name}; list those it has with: strongroom fs getfattr {path}")]
+    NoSuchXattr {
+        /// The file or directory.
+        path: ZonePath,
+        /// The attribute.
+        name: String,
+    },
     /// No such file id.
     #[error("there is no file with id {0}; open it again by its path")]
     NoSuchFile(FileId),
@@ -394,7 +402,11 @@ impl MetadataError {
             Self::NoTrash { reason, .. } => *reason,
             Self::ForeignTrash { .. } => Reason::PermissionDenied,
             Self::Denied { .. } | Self::Forbidden(_) | Self::Reserved(_) => Reason::PermissionDenied,
-            Self::NotFound(_) | Self::NoSuchFile(_) | Self::NoSuchJob(_) | Self::Replaced(_) => Reason::NotFound,
+            Self::NotFound(_)
+            | Self::NoSuchXattr { .. }
+            | Self::NoSuchFile(_)
+            | Self::NoSuchJob(_)
+            | Self::Replaced(_) => Reason::NotFound,
             Self::Exists(_) => Reason::AlreadyExists,
             Self::NotADirectory(_) | Self::ZoneOnFile(_) => Reason::NotADirectory,
             Self::IsADirectory(_) => Reason::IsADirectory,

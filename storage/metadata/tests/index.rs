@@ -44,6 +44,7 @@ enum Operation {
     MoveDirectory { zone: u8, back: bool },
     SetQuota { zone: u8, at: u8, names: u8 },
     ClearQuota { zone: u8, at: u8 },
+    Attach { zone: u8, name: u8, keep: bool },
     Roll { zone: u8 },
     Reencrypt { zone: u8 },
     TransferFile { zone: u8, name: u8 },
@@ -72,6 +73,7 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
         2 => (zone.clone(), any::<bool>()).prop_map(|(zone, back)| Operation::MoveDirectory { zone, back }),
         3 => (zone.clone(), 0..3_u8, 1..9_u8).prop_map(|(zone, at, names)| Operation::SetQuota { zone, at, names }),
         1 => (zone.clone(), 0..3_u8).prop_map(|(zone, at)| Operation::ClearQuota { zone, at }),
+        2 => (zone.clone(), 0..5_u8, any::<bool>()).prop_map(|(zone, name, keep)| Operation::Attach { zone, name, keep }),
         1 => zone.clone().prop_map(|zone| Operation::Roll { zone }),
         2 => zone.clone().prop_map(|zone| Operation::Reencrypt { zone }),
         2 => (zone.clone(), 0..4_u8).prop_map(|(zone, name)| Operation::TransferFile { zone, name }),
@@ -331,6 +333,20 @@ async fn run(world: &mut World, open: &mut Vec<Writer>, operation: &Operation) {
             };
             _ = world.user("fsadmin").namespace.set_quota(request).await;
         }
+        Operation::Attach { zone, name, keep } => {
+            let path = if name == 4 {
+                format!("/z{zone}/d")
+            } else {
+                path(zone, name)
+            };
+            let request = pb::SetXattrRequest {
+                path: path.into(),
+                name: "user.a".to_owned(),
+                value: keep.then(|| "1".into()),
+                ..pb::SetXattrRequest::default()
+            };
+            _ = world.user("alice").namespace.set_xattr(request).await;
+        }
         Operation::Roll { zone } => world.kms.roll(KEYS[usize::from(zone)]),
         Operation::Reencrypt { zone } => {
             let path = format!("/z{zone}").into();
@@ -525,6 +541,15 @@ async fn quotas(store: &AnyStore) -> Result<BTreeMap<Vec<u8>, i64>, String> {
             (parent, records::Entry::decode(value).expect("an entry"))
         })
         .collect();
+    let attached: BTreeSet<_> = scan(store, b'u')
+        .await
+        .into_iter()
+        .map(|(key, _)| key[1..].to_vec())
+        .collect();
+    let with = entries.iter().filter(|(_, entry)| entry.has_xattrs);
+    if attached != with.map(|(_, entry)| entry.id.to_vec()).collect() {
+        return Err(format!("attributes of {attached:?} are not those of {entries:?}"));
+    }
     let rows: BTreeSet<_> = scan(store, b'q').await.into_iter().collect();
     let (mut expected, mut known) = (BTreeMap::new(), BTreeSet::new());
     for (_, entry) in &entries {

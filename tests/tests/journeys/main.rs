@@ -16,6 +16,7 @@ mod keys;
 mod logs;
 mod metadata_instances;
 mod monitoring;
+mod namespace;
 mod raw;
 mod refusals;
 mod rewriting;

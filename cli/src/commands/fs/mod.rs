@@ -9,9 +9,11 @@ mod grow;
 mod ls;
 mod mv;
 mod put;
+mod quota;
 pub(super) mod rewrite;
 mod rm;
 mod simple;
+mod xattr;
 
 use strongroom_fs::{Attributes, Cursor, Entry, FsError, RewritingKind, Stat, ZoneFs};
 use strongroom_proto::{Reason, ZonePath};
@@ -87,6 +89,9 @@ pub(super) async fn run(session: &Session, command: FsCommand, output: Output) -
         }
         FsCommand::Getfacl { paths } => acl::show(&fs, &parse_all(&paths)?, output).await,
         FsCommand::Setfacl(args) => acl::set(&fs, args, output).await,
+        FsCommand::Quota(command) => quota::run(&fs, command, output).await,
+        FsCommand::Getfattr { dump, name, paths } => xattr::show(&fs, &parse_all(&paths)?, name, dump, output).await,
+        FsCommand::Setfattr(args) => xattr::set(&fs, args, output).await,
         FsCommand::Du { paths } => du::run(&fs, &parse_all(&paths)?, output).await,
     }
 }

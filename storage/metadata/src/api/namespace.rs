@@ -15,6 +15,7 @@ use crate::{
         directories::After,
         remove::{How, remove},
         rename::rename,
+        xattrs,
     },
     quota::set::{self as quota, Limit},
     zones::source::EdekSource,
@@ -124,6 +125,25 @@ impl<S: Store, E: EdekSource> Namespace for Api<S, E> {
         let who = self.caller(&request, "look at quotas")?;
         let path = parse(&request.get_ref().path)?;
         Ok(Response::new(quota::look(&self.core.store, &who, &path).await?))
+    }
+
+    async fn set_xattr(&self, request: Request<pb::SetXattrRequest>) -> Result<Response<pb::Stat>, Status> {
+        let who = self.caller(&request, "set attributes")?;
+        let asked = request.into_inner();
+        let call = self.call("set_xattr", &who.name, &asked.request_id, &asked)?;
+        let (path, change) = (parse(&asked.path)?, xattrs::Change::parse(asked.name, asked.value)?);
+        Ok(Response::new(
+            xattrs::set(&self.core.store, &who, &call, &path, &change).await?,
+        ))
+    }
+
+    async fn get_xattrs(&self, request: Request<pb::GetXattrsRequest>) -> Result<Response<pb::Xattrs>, Status> {
+        let who = self.caller(&request, "look at attributes")?;
+        let asked = request.into_inner();
+        let path = parse(&asked.path)?;
+        asked.names.iter().try_for_each(|name| xattrs::check_name(name))?;
+        let xattrs = xattrs::look(&self.core.store, &who, &path, &asked.names).await?;
+        Ok(Response::new(xattrs))
     }
 
     async fn get_acl(&self, request: Request<pb::GetAclRequest>) -> Result<Response<pb::Acl>, Status> {

@@ -9,3 +9,4 @@ pub(crate) mod remove;
 pub(crate) mod rename;
 pub(crate) mod resolve;
 pub(crate) mod stat;
+pub(crate) mod xattrs;

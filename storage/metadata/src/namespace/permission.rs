@@ -124,6 +124,15 @@ pub(crate) fn check_writing(who: &Caller, found: &Found) -> Result<(), MetadataE
     check(who, found, Rights::WRITE, &found.path)
 }
 
+/// Refuses whoever may not attach attributes to what was found. To a directory with the sticky bit, which many may write, only its
+/// owner may (as in HDFS).
+pub(crate) fn check_attaching(who: &Caller, found: &Found) -> Result<(), MetadataError> {
+    if found.entry.is_directory() && found.entry.mode & STICKY != 0 {
+        return check_owner(who, found);
+    }
+    check(who, found, Rights::WRITE, &found.path)
+}
+
 /// Refuses whoever neither owns what was found nor is a superuser.
 pub(crate) fn check_owner(who: &Caller, found: &Found) -> Result<(), MetadataError> {
     if who.superuser || who.owns(&found.entry.owner) {

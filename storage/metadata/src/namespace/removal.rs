@@ -7,6 +7,7 @@ use strongroom_proto::{FileId, JobId, transport::UserName};
 use super::{
     remove::{drop_directory, drop_file},
     resolve::Found,
+    xattrs,
 };
 use crate::{
     core::Core,
@@ -58,6 +59,7 @@ async fn cut_off(txn: &mut impl Txn, job: JobId, entry: &records::Entry, now_ms:
     access::put(txn, &keys::place(directory), &place);
     txn.put(&keys::removal(job, directory), entry.zone_id.clone());
     quota::forget(txn, entry)?;
+    xattrs::forget(txn, entry)?;
     Ok(())
 }
 
@@ -115,7 +117,7 @@ async fn take_entries(
         if entry.is_directory() {
             cut_off(txn, job, &entry, now_ms).await?;
         } else {
-            drop_file(txn, entry.file_id()?).await?;
+            drop_file(txn, &entry).await?;
         }
     }
     Ok(children.len())

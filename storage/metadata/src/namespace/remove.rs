@@ -12,6 +12,7 @@ use super::{
     permission::{check_clearing, check_taking},
     removal,
     resolve::{Found, Slot, slot},
+    xattrs,
 };
 use crate::{
     answers::Call,
@@ -136,20 +137,24 @@ pub(crate) async fn unlink_empty(txn: &mut impl Txn, found: &Found, now_ms: u64)
     take_out(txn, found).await?;
     quota::forget(txn, &found.entry)?;
     tidy::lose(txn, &found.entry, now_ms).await?;
+    xattrs::forget(txn, &found.entry)?;
     drop_directory(txn, found.id, &found.entry.zone_id, now_ms).await
 }
 
 /// Takes a file out of the namespace and the index, and leaves its blocks to the purge.
 pub(crate) async fn unlink_file(txn: &mut impl Txn, found: &Found) -> Result<(), MetadataError> {
     take_out(txn, found).await?;
-    drop_file(txn, found.id).await
+    drop_file(txn, &found.entry).await
 }
 
-pub(super) async fn drop_file(txn: &mut impl Txn, id: FileId) -> Result<(), MetadataError> {
+/// Removes an inode that is a file without an entry, which was `entry`.
+pub(super) async fn drop_file(txn: &mut impl Txn, entry: &records::Entry) -> Result<(), MetadataError> {
+    let id = entry.file_id()?;
     let broken = MetadataError::Corrupt { what: "file" };
     let body = access::body(txn, id).await?.ok_or(broken.clone())?;
     counted::delete_index(txn, body.edek.as_ref().ok_or(broken)?, id)?;
     drop_index(txn, id, &body)?;
+    xattrs::forget(txn, entry)?;
     txn.delete(&keys::place(id));
     txn.delete(&keys::body(id));
     put_purge(txn, id, &body.garbage());

@@ -42,6 +42,7 @@ const DEAD: u8 = b's';
 const INVENTORY: u8 = b'B';
 const QUOTA: u8 = b'q';
 const TRASH: u8 = b'T';
+const XATTRS: u8 = b'u';
 
 /// A half-open range of keys.
 pub(crate) struct KeyRange {
@@ -345,6 +346,11 @@ pub(crate) fn total_version(key: &[u8]) -> Option<KeyVersion> {
     fixed(key, 18).map(u32::from_be_bytes).map(KeyVersion)
 }
 
+/// The extended attributes of an inode.
+pub(crate) fn xattrs(id: FileId) -> Vec<u8> {
+    key(XATTRS, &[id.as_bytes()])
+}
+
 /// The directory that a quota is of.
 pub(crate) fn quota(id: QuotaId) -> Vec<u8> {
     key(QUOTA, &[id.as_bytes()])
@@ -494,6 +500,7 @@ mod tests {
             ),
             (dead(258, extent), format!("730000000000000102{}", "03".repeat(16))),
             (super::quota(quota), format!("71{}", "06".repeat(16))),
+            (xattrs(file), format!("75{}", "01".repeat(16))),
             (used(quota, Measure::Bytes), format!("6371{}62", "06".repeat(16))),
             (format(), "76".to_owned()),
         ] {
