@@ -2,7 +2,7 @@
 
 use std::{env, path::PathBuf};
 
-const PROTOS: [&str; 10] = [
+const PROTOS: [&str; 11] = [
     "strongroom/kms/v1/kms.proto",
     "strongroom/kms/v1/tokens.proto",
     "strongroom/metadata/v1/namespace.proto",
@@ -12,6 +12,7 @@ const PROTOS: [&str; 10] = [
     "strongroom/metadata/v1/transfers.proto",
     "strongroom/metadata/v1/trash.proto",
     "strongroom/metadata/v1/cluster.proto",
+    "strongroom/metadata/v1/fsck.proto",
     "strongroom/block/v1/block.proto",
 ];
 

@@ -114,6 +114,11 @@ pub(crate) enum Command {
     /// Work with files and directories
     #[command(subcommand)]
     Fs(FsCommand),
+    /// Check namespace, blocks and EDEKs, and repair what can be repaired
+    #[command(
+        after_help = "Examples:\n  strongroom fsck\n  strongroom fsck /payroll --deep\n  strongroom fsck --repair\n  strongroom fsck --ciphertext /var/lib/strongroom/block"
+    )]
+    Fsck(FsckArgs),
     /// Show block nodes, missing replicas and queues
     #[command(after_help = "Example:\n  strongroom status")]
     Status,
@@ -128,6 +133,21 @@ pub(crate) enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FsckArgs {
+    /// Check only what is below a path [default: everything]
+    pub(crate) path: Option<String>,
+    /// Repair what can be repaired; nothing that is there is given up for that
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Have block nodes read all of every block, and not its header alone
+    #[arg(long)]
+    pub(crate) deep: bool,
+    /// Look at the blocks in data directories of block nodes, on this machine: whether all are accounted for, and look like ciphertext
+    #[arg(long, value_name = "DIR", num_args = 1.., conflicts_with_all = ["path", "repair", "deep"])]
+    pub(crate) ciphertext: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

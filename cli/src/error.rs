@@ -197,6 +197,12 @@ pub(crate) enum Error {
         state: &'static str,
         message: String,
     },
+    /// A check found what is not as it should be.
+    #[error("{left} findings stay, {losses} of them mean that something cannot be read; each is named above")]
+    Fsck { left: u64, losses: u64 },
+    /// A disk holds what does not look like ciphertext, or what nothing accounts for.
+    #[error("{found} files on the disks of block nodes are not as they should be; each is named above")]
+    NotCiphertext { found: u64 },
     /// `strongroom dev`.
     #[error(transparent)]
     Dev(#[from] DevError),
@@ -264,7 +270,9 @@ impl Error {
             Self::Token(error) => token_exit(error),
             Self::Audit(error) => audit_exit(error),
             Self::LocalExists { .. } | Self::LocalKind { .. } | Self::JobEnded { .. } => Exit::Conflict,
-            Self::Length { .. } => Exit::Integrity,
+            Self::Length { .. } | Self::NotCiphertext { .. } => Exit::Integrity,
+            Self::Fsck { losses: 1.., .. } => Exit::Integrity,
+            Self::Fsck { .. } => Exit::Partly,
             Self::LocalName { .. } | Self::Reencryption { .. } | Self::Stopped { .. } => Exit::Partly,
             Self::Partly { exit, .. } => *exit,
             Self::Policy(PolicyError::Read { source, .. }) => Exit::of_file(source),

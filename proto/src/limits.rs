@@ -11,6 +11,9 @@ pub const BLOCKS_PER_CALL_MAX: usize = 1024;
 /// Replicas in one command of the metadata service to a block node, or in the answer to it.
 pub const REPLICAS_PER_COMMAND_MAX: usize = 1000;
 
+/// Blocks in one `CheckBlocks` call that reads all of them.
+pub const DEEP_CHECKS_PER_CALL_MAX: usize = 16;
+
 /// Extents of one file.
 pub const EXTENTS_PER_FILE_MAX: usize = 1024;
 

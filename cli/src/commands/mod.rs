@@ -2,6 +2,7 @@
 
 mod audit;
 mod fs;
+mod fsck;
 mod instances;
 mod job;
 mod key;
@@ -85,6 +86,7 @@ pub(crate) fn run(cli: Cli, output: Output) -> Result<(), Error> {
             }
         })),
         Command::Instances => on_runtime(client(async { instances::run(&Session::open(global)?, output).await })),
+        Command::Fsck(args) => on_runtime(client(async { fsck::run(&Session::open(global)?, args, output).await })),
         Command::Status => on_runtime(client(async { status::run(&Session::open(global)?, output).await })),
     }
 }

@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use strongroom_proto::{
     BlockId, Clock, Failure, NodeId, Reason,
-    block::v1::{GetBlockRequest, GetBlockResponse, PutBlockRequest, PutBlockResponse, blocks_server::Blocks},
+    block::v1::{
+        CheckBlocksRequest, CheckBlocksResponse, ExpectedBlock, GetBlockRequest, GetBlockResponse, PutBlockRequest,
+        PutBlockResponse, blocks_server::Blocks,
+    },
     capability::Right,
-    limits::BLOCK_BYTES_MAX,
+    limits::{BLOCK_BYTES_MAX, DEEP_CHECKS_PER_CALL_MAX, REPLICAS_PER_COMMAND_MAX},
     transport::peer,
 };
 use tonic::{Request, Response, Status};
@@ -16,7 +19,7 @@ use crate::{
     forward::{CHAIN_MAX, Peers},
     gate::place,
     news::News,
-    store::{Engine, StoreError},
+    store::{Engine, Expected, StoreError},
 };
 
 /// What the services of a node share.
@@ -53,6 +56,59 @@ impl Blocks for BlocksService {
             block_length: part.block_length,
         }))
     }
+
+    async fn check_blocks(
+        &self,
+        mut request: Request<CheckBlocksRequest>,
+    ) -> Result<Response<CheckBlocksResponse>, Status> {
+        let _place = place(&mut request);
+        let (peer, _) = peer(&request)?;
+        let request = request.into_inner();
+        let expected = expected(&request)?;
+        for id in of_each_extent(&expected) {
+            // Whoever writes a block may ask whether it is there.
+            let (authority, now_ms) = (&self.0.authority, self.0.clock.now_ms());
+            let check = |right| authority.check(&request.capability, right, id, &peer, now_ms);
+            check(Right::Write).or_else(|_| check(Right::Read))?;
+        }
+        let lacking = self.0.store.check(expected, request.deep).await;
+        let (damaged, missing): (Vec<_>, Vec<_>) = lacking
+            .map_err(Failure::from)?
+            .into_iter()
+            .partition(|block| block.damaged);
+        Ok(Response::new(CheckBlocksResponse {
+            missing: missing.into_iter().map(|block| block.id.into()).collect(),
+            damaged: damaged.into_iter().map(|block| block.id.into()).collect(),
+        }))
+    }
+}
+
+fn expected(request: &CheckBlocksRequest) -> Result<Vec<Expected>, Failure> {
+    let most = if request.deep {
+        DEEP_CHECKS_PER_CALL_MAX
+    } else {
+        REPLICAS_PER_COMMAND_MAX
+    };
+    if request.blocks.len() > most {
+        let message = format!("at most {most} blocks can be looked at in one such call");
+        return Err(Failure::new(Reason::InvalidArgument, message));
+    }
+    let expected = |block: &ExpectedBlock| {
+        Ok(Expected {
+            id: BlockId::try_from(block.block_id.clone())?,
+            length: block.length,
+            crc32c: block.crc32c,
+        })
+    };
+    request.blocks.iter().map(expected).collect()
+}
+
+/// One block of each extent: a capability is for extents.
+fn of_each_extent(blocks: &[Expected]) -> Vec<BlockId> {
+    let mut ids: Vec<BlockId> = blocks.iter().map(|block| block.id).collect();
+    ids.sort_unstable();
+    ids.dedup_by_key(|id| id.extent);
+    ids
 }
 
 impl BlocksService {

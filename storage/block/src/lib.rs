@@ -17,4 +17,7 @@ mod survey;
 
 pub use config::Config;
 pub use server::{Member, RunError, run, serve};
-pub use store::{BlockStore, Engine, Expected, Found, OpenError, Part, Position, Sealed, StoreError, Survey, Usage};
+pub use store::{
+    BlockContent, BlockFile, BlockStore, Engine, Expected, Found, Lacking, OpenError, Part, Position, Sealed,
+    StoreError, Survey, Usage,
+};

@@ -19,9 +19,9 @@ pub(crate) async fn check(node: &Node, order: CheckReplicas) -> Result<Outcome, 
         return Err(Failure::new(Reason::InvalidArgument, message));
     }
     let expected: Result<Vec<Expected>, Failure> = order.replicas.into_iter().map(expected).collect();
-    let missing = node.store.check(expected?, false).await?;
+    let lacking = node.store.check(expected?, false).await?;
     Ok(Outcome {
-        missing,
+        missing: lacking.into_iter().map(|block| block.id).collect(),
         ..Outcome::default()
     })
 }

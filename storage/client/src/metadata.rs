@@ -3,9 +3,9 @@ use std::future::Future;
 use strongroom_proto::{
     limits::MESSAGE_BYTES_MAX,
     metadata::v1::{
-        self as pb, cluster_client::ClusterClient, files_client::FilesClient, jobs_client::JobsClient,
-        namespace_client::NamespaceClient, transfers_client::TransfersClient, trash_client::TrashClient,
-        zones_client::ZonesClient,
+        self as pb, cluster_client::ClusterClient, files_client::FilesClient, fsck_client::FsckClient,
+        jobs_client::JobsClient, namespace_client::NamespaceClient, transfers_client::TransfersClient,
+        trash_client::TrashClient, zones_client::ZonesClient,
     },
     transport::{self, Remotes, Role, TlsIdentity},
 };
@@ -33,6 +33,7 @@ pub(crate) struct Metadata {
     transfers: TransfersClient<Channel>,
     trash: TrashClient<Channel>,
     cluster: ClusterClient<Channel>,
+    fsck: FsckClient<Channel>,
 }
 
 impl Metadata {
@@ -45,6 +46,7 @@ impl Metadata {
             jobs: JobsClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             transfers: TransfersClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             trash: TrashClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            fsck: FsckClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             cluster: ClusterClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX),
         }
     }
@@ -92,5 +94,10 @@ impl Metadata {
         trash.expunge(ExpungeRequest) -> ExpungeResponse;
         trash.provision_trash(ProvisionTrashRequest) -> Stat;
         cluster.get_cluster_status(GetClusterStatusRequest) -> ClusterStatus;
+        fsck.check_page(CheckPageRequest) -> CheckPageResponse;
+        fsck.list_replicas(ListReplicasRequest) -> ReplicaList;
+        fsck.report_lost(ReportLostRequest) -> ReportLostResponse;
+        fsck.account_for(AccountForRequest) -> AccountForResponse;
+        fsck.take_inventory(TakeInventoryRequest) -> TakeInventoryResponse;
     }
 }

@@ -27,6 +27,11 @@ const PUT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a node may take to answer with a block.
 const GET_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a node may take to say that it has a block, which it has just written.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a node may take to look whether blocks are there.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(25);
+
 /// A block node and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Node {
@@ -117,6 +122,36 @@ impl Nodes {
     pub(crate) async fn get(&self, node: &Node, request: pb::GetBlockRequest) -> Result<pb::GetBlockResponse, Failure> {
         let mut client = self.client(node);
         self.note(node, once(GET_TIMEOUT, client.get_block(request)).await)
+    }
+
+    /// Asks a node whether it has a block that another one says it passed on to it.
+    pub(crate) async fn confirm(&self, node: &Node, capability: Bytes, block: &SealedBlock) -> Result<(), Failure> {
+        let request = pb::CheckBlocksRequest {
+            capability,
+            blocks: vec![pb::ExpectedBlock {
+                block_id: Some(block.id.into()),
+                length: u32::try_from(block.bytes.len()).unwrap_or(u32::MAX),
+                crc32c: block.crc32c,
+            }],
+            deep: false,
+        };
+        let mut client = self.client(node);
+        let answer = self.note(node, once(CONFIRM_TIMEOUT, client.check_blocks(request)).await)?;
+        if answer.missing.is_empty() && answer.damaged.is_empty() {
+            return Ok(());
+        }
+        let message = format!("node {} does not have the block, though another said so", node.id);
+        Err(Failure::new(Reason::Unavailable, message))
+    }
+
+    /// Asks whether blocks are there.
+    pub(crate) async fn check(
+        &self,
+        node: &Node,
+        request: pb::CheckBlocksRequest,
+    ) -> Result<pb::CheckBlocksResponse, Failure> {
+        let mut client = self.client(node);
+        self.note(node, once(CHECK_TIMEOUT, client.check_blocks(request)).await)
     }
 
     /// The same nodes, those that failed lately after the others and those that did not answer last.

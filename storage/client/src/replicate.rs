@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::future::join_all;
 use strongroom_proto::{Failure, NodeId, Reason, ZonePath, block::v1 as pb, transport::Pauses};
 
 use crate::{
@@ -55,7 +56,7 @@ impl Replication {
             let head = heads.remove(0);
             let forward = self.chain(nodes, grant, &heads);
             match nodes.put(head, &forward, grant.capability.clone(), block).await {
-                Ok(answer) => self.take(nodes, head, &forward, &answer),
+                Ok(answer) => self.take(nodes, grant, block, head, &forward, &answer).await,
                 Err(failure) => _ = self.troubles.insert(head.id.clone(), failure),
             }
             heads.retain(|node| !self.stored.contains(&node.id));
@@ -74,12 +75,35 @@ impl Replication {
         answering.into_iter().chain(silent).collect()
     }
 
-    /// Counts only nodes that were asked for.
-    fn take(&mut self, nodes: &Nodes, head: &Node, forward: &[&Node], answer: &pb::PutBlockResponse) {
+    /// Counts only nodes that were asked for, and of those that the head names only those that say so themselves: one that lies, or
+    /// errs, is not to answer for the others.
+    async fn take(
+        &mut self,
+        nodes: &Nodes,
+        grant: &Grant,
+        block: &SealedBlock,
+        head: &Node,
+        forward: &[&Node],
+        answer: &pb::PutBlockResponse,
+    ) {
+        let named = |node: &&&Node| answer.stored.iter().any(|id| id == node.id.as_str());
+        let confirmed = forward.iter().filter(named).map(async |node| {
+            let said = nodes.confirm(node, grant.capability.clone(), block).await;
+            (node.id.clone(), said)
+        });
+        let mut said: BTreeMap<NodeId, Result<(), Failure>> = join_all(confirmed).await.into_iter().collect();
+        if named(&&head) {
+            said.insert(head.id.clone(), Ok(()));
+        }
         for node in std::iter::once(&head).chain(forward) {
-            if answer.stored.iter().any(|id| id == node.id.as_str()) {
-                self.stored.insert(node.id.clone());
-                self.troubles.remove(&node.id);
+            if let Some(said) = said.remove(&node.id) {
+                match said {
+                    Ok(()) => {
+                        self.stored.insert(node.id.clone());
+                        self.troubles.remove(&node.id);
+                    }
+                    Err(failure) => _ = self.troubles.insert(node.id.clone(), failure),
+                }
             } else {
                 let said = answer.failed.iter().find(|failed| failed.node_id == node.id.as_str());
                 let message = said.map_or("did not store the block", |failed| failed.message.as_str());

@@ -22,6 +22,7 @@ mod duty;
 mod error;
 mod export;
 mod files;
+mod fsck;
 mod jobs;
 mod kms;
 mod namespace;

@@ -8,6 +8,7 @@ mod commands;
 mod crash;
 mod dev;
 mod files;
+mod fsck;
 mod growing;
 mod hdfs_table;
 mod instances;

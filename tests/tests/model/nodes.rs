@@ -12,7 +12,8 @@ use bytes::Bytes;
 use strongroom_proto::{
     BlockId, Failure, Reason,
     block::v1::{
-        GetBlockRequest, GetBlockResponse, NodeFailure, PutBlockRequest, PutBlockResponse,
+        CheckBlocksRequest, CheckBlocksResponse, GetBlockRequest, GetBlockResponse, NodeFailure, PutBlockRequest,
+        PutBlockResponse,
         blocks_server::{Blocks, BlocksServer},
     },
     capability::{Right, verify},
@@ -204,6 +205,22 @@ impl Blocks for Node {
                     reason: failure.reason.as_str().to_owned(),
                     message: failure.message,
                 }),
+            }
+        }
+        Ok(Response::new(answer))
+    }
+
+    async fn check_blocks(
+        &self,
+        request: Request<CheckBlocksRequest>,
+    ) -> Result<Response<CheckBlocksResponse>, Status> {
+        let request = request.into_inner();
+        let mut state = self.nodes.lock();
+        let mut answer = CheckBlocksResponse::default();
+        for block in request.blocks {
+            let id = BlockId::try_from(block.block_id.clone())?;
+            if !state.disk(self.node).contains_key(&id) {
+                answer.missing.extend(block.block_id);
             }
         }
         Ok(Response::new(answer))

@@ -298,6 +298,13 @@ impl Format {
     }
 }
 
+/// The node whose directory it is.
+pub(super) fn node_of(root: &Path) -> io::Result<NodeId> {
+    let text = fs::read_to_string(root.join("FORMAT"))?;
+    let node = Format::parse(&text).and_then(|format| format.owner.parse().ok());
+    node.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "its FORMAT does not say a node"))
+}
+
 /// The directory's format, if it has any.
 fn format(root: &Path) -> Result<Option<Format>, OpenError> {
     let path = root.join("FORMAT");

@@ -447,6 +447,17 @@ fn write_synced(path: &Path, block: &Sealed) -> io::Result<()> {
     file.sync_data()
 }
 
+/// All of a block, and its checksum.
+pub(super) fn read_whole(file: &File, id: BlockId) -> Result<(Bytes, u32), String> {
+    let told = |error| match error {
+        ReadError::Corrupt(why) => why.to_owned(),
+        ReadError::Io(error) => error.to_string(),
+    };
+    let crc32c = read_front(file, id).map_err(told)?.crc32c;
+    let part = read(file, id, 0, 0).map_err(told)?;
+    Ok((part.data, crc32c))
+}
+
 enum ReadError {
     Corrupt(&'static str),
     Io(io::Error),
@@ -467,7 +478,7 @@ fn is_medium(error: &io::Error) -> bool {
 }
 
 /// The block that a file name of `blocks` is of.
-fn block_of(name: &OsStr) -> Option<BlockId> {
+pub(super) fn block_of(name: &OsStr) -> Option<BlockId> {
     name.to_str()?.strip_suffix(".blk")?.parse().ok()
 }
 

@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use strongroom_proto::{BlockId, ExtentId, Incarnation};
 
-use super::{Expected, Part, Position, Sealed, StoreError, Survey, Usage};
+use super::{Expected, Lacking, Part, Position, Sealed, StoreError, Survey, Usage};
 
 /// What a node keeps its blocks in.
 #[tonic::async_trait]
@@ -51,7 +51,7 @@ pub trait Engine: Send + Sync + 'static {
     ///
     /// # Errors
     /// What the disk said.
-    async fn check(&self, expected: Vec<Expected>, deep: bool) -> Result<Vec<BlockId>, StoreError>;
+    async fn check(&self, expected: Vec<Expected>, deep: bool) -> Result<Vec<Lacking>, StoreError>;
 
     /// How full the node is.
     ///

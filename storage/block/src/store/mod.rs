@@ -6,6 +6,7 @@
 mod directory;
 mod disk;
 mod engine;
+mod file;
 mod format;
 mod survey;
 
@@ -20,8 +21,9 @@ pub use self::{
     directory::OpenError,
     disk::StoreError,
     engine::Engine,
+    file::{BlockContent, BlockFile},
     format::Sealed,
-    survey::{Expected, Found, Position, Survey},
+    survey::{Expected, Found, Lacking, Position, Survey},
 };
 
 /// Reads and writes under way at once; each holds a block in memory.
@@ -121,7 +123,7 @@ impl Engine for BlockStore {
         self.run(move |disk| survey::survey(disk, from)).await
     }
 
-    async fn check(&self, expected: Vec<Expected>, deep: bool) -> Result<Vec<BlockId>, StoreError> {
+    async fn check(&self, expected: Vec<Expected>, deep: bool) -> Result<Vec<Lacking>, StoreError> {
         self.run(move |disk| survey::check(disk, &expected, deep)).await
     }
 

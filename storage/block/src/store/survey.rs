@@ -56,6 +56,15 @@ pub struct Expected {
     pub crc32c: u32,
 }
 
+/// A block that is not there as it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lacking {
+    /// Which.
+    pub id: BlockId,
+    /// Whether something else is there, or was.
+    pub damaged: bool,
+}
+
 /// The directory behind those of blocks.
 const ASIDE: u32 = 256;
 
@@ -129,33 +138,27 @@ fn look(disk: &Disk, fan: u32, id: BlockId) -> Result<Option<Found>, StoreError>
 }
 
 /// Those of `expected` that are not there as they should be. A `deep` look reads all of each.
-pub(super) fn check(disk: &Disk, expected: &[Expected], deep: bool) -> Result<Vec<BlockId>, StoreError> {
-    let mut missing = Vec::new();
+pub(super) fn check(disk: &Disk, expected: &[Expected], deep: bool) -> Result<Vec<Lacking>, StoreError> {
+    let mut lacking = Vec::new();
     for block in expected {
-        if !is_there(disk, block, deep)? {
-            missing.push(block.id);
+        let id = block.id;
+        match is_as_expected(disk, block, deep) {
+            Ok(true) => {}
+            Ok(false) | Err(StoreError::Corrupt { .. }) => lacking.push(Lacking { id, damaged: true }),
+            Err(StoreError::NotFound { .. }) => lacking.push(Lacking { id, damaged: false }),
+            Err(error) => return Err(error),
         }
     }
-    Ok(missing)
+    Ok(lacking)
 }
 
-fn is_there(disk: &Disk, block: &Expected, deep: bool) -> Result<bool, StoreError> {
-    let front = match disk.front(block.id) {
-        Ok((front, _)) => front,
-        Err(StoreError::NotFound { .. } | StoreError::Corrupt { .. }) => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    if (front.length, front.crc32c) != (block.length, block.crc32c) {
-        return Ok(false);
+fn is_as_expected(disk: &Disk, block: &Expected, deep: bool) -> Result<bool, StoreError> {
+    let (front, _) = disk.front(block.id)?;
+    let is_same = (front.length, front.crc32c) == (block.length, block.crc32c);
+    if is_same && deep {
+        disk.get(block.id, 0, 0)?;
     }
-    if !deep {
-        return Ok(true);
-    }
-    match disk.get(block.id, 0, 0) {
-        Ok(_) => Ok(true),
-        Err(StoreError::NotFound { .. } | StoreError::Corrupt { .. }) => Ok(false),
-        Err(error) => Err(error),
-    }
+    Ok(is_same)
 }
 
 /// A clock that was set back makes nothing older than it is.

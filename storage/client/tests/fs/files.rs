@@ -432,6 +432,23 @@ async fn a_node_that_does_not_answer_holds_up_only_the_first_blocks() {
 }
 
 #[tokio::test]
+async fn a_node_does_not_answer_for_others() {
+    let world = world().await;
+    world.set_health([Health::Liar, Health::Up, Health::Up]);
+    let data = plain(12 * BLOCK);
+    put(&world, "/z/a", &data).await;
+    // Whoever is on record has the block.
+    let state = world.metadata.lock();
+    let mut replicas = 0;
+    for block in state.files[b"/z/a".as_slice()].blocks.values() {
+        assert!(block.nodes.len() >= 2);
+        replicas += block.nodes.len();
+    }
+    let stored: usize = world.nodes.iter().map(|node| node.lock().blocks.len()).sum();
+    assert_eq!(stored, replicas, "no replica is on record that no node has");
+}
+
+#[tokio::test]
 async fn a_writer_that_is_dropped_or_abandoned_leaves_nothing() {
     let world = world().await;
     let mut dropped = world.fs.create(&path("/z/a"), NEW).await.expect("created");

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod files;
+mod fsck;
 mod jobs;
 mod namespace;
 mod transfers;
@@ -16,7 +17,7 @@ use strongroom_proto::{
     FileId, ParseError, ZonePath,
     limits::MESSAGE_BYTES_MAX,
     metadata::v1::{
-        cluster_server::ClusterServer, files_server::FilesServer, jobs_server::JobsServer,
+        cluster_server::ClusterServer, files_server::FilesServer, fsck_server::FsckServer, jobs_server::JobsServer,
         namespace_server::NamespaceServer, transfers_server::TransfersServer, trash_server::TrashServer,
         zones_server::ZonesServer,
     },
@@ -104,6 +105,11 @@ pub(crate) fn add<S: Store, E: EdekSource>(core: &Arc<Core<S, E>>, routes: &mut 
         )
         .add_service(
             TrashServer::new(api.clone())
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(
+            FsckServer::new(api.clone())
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
         )

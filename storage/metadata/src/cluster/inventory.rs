@@ -25,11 +25,10 @@ const LOOK_EVERY_MS: u64 = 1_000;
 /// Between passes for nodes that could not be asked in the one before.
 const PAUSE_MS: u64 = 5_000;
 
-/// The pass under way, and when one began last.
+/// The pass under way, and when it was looked whether one is due.
 #[derive(Debug, Default)]
 pub(crate) struct Inventory {
     pass: Option<Pass>,
-    last: Option<records::Inventory>,
     looked_ms: u64,
 }
 
@@ -73,7 +72,7 @@ impl Inventory {
         pass.record.ended_ms = cluster.now_ms();
         finish(store, &pass.record, &pass.skipped).await?;
         tracing::info!(skipped = ?pass.skipped, "the block nodes were asked for all that is recorded of them");
-        self.last = self.pass.take().map(|pass| pass.record);
+        self.pass = None;
         Ok(())
     }
 
@@ -87,10 +86,7 @@ impl Inventory {
         let mut view = store.snapshot().await?;
         let unchecked = unchecked(&access::page(&mut view, &keys::nodes(), NODES_MAX).await?)?;
         let is_asked_for = unchecked.iter().any(|node| alive.contains(node));
-        let last = match &self.last {
-            Some(last) => Some(last.clone()),
-            None => access::record(&mut view, &keys::inventory(), "inventory").await?,
-        };
+        let last: Option<records::Inventory> = access::record(&mut view, &keys::inventory(), "inventory").await?;
         drop(view);
         let Some(last) = last else {
             // A new namespace: the first pass is due when it has some age.
@@ -99,14 +95,11 @@ impl Inventory {
                 ended_ms: now_ms,
                 ..records::Inventory::default()
             };
-            save(store, &new).await?;
-            self.last = Some(new);
-            return Ok(());
+            return save(store, &new).await;
         };
         let (period_ms, since_ms) = (cluster.inventory_ms(), now_ms.abs_diff(last.begun_ms));
         let goes_on = last.ended_ms == 0 && !is_asked_for;
         let is_due = period_ms > 0 && since_ms >= period_ms || is_asked_for && since_ms >= PAUSE_MS;
-        self.last = Some(last.clone());
         if !goes_on && !is_due {
             return Ok(());
         }

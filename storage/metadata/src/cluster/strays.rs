@@ -143,7 +143,7 @@ impl Question {
 }
 
 /// The extents of all files being written.
-async fn open_extents(reader: &mut impl Reader) -> Result<BTreeSet<ExtentId>, MetadataError> {
+pub(crate) async fn open_extents(reader: &mut impl Reader) -> Result<BTreeSet<ExtentId>, MetadataError> {
     let (mut extents, mut range) = (BTreeSet::new(), keys::open_files());
     loop {
         let found = access::page(reader, &range, OPEN_PER_PAGE).await?;

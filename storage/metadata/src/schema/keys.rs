@@ -104,6 +104,13 @@ pub(crate) fn place(id: FileId) -> Vec<u8> {
     key(PLACE, &[id.as_bytes()])
 }
 
+pub(crate) fn places() -> KeyRange {
+    KeyRange::of(vec![PLACE])
+}
+
+pub(crate) fn bodies() -> KeyRange {
+    KeyRange::of(vec![BODY])
+}
 pub(crate) fn body(id: FileId) -> Vec<u8> {
     key(BODY, &[id.as_bytes()])
 }
@@ -115,6 +122,10 @@ pub(crate) fn root() -> Vec<u8> {
 
 pub(crate) fn dentry(parent: FileId, name: &str) -> Vec<u8> {
     key(DENTRY, &[parent.as_bytes(), name.as_bytes()])
+}
+/// What all directories hold. The root's own entry is before that.
+pub(crate) fn all_dentries() -> KeyRange {
+    KeyRange::of(vec![DENTRY]).after(&root())
 }
 pub(crate) fn dentries(parent: FileId) -> KeyRange {
     KeyRange::of(key(DENTRY, &[parent.as_bytes()]))
@@ -157,6 +168,9 @@ pub(crate) fn zone_of(key: &[u8]) -> Option<ZoneId> {
 
 pub(crate) fn index(zone: ZoneId, version: KeyVersion, file: FileId) -> Vec<u8> {
     key(INDEX, &[zone.as_bytes(), &version.0.to_be_bytes(), file.as_bytes()])
+}
+pub(crate) fn indexes() -> KeyRange {
+    KeyRange::of(vec![INDEX])
 }
 pub(crate) fn index_of_zone(zone: ZoneId) -> KeyRange {
     KeyRange::of(key(INDEX, &[zone.as_bytes()]))
@@ -329,18 +343,33 @@ pub(crate) enum Counted {
 
 /// Counters of rows are under the letter of the table that they count.
 pub(crate) fn total(kind: Counted) -> Vec<u8> {
-    let table = match kind {
-        Counted::Deficits => DEFICIT,
-        Counted::Garbage => GARBAGE,
-        Counted::OpenFiles => OPEN,
-    };
-    key(COUNTER, &[&[table]])
+    key(COUNTER, &[&[kind.table()]])
+}
+/// The rows that one counter counts.
+pub(crate) fn counted(kind: Counted) -> KeyRange {
+    KeyRange::of(vec![kind.table()])
+}
+
+impl Counted {
+    const fn table(self) -> u8 {
+        match self {
+            Self::Deficits => DEFICIT,
+            Self::Garbage => GARBAGE,
+            Self::OpenFiles => OPEN,
+        }
+    }
 }
 pub(crate) fn files_total(zone: ZoneId, version: KeyVersion) -> Vec<u8> {
     key(COUNTER, &[&[INDEX], zone.as_bytes(), &version.0.to_be_bytes()])
 }
 pub(crate) fn totals_of_zone(zone: ZoneId) -> KeyRange {
     KeyRange::of(key(COUNTER, &[&[INDEX], zone.as_bytes()]))
+}
+pub(crate) fn zone_totals() -> KeyRange {
+    KeyRange::of(key(COUNTER, &[&[INDEX]]))
+}
+pub(crate) fn total_zone(key: &[u8]) -> Option<ZoneId> {
+    fixed(key, 2).map(ZoneId::from_bytes)
 }
 pub(crate) fn total_version(key: &[u8]) -> Option<KeyVersion> {
     fixed(key, 18).map(u32::from_be_bytes).map(KeyVersion)

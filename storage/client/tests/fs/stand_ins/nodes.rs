@@ -4,7 +4,8 @@ use bytes::Bytes;
 use strongroom_proto::{
     BlockId, Failure, Reason,
     block::v1::{
-        GetBlockRequest, GetBlockResponse, NodeFailure, PutBlockRequest, PutBlockResponse, blocks_server::Blocks,
+        CheckBlocksRequest, CheckBlocksResponse, GetBlockRequest, GetBlockResponse, NodeFailure, PutBlockRequest,
+        PutBlockResponse, blocks_server::Blocks,
     },
 };
 use tonic::{Request, Response, Status};
@@ -20,6 +21,8 @@ pub(crate) enum Health {
     Full,
     /// Does not answer in time; here it says so itself, at once.
     Silent,
+    /// Keeps what it gets, passes nothing on, and says that it did.
+    Liar,
 }
 
 pub(crate) struct NodeState {
@@ -118,7 +121,12 @@ impl Blocks for Node {
             stored: vec![self.all[self.own].lock().id()],
             failed: Vec::new(),
         };
+        let lies = self.all[self.own].lock().health == Health::Liar;
         for target in &request.forward {
+            if lies {
+                answer.stored.push(target.node_id.clone());
+                continue;
+            }
             let node = self.all.iter().find(|node| node.lock().id() == target.node_id);
             match node.expect("a known node").lock().store(&request) {
                 Ok(()) => answer.stored.push(target.node_id.clone()),
@@ -127,6 +135,23 @@ impl Blocks for Node {
                     reason: failure.reason.as_str().to_owned(),
                     message: failure.message,
                 }),
+            }
+        }
+        Ok(Response::new(answer))
+    }
+
+    async fn check_blocks(
+        &self,
+        request: Request<CheckBlocksRequest>,
+    ) -> Result<Response<CheckBlocksResponse>, Status> {
+        let request = request.into_inner();
+        let node = self.all[self.own].lock();
+        node.check(&request.capability)?;
+        let mut answer = CheckBlocksResponse::default();
+        for block in request.blocks {
+            let id = BlockId::try_from(block.block_id.clone()).map_err(Failure::from)?;
+            if !node.blocks.contains_key(&id) {
+                answer.missing.extend(block.block_id);
             }
         }
         Ok(Response::new(answer))

@@ -1,0 +1,97 @@
+//! A file's body against its index entry and the zone that it is in.
+
+use strongroom_kv::{Reader, Store, Txn};
+use strongroom_proto::{Edek, FileId, KeyVersion, ZoneId, metadata::v1 as pb};
+
+use super::finding;
+use crate::{
+    error::MetadataError,
+    schema::{access, access::transact, counted, keys, records},
+    transfer::staged::current,
+};
+
+/// Checks the EDEKs of a file in `zone` and their index entries.
+pub(super) async fn check(
+    reader: &mut impl Reader,
+    file: FileId,
+    body: &records::Body,
+    zone: Option<ZoneId>,
+    path: &bytes::Bytes,
+) -> Result<Option<pb::Finding>, MetadataError> {
+    let kind = pb::FindingKind::Edek;
+    if body.edek.is_none() {
+        let what = "a file in a zone has no EDEK: nobody can read it; restore it from a copy";
+        return Ok(zone.map(|_| finding(kind, path.clone(), what)));
+    }
+    let unreadable = || {
+        Some(finding(
+            kind,
+            path.clone(),
+            "the file's EDEK cannot be read; restore the file from a copy",
+        ))
+    };
+    let current = match current(reader, body).await {
+        Ok(current) => Edek::try_from(current),
+        Err(MetadataError::Corrupt { .. }) => return Ok(unreadable()),
+        Err(error) => return Err(error),
+    };
+    let Ok(current) = current else {
+        return Ok(unreadable());
+    };
+    if zone.is_some_and(|zone| zone != current.zone) {
+        let what = format!("the file's EDEK is of zone {}, in which the file is not", current.zone);
+        return Ok(Some(finding(kind, path.clone(), what)));
+    }
+    for edek in edeks(body) {
+        let Ok(edek) = Edek::try_from(edek) else {
+            return Ok(unreadable());
+        };
+        if reader.get(&keys::index(edek.zone, edek.version, file)).await?.is_none() {
+            let what = format!(
+                "the file is not in the index of its zone under version {} of key {}: re-encryption would pass it over",
+                edek.version, edek.key
+            );
+            return Ok(Some(finding(pb::FindingKind::Index, path.clone(), what)));
+        }
+    }
+    Ok(None)
+}
+
+/// The EDEK of a file, and that for the zone that it is being moved to.
+fn edeks(body: &records::Body) -> impl Iterator<Item = &records::Edek> {
+    let staged = body.staged.as_ref().and_then(|staged| staged.edek.as_ref());
+    body.edek.as_ref().into_iter().chain(staged)
+}
+
+/// Enters a file in the index, by the EDEKs that it has now. Says whether it was not there.
+pub(super) async fn enter(store: &impl Store, file: FileId) -> Result<bool, MetadataError> {
+    transact!(store, [], |txn| enter_in(txn, file)).await
+}
+
+async fn enter_in(txn: &mut impl Txn, file: FileId) -> Result<bool, MetadataError> {
+    let mut is_missing = false;
+    for edek in edeks_of(txn, file).await? {
+        let zone = edek.zone_id.as_ref().try_into()?;
+        let row = keys::index(zone, KeyVersion(edek.key_version), file);
+        if txn.get(&row).await?.is_none() {
+            counted::put_index(txn, &edek, file)?;
+            is_missing = true;
+        }
+    }
+    Ok(is_missing)
+}
+
+/// The EDEKs that a file is in the index with: those of one that shows, or that of a new one that is being written.
+pub(super) async fn edeks_of(reader: &mut impl Reader, file: FileId) -> Result<Vec<records::Edek>, MetadataError> {
+    if let Some(body) = access::body(reader, file).await? {
+        return Ok(edeks(&body).cloned().collect());
+    }
+    let open = access::open_file(reader, file).await?;
+    let new = open.filter(|open| open.generation == 0);
+    Ok(new.and_then(|open| open.edek).into_iter().collect())
+}
+
+/// Whether an EDEK is of a zone and a version.
+pub(super) fn is_of(edek: &records::Edek, zone: ZoneId, version: KeyVersion) -> bool {
+    edek.zone_id.as_ref() == zone.as_bytes() && edek.key_version == version.0
+}

@@ -1,0 +1,203 @@
+//! Counters against the rows that they count. Both are read in one view, however long that takes; a repair adds the difference, which
+//! stays right whatever is added and removed meanwhile.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use strongroom_kv::{Reader, Store, Txn, counter};
+use strongroom_proto::{ZoneId, metadata::v1 as pb};
+use tokio::time::Instant;
+
+use super::{Question, finding};
+use crate::{
+    core::Core,
+    error::MetadataError,
+    schema::{
+        access,
+        access::transact,
+        keys::{self, Counted, KeyRange},
+    },
+    zones::source::EdekSource,
+};
+
+/// Rows read at once.
+const ROWS: usize = 5_000;
+/// How long one count may take: a call has to be answered.
+const COUNT_MAX: Duration = Duration::from_secs(10);
+
+/// What one page is about, by the cursor that leads to it.
+enum Subject {
+    Table(Counted),
+    Zone(ZoneId),
+}
+
+/// A counter that is wrong.
+struct Wrong {
+    key: Vec<u8>,
+    told: i64,
+    rows: i64,
+}
+
+/// One counter of rows, or the counters of one zone.
+pub(super) async fn check<S: Store, E: EdekSource>(
+    core: &Core<S, E>,
+    question: &Question,
+) -> Result<pb::CheckPageResponse, MetadataError> {
+    let mut view = core.store.snapshot().await?;
+    let (subject, next) = match question.after.as_slice() {
+        [] => (Some(Subject::Table(Counted::Deficits)), vec![1]),
+        [1] => (Some(Subject::Table(Counted::Garbage)), vec![2]),
+        [2] => (Some(Subject::Table(Counted::OpenFiles)), vec![3]),
+        after => next_zone(&mut view, after).await?,
+    };
+    let mut page = pb::CheckPageResponse {
+        next: next.into(),
+        ..pb::CheckPageResponse::default()
+    };
+    let deadline = Instant::now() + COUNT_MAX;
+    let (what, wrong) = match subject {
+        None => return Ok(page),
+        Some(Subject::Table(table)) => (
+            table_name(table).to_owned(),
+            of_table(&mut view, table, deadline).await?,
+        ),
+        Some(Subject::Zone(zone)) => (
+            format!("files of zone {zone} by key version"),
+            of_zone(&mut view, zone, deadline).await?,
+        ),
+    };
+    drop(view);
+    let Some((looked_at, wrong)) = wrong else {
+        let what = format!(
+            "{what} are too many to be counted in {} s; count an export of the namespace",
+            COUNT_MAX.as_secs()
+        );
+        page.findings
+            .push(finding(pb::FindingKind::Counter, Bytes::new(), what));
+        return Ok(page);
+    };
+    page.looked_at = looked_at;
+    for counter in wrong {
+        let text = format!(
+            "{what}: the counter {} says {}, there are {}",
+            hex::encode(&counter.key),
+            counter.told,
+            counter.rows
+        );
+        let mut found = finding(pb::FindingKind::Counter, Bytes::new(), text);
+        found.repaired = question.repair && repair(&core.store, &counter).await?;
+        page.findings.push(found);
+    }
+    Ok(page)
+}
+
+const fn table_name(table: Counted) -> &'static str {
+    match table {
+        Counted::Deficits => "blocks that lack replicas",
+        Counted::Garbage => "replicas to delete",
+        Counted::OpenFiles => "files being written",
+    }
+}
+
+/// The next zone that has an index entry or a counter, with the cursor behind it.
+async fn next_zone(reader: &mut impl Reader, after: &[u8]) -> Result<(Option<Subject>, Vec<u8>), MetadataError> {
+    let last = ZoneId::try_from(after).ok();
+    let first = |range: KeyRange, prefix: KeyRange| KeyRange {
+        start: prefix.end.max(range.start),
+        end: range.end,
+    };
+    let rows = last.map_or_else(keys::indexes, |zone| first(keys::indexes(), keys::index_of_zone(zone)));
+    let totals = last.map_or_else(keys::zone_totals, |zone| {
+        first(keys::zone_totals(), keys::totals_of_zone(zone))
+    });
+    let of_row = access::page(reader, &rows, 1).await?;
+    let of_total = access::page(reader, &totals, 1).await?;
+    let zones = [
+        of_row.first().and_then(|(key, _)| keys::zone_of(key)),
+        of_total.first().and_then(|(key, _)| keys::total_zone(key)),
+    ];
+    let Some(zone) = zones.into_iter().flatten().min_by_key(|zone| *zone.as_bytes()) else {
+        return Ok((None, Vec::new()));
+    };
+    Ok((Some(Subject::Zone(zone)), zone.as_bytes().to_vec()))
+}
+
+/// What was counted and what is wrong; none if there is too much to count.
+type Counts = Option<(u64, Vec<Wrong>)>;
+
+async fn of_table(reader: &mut impl Reader, table: Counted, deadline: Instant) -> Result<Counts, MetadataError> {
+    let mut rows = 0;
+    let is_whole = each(reader, keys::counted(table), deadline, |_| rows += 1).await?;
+    let key = keys::total(table);
+    let told = counter(&key, reader.get(&key).await?.as_deref())?;
+    let wrong = (told != rows).then_some(Wrong { key, told, rows });
+    Ok(is_whole.then(|| (rows.unsigned_abs(), wrong.into_iter().collect())))
+}
+
+async fn of_zone(reader: &mut impl Reader, zone: ZoneId, deadline: Instant) -> Result<Counts, MetadataError> {
+    let mut rows: BTreeMap<Vec<u8>, i64> = BTreeMap::new();
+    let is_whole = each(reader, keys::index_of_zone(zone), deadline, |key| {
+        if let Some((version, _)) = keys::index_entry(key) {
+            *rows.entry(keys::files_total(zone, version)).or_default() += 1;
+        }
+    })
+    .await?;
+    let looked_at: i64 = rows.values().sum();
+    let mut totals = Vec::new();
+    let is_whole =
+        is_whole && each_pair(reader, keys::totals_of_zone(zone), deadline, |pair| totals.push(pair)).await?;
+    let mut told = BTreeMap::new();
+    for (key, value) in totals {
+        told.insert(key.to_vec(), counter(&key, Some(&value))?);
+        rows.entry(key.to_vec()).or_default();
+    }
+    let wrong = rows.into_iter().filter_map(|(key, rows)| {
+        let told = told.get(&key).copied().unwrap_or_default();
+        (told != rows).then_some(Wrong { key, told, rows })
+    });
+    Ok(is_whole.then(|| (looked_at.unsigned_abs(), wrong.collect())))
+}
+
+async fn each(
+    reader: &mut impl Reader,
+    range: KeyRange,
+    deadline: Instant,
+    mut see: impl FnMut(&[u8]),
+) -> Result<bool, MetadataError> {
+    each_pair(reader, range, deadline, |(key, _)| see(&key)).await
+}
+
+/// Goes through a range. Says whether that was done in time.
+async fn each_pair(
+    reader: &mut impl Reader,
+    mut range: KeyRange,
+    deadline: Instant,
+    mut see: impl FnMut((Bytes, Bytes)),
+) -> Result<bool, MetadataError> {
+    loop {
+        if Instant::now() > deadline {
+            return Ok(false);
+        }
+        let found = access::page(reader, &range, ROWS).await?;
+        let last = found.last().filter(|_| found.len() == ROWS).map(|(key, _)| key.clone());
+        found.into_iter().for_each(&mut see);
+        match last {
+            Some(last) => range = range.after(&last),
+            None => return Ok(true),
+        }
+    }
+}
+
+/// Adds what a counter lacks, if it says what it said: somebody else may have repaired it.
+async fn repair(store: &impl Store, wrong: &Wrong) -> Result<bool, MetadataError> {
+    let (key, told, lacks) = (wrong.key.clone(), wrong.told, wrong.rows - wrong.told);
+    transact!(store, [key], |txn| repair_in(txn, &key, told, lacks)).await
+}
+
+async fn repair_in(txn: &mut impl Txn, key: &[u8], told: i64, lacks: i64) -> Result<bool, MetadataError> {
+    if counter(key, txn.get(key).await?.as_deref())? != told {
+        return Ok(false);
+    }
+    txn.add(key, lacks, i64::MAX);
+    Ok(true)
+}
