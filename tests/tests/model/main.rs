@@ -64,7 +64,11 @@ fn every_sequence_of_operations_gives_what_the_oracle_says() {
     let totals = trial.totals.into_inner().expect("no panic under the lock");
     eprintln!("{totals:?}");
     assert!(totals.wrong.is_empty(), "{}", totals.wrong.join("\n\n"));
-    assert!(totals.operations > 0 && totals.cells > 0, "nothing was tried");
+    let is_long = totals.cases >= 10;
+    assert!(
+        totals.operations > 0 && (totals.cells > 0 || !is_long),
+        "nothing was tried"
+    );
 }
 
 /// Sequences that are tried, several at once: each waits most of its time.

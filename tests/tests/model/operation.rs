@@ -68,6 +68,11 @@ pub(crate) enum Operation {
     Rewrite {
         at: Spot,
     },
+    Transfer {
+        from: Spot,
+        to: Spot,
+        overwrite: bool,
+    },
     Rename {
         from: Spot,
         to: Spot,
@@ -209,6 +214,8 @@ pub(crate) fn operations() -> impl Strategy<Value = Vec<Operation>> {
         1 => writer().prop_map(|writer| Operation::Drop { writer }),
         3 => (file(), any::<u16>()).prop_map(|(at, keep)| Operation::Truncate { at, keep }),
         3 => file().prop_map(|at| Operation::Rewrite { at }),
+        4 => (anything(), new(), any::<bool>())
+            .prop_map(|(from, to, overwrite)| Operation::Transfer { from, to, overwrite }),
         2 => file().prop_map(|at| Operation::Recover { at }),
         3 => file().prop_map(|at| Operation::Read { at }),
     ];

@@ -175,11 +175,48 @@ impl Oracle {
         if number(self, source) != number(self, target) {
             return Err(Reason::CrossZone);
         }
+        self.relink((source, &name), moved, (target, new_name, there), overwrite)
+    }
+
+    /// A rename from one zone to another.
+    pub(crate) fn transfer(&mut self, from: &ZonePath, to: &ZonePath, overwrite: bool) -> Outcome {
+        let (source, name, moved) = self.slot(from)?;
+        let moved = moved.ok_or(Reason::NotFound)?;
+        if to.is_within(from) {
+            return Err(Reason::InvalidMove);
+        }
+        let (target, new_name, there) = self.slot(to)?;
+        let number = |at| self.zone_root(at).map(|(_, zone)| zone.number);
+        let (here, other) = (number(source), number(target));
+        if here.is_none() || other.is_none() || here == other || self.is_zone(moved) {
+            return Err(Reason::InvalidMove);
+        }
+        self.relink((source, &name), moved, (target, new_name, there), overwrite)
+    }
+
+    /// Whether there are zones below a path, which no transfer takes along.
+    pub(crate) fn has_zones_below(&self, path: &ZonePath) -> bool {
+        let below = |other: &ZonePath| other != path && other.is_within(path);
+        let mut paths = self.paths().into_iter().filter(below);
+        paths.any(|other| self.find(&other).is_ok_and(|inode| self.is_zone(inode)))
+    }
+
+    fn is_zone(&self, inode: Inode) -> bool {
+        matches!(&self.inodes[&inode].kind, Kind::Directory { zone: Some(_), .. })
+    }
+
+    fn relink(
+        &mut self,
+        (source, name): (Inode, &str),
+        moved: Inode,
+        (target, new_name, there): (Inode, String, Option<Inode>),
+        overwrite: bool,
+    ) -> Outcome {
         if let Some(there) = there {
             self.check_room(moved, there, overwrite)?;
             self.drop(there);
         }
-        self.unlink(source, &name);
+        self.unlink(source, name);
         let node = self.node(moved);
         node.parent = target;
         node.name.clone_from(&new_name);

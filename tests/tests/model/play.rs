@@ -102,6 +102,7 @@ impl Game {
                 Ok(())
             }
             Operation::Truncate { at, keep } => self.truncate(at, *keep).await,
+            Operation::Transfer { from, to, overwrite } => self.transfer(from, to, *overwrite).await,
             Operation::Rewrite { at } => self.rewrite(at).await,
             Operation::Rename { from, to, overwrite } => self.rename(from, to, *overwrite).await,
             Operation::Remove { at, recursive } => self.remove(at, *recursive).await,
@@ -170,6 +171,15 @@ impl Game {
         let (from, to) = (from.path(&self.oracle), to.path(&self.oracle));
         let moved = self.world.fs.rename(&from, &to, overwrite).await;
         agree(moved.map(drop), self.oracle.rename(&from, &to, overwrite))
+    }
+
+    async fn transfer(&mut self, from: &Spot, to: &Spot, overwrite: bool) -> Result<(), String> {
+        let (from, to) = (from.path(&self.oracle), to.path(&self.oracle));
+        if self.oracle.has_zones_below(&from) {
+            return Ok(());
+        }
+        let moved = self.world.fs.transfer(&from, &to, overwrite, |_| {}).await;
+        agree(moved.map(drop), self.oracle.transfer(&from, &to, overwrite))
     }
 
     async fn remove(&mut self, at: &Spot, recursive: bool) -> Result<(), String> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Broken,
-    records::{self, Edek},
+    records::{self, Edek, TransferPhase},
     tables::{Id, Tables},
 };
 use crate::keys::Keys;
@@ -13,6 +13,7 @@ pub(super) fn check(tables: &Tables, keys: &Keys, broken: &mut Broken) {
     check_index(tables, broken);
     check_counters(tables, broken);
     check_open(tables, broken);
+    check_staged(tables, broken);
     for (id, edek) in edeks(tables) {
         check_edek(tables, keys, id, edek, broken);
     }
@@ -21,9 +22,13 @@ pub(super) fn check(tables: &Tables, keys: &Keys, broken: &mut Broken) {
     }
 }
 
-/// Of all files that show and all new ones.
+/// Of all files that show, of those that move to another zone the second one, too, and of all new files.
 fn edeks(tables: &Tables) -> impl Iterator<Item = (Id, &Edek)> {
-    let bodies = tables.bodies.iter().map(|(id, body)| (*id, body.edek.as_ref()));
+    let bodies = tables.bodies.iter();
+    let staged = bodies
+        .clone()
+        .filter_map(|(id, body)| Some((*id, body.staged.as_ref()?.edek.as_ref())));
+    let bodies = bodies.map(|(id, body)| (*id, body.edek.as_ref())).chain(staged);
     let fresh = tables.open.iter().filter(|(_, open)| open.generation == 0);
     let fresh = fresh.map(|(id, open)| (*id, open.edek.as_ref()));
     bodies
@@ -95,9 +100,42 @@ fn check_edek(tables: &Tables, keys: &Keys, file: Id, edek: &Edek, broken: &mut 
     }
 }
 
-/// A file's EDEK is of the zone that the file is in.
+/// A second EDEK is of a transfer that is not over, and on its list.
+fn check_staged(tables: &Tables, broken: &mut Broken) {
+    let staged = tables
+        .bodies
+        .iter()
+        .filter_map(|(id, body)| Some((*id, body.staged.as_ref()?)));
+    let staged: BTreeSet<_> = staged
+        .map(|(file, staged)| (Id::of(&staged.job_id), true, file))
+        .collect();
+    for entry in &staged {
+        let job = tables.jobs.get(&entry.0);
+        broken.unless(tables.moving.contains(entry) && job.is_some(), || {
+            format!("the EDEK {entry:?} is staged for {job:?} and on no list")
+        });
+    }
+    for entry in tables.moving.iter().filter(|(_, is_staged, _)| *is_staged) {
+        broken.unless(staged.contains(entry), || format!("{entry:?} is listed and not staged"));
+    }
+}
+
+/// The EDEK that opens a file.
+fn opening<'t>(tables: &'t Tables, body: &'t records::Body) -> Option<&'t Edek> {
+    let folds = |staged: &&records::Staged| {
+        let job = tables
+            .jobs
+            .get(&Id::of(&staged.job_id))
+            .and_then(|job| job.transfer.as_ref());
+        job.is_some_and(|transfer| transfer.phase() == TransferPhase::Folding)
+    };
+    let staged = body.staged.as_ref().filter(folds);
+    staged.map_or(body.edek.as_ref(), |staged| staged.edek.as_ref())
+}
+
+/// It is of the zone that the file is in.
 fn check_zone(tables: &Tables, file: Id, body: &records::Body, broken: &mut Broken) {
-    let edek = body.edek.as_ref().map(|edek| Id::of(&edek.zone_id));
+    let edek = opening(tables, body).map(|edek| Id::of(&edek.zone_id));
     match zone_of(tables, file) {
         Where::In(zone) => broken.unless(zone.is_some() && zone == edek, || {
             format!("file {file:?} is in zone {zone:?} and has an EDEK of {edek:?}")

@@ -57,8 +57,10 @@ pub(crate) struct Tables {
     /// Jobs that run, by kind.
     pub(super) running: BTreeSet<(u8, Id)>,
     pub(super) unfinished: BTreeSet<Id>,
-    /// By job and directory: the zone whose root it was.
+    /// By removal and directory: the zone whose root it was.
     pub(super) removals: BTreeMap<(Id, Id), Option<Id>>,
+    /// Files that transfers move, by whether they have the other EDEK.
+    pub(super) moving: BTreeSet<(Id, bool, Id)>,
     pub(super) counters: BTreeMap<Vec<u8>, i64>,
     /// By quota: its directory.
     pub(super) quotas: BTreeMap<Id, Id>,
@@ -110,10 +112,13 @@ impl Tables {
             b'j' => _ = self.jobs.insert(id(key, 0), decode(value)),
             b'k' if key[0] > 0 => _ = self.running.insert((key[0], id(key, 1))),
             b'k' => _ = self.unfinished.insert(id(key, 1)),
-            b'w' => {
+            // Jobs come before: what a transfer has yet to look through has a name there.
+            b'w' if self.is_removal(id(key, 0)) => {
                 let zone = (!value.is_empty()).then(|| Id::of(value));
                 self.removals.insert((id(key, 0), id(key, 16)), zone);
             }
+            b'w' => {}
+            b'h' => _ = self.moving.insert((id(key, 0), key[16] == 1, id(key, 17))),
             b'c' => {
                 let count = counter(key, Some(value)).expect("a counter");
                 self.counters.insert(key.to_vec(), count);
@@ -126,6 +131,14 @@ impl Tables {
             b'n' | b'B' | b'T' | b'l' => {}
             other => panic!("a table {:?} that this does not know", char::from(other)),
         }
+    }
+}
+
+impl Tables {
+    fn is_removal(&self, job: Id) -> bool {
+        self.jobs
+            .get(&job)
+            .is_none_or(|job| job.kind() != records::JobKind::Transfer)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     Broken,
-    records::{self, JobKind, JobState},
+    records::{self, JobKind, JobState, TransferPhase},
     tables::{Id, Tables},
 };
 
@@ -120,8 +120,17 @@ fn check_reencrypted(tables: &Tables, zone: Id, job: &records::Job, broken: &mut
     });
 }
 
+/// Work that a client does: the background has none.
+fn is_the_clients(job: &records::Job) -> bool {
+    let transfer = job.transfer.as_ref();
+    transfer.is_some_and(|transfer| transfer.phase() == TransferPhase::Staging)
+}
+
 fn check_jobs(tables: &Tables, broken: &mut Broken) {
-    let running = tables.jobs.iter().filter(|(_, job)| job.state() == JobState::Running);
+    let running = tables
+        .jobs
+        .iter()
+        .filter(|(_, job)| job.state() == JobState::Running && !is_the_clients(job));
     let running: BTreeSet<_> = running.map(|(id, job)| (job.kind as u8, *id)).collect();
     broken.unless(running == tables.running, || {
         format!("the jobs {running:?} run, {:?} are listed", tables.running)
