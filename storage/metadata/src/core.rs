@@ -1,6 +1,12 @@
 //! The metadata service without its network: what every operation works on, and the work in the background.
 
-use std::{any::Any, future::Future, panic::resume_unwind, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    future::{Future, pending},
+    panic::resume_unwind,
+    sync::Arc,
+    time::Duration,
+};
 
 use prost::Message;
 use strongroom_kv::{Store, Txn};
@@ -257,15 +263,17 @@ async fn on_duty<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
     }
 }
 
-/// Why a task ended, of tasks that never do.
+/// Why a task ended, of tasks that never do. When the runtime ends they are canceled, which is nothing to tell: then this waits for
+/// its own end, and keeps no thread from it.
 async fn first_panic(tasks: &mut JoinSet<()>) -> Box<dyn Any + Send> {
-    loop {
-        if let Some(Err(error)) = tasks.join_next().await
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended
             && let Ok(panicked) = error.try_into_panic()
         {
             return panicked;
         }
     }
+    pending().await
 }
 
 async fn repair<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
@@ -364,5 +372,32 @@ async fn logged<T>(round: &'static str, outcome: impl Future<Output = Result<T, 
             tracing::warn!(round, error = %chain(&error), "a round in the background failed; it is tried again");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use tokio::{runtime::Builder, time::timeout};
+
+    use super::*;
+
+    /// A runtime that ends cancels the duties before the task that waits for them, which must let its thread go.
+    #[test]
+    fn duties_that_were_canceled_keep_no_thread_busy() {
+        let (done, is_done) = mpsc::channel();
+        thread::spawn(move || {
+            let runtime = Builder::new_current_thread().enable_time().build();
+            let waited = runtime.expect("a runtime").block_on(async {
+                let mut duties = JoinSet::new();
+                duties.spawn(pending());
+                duties.abort_all();
+                timeout(Duration::from_millis(50), first_panic(&mut duties)).await
+            });
+            done.send(waited.is_err()).expect("the test waits");
+        });
+        let has_waited = is_done.recv_timeout(Duration::from_secs(20));
+        assert!(has_waited.expect("the thread was let go"), "there was nothing to tell");
     }
 }
