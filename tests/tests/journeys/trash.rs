@@ -71,7 +71,8 @@ fn a_zone_goes_to_the_trash_at_home_and_what_cannot_go_there_says_how_to_remove_
     let (cli, zone) = (dev.cli(), dev.zone("payroll"));
     let admin = cli.as_user("fsadmin");
     admin.line(&format!("zone provision-trash {zone}")).ok();
-    cli.line(&format!("zone provision-trash {zone}"))
+    cli.as_user("alice")
+        .line(&format!("zone provision-trash {zone}"))
         .fails(4, &["user alice", "superusers"]);
     let removed = admin.line(&format!("--json fs rm -r {zone}")).json();
     let trash = format!("/user/fsadmin/.Trash/Current{zone}");
