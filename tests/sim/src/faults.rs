@@ -15,7 +15,7 @@ pub(crate) const LATENCY_MAX: Duration = Duration::from_millis(12);
 /// The same on a link that is slow.
 const SLOW_MAX: Duration = Duration::from_millis(700);
 /// Between two faults at most.
-const PAUSE_MAX_MS: u64 = 4_000;
+const PAUSE_MAX_MS: u64 = 2_500;
 
 /// Lets things fail at random.
 pub(crate) struct Director {
@@ -50,7 +50,7 @@ impl Director {
         }
     }
 
-    /// Ends what is over and now and then begins something.
+    /// Ends what is over and now and then begins something, or rolls the key.
     pub(crate) fn act(&mut self, sim: &mut Sim<'_>, site: &Rc<Site>) {
         let now = sim.elapsed();
         self.end(sim, site, |until| until <= now);
@@ -58,6 +58,11 @@ impl Director {
             return;
         }
         self.next = now + between_ms(100, PAUSE_MAX_MS);
+        if one_in(8) {
+            trace::line(format_args!("the key is rolled"));
+            site.key.roll();
+            return;
+        }
         let fault = fault();
         if self.is_free(&fault) {
             trace::line(format_args!("begins {fault:?}"));

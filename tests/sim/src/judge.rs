@@ -2,9 +2,11 @@
 
 use std::{rc::Rc, time::Duration};
 
+use strongroom_fs::ReencryptionState;
 use tokio::time::{sleep, timeout};
 
 use crate::{
+    chance::one_in,
     history::Path,
     site::{JUDGE, Phase, Site},
     trace,
@@ -17,17 +19,29 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const REPAIR: Duration = Duration::from_secs(180);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// Waits for the run's judgement, looks, and ends the run.
+/// Has the zone re-encrypted now and then until the run's judgement, looks, and ends the run.
 pub(crate) async fn judge(site: Rc<Site>) -> turmoil::Result {
+    let zone = zone_path(&Path(Vec::new()));
+    let fs = site.filesystem(JUDGE);
     while site.phase() < Phase::Judgement {
+        if one_in(40)
+            && let Err(error) = fs.start_reencryption(&zone, None).await
+        {
+            trace::line(format_args!("{JUDGE}: no re-encryption: {error}"));
+        }
         sleep(Duration::from_millis(200)).await;
     }
     let user = User {
         history: site.history.clone(),
         who: JUDGE.to_owned(),
-        fs: site.filesystem(JUDGE),
+        fs,
     };
     look(&user).await;
+    if reencrypted(&user).await {
+        look(&user).await;
+    } else {
+        trace::violation("the zone cannot be re-encrypted after everything was healed");
+    }
     site.enter(Phase::Over);
     Ok(())
 }
@@ -45,6 +59,17 @@ async fn look(user: &User) {
             return trace::violation(&format!("{file} does not get its replicas back"));
         }
     }
+}
+
+/// Whether a re-encryption that is begun now comes to its end without a failure.
+async fn reencrypted(user: &User) -> bool {
+    let zone = zone_path(&Path(Vec::new()));
+    let begun = patiently(async || user.fs.start_reencryption(&zone, None).await.is_ok());
+    let done = async || {
+        let status = user.fs.reencryption(&zone).await;
+        status.is_ok_and(|status| status.state == ReencryptionState::Completed && status.failures == 0)
+    };
+    begun.await.is_some() && patiently(done).await.is_some()
 }
 
 /// The files below the zone's root.

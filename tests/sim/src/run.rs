@@ -21,7 +21,7 @@ const SETUP_MAX: Duration = Duration::from_secs(60);
 const REST_MAX: Duration = Duration::from_secs(120);
 const JUDGEMENT_MAX: Duration = Duration::from_secs(1_200);
 /// The steps of the simulated time.
-const TICK: Duration = Duration::from_millis(2);
+const TICK: Duration = Duration::from_millis(4);
 
 /// What a run came to.
 pub(crate) struct Report {

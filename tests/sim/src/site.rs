@@ -23,7 +23,8 @@ use tokio::{task::JoinSet, time::sleep};
 use crate::{
     disk::{Contents, MemoryDisk, Platter},
     history::History,
-    kms, machine,
+    kms::{self, Key},
+    machine,
     network::{SimListener, SimNetwork},
     sabotage::Sabotage,
     store::Database,
@@ -59,6 +60,7 @@ pub(crate) enum Phase {
 pub(crate) struct Site {
     folder: TempDir,
     pub(crate) database: Arc<Database>,
+    pub(crate) key: Key,
     pub(crate) platters: [Arc<Platter>; 3],
     contents: Arc<Contents>,
     pub(crate) history: History,
@@ -74,6 +76,7 @@ impl Site {
         let site = Self {
             folder: tempfile::tempdir().expect("a temporary directory"),
             database: Arc::new(Database::new(sabotage)),
+            key: Key::default(),
             platters: std::array::from_fn(|_| Arc::new(Platter::new())),
             contents: Arc::default(),
             history: History::default(),
@@ -168,7 +171,13 @@ impl Drop for Worker<'_> {
 /// The stand-in key service.
 pub(crate) async fn key_service(site: Rc<Site>) -> turmoil::Result {
     let listener = SimListener::bind(PORT).await?;
-    serve(listener, &site.identity(KMS), kms::routes(), std::future::pending()).await;
+    serve(
+        listener,
+        &site.identity(KMS),
+        kms::routes(&site.key),
+        std::future::pending(),
+    )
+    .await;
     Ok(())
 }
 

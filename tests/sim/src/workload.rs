@@ -111,25 +111,31 @@ impl User {
     /// Whether a file could be read.
     pub(crate) async fn read(&self, path: Path) -> bool {
         let id = self.call(Call::Read(path.clone()));
-        let read = self.content(&zone_path(&path)).await;
-        let chunks = read.map(|bytes| {
-            chunk::parse(&bytes).unwrap_or_else(|| {
-                trace::violation(&format!("{path} holds what nobody wrote"));
-                Vec::new()
-            })
-        });
-        let is_read = chunks.is_ok();
-        self.told(id, chunks.map(Told::Chunks));
-        is_read
-    }
-
-    async fn content(&self, path: &ZonePath) -> Result<Vec<u8>, FsError> {
-        let reader = self.fs.open(path).await?;
+        let reader = match self.fs.open(&zone_path(&path)).await {
+            Ok(reader) => reader,
+            Err(error) => {
+                self.told(id, Err(error));
+                return false;
+            }
+        };
         let length = reader.len().min(FILE_BYTES_MAX);
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-        let read = reader.read_at(0, &mut bytes).await?;
-        bytes.truncate(read);
-        Ok(bytes)
+        match reader.read_at(0, &mut bytes).await {
+            Ok(read) => {
+                let chunks = chunk::parse(&bytes[..read]);
+                if chunks.is_none() {
+                    trace::violation(&format!("{path} holds what nobody wrote"));
+                }
+                self.told(id, Ok(Told::Chunks(chunks.unwrap_or_default())));
+                true
+            }
+            Err(error) => {
+                // What was opened may have been replaced since; that says nothing about what is there.
+                trace::line(format_args!("{} #{id}: {error}", self.who));
+                self.history.told(&self.who, id, Outcome::Unknown);
+                false
+            }
+        }
     }
 
     async fn create(&self, path: Path, overwrite: bool) {
