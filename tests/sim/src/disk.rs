@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use crc_fast::crc32_iscsi;
-use strongroom_block::{Engine, Expected, Found, Part, Position, Sealed, StoreError, Survey, Usage};
+use strongroom_block::{Engine, Expected, Found, Lacking, Part, Position, Sealed, StoreError, Survey, Usage};
 use strongroom_proto::{BlockId, ExtentId, Incarnation, NodeId};
 use tokio::time::sleep;
 
@@ -173,15 +173,18 @@ impl Engine for MemoryDisk {
         Ok(Survey { found, next })
     }
 
-    async fn check(&self, expected: Vec<Expected>, _deep: bool) -> Result<Vec<BlockId>, StoreError> {
+    async fn check(&self, expected: Vec<Expected>, _deep: bool) -> Result<Vec<Lacking>, StoreError> {
         self.work().await;
         let blocks = self.platter.lock();
-        let is_there = |block: &Expected| {
-            let found = blocks.get(&block.id).map(|stored| stored.found(block.id));
-            found.is_some_and(|found| (found.length, found.crc32c) == (block.length, block.crc32c))
+        let lacking = |block: &Expected| {
+            let id = block.id;
+            let Some(found) = blocks.get(&id).map(|stored| stored.found(id)) else {
+                return Some(Lacking { id, damaged: false });
+            };
+            let is_same = (found.length, found.crc32c) == (block.length, block.crc32c);
+            (!is_same).then_some(Lacking { id, damaged: true })
         };
-        let missing = expected.iter().filter(|block| !is_there(block));
-        Ok(missing.map(|block| block.id).collect())
+        Ok(expected.iter().filter_map(lacking).collect())
     }
 
     async fn usage(&self) -> Result<Usage, StoreError> {
