@@ -85,6 +85,10 @@ pub(crate) enum Operation {
     Recover {
         at: Spot,
     },
+    SetQuota {
+        at: Spot,
+        clear: bool,
+    },
     Read {
         at: Spot,
     },
@@ -201,6 +205,7 @@ pub(crate) fn operations() -> impl Strategy<Value = Vec<Operation>> {
         2 => (anything(), anything(), any::<bool>())
             .prop_map(|(from, to, overwrite)| Operation::Rename { from, to, overwrite }),
         4 => (anything(), any::<bool>()).prop_map(|(at, recursive)| Operation::Remove { at, recursive }),
+        2 => (directory(), any::<bool>()).prop_map(|(at, clear)| Operation::SetQuota { at, clear }),
     ];
     let files = prop_oneof![
         12 => (new(), bytes(), any::<bool>())

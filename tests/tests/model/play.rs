@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use strongroom_fs::{CreateOptions, FileWriter, FsError, JobAction, JobState, Stat, ZoneOptions};
+use strongroom_fs::{CreateOptions, FileWriter, FsError, JobAction, JobState, QuotaLimit, Stat, ZoneOptions};
 use strongroom_proto::{DataSuite, EdekSuite, FrameSize, KeyName, Reason, ZonePath};
 
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     keys::{KEYS, NO_KEY, suite_of},
     ledger::plaintext,
     operation::{Operation, Spot},
-    oracle::{Draft, Oracle},
+    oracle::{Draft, Found, Oracle},
     world::World,
 };
 
@@ -106,6 +106,7 @@ impl Game {
             Operation::Rewrite { at } => self.rewrite(at).await,
             Operation::Rename { from, to, overwrite } => self.rename(from, to, *overwrite).await,
             Operation::Remove { at, recursive } => self.remove(at, *recursive).await,
+            Operation::SetQuota { at, clear } => self.set_quota(at, *clear).await,
             Operation::Recover { at } => self.recover(at).await,
             Operation::Read { at } => compare::path(&self.world.fs, &self.oracle, &at.path(&self.oracle)).await,
             Operation::Roll { key } => {
@@ -186,6 +187,22 @@ impl Game {
         let path = at.path(&self.oracle);
         let removed = self.world.fs.remove(&path, recursive).await;
         agree(removed.map(drop), self.oracle.remove(&path, recursive))
+    }
+
+    /// A quota that is never reached: what it has counted is looked at in the store.
+    async fn set_quota(&mut self, at: &Spot, clear: bool) -> Result<(), String> {
+        let path = at.path(&self.oracle);
+        let limit = if clear {
+            QuotaLimit::Clear
+        } else {
+            QuotaLimit::Set(1 << 40)
+        };
+        let set = self.world.fs.set_quota(&path, limit, limit).await;
+        let expected = match self.oracle.look(&path) {
+            Ok(Found::File(_)) => Err(Reason::NotADirectory),
+            found => found.map(drop),
+        };
+        agree(set.map(drop), expected)
     }
 
     async fn recover(&mut self, at: &Spot) -> Result<(), String> {

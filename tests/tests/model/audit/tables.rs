@@ -127,8 +127,8 @@ impl Tables {
             b's' => _ = self.buried.insert(id(key, 8)),
             b'a' => _ = self.answers.insert(id(key, 0)),
             b't' => _ = self.answer_times.insert(id(key, 8)),
-            // Nodes, how far the comparison of their disks is, the trash, and which instance has the background.
-            b'n' | b'B' | b'T' | b'l' => {}
+            // Nodes, how far the comparison of their disks is, the trash, extended attributes, and which instance has the background.
+            b'n' | b'B' | b'T' | b'u' | b'l' => {}
             other => panic!("a table {:?} that this does not know", char::from(other)),
         }
     }
