@@ -601,7 +601,7 @@ async fn the_trash_of_a_zone_is_provisioned_by_superusers() {
     );
 
     // An empty trash is in nobody's way; one with something in it is.
-    world.mkdir("/home/.Trash").await;
+    world.mkdir("/homes/.Trash").await;
     let request = |path: &str| pb::CreateZoneRequest {
         path: path.to_owned().into(),
         key_name: "payroll".to_owned(),
@@ -609,8 +609,8 @@ async fn the_trash_of_a_zone_is_provisioned_by_superusers() {
         ..pb::CreateZoneRequest::default()
     };
     let mut zones = world.user("fsadmin").zones;
-    zones.create_zone(request("/home")).await.expect("a zone");
-    assert_eq!(world.stat("/home/.Trash").await.expect("there").mode, 0o1777);
+    zones.create_zone(request("/homes")).await.expect("a zone");
+    assert_eq!(world.stat("/homes/.Trash").await.expect("there").mode, 0o1777);
     world.mkdir("/full/.Trash/x").await;
     check(
         &refused(zones.create_zone(request("/full")).await),
