@@ -2,12 +2,13 @@
 
 use std::{env, path::PathBuf};
 
-const PROTOS: [&str; 11] = [
+const PROTOS: &[&str] = &[
     "strongroom/kms/v1/kms.proto",
     "strongroom/kms/v1/tokens.proto",
     "strongroom/metadata/v1/namespace.proto",
     "strongroom/metadata/v1/files.proto",
     "strongroom/metadata/v1/zones.proto",
+    "strongroom/metadata/v1/raw.proto",
     "strongroom/metadata/v1/jobs.proto",
     "strongroom/metadata/v1/transfers.proto",
     "strongroom/metadata/v1/trash.proto",

@@ -18,7 +18,7 @@ mod token;
 mod zone;
 
 pub(crate) use fs::{
-    AclChangeArgs, FsCommand, GetArgs, PaceArgs, PutArgs, QuotaCommand, RewriteArgs, SetfaclArgs, SetfattrArgs,
+    AclChangeArgs, FsArgs, FsCommand, GetArgs, PaceArgs, PutArgs, QuotaCommand, RewriteArgs, SetfaclArgs, SetfattrArgs,
 };
 pub(crate) use job::JobCommand;
 pub(crate) use key::{AliasCommand, CreateArgs, DeleteArgs, ImportArgs, KeyCommand, TargetArgs, UpdateArgs};
@@ -112,8 +112,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Audit(AuditCommand),
     /// Work with files and directories
-    #[command(subcommand)]
-    Fs(FsCommand),
+    Fs(FsArgs),
     /// Check namespace, blocks and EDEKs, and repair what can be repaired
     #[command(
         after_help = "Examples:\n  strongroom fsck\n  strongroom fsck /payroll --deep\n  strongroom fsck --repair\n  strongroom fsck --ciphertext /var/lib/strongroom/block"

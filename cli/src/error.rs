@@ -2,7 +2,7 @@
 
 use std::{error::Error as StdError, io, path::PathBuf, process::ExitCode};
 
-use strongroom_fs::FsError;
+use strongroom_fs::{FsError, RawError};
 use strongroom_kms::{
     audit::AuditError,
     policy::{PolicyError, hadoop::ImportError},
@@ -136,6 +136,13 @@ pub(crate) enum Error {
         "job {job} was canceled or taken on by another client; what was done stays so, see: strongroom job show {job}"
     )]
     JobEnded { job: JobId },
+    /// Ciphertext that cannot be read or written as it was asked.
+    #[error("{what}: {source}")]
+    Raw {
+        what: String,
+        #[source]
+        source: RawError,
+    },
     /// The client profile cannot be used.
     #[error(transparent)]
     Profile(#[from] ProfileError),
@@ -258,12 +265,17 @@ impl Error {
         move |source| Self::Local { action, path, source }
     }
 
+    /// A stream of ciphertext that is not what it should be, or that a file cannot be made.
+    pub(crate) const fn raw(what: String, source: RawError) -> Self {
+        Self::Raw { what, source }
+    }
+
     /// The exit code that this error ends the process with.
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Failure(failure) => failure.reason.into(),
             Self::Fs(error) | Self::Exists(error) | Self::FileInTheWay(error) => error.reason().into(),
-            Self::Argument(_) | Self::Usage { .. } => Exit::Usage,
+            Self::Argument(_) | Self::Usage { .. } | Self::Raw { .. } => Exit::Usage,
             Self::Profile(error) => error.exit(),
             Self::Identity { source, .. } => identity_exit(source),
             Self::Local { source, .. } => Exit::of_file(source),

@@ -6,6 +6,15 @@ use clap::{Args, Subcommand};
 use strongroom_fs::AclEntry;
 use strongroom_proto::{ParseError, groups::GroupName, transport::UserName};
 
+#[derive(Debug, Args)]
+pub(crate) struct FsArgs {
+    /// Carry ciphertext with its EDEK and without any key: get, put, ls and stat; putting is for superusers
+    #[arg(long)]
+    pub(crate) raw: bool,
+    #[command(subcommand)]
+    pub(crate) command: FsCommand,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum FsCommand {
     /// Make directories
@@ -33,7 +42,7 @@ pub(crate) enum FsCommand {
     },
     /// Store local files or directory trees
     #[command(
-        after_help = "Examples:\n  strongroom fs put -r ./2026 /payroll/\n  pg_dump hr | strongroom fs put - /payroll/hr.sql"
+        after_help = "Examples:\n  strongroom fs put -r ./2026 /payroll/\n  pg_dump hr | strongroom fs put - /payroll/hr.sql\n  strongroom fs --raw put hr.raw /payroll/hr.sql"
     )]
     Put(PutArgs),
     /// Append a local file to a file that is there
@@ -84,7 +93,9 @@ pub(crate) enum FsCommand {
     #[command(after_help = "Example:\n  strongroom fs rekey -r /payroll/2026 --throttle 50")]
     Rekey(RewriteArgs),
     /// Fetch files or directory trees
-    #[command(after_help = "Example:\n  strongroom fs get -r /payroll/2026 ./restored")]
+    #[command(
+        after_help = "Examples:\n  strongroom fs get -r /payroll/2026 ./restored\n  strongroom fs --raw get /payroll/hr.sql hr.raw\n  strongroom fs --raw get --hdfs /lake/f f"
+    )]
     Get(GetArgs),
     /// Write files to standard output
     #[command(after_help = "Example:\n  strongroom fs cat --offset 1000 --length 100 /payroll/hr.sql")]
@@ -352,6 +363,9 @@ pub(crate) struct PutArgs {
     pub(crate) target: String,
     #[command(flatten)]
     pub(crate) transfer: TransferArgs,
+    /// With --raw: a file of HDFS, with its attribute beside it in LOCAL.raw.hdfs.crypto.file.encryption.info
+    #[arg(long)]
+    pub(crate) hdfs: bool,
     /// Leave out symbolic links, devices, sockets and pipes without failing
     #[arg(long)]
     pub(crate) skip_special: bool,
@@ -367,6 +381,9 @@ pub(crate) struct GetArgs {
     pub(crate) target: PathBuf,
     #[command(flatten)]
     pub(crate) transfer: TransferArgs,
+    /// With --raw: as HDFS has the file, with its attribute beside it in LOCAL.raw.hdfs.crypto.file.encryption.info
+    #[arg(long)]
+    pub(crate) hdfs: bool,
 }
 
 /// A number of bytes, or of KiB, MiB and so on after K, M, G, T, P or E.

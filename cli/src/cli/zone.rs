@@ -27,6 +27,9 @@ pub(crate) enum ZoneCommand {
         /// How much is sealed at once and must be fetched to read a byte: a power of two from 4KiB to 1MiB [default: 64KiB]
         #[arg(long, value_name = "SIZE")]
         frame_size: Option<FrameSize>,
+        /// The id of a zone elsewhere whose ciphertext is to be brought in: fs --raw put
+        #[arg(long, value_name = "ID", value_parser = zone_id)]
+        id: Option<ZoneId>,
         /// Hand the directory over, so that its user may write there: USER, USER:GROUP or :GROUP
         #[arg(long, value_name = "OWNER", value_parser = owner)]
         owner: Option<Owner>,

@@ -76,9 +76,7 @@ pub(crate) fn run(cli: Cli, output: Output) -> Result<(), Error> {
         Command::Job(command) => on_runtime(client(async {
             job::run(&Session::open(global)?, command, output).await
         })),
-        Command::Fs(command) => on_runtime(client(async {
-            fs::run(&Session::open(global)?, command, output).await
-        })),
+        Command::Fs(args) => on_runtime(client(async { fs::run(&Session::open(global)?, args, output).await })),
         Command::Audit(command) => on_runtime(client(async {
             match audit::offline(command, output).await? {
                 Some(command) => audit::online(&Session::open(global)?, command, output).await,

@@ -32,6 +32,7 @@ pub(super) async fn run(session: &Session, command: ZoneCommand, output: Output)
             key,
             suite,
             frame_size,
+            id,
             owner,
             no_trash,
         } => {
@@ -39,6 +40,7 @@ pub(super) async fn run(session: &Session, command: ZoneCommand, output: Output)
             let options = ZoneOptions {
                 data_suite: suite,
                 frame: frame_size,
+                id,
                 owner,
                 group,
                 provision_trash: !no_trash,

@@ -1,6 +1,6 @@
 //! What callers set of files, directories and zones.
 
-use strongroom_proto::{DataSuite, FrameSize, groups::GroupName, transport::UserName};
+use strongroom_proto::{DataSuite, FrameSize, ZoneId, groups::GroupName, transport::UserName};
 
 /// Attributes to set, each if it is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct ZoneOptions {
     pub data_suite: DataSuite,
     /// The frames that files of suite `gcm` are sealed in, if not the usual ones.
     pub frame: Option<FrameSize>,
+    /// Its id, if it is to be that of a zone elsewhere whose files are to be brought in.
+    pub id: Option<ZoneId>,
     /// Whose its root is to be, if not whose the directory is.
     pub owner: Option<UserName>,
     /// And of which group.

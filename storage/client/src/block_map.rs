@@ -24,8 +24,15 @@ pub(crate) struct Page {
     /// Counts up as pages are fetched.
     pub(crate) generation: u64,
     pub(crate) capability: Bytes,
-    blocks: Vec<Vec<NodeId>>,
+    blocks: Vec<Placed>,
     nodes: HashMap<NodeId, Node>,
+}
+
+/// A block, its ciphertext's length and CRC-32C, and who has it.
+struct Placed {
+    nodes: Vec<NodeId>,
+    length: u32,
+    crc32c: u32,
 }
 
 impl Page {
@@ -37,7 +44,14 @@ impl Page {
     /// Who is to have a block, and where they are as far as is known.
     pub(crate) fn holders(&self, index: u32) -> impl Iterator<Item = (&NodeId, Option<&Node>)> {
         let block = self.blocks.get((index % PAGE_BLOCKS) as usize);
-        block.into_iter().flatten().map(|id| (id, self.nodes.get(id)))
+        let nodes = block.into_iter().flat_map(|block| &block.nodes);
+        nodes.map(|id| (id, self.nodes.get(id)))
+    }
+
+    /// Ciphertext bytes of a block and their CRC-32C, as its writer said.
+    pub(crate) fn sum(&self, index: u32) -> (u32, u32) {
+        let block = self.blocks.get((index % PAGE_BLOCKS) as usize);
+        block.map_or((0, 0), |block| (block.length, block.crc32c))
     }
 }
 
@@ -150,7 +164,11 @@ fn parse(answers: Vec<pb::ListBlocksResponse>) -> Result<Page, FsError> {
         }
         for block in answer.blocks {
             let holders = block.nodes.iter().map(|id| id.parse()).collect::<Result<_, _>>();
-            page.blocks.push(holders.map_err(FsError::metadata_answer)?);
+            page.blocks.push(Placed {
+                nodes: holders.map_err(FsError::metadata_answer)?,
+                length: block.length,
+                crc32c: block.crc32c,
+            });
         }
         for target in answer.nodes {
             let node = Node::try_from(target).map_err(FsError::metadata_answer)?;

@@ -5,6 +5,8 @@ use strongroom_proto::{
     BlockId, Edek, Failure, JobId, NodeId, ParseError, Reason, ZonePath, limits::EXTENTS_PER_FILE_MAX, transport::Role,
 };
 
+use crate::RawError;
+
 /// Why a filesystem call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum FsError {
@@ -167,6 +169,15 @@ pub enum FsError {
         /// The move.
         job: JobId,
     },
+    /// Ciphertext that is not what it should be.
+    #[error("{path}: {source}")]
+    Raw {
+        /// The file.
+        path: ZonePath,
+        /// What is wrong.
+        #[source]
+        source: RawError,
+    },
     /// The system has no random numbers, or a task was lost.
     #[error("this machine's {what} failed")]
     Machine {
@@ -196,7 +207,8 @@ impl FsError {
             Self::BlockUnreadable { troubles, .. } => unreadable_reason(troubles),
             Self::TooFewNodes { troubles, .. } => too_few_reason(troubles),
             Self::WriterFailed { .. } => Reason::LeaseLost,
-            Self::Geometry { .. }
+            Self::Raw { .. }
+            | Self::Geometry { .. }
             | Self::ExtentKey { .. }
             | Self::Seal { .. }
             | Self::BehindTheEnd { .. }

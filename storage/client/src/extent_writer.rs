@@ -198,7 +198,8 @@ impl BlockTask {
     }
 }
 
-fn placement(block: &SealedBlock, stored: BTreeSet<NodeId>) -> pb::BlockPlacement {
+/// What the metadata service is told of a stored block.
+pub(crate) fn placement(block: &SealedBlock, stored: BTreeSet<NodeId>) -> pb::BlockPlacement {
     pb::BlockPlacement {
         length: block.bytes.len() as u32,
         crc32c: block.crc32c,

@@ -24,7 +24,7 @@ pub(crate) struct Grant {
     pub(crate) file: FileId,
     pub(crate) extent: ExtentId,
     pub(crate) capability: Bytes,
-    expires_ms: u64,
+    pub(crate) expires_ms: u64,
     pub(crate) targets: Arc<[Node]>,
     pub(crate) replicas: usize,
     pub(crate) min_replicas: usize,

@@ -4,8 +4,8 @@ use strongroom_proto::{
     limits::MESSAGE_BYTES_MAX,
     metadata::v1::{
         self as pb, cluster_client::ClusterClient, files_client::FilesClient, fsck_client::FsckClient,
-        jobs_client::JobsClient, namespace_client::NamespaceClient, transfers_client::TransfersClient,
-        trash_client::TrashClient, zones_client::ZonesClient,
+        jobs_client::JobsClient, namespace_client::NamespaceClient, raw_client::RawClient,
+        transfers_client::TransfersClient, trash_client::TrashClient, zones_client::ZonesClient,
     },
     transport::{self, Remotes, Role, TlsIdentity},
 };
@@ -32,6 +32,7 @@ pub(crate) struct Metadata {
     jobs: JobsClient<Channel>,
     transfers: TransfersClient<Channel>,
     trash: TrashClient<Channel>,
+    raw: RawClient<Channel>,
     cluster: ClusterClient<Channel>,
     fsck: FsckClient<Channel>,
 }
@@ -43,6 +44,7 @@ impl Metadata {
             namespace: NamespaceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             files: FilesClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             zones: ZonesClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            raw: RawClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             jobs: JobsClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             transfers: TransfersClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             trash: TrashClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
@@ -80,6 +82,8 @@ impl Metadata {
         zones.get_reencryption(GetReencryptionRequest) -> Reencryption;
         zones.list_reencryptions(ListReencryptionsRequest) -> ListReencryptionsResponse;
         zones.cancel_reencryption(CancelReencryptionRequest) -> Reencryption;
+        raw.create_raw(CreateRawRequest) -> CreatedRaw;
+        raw.commit_raw(CommitRawRequest) -> Stat;
         jobs.list_jobs(ListJobsRequest) -> ListJobsResponse;
         jobs.get_job(GetJobRequest) -> Job;
         jobs.control_job(ControlJobRequest) -> Job;

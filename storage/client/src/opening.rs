@@ -1,8 +1,8 @@
 //! What the metadata service says of a file that is opened, and the proof that a writer of the file said it.
 
 use bytes::Bytes;
-use strongroom_dataplane::{DataKey, Geometry, Manifest, ManifestExtent, ManifestKey, Seed};
-use strongroom_proto::{Edek, ExtentId, ZonePath, metadata::v1 as pb};
+use strongroom_dataplane::{DataKey, Geometry, Manifest, ManifestError, ManifestExtent, ManifestKey, Seed, Suite};
+use strongroom_proto::{Edek, ExtentId, FileId, ZonePath, metadata::v1 as pb};
 
 use crate::{FsError, Stat, suite};
 
@@ -13,7 +13,12 @@ pub(crate) struct Opening {
     pub(crate) blocks: Option<pb::ListBlocksResponse>,
     /// The generation since which the file has these bytes, by the metadata service's word.
     pub(crate) same_since: u64,
+    /// What keys and manifest are bound to: the file's id where it was written, which it may have elsewhere than here.
+    pub(crate) crypto_id: FileId,
+    /// Under which id the blocks of each extent are stored.
+    pub(crate) stored: Vec<ExtentId>,
     manifest: Manifest,
+    /// None of a file that HDFS wrote.
     code: Bytes,
 }
 
@@ -30,13 +35,21 @@ impl Opening {
         let edek = wire.edek.ok_or_else(missing("it gives no EDEK"))?;
         let suite = stat.data_suite.ok_or_else(missing("it gives no data suite"))?;
         let geometry = suite::geometry(path, suite, wire.frame_bytes, wire.block_bytes)?;
+        let stored = wire.extents.iter().map(|extent| extent_id(&extent.extent_id));
+        let stored = stored.collect::<Result<_, _>>()?;
         let extents = wire.extents.iter().map(parse_extent).collect::<Result<_, _>>()?;
         let manifest = Manifest::new(geometry, wire.generation, extents).map_err(|source| FsError::Manifest {
             path: path.clone(),
             source,
         })?;
+        let crypto_id = match wire.crypto_id.as_ref() {
+            [] => stat.file_id,
+            id => id.try_into().map_err(FsError::metadata_answer)?,
+        };
         Ok(Self {
             stat,
+            crypto_id,
+            stored,
             edek: Edek::try_from(edek).map_err(FsError::metadata_answer)?,
             blocks: wire.blocks,
             same_since: wire.same_since,
@@ -55,14 +68,26 @@ impl Opening {
         self.manifest.geometry()
     }
 
-    /// The file's manifest, which a holder of its DEK made for this file and this length.
+    /// The file's manifest as it is said to be, for who has no key.
+    pub(crate) const fn unproven(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Whether a DEK is known to be the file's.
+    pub(crate) fn is_under(&self, dek: &DataKey<'_>) -> bool {
+        self.verify(dek).is_ok()
+    }
+
+    /// The file's manifest, which a holder of its DEK made for this file and this length; or which nobody made, of a file that is as HDFS
+    /// has it (`docs/formats/raw.md`).
     pub(crate) fn prove(&self, dek: &DataKey<'_>) -> Result<&Manifest, FsError> {
         let (stat, manifest) = (&self.stat, &self.manifest);
-        let key = ManifestKey::derive(dek, stat.file_id.as_bytes());
-        key.verify(manifest, &self.code).map_err(|source| FsError::Manifest {
-            path: stat.path.clone(),
-            source,
-        })?;
+        if !self.is_of_hdfs() {
+            self.verify(dek).map_err(|source| FsError::Manifest {
+                path: stat.path.clone(),
+                source,
+            })?;
+        }
         if stat.length == manifest.length() {
             return Ok(manifest);
         }
@@ -74,8 +99,29 @@ impl Opening {
     }
 }
 
+impl Opening {
+    fn verify(&self, dek: &DataKey<'_>) -> Result<(), ManifestError> {
+        ManifestKey::derive(dek, self.crypto_id.as_bytes()).verify(&self.manifest, &self.code)
+    }
+
+    /// No code, and nothing that HDFS could not have written.
+    fn is_of_hdfs(&self) -> bool {
+        let extents = self.manifest.extents();
+        let (suite, first) = (self.geometry().suite(), self.generation() == 1);
+        let whole = |extent: &ManifestExtent| extent.seed.is_iv() && extent.visible == extent.length;
+        self.code.is_empty() && suite == Suite::CtrHdfs && first && extents.len() <= 1 && extents.iter().all(whole)
+    }
+}
+
+fn extent_id(wire: &[u8]) -> Result<ExtentId, FsError> {
+    wire.try_into().map_err(FsError::metadata_answer)
+}
+
 fn parse_extent(wire: &pb::Extent) -> Result<ManifestExtent, FsError> {
-    let id = ExtentId::try_from(wire.extent_id.as_ref()).map_err(FsError::metadata_answer)?;
+    let id = match wire.sealed_as.as_ref() {
+        [] => extent_id(&wire.extent_id)?,
+        id => extent_id(id)?,
+    };
     let seed = wire.salt.as_ref().try_into();
     let seed = seed.map_err(|_| FsError::metadata_contradiction("an extent's salt has not 16 bytes"))?;
     Ok(ManifestExtent {
@@ -91,10 +137,11 @@ fn parse_extent(wire: &pb::Extent) -> Result<ManifestExtent, FsError> {
     })
 }
 
-/// The wire form of an extent.
+/// The wire form of an extent, as the manifest has it.
 pub(crate) fn wire_extent(extent: &ManifestExtent) -> pb::Extent {
     pb::Extent {
         extent_id: Bytes::copy_from_slice(&extent.id),
+        sealed_as: Bytes::new(),
         salt: Bytes::copy_from_slice(extent.seed.bytes()),
         under_dek: extent.seed.is_iv(),
         length: extent.length,

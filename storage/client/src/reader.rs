@@ -2,7 +2,7 @@ use std::{mem, sync::Arc};
 
 use bytes::Bytes;
 use strongroom_dataplane::{DataKey, ExtentKey, ExtentKeyError, FrameRun, Geometry, Manifest, ManifestExtent, Runs};
-use strongroom_proto::{BlockId, ExtentId, Failure, FileId, Reason, block::v1 as block_pb, transport::Pauses};
+use strongroom_proto::{BlockId, ExtentId, Failure, Reason, block::v1 as block_pb, transport::Pauses};
 use tokio::sync::OnceCell;
 
 use crate::{
@@ -60,7 +60,7 @@ impl FileReader {
         let manifest = opening.prove(dek)?;
         let file = opening.stat.file_id;
         let map = BlockMap::new(fs.metadata().clone(), file);
-        let extents = open_extents(manifest, dek, file).map_err(|source| FsError::ExtentKey {
+        let extents = open_extents(manifest, &opening, dek).map_err(|source| FsError::ExtentKey {
             path: opening.stat.path.clone(),
             source,
         })?;
@@ -139,24 +139,24 @@ impl FileReader {
     }
 }
 
-fn open_extents(manifest: &Manifest, dek: &DataKey<'_>, file: FileId) -> Result<Vec<OpenExtent>, ExtentKeyError> {
+fn open_extents(manifest: &Manifest, opening: &Opening, dek: &DataKey<'_>) -> Result<Vec<OpenExtent>, ExtentKeyError> {
     let geometry = manifest.geometry();
     let mut next = 0;
-    let open = |extent: &ManifestExtent| {
+    let open = |(extent, stored): (&ManifestExtent, &ExtentId)| {
         let start = next;
         next += extent.visible;
         Ok(OpenExtent {
             start,
-            id: ExtentId::from_bytes(extent.id),
+            id: *stored,
             length: extent.length,
             visible: extent.visible,
             blocks: geometry
                 .blocks(extent.visible)
                 .expect("no more than the manifest checked"),
-            key: ExtentKey::derive(dek, file.as_bytes(), extent.seed, geometry)?,
+            key: ExtentKey::derive(dek, opening.crypto_id.as_bytes(), extent.seed, geometry)?,
         })
     };
-    manifest.extents().iter().map(open).collect()
+    manifest.extents().iter().zip(&opening.stored).map(open).collect()
 }
 
 /// A run of frames of one extent.

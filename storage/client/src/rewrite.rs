@@ -109,7 +109,7 @@ impl ZoneFs {
         let geometry = suite::geometry(path, suite, body.frame_bytes, body.block_bytes)?;
         let dek = self.unwrap(path, &edek, geometry.suite()).await?;
         let dek = suite::data_key(geometry.suite(), &dek)?;
-        if opening.prove(&dek).is_ok() {
+        if opening.is_under(&dek) {
             // Nobody can have a file appear to be under another DEK.
             return Err(FsError::metadata_contradiction(
                 "it gives the DEK that the file has already",

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use strongroom_dataplane::{Geometry, Manifest, ManifestError, ManifestExtent, ManifestKey, Seed};
 use strongroom_kms_unwrap::Dek;
-use strongroom_proto::{RequestId, ZonePath, limits::EXTENTS_PER_FILE_MAX, metadata::v1 as pb};
+use strongroom_proto::{FileId, RequestId, ZonePath, limits::EXTENTS_PER_FILE_MAX, metadata::v1 as pb};
 
 use crate::{
     FsError, Stat, ZoneFs,
@@ -33,6 +33,8 @@ pub struct FileWriter {
     path: ZonePath,
     geometry: Geometry,
     manifest_key: ManifestKey,
+    /// What keys and manifest are bound to.
+    crypto_id: FileId,
     /// As readers see the file; none of a new one.
     published: Option<Published>,
     /// The extents to go on from: those that are published, less what is cut off.
@@ -87,7 +89,8 @@ impl FileWriter {
         )?;
         Ok(Self {
             geometry,
-            manifest_key: ManifestKey::derive(&dek, lease.file().as_bytes()),
+            manifest_key: ManifestKey::derive(&dek, file.as_bytes()),
+            crypto_id: file,
             published: None,
             base: Vec::new(),
             keeper: Some(Keeper::start(Arc::clone(&lease))),
@@ -116,7 +119,8 @@ impl FileWriter {
             return Err(FsError::BehindTheEnd { path, from, length });
         }
         check_new(&lease, manifest)?;
-        let manifest_key = ManifestKey::derive(&dek, lease.file().as_bytes());
+        let crypto_id = opening.crypto_id;
+        let manifest_key = ManifestKey::derive(&dek, crypto_id.as_bytes());
         Ok(Self {
             geometry: manifest.geometry(),
             base: cut(manifest.extents(), from),
@@ -126,6 +130,7 @@ impl FileWriter {
                 stat: opening.stat.clone(),
             }),
             manifest_key,
+            crypto_id,
             keeper: Some(Keeper::start(Arc::clone(&lease))),
             lease,
             extent: None,
@@ -256,7 +261,7 @@ impl FileWriter {
         let dek = suite::data_key(suite, &dek)?;
         if let Some(published) = &self.published {
             // Nobody can have us go on under another file's DEK.
-            let key = ManifestKey::derive(&dek, self.lease.file().as_bytes());
+            let key = ManifestKey::derive(&dek, self.crypto_id.as_bytes());
             let proof = key.verify(&published.manifest, &published.code);
             proof.map_err(|source| self.manifest_error(source))?;
         }
@@ -265,7 +270,7 @@ impl FileWriter {
             self.path.clone(),
             Arc::clone(&self.lease),
             &dek,
-            self.lease.file(),
+            self.crypto_id,
             self.geometry,
             suite::salt()?,
         )

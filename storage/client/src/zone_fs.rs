@@ -311,6 +311,7 @@ impl ZoneFs {
             owner: text(options.owner.as_ref()),
             group: text(options.group.as_ref()),
             provision_trash: options.provision_trash,
+            zone_id: options.id.map(Into::into).unwrap_or_default(),
             request_id: RequestId::generate().into(),
         };
         retry(Repeat::Harmless, || self.metadata().create_zone(request.clone()))

@@ -10,6 +10,7 @@ mod ls;
 mod mv;
 mod put;
 mod quota;
+mod raw;
 pub(super) mod rewrite;
 mod rm;
 mod simple;
@@ -19,16 +20,26 @@ use strongroom_fs::{Attributes, Cursor, Entry, FsError, RewritingKind, Stat, Zon
 use strongroom_proto::{Reason, ZonePath};
 
 use super::session::Session;
-use crate::{cli::FsCommand, error::Error, output::Output};
+use crate::{
+    cli::{FsArgs, FsCommand, GetArgs, PutArgs},
+    error::Error,
+    output::Output,
+};
 
 /// `strongroom fs …`
-pub(super) async fn run(session: &Session, command: FsCommand, output: Output) -> Result<(), Error> {
+pub(super) async fn run(session: &Session, args: FsArgs, output: Output) -> Result<(), Error> {
     let fs = session.files()?;
-    match command {
+    if args.raw {
+        return raw::run(fs, args.command, output).await;
+    }
+    match args.command {
         FsCommand::Mkdir { paths, parents, mode } => {
             simple::mkdir(&fs, &parse_all(&paths)?, mode, parents, output).await
         }
         FsCommand::Ls { paths, long } => ls::run(&fs, &parse_all(&paths)?, long, output).await,
+        FsCommand::Put(PutArgs { hdfs: true, .. }) | FsCommand::Get(GetArgs { hdfs: true, .. }) => Err(Error::Usage {
+            message: "--hdfs is about ciphertext; give --raw, too: strongroom fs --raw get --hdfs".to_owned(),
+        }),
         FsCommand::Put(args) => put::run(fs, args, output).await,
         FsCommand::Append { source, target } => grow::append(&fs, &source, &parse(&target)?, output).await,
         FsCommand::Truncate { length, paths } => grow::truncate(&fs, &parse_all(&paths)?, length, output).await,

@@ -56,7 +56,7 @@ pub(super) async fn encryption_info(fs: &ZoneFs, paths: &[ZonePath], output: Out
     .await
 }
 
-fn text(stat: &Stat) -> String {
+pub(super) fn text(stat: &Stat) -> String {
     let mut lines = vec![
         format!("path     {}", stat.path),
         format!(

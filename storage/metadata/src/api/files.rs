@@ -1,3 +1,4 @@
+use bytes::Bytes;
 use strongroom_kv::Store;
 use strongroom_proto::{
     ExtentId,
@@ -163,5 +164,6 @@ fn parse_extent(wire: pb::Extent) -> Result<records::Extent, MetadataError> {
         blocks: wire.blocks,
         visible: wire.visible,
         under_dek: wire.under_dek,
+        sealed_as: Bytes::new(),
     })
 }

@@ -5,6 +5,7 @@ mod files;
 mod fsck;
 mod jobs;
 mod namespace;
+mod raw;
 mod transfers;
 mod trash;
 mod zones;
@@ -18,8 +19,8 @@ use strongroom_proto::{
     limits::MESSAGE_BYTES_MAX,
     metadata::v1::{
         cluster_server::ClusterServer, files_server::FilesServer, fsck_server::FsckServer, jobs_server::JobsServer,
-        namespace_server::NamespaceServer, transfers_server::TransfersServer, trash_server::TrashServer,
-        zones_server::ZonesServer,
+        namespace_server::NamespaceServer, raw_server::RawServer, transfers_server::TransfersServer,
+        trash_server::TrashServer, zones_server::ZonesServer,
     },
     transport::{PeerIdentity, UserName, peer},
 };
@@ -90,6 +91,11 @@ pub(crate) fn add<S: Store, E: EdekSource>(core: &Arc<Core<S, E>>, routes: &mut 
         )
         .add_service(
             ZonesServer::new(api.clone())
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(
+            RawServer::new(api.clone())
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
         )

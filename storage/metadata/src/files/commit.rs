@@ -81,6 +81,12 @@ async fn commit_in(txn: &mut impl Txn, commit: &Commit, next: ExtentId) -> Resul
     if let Some(report) = &commit.report {
         record(txn, commit.file, &mut open, report).await?;
     }
+    if open.arriving.is_some() {
+        return Err(MetadataError::Field {
+            field: "file_id",
+            rule: "its ciphertext is brought in, which is committed by CommitRaw".to_owned(),
+        });
+    }
     let (found, body) = match (&open.replaces, open.generation) {
         (Some(replaced), _) => rewrite::put_in_place(txn, commit, &open, replaced).await?,
         (None, 0) => publish(txn, commit, &open).await?,
@@ -120,7 +126,7 @@ async fn publish(
     open: &records::OpenFile,
 ) -> Result<(Found, records::Body), MetadataError> {
     manifest::check(commit, open, &[])?;
-    let parent = home(txn, commit, open).await?;
+    let parent = home(txn, commit.file, &commit.who, open).await?;
     let there = step(txn, &commit.who, &parent, &open.name).await?;
     check_room(&commit.who, &parent, &open.name, there.as_ref(), open.overwrite)?;
     if let Some(there) = there {
@@ -134,6 +140,7 @@ async fn publish(
         extents: commit.extents.clone(),
         manifest_mac: commit.manifest_mac.clone(),
         generation: commit.generation,
+        crypto_id: Bytes::new(),
         dek_ms: open.dek_ms,
         same_since: 0,
         staged: None,
@@ -162,6 +169,7 @@ async fn update(
     if body.generation != open.generation {
         return Err(MetadataError::Corrupt { what: "open file" });
     }
+    let commit = &located(commit, &body.extents);
     manifest::check(commit, open, &body.extents)?;
     let mut found = climb(txn, &commit.who, commit.file).await?.ok_or_else(removed)?;
     check_writing(&commit.who, &found)?;
@@ -179,6 +187,21 @@ async fn update(
     Ok((found, body))
 }
 
+/// The commit with the ids under which extents are stored, where they are not those of the manifest.
+fn located(commit: &Commit, base: &[records::Extent]) -> Commit {
+    let mut commit = commit.clone();
+    for extent in &mut commit.extents {
+        let stored = base
+            .iter()
+            .find(|known| !known.sealed_as.is_empty() && known.sealed_as == extent.extent_id);
+        if let Some(known) = stored {
+            extent.sealed_as = extent.extent_id.clone();
+            extent.extent_id = known.extent_id.clone();
+        }
+    }
+    commit
+}
+
 /// The blocks of which nothing shows any more.
 fn cut_off(commit: &Commit, before: &records::Body) -> records::Purge {
     let (old, dropped) = before.extents.split_at(kept(commit, &before.extents));
@@ -190,9 +213,14 @@ fn cut_off(commit: &Commit, before: &records::Body) -> records::Purge {
 }
 
 /// The directory that the file was opened in, wherever it is now; it must still be in the EDEK's zone.
-async fn home(txn: &mut impl Txn, commit: &Commit, open: &records::OpenFile) -> Result<Found, MetadataError> {
-    let lost = |why| lost(commit.file, &commit.who.name, why);
-    let parent = climb(txn, &commit.who, open.parent.as_ref().try_into()?)
+pub(super) async fn home(
+    txn: &mut impl Txn,
+    file: FileId,
+    who: &Caller,
+    open: &records::OpenFile,
+) -> Result<Found, MetadataError> {
+    let lost = |why| lost(file, &who.name, why);
+    let parent = climb(txn, who, open.parent.as_ref().try_into()?)
         .await?
         .ok_or_else(|| lost("its directory was removed"))?;
     let edek = open.edek.as_ref().ok_or(MetadataError::Corrupt { what: "open file" })?;

@@ -5,6 +5,7 @@ pub(crate) mod commit;
 pub(crate) mod create;
 pub(crate) mod lease;
 pub(crate) mod manifest;
+pub(crate) mod raw;
 pub(crate) mod read;
 pub(crate) mod reopen;
 pub(crate) mod rewrite;

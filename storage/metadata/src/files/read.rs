@@ -73,6 +73,7 @@ pub(crate) async fn opened<S: Store, E: EdekSource>(
         frame_bytes: file.frame_bytes,
         block_bytes: file.block_bytes,
         extents: file.extents.iter().map(wire_extent).collect(),
+        crypto_id: file.crypto_id.clone(),
         same_since: file.same_since(),
         manifest_mac: file.manifest_mac,
         generation: file.generation,
@@ -146,5 +147,6 @@ fn wire_extent(extent: &records::Extent) -> pb::Extent {
         blocks: extent.blocks,
         visible: extent.visible,
         under_dek: extent.under_dek,
+        sealed_as: extent.sealed_as.clone(),
     }
 }

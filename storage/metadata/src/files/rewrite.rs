@@ -2,6 +2,7 @@
 //! (ADR 35). The file stays the same inode, so that whoever renames or removes it meanwhile is followed; whoever writes it is not
 //! kept from that, and then the rewriting is in vain.
 
+use bytes::Bytes;
 use strongroom_kv::{Reader, Store, Txn};
 use strongroom_proto::{Edek, ExtentId, FileId, JobId, KeyVersion, ZonePath, metadata::v1 as pb};
 
@@ -211,6 +212,7 @@ pub(super) async fn put_in_place(
         extents: commit.extents.clone(),
         manifest_mac: commit.manifest_mac.clone(),
         generation: commit.generation,
+        crypto_id: Bytes::new(),
         dek_ms: open.dek_ms,
         same_since: before.same_since(),
         staged: None,

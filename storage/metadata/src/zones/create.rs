@@ -48,7 +48,10 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
         named => named.parse()?,
     };
     let frame = suite::frame(data_suite, asked.frame_bytes)?;
-    let zone = ZoneId::generate();
+    let zone = match asked.zone_id.as_ref() {
+        [] => ZoneId::generate(),
+        id => ZoneId::try_from(id)?,
+    };
     let current = look_at_key(core, &key, zone).await?;
     // EDEKs are bound to the key's own name; an alias may name another key tomorrow.
     let key = current.key;
@@ -127,6 +130,14 @@ async fn make(txn: &mut impl Txn, who: &Caller, making: &Making) -> Result<pb::Z
     if !has_trash && !is_empty(txn, &found).await? {
         return Err(MetadataError::ZoneNotEmpty(path.clone()));
     }
+    if is_taken(txn, *zone).await? {
+        return Err(MetadataError::Field {
+            field: "zone_id",
+            rule: format!(
+                "there is a zone {zone}, or there are files of one yet; leave the id out, or see: strongroom zone list"
+            ),
+        });
+    }
     found.entry.zone_id = (*zone).into();
     making.handed.apply(&mut found.entry);
     access::put(txn, &found.key, &found.entry);
@@ -139,4 +150,10 @@ async fn make(txn: &mut impl Txn, who: &Caller, making: &Making) -> Result<pb::Z
     };
     access::put(txn, &keys::zone(*zone), &record);
     Ok(wire_zone(*zone, &record, &found.path, 0))
+}
+
+/// Whether there is a zone with this id, or files whose EDEKs are bound to one.
+async fn is_taken(txn: &mut impl Txn, zone: ZoneId) -> Result<bool, MetadataError> {
+    let files = access::page(txn, &keys::index_of_zone(zone), 1).await?;
+    Ok(!files.is_empty() || access::zone(txn, zone).await?.is_some())
 }

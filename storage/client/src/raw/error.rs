@@ -1,0 +1,38 @@
+/// Why ciphertext cannot be read, or is not what it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RawError {
+    /// Other bytes than a stream begins with.
+    #[error("it is no stream of strongroom fs --raw get; a file of HDFS is brought in with --hdfs")]
+    NotAStream,
+    /// A stream of another format.
+    #[error("its format is {found}, and this version reads format 1")]
+    Format {
+        /// The format's number.
+        found: u8,
+    },
+    /// What a stream says of its file is damaged.
+    #[error("its header is damaged; fetch it again")]
+    Header,
+    /// A block is damaged, or not as long as it has to be.
+    #[error("block {block} of the stream is damaged; fetch it again")]
+    Block {
+        /// Its number in the stream, from 0.
+        block: u64,
+    },
+    /// A stream ends early, or does not end.
+    #[error("it does not end where it has to; fetch it again")]
+    End,
+    /// A file that HDFS cannot have.
+    #[error(
+        "{why}, so that HDFS cannot read it as it is; who may decrypt it can rewrite it to be so: strongroom fs compact, in a zone of suite ctr-hdfs"
+    )]
+    NotHdfs {
+        /// What about it HDFS does not have.
+        why: &'static str,
+    },
+    /// An attribute that is not HDFS'.
+    #[error(
+        "the attribute raw.hdfs.crypto.file.encryption.info has to be 0x and hexadecimal, as hdfs dfs -getfattr -e hex prints it, of an EDEK, an IV of 16 bytes and a version name"
+    )]
+    Attribute,
+}

@@ -1,0 +1,262 @@
+use bytes::Bytes;
+use prost::Message as _;
+use strongroom_dataplane::Geometry;
+use strongroom_proto::{
+    DataSuite, Edek, EdekSuite, ExtentId, ZonePath, kms::v1 as kms_pb, limits::FRAME_BYTES_MIN, metadata::v1 as pb,
+};
+
+use super::{RawError, crc32c};
+use crate::{FsError, opening::Opening, suite};
+
+/// The attribute in which HDFS keeps a file's EDEK.
+pub const HDFS_ATTRIBUTE: &str = "raw.hdfs.crypto.file.encryption.info";
+
+const MAGIC: &[u8; 6] = b"SRMRAW";
+const FORMAT: u8 = 1;
+/// Bytes before the header: magic, a zero, the format, the header's length and its checksum.
+const PREFIX: usize = 16;
+/// Most bytes of a header: 1024 extents take 70 KiB.
+const HEADER_BYTES_MAX: usize = 1 << 20;
+/// Plaintext bytes of a block of a file that comes from HDFS.
+const HDFS_BLOCK_BYTES: u32 = 4 << 20;
+
+/// All that there is to a file but its blocks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RawHeader {
+    pub(super) file: pb::RawFile,
+    geometry: Geometry,
+}
+
+impl RawHeader {
+    /// What a stream ends with.
+    pub const END: [u8; 8] = *b"SRMRAWED";
+
+    /// Bytes that say how long the header is, to be given to [`Self::length`].
+    pub const PREFIX_BYTES: usize = PREFIX;
+
+    pub(super) fn of(opening: &Opening, wire: &pb::OpenedFile) -> Result<Self, FsError> {
+        let (stat, manifest) = (&opening.stat, opening.unproven());
+        let file = pb::RawFile {
+            length: stat.length,
+            mode: stat.mode,
+            owner: stat.owner.clone(),
+            group: stat.group.clone(),
+            mtime_ms: stat.mtime_ms,
+            edek: Some(opening.edek.clone().into()),
+            data_suite: stat.data_suite.map(|suite| suite.to_string()).unwrap_or_default(),
+            frame_bytes: wire.frame_bytes,
+            block_bytes: wire.block_bytes,
+            extents: manifest.extents().iter().map(crate::opening::wire_extent).collect(),
+            generation: manifest.generation(),
+            manifest_mac: wire.manifest_mac.clone(),
+            crypto_id: if wire.manifest_mac.is_empty() {
+                Bytes::new()
+            } else {
+                opening.crypto_id.into()
+            },
+        };
+        Ok(Self {
+            file,
+            geometry: manifest.geometry(),
+        })
+    }
+
+    /// A file of HDFS: `length` bytes of ciphertext, the attribute that HDFS has of it, and the key that its zone has there and
+    /// the zone here has to have.
+    ///
+    /// # Errors
+    /// [`RawError::Attribute`].
+    pub fn of_hdfs(attribute: &str, length: u64, mode: u32, mtime_ms: u64) -> Result<Self, RawError> {
+        let value = attribute.trim().rsplit('=').next().unwrap_or_default();
+        let value = value.strip_prefix("0x").ok_or(RawError::Attribute)?;
+        let value = hex::decode(value).map_err(|_| RawError::Attribute)?;
+        let info = pb::PerFileEncryptionInfo::decode(value.as_slice()).map_err(|_| RawError::Attribute)?;
+        let (key, version) = info.ez_key_version_name.rsplit_once('@').ok_or(RawError::Attribute)?;
+        if info.iv.len() != 16 || info.key.is_empty() {
+            return Err(RawError::Attribute);
+        }
+        let blocks = length.div_ceil(HDFS_BLOCK_BYTES.into());
+        let extent = pb::Extent {
+            extent_id: ExtentId::generate().into(),
+            salt: info.iv.clone(),
+            length,
+            visible: length,
+            blocks: blocks.try_into().map_err(|_| RawError::Header)?,
+            under_dek: true,
+            sealed_as: Bytes::new(),
+        };
+        let edek = kms_pb::Edek {
+            key_name: key.to_owned(),
+            key_version: version.parse().map_err(|_| RawError::Attribute)?,
+            // Hadoop's EDEKs are bound to none; the service puts that of the destination.
+            zone_id: vec![0; 16].into(),
+            suite: EdekSuite::Hadoop.to_string(),
+            wrapped: [info.iv, info.key].concat().into(),
+        };
+        Self::parse(pb::RawFile {
+            length,
+            mode,
+            mtime_ms,
+            edek: Some(edek),
+            data_suite: DataSuite::CtrHdfs.to_string(),
+            frame_bytes: FRAME_BYTES_MIN,
+            block_bytes: HDFS_BLOCK_BYTES,
+            extents: if length > 0 { vec![extent] } else { Vec::new() },
+            generation: 1,
+            ..pb::RawFile::default()
+        })
+    }
+
+    /// How many bytes follow a stream's first ones, up to the first block.
+    ///
+    /// # Errors
+    /// [`RawError::NotAStream`], [`RawError::Format`] or [`RawError::Header`].
+    pub fn length(prefix: &[u8; PREFIX]) -> Result<usize, RawError> {
+        if prefix[..6] != MAGIC[..] || prefix[6] != 0 {
+            return Err(RawError::NotAStream);
+        }
+        if prefix[7] != FORMAT {
+            return Err(RawError::Format { found: prefix[7] });
+        }
+        let length = u32::from_be_bytes([prefix[8], prefix[9], prefix[10], prefix[11]]) as usize;
+        if length > HEADER_BYTES_MAX {
+            return Err(RawError::Header);
+        }
+        Ok(length)
+    }
+
+    /// The header that follows `prefix`.
+    ///
+    /// # Errors
+    /// [`RawError::Header`].
+    pub fn from_bytes(prefix: &[u8; PREFIX], bytes: &[u8]) -> Result<Self, RawError> {
+        let crc = u32::from_be_bytes([prefix[12], prefix[13], prefix[14], prefix[15]]);
+        if crc32c(bytes) != crc {
+            return Err(RawError::Header);
+        }
+        Self::parse(pb::RawFile::decode(bytes).map_err(|_| RawError::Header)?)
+    }
+
+    /// What a stream of the file begins with.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let header = self.file.encode_to_vec();
+        let mut bytes = Vec::with_capacity(PREFIX + header.len());
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&[0, FORMAT]);
+        bytes.extend_from_slice(&(header.len() as u32).to_be_bytes());
+        bytes.extend_from_slice(&crc32c(&header).to_be_bytes());
+        bytes.extend_from_slice(&header);
+        bytes
+    }
+
+    /// The value of [`HDFS_ATTRIBUTE`], as `hdfs dfs -setfattr` takes it, if the blocks one after another are what HDFS has.
+    ///
+    /// # Errors
+    /// [`RawError::NotHdfs`].
+    pub fn hdfs_attribute(&self) -> Result<String, RawError> {
+        let no = |why| RawError::NotHdfs { why };
+        if self.file.data_suite != DataSuite::CtrHdfs.as_str() {
+            return Err(no("it is not of suite ctr-hdfs"));
+        }
+        let edek = self.edek()?;
+        let (iv, key) = match edek.wrapped.split_first_chunk::<16>() {
+            Some(parts) if edek.suite == EdekSuite::Hadoop => parts,
+            _ => return Err(no("its EDEK is not of suite hadoop")),
+        };
+        match self.file.extents.as_slice() {
+            [] => {}
+            [one] if !one.under_dek => return Err(no("it was made empty and filled later, under a key of its own")),
+            [one] if one.salt != iv[..] => return Err(no("its EDEK was moved from another key and has another IV")),
+            [one] if one.visible == one.length => {}
+            [_] => return Err(no("it was cut short")),
+            _ => return Err(no("it consists of several extents")),
+        }
+        let info = pb::PerFileEncryptionInfo {
+            key: Bytes::copy_from_slice(key),
+            iv: Bytes::copy_from_slice(iv),
+            ez_key_version_name: format!("{}@{}", edek.key, edek.version),
+        };
+        Ok(format!("0x{}", hex::encode(info.encode_to_vec())))
+    }
+
+    /// The file's EDEK.
+    ///
+    /// # Errors
+    /// [`RawError::Header`] if there is none.
+    pub fn edek(&self) -> Result<Edek, RawError> {
+        let edek = self.file.edek.clone().ok_or(RawError::Header)?;
+        Edek::try_from(edek).map_err(|_| RawError::Header)
+    }
+
+    /// Plaintext bytes of the file.
+    #[must_use]
+    pub const fn file_bytes(&self) -> u64 {
+        self.file.length
+    }
+
+    /// Permission bits.
+    #[must_use]
+    pub const fn mode(&self) -> u32 {
+        self.file.mode
+    }
+
+    /// Last change, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub const fn mtime_ms(&self) -> u64 {
+        self.file.mtime_ms
+    }
+
+    /// The file's attributes in the raw view, by name.
+    #[must_use]
+    pub fn attributes(&self) -> Vec<(&'static str, String)> {
+        let file = &self.file;
+        let mut all = vec![
+            ("raw.strongroom.crypto.id", hex::encode(&file.crypto_id)),
+            ("raw.strongroom.extents", file.extents.len().to_string()),
+            ("raw.strongroom.generation", file.generation.to_string()),
+            ("raw.strongroom.manifest.mac", hex::encode(&file.manifest_mac)),
+        ];
+        if let Ok(value) = self.hdfs_attribute() {
+            all.push((HDFS_ATTRIBUTE, value));
+        }
+        all
+    }
+
+    /// Ciphertext bytes of every block, in the order in which they follow the header.
+    pub fn block_bytes(&self) -> impl Iterator<Item = u32> + '_ {
+        let shown = self.shown_blocks().enumerate();
+        shown
+            .flat_map(move |(position, blocks)| (0..blocks).filter_map(move |index| self.block_length(position, index)))
+    }
+
+    /// Ciphertext bytes of a block of the extent at `position`.
+    pub(super) fn block_length(&self, position: usize, index: u32) -> Option<u32> {
+        let extent = self.file.extents.get(position)?;
+        let plain = self.geometry.block_plain_bytes(extent.length, index).ok()?;
+        Some(self.geometry.sealed_bytes(plain))
+    }
+
+    /// Blocks of each extent that have a byte of the file.
+    pub(super) fn shown_blocks(&self) -> impl Iterator<Item = u32> + '_ {
+        let block = u64::from(self.geometry.block_bytes());
+        self.file
+            .extents
+            .iter()
+            .map(move |extent| extent.visible.div_ceil(block) as u32)
+    }
+
+    fn parse(file: pb::RawFile) -> Result<Self, RawError> {
+        let suite = file.data_suite.parse().map_err(|_| RawError::Header)?;
+        let nowhere = ZonePath::root();
+        let geometry = suite::geometry(&nowhere, suite, file.frame_bytes, file.block_bytes);
+        let geometry = geometry.map_err(|_| RawError::Header)?;
+        let sound = |extent: &pb::Extent| {
+            (1..=extent.length).contains(&extent.visible) && geometry.blocks(extent.length) == Ok(extent.blocks)
+        };
+        if !file.extents.iter().all(sound) {
+            return Err(RawError::Header);
+        }
+        Ok(Self { file, geometry })
+    }
+}
