@@ -117,7 +117,8 @@ async fn a_file_shows_once_all_its_blocks_are_there_under_ids_of_its_own() {
         (stat.owner.as_str(), stat.group.as_str(), stat.mtime_ms),
         ("bob", "hr", 77)
     );
-    let opened = world.user("bob").files.open_file(pb::OpenFileRequest {
+    let mut files = world.user("bob").files;
+    let opened = files.open_file(pb::OpenFileRequest {
         path: "/z/f".into(),
         ..pb::OpenFileRequest::default()
     });
