@@ -281,6 +281,42 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         topic: FILES,
+        hdfs: "in the raw view reading takes the ordinary rights, and changing anything a superuser",
+        here: Same,
+        steps: &[
+            Done("fs put {f} {z}/raw"),
+            Says("fs --raw stat {z}/raw", &["raw.strongroom.extents=1"]),
+            Test("storage/metadata/tests/raw.rs", "what_a_zone_cannot_have_is_refused"),
+        ],
+    },
+    Row {
+        topic: FILES,
+        hdfs: "`KeyVersion 'v' does not belong to the key 'k'`, and no EDEK for a path in no zone",
+        here: Better("so are versions that the key never had or that the zone was re-encrypted away from"),
+        steps: &[Test(
+            "storage/metadata/tests/raw.rs",
+            "what_a_zone_cannot_have_is_refused",
+        )],
+    },
+    Row {
+        topic: FILES,
+        hdfs: "`/.reserved/raw` copies files without a key",
+        here: Otherwise(
+            "`fs --raw`: streams that are checked, for every file; HDFS' own form for files that it could have written",
+        ),
+        steps: &[
+            Test(
+                "tests/tests/journeys/raw.rs",
+                "ciphertext_goes_to_another_cluster_by_hands_that_have_no_key",
+            ),
+            Test(
+                "tests/tests/journeys/raw.rs",
+                "hdfs_reads_what_strongroom_writes_and_the_other_way_round",
+            ),
+        ],
+    },
+    Row {
+        topic: FILES,
         hdfs: "a create whose zone changes while it waits for an EDEK starts over, ten times",
         here: Same,
         steps: &[
