@@ -93,7 +93,7 @@ reasons! {
     NotInZone = "not-in-zone" => FailedPrecondition,
     /// The directory is a zone already.
     AlreadyZone = "already-zone" => AlreadyExists,
-    /// A directory above holds as many names or bytes as its quota allows.
+    /// A directory above holds as many names or bytes as its quota allows, or a user has as many files open as one may.
     QuotaExceeded = "quota-exceeded" => FailedPrecondition,
     /// Source and destination are in different zones.
     CrossZone = "cross-zone" => FailedPrecondition,

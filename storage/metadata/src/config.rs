@@ -72,6 +72,8 @@ pub struct Settings {
     pub command_timeout_ms: u64,
     /// Zones being re-encrypted at once.
     pub reencryptions: usize,
+    /// Files that one user may have open to write.
+    pub open_files_per_user: u32,
     /// How often block nodes' disks are compared with what is recorded, in milliseconds; 0 for never.
     pub inventory_ms: u64,
     /// How old a block on a disk is before it is deleted because nothing that is recorded needs it, in milliseconds.
@@ -98,6 +100,7 @@ impl Default for Settings {
             node_gone_ms: 600_000,
             command_timeout_ms: 10_000,
             reencryptions: 4,
+            open_files_per_user: 1000,
             inventory_ms: 6 * 3_600_000,
             stray_ms: 24 * 3_600_000,
             trash_ms: 24 * 3_600_000,
@@ -173,6 +176,10 @@ impl Settings {
             (
                 (1..=64).contains(&self.reencryptions),
                 "settings.reencryptions must be from 1 to 64",
+            ),
+            (
+                self.open_files_per_user >= 1,
+                "settings.open_files_per_user must be at least 1",
             ),
             (
                 self.inventory_ms == 0 || self.inventory_ms >= 1_000,

@@ -135,6 +135,16 @@ pub enum MetadataError {
         /// As far as it is used.
         used: u64,
     },
+    /// A user has as many files open as one may.
+    #[error(
+        "user {user} has {most} files open to write them, as many as one user may (settings.open_files_per_user); finish some, or wait: those of writers who are gone are given up after ten minutes"
+    )]
+    TooManyOpenFiles {
+        /// The user.
+        user: String,
+        /// At most.
+        most: i64,
+    },
     /// What is moved or removed below a quota is too large to be counted on the way.
     #[error(
         "{path} has more than {most} files and directories, too many to count while it leaves a quota or comes under one; move or remove it in parts, or have a superuser give it a quota of its own first, which counts it: strongroom fs quota set {path} --bytes 1E"
@@ -414,7 +424,7 @@ impl MetadataError {
             Self::InvalidMove { .. } | Self::TooDeep(_) | Self::Transfer { .. } => Reason::InvalidMove,
             Self::Moving { .. } | Self::TransferStopped { .. } | Self::ZoneGone(_) => Reason::InvalidMove,
             Self::CrossZone { .. } => Reason::CrossZone,
-            Self::QuotaExceeded { .. } => Reason::QuotaExceeded,
+            Self::QuotaExceeded { .. } | Self::TooManyOpenFiles { .. } => Reason::QuotaExceeded,
             Self::TooManyToCount { .. } | Self::TooLongToCount(_) => Reason::InvalidMove,
             Self::NotInZone(_) | Self::NotZoneRoot { .. } => Reason::NotInZone,
             Self::AlreadyZone(_) => Reason::AlreadyZone,

@@ -519,6 +519,10 @@ async fn check_counters(store: &AnyStore, indexed: &BTreeSet<Entry>) -> Result<(
             expected.insert(vec![b'c', table], i64::try_from(rows).expect("few"));
         }
     }
+    for (_, value) in scan(store, b'o').await {
+        let open = records::OpenFile::decode(value).expect("an open file");
+        *expected.entry([b"co", open.owner.as_bytes()].concat()).or_default() += 1;
+    }
     expected.extend(quotas(store).await?);
     let stored: BTreeMap<Vec<u8>, i64> = scan(store, b'c')
         .await

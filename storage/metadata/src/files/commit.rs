@@ -104,7 +104,7 @@ async fn commit_in(txn: &mut impl Txn, commit: &Commit, next: ExtentId) -> Resul
 /// Ends the writing, or grants the next extent.
 fn go_on(txn: &mut impl Txn, commit: &Commit, body: &records::Body, next: ExtentId) -> Option<pb::WriteGrant> {
     let Some(lease_expires_ms) = commit.lease_expires_ms else {
-        counted::delete_open_file(txn, commit.file);
+        counted::delete_open_file(txn, commit.file, commit.who.name.as_str());
         return None;
     };
     let open = records::OpenFile {

@@ -112,16 +112,18 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
         let dek_ms = core.clock.now_ms();
         let lease_expires_ms = dek_ms + core.settings.lease_ms;
         let (file, extent) = (FileId::generate(), ExtentId::generate());
+        let open_max = core.settings.open_files_per_user;
         let recorded = transact!(&core.store, [creation, edek], |txn| record(
             txn,
             &creation,
             &edek,
             file,
             extent,
-            (dek_ms, lease_expires_ms)
+            (dek_ms, lease_expires_ms),
+            open_max
         ))
-        .await?;
-        if let Some(created) = recorded {
+        .await;
+        if let Some(created) = quota::explained(&core.store, &creation.who, recorded).await? {
             return granted(core, created, &creation.who.name);
         }
     }
@@ -225,6 +227,7 @@ async fn record(
     file: FileId,
     extent: ExtentId,
     (dek_ms, lease_expires_ms): (u64, u64),
+    open_max: u32,
 ) -> Result<Option<pb::CreatedFile>, MetadataError> {
     if let Some(done) = kept(txn, &creation.call, &creation.who).await? {
         return Ok(Some(done));
@@ -244,7 +247,7 @@ async fn record(
         lease_expires_ms,
         ..terms.open(edek, extent)
     };
-    let created = begin_body(txn, file, &open, edek)?;
+    let created = begin_body(txn, file, &open, edek, open_max)?;
     creation.call.keep(txn, &created);
     Ok(Some(created))
 }
@@ -255,9 +258,10 @@ pub(super) fn begin_body(
     id: FileId,
     open: &records::OpenFile,
     edek: &Edek,
+    open_max: u32,
 ) -> Result<pb::CreatedFile, MetadataError> {
     counted::put_index(txn, &edek.clone().into(), id)?;
-    counted::put_open_file(txn, id, open);
+    counted::put_open_file(txn, id, open, open_max);
     let extent_id = open.extents.first().map(|extent| extent.extent_id.clone());
     Ok(pb::CreatedFile {
         grant: Some(pb::WriteGrant {

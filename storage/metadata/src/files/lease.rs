@@ -86,7 +86,7 @@ pub(crate) async fn give_up(
     open: &records::OpenFile,
     dead_ms: u64,
 ) -> Result<(), MetadataError> {
-    counted::delete_open_file(txn, file);
+    counted::delete_open_file(txn, file, &open.owner);
     if open.generation == 0 {
         let edek = open.edek.as_ref().ok_or(MetadataError::Corrupt { what: "open file" })?;
         counted::delete_index(txn, edek, file)?;

@@ -18,6 +18,7 @@ use crate::{
         permission::{Rights, check},
         resolve::{Found, climb, find},
     },
+    quota::explained,
     schema::{access, access::transact, counted, records},
     zones::source::EdekSource,
 };
@@ -33,8 +34,8 @@ pub(crate) async fn reopen<S: Store, E: EdekSource>(
     let grant = transact!(&core.store, [call, path, who], |txn| reopen_in(
         txn, &call, &path, &who, extent, &settings
     ))
-    .await?;
-    let (file, extent) = ids(&grant)?;
+    .await;
+    let (file, extent) = ids(&explained(&core.store, who, grant).await?)?;
     let mut txn = core.store.begin().await?;
     let found = climb(&mut txn, who, file).await?;
     let found = found.ok_or_else(|| MetadataError::NotFound(path.clone()))?;
@@ -69,7 +70,7 @@ async fn reopen_in(
         give_up(txn, found.id, &other, dead_ms(now_ms, settings)).await?;
     }
     let open = records::OpenFile::again(&who.name, &body, extent, now_ms + settings.lease_ms);
-    counted::put_open_file(txn, found.id, &open);
+    counted::put_open_file(txn, found.id, &open, settings.open_files_per_user);
     let grant = pb::WriteGrant {
         file_id: found.id.into(),
         extent_id: extent.into(),

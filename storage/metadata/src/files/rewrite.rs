@@ -26,6 +26,7 @@ use crate::{
         remove::put_purge,
         resolve::{Found, climb},
     },
+    quota::explained,
     schema::{access, access::transact, counted, keys, records},
     transfer::staged::{arrive, drop_index},
     zones::source::EdekSource,
@@ -69,8 +70,8 @@ pub(crate) async fn begin<S: Store, E: EdekSource>(
             dek_ms,
             &settings
         ))
-        .await?;
-        if let Some(body) = recorded {
+        .await;
+        if let Some(body) = explained(&core.store, &rewriting.who, recorded).await? {
             return both(core, &rewriting, body).await;
         }
     }
@@ -135,7 +136,7 @@ async fn record(
         }),
         ..place.terms.open(edek, extent)
     };
-    let created = begin_body(txn, id, &open, edek)?;
+    let created = begin_body(txn, id, &open, edek, settings.open_files_per_user)?;
     rewriting.call.keep(txn, &created);
     Ok(Some(created))
 }

@@ -203,7 +203,7 @@ pub(crate) fn forget(txn: &mut impl Txn, entry: &records::Entry) -> Result<(), P
     Ok(())
 }
 
-/// An outcome that says which quota was exceeded, if that is why the store refused.
+/// An outcome that says which quota was exceeded, or that the user has too many files open, if that is why the store refused.
 pub(crate) async fn explained<T>(
     store: &impl Store,
     who: &Caller,
@@ -212,6 +212,12 @@ pub(crate) async fn explained<T>(
     let Err(MetadataError::Store(StoreError::CounterOver { key, max })) = &outcome else {
         return outcome;
     };
+    if let Some(user) = keys::open_files_user(key) {
+        return Err(MetadataError::TooManyOpenFiles {
+            user: user.to_owned(),
+            most: *max,
+        });
+    }
     let Some((id, measure)) = keys::used_of(key) else {
         return outcome;
     };

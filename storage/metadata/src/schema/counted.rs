@@ -96,16 +96,18 @@ fn indexed(edek: &records::Edek) -> Result<(ZoneId, KeyVersion), MetadataError> 
     Ok((edek.zone_id.as_ref().try_into()?, KeyVersion(edek.key_version)))
 }
 
-/// Records a file that somebody begins to write.
-pub(crate) fn put_open_file(txn: &mut impl Txn, id: FileId, open: &records::OpenFile) {
+/// Records a file that somebody begins to write, who may have `most` of them.
+pub(crate) fn put_open_file(txn: &mut impl Txn, id: FileId, open: &records::OpenFile, most: u32) {
     access::put(txn, &keys::open_file(id), open);
     add(txn, &keys::total(Counted::OpenFiles), 1);
+    txn.add(&keys::open_files_of(&open.owner), 1, i64::from(most));
 }
 
-/// Removes a file that is there from those being written.
-pub(crate) fn delete_open_file(txn: &mut impl Txn, id: FileId) {
+/// Removes a file that is there from those that `owner` writes.
+pub(crate) fn delete_open_file(txn: &mut impl Txn, id: FileId, owner: &str) {
     txn.delete(&keys::open_file(id));
     add(txn, &keys::total(Counted::OpenFiles), -1);
+    add(txn, &keys::open_files_of(owner), -1);
 }
 
 /// Leaves blocks on a node to be deleted.

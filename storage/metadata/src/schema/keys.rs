@@ -375,6 +375,15 @@ pub(crate) fn total_version(key: &[u8]) -> Option<KeyVersion> {
     fixed(key, 18).map(u32::from_be_bytes).map(KeyVersion)
 }
 
+/// How many files a user has open to write.
+pub(crate) fn open_files_of(user: &str) -> Vec<u8> {
+    key(COUNTER, &[&[OPEN], user.as_bytes()])
+}
+pub(crate) fn open_files_user(key: &[u8]) -> Option<&str> {
+    let user = key.strip_prefix(&[COUNTER, OPEN])?;
+    std::str::from_utf8(user).ok().filter(|user| !user.is_empty())
+}
+
 /// The extended attributes of an inode.
 pub(crate) fn xattrs(id: FileId) -> Vec<u8> {
     key(XATTRS, &[id.as_bytes()])
@@ -530,6 +539,7 @@ mod tests {
             (dead(258, extent), format!("730000000000000102{}", "03".repeat(16))),
             (super::quota(quota), format!("71{}", "06".repeat(16))),
             (xattrs(file), format!("75{}", "01".repeat(16))),
+            (open_files_of("bob"), "636f626f62".to_owned()),
             (used(quota, Measure::Bytes), format!("6371{}62", "06".repeat(16))),
             (format(), "76".to_owned()),
         ] {
@@ -553,6 +563,8 @@ mod tests {
             assert_eq!(used_of(&used(quota, measure)), Some((quota, measure)));
         }
         assert_eq!(used_of(&total(Counted::Garbage)), None);
+        assert_eq!(open_files_user(&open_files_of("bob")), Some("bob"));
+        assert_eq!(open_files_user(&total(Counted::OpenFiles)), None);
     }
 
     #[test]

@@ -60,6 +60,9 @@ fn check_counters(tables: &Tables, broken: &mut Broken) {
     for (table, rows) in rows.into_iter().filter(|(_, rows)| *rows > 0) {
         expected.insert(table.to_vec(), i64::try_from(rows).expect("few"));
     }
+    for open in tables.open.values() {
+        *expected.entry([b"o", open.owner.as_bytes()].concat()).or_default() += 1;
+    }
     // Those of quotas are looked at with them.
     let counters = tables.counters.iter().filter(|(key, _)| key[0] != b'q');
     let counters: BTreeMap<_, _> = counters.map(|(key, count)| (key.clone(), *count)).collect();
