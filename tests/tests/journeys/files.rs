@@ -269,7 +269,7 @@ fn files_are_renamed_removed_and_counted() {
 
     cli.line(&format!("fs rm {zone}/z")).fails(8, &["-r"]);
     cli.line(&format!("fs rm {zone}/absent")).fails(3, &["absent"]);
-    cli.line(&format!("fs rm -r {zone}/z")).ok();
+    cli.line(&format!("fs rm -r --skip-trash {zone}/z")).ok();
     assert_eq!(cli.line(&format!("--json fs du {zone}")).json()["files"], 0);
     let blocks = || {
         strongroom_tests::BLOCK_NODES
