@@ -55,14 +55,17 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
     let file = FileId::generate();
     let now_ms = core.clock.now_ms();
     let lease_expires_ms = now_ms + core.settings.lease_ms;
+    let (open_max, who) = (core.settings.open_files_per_user, arrival.who.clone());
     let created = transact!(&core.store, [arrival], |txn| record(
         txn,
         &arrival,
         newest,
         file,
-        (now_ms, lease_expires_ms)
+        (now_ms, lease_expires_ms),
+        open_max
     ))
-    .await?;
+    .await;
+    let created = explained(&core.store, &who, created).await?;
     let grant = created.grant.as_ref();
     let (file, extent) = ids(grant.ok_or(MetadataError::Corrupt { what: "answer" })?)?;
     Ok(pb::CreatedRaw {
@@ -121,6 +124,7 @@ async fn record(
     newest: KeyVersion,
     file: FileId,
     (now_ms, lease_expires_ms): (u64, u64),
+    open_max: u32,
 ) -> Result<pb::CreatedRaw, MetadataError> {
     let kept: Option<pb::CreatedRaw> = arrival.call.answer(txn).await?;
     if let Some(done) = kept {
@@ -161,7 +165,7 @@ async fn record(
         ..open
     };
     counted::put_index(txn, &edek.into(), file)?;
-    counted::put_open_file(txn, file, &open);
+    counted::put_open_file(txn, file, &open, open_max);
     let created = pb::CreatedRaw {
         grant: Some(pb::WriteGrant {
             file_id: file.into(),
@@ -386,7 +390,7 @@ async fn commit_in(txn: &mut impl Txn, landing: &Landing) -> Result<pb::Stat, Me
     }
     access::put(txn, &keys::body(*file), &body);
     let found = put_new(txn, &parent, &open.name, entry)?;
-    counted::delete_open_file(txn, *file);
+    counted::delete_open_file(txn, *file, who.name.as_str());
     let done = stat(txn, &found).await?;
     call.keep(txn, &done);
     Ok(done)
