@@ -1,6 +1,6 @@
 //! Finding the files of a directory that moves, and telling its client which of them lack an EDEK.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use bytes::Bytes;
 use strongroom_kv::{Reader, Store, Txn};
@@ -213,11 +213,14 @@ async fn look(
         return Ok(Listed::Over);
     };
     let id = access::file_id(&place.parent)?;
-    if !parents.contains_key(&id) {
-        let parent = climb(reader, who, id).await?;
-        parents.insert(id, parent.filter(|parent| parent.moving == Some(job)));
-    }
-    let Some(Some(parent)) = parents.get(&id) else {
+    let parent = match parents.entry(id) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(unknown) => {
+            let parent = climb(reader, who, id).await?;
+            unknown.insert(parent.filter(|parent| parent.moving == Some(job)))
+        }
+    };
+    let Some(parent) = parent else {
         return Ok(Listed::Over);
     };
     let entry = access::entry(reader, id, &place.name).await?;
