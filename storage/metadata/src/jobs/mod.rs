@@ -7,6 +7,7 @@
 
 pub(crate) mod control;
 pub(crate) mod pace;
+mod places;
 pub(crate) mod record;
 pub(crate) mod rewriting;
 pub(crate) mod runner;

@@ -1,15 +1,18 @@
-//! Has the jobs that run worked on: a bounded number of each kind at once, the oldest first.
+//! Has the jobs that run worked on: a bounded number of each kind at once, in turn.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use strongroom_kv::{Store, Txn};
+use strongroom_kv::{Reader, Store, Txn};
 use strongroom_proto::{Failure, JobId, Reason};
 use tokio::{
-    task::{Id, JoinError, JoinSet},
-    time::sleep,
+    task::{AbortHandle, Id, JoinError, JoinSet},
+    time::{Instant, sleep},
 };
 
-use super::{record, rewriting};
+use super::{
+    places::{Places, Ready},
+    record, rewriting,
+};
 use crate::{
     core::Core,
     error::{MetadataError, chain},
@@ -29,6 +32,8 @@ use crate::{
 const REMOVALS_MAX: usize = 4;
 /// Transfers tidied up at once.
 const TRANSFERS_MAX: usize = 4;
+/// Jobs of a kind that are looked at together.
+const LOOKED_AT_MAX: usize = 500;
 /// How often jobs are looked for when nobody says that there is one.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Failures without progress in between before a job is paused, and the pause after each.
@@ -43,16 +48,29 @@ const FORGOTTEN_AT_ONCE: usize = 500;
 pub(crate) async fn work<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
     let mut workers = JoinSet::new();
     let (mut busy, mut crashes) = (HashMap::new(), Crashes::default());
+    let mut kinds = [
+        Kind::of(JobKind::Reencryption, core.settings.reencryptions),
+        Kind::of(JobKind::Removal, REMOVALS_MAX),
+        Kind::of(JobKind::Transfer, TRANSFERS_MAX),
+    ];
     loop {
-        if let Err(error) = start(&core, &mut workers, &mut busy).await {
-            tracing::warn!(error = %chain(&error), "cannot look for jobs");
+        for kind in &mut kinds {
+            if let Err(error) = kind.look(&core, &mut workers, &mut busy).await {
+                tracing::warn!(error = %chain(&error), "cannot look for jobs");
+            }
         }
         tokio::select! {
             () = core.work.notified() => {}
             () = sleep(LOOK_EVERY) => {}
             Some(ended) = workers.join_next_with_id(), if !workers.is_empty() => {
-                let job = busy.remove(&ended.as_ref().map_or_else(JoinError::id, |(task, ())| *task));
-                if let (Some(job), Err(error)) = (job, &ended) {
+                let worker = busy.remove(&ended.as_ref().map_or_else(JoinError::id, |(task, ())| *task));
+                let job = worker.map(|worker| worker.job);
+                if let Some(job) = job {
+                    kinds.iter_mut().for_each(|kind| kind.places.leave(job));
+                }
+                if let (Some(job), Err(error)) = (job, &ended)
+                    && !error.is_cancelled()
+                {
                     tracing::error!(%job, %error, "the worker of a job crashed");
                     if crashes.is_one_too_many(job) {
                         give_up(&core.store, job, "its worker crashed again and again, see the log of the metadata service").await;
@@ -79,27 +97,86 @@ impl Crashes {
     }
 }
 
-/// Starts workers for the jobs that are next.
-async fn start<S: Store, E: EdekSource>(
-    core: &Arc<Core<S, E>>,
-    workers: &mut JoinSet<()>,
-    busy: &mut HashMap<Id, JobId>,
-) -> Result<(), MetadataError> {
-    for (kind, most) in [
-        (JobKind::Reencryption, core.settings.reencryptions),
-        (JobKind::Removal, REMOVALS_MAX),
-        (JobKind::Transfer, TRANSFERS_MAX),
-    ] {
-        let found = access::page(&mut core.store.snapshot().await?, &keys::jobs_running(kind), most).await?;
-        for (key, _) in &found {
-            let id = keys::running_job_of(key).ok_or(MetadataError::Corrupt { what: "job" })?;
-            if !busy.values().any(|other| *other == id) {
-                let worker = workers.spawn(run(Arc::clone(core), kind, id));
-                busy.insert(worker.id(), id);
-            }
+/// A task that works on a job.
+struct Worker {
+    job: JobId,
+    task: AbortHandle,
+}
+
+/// The jobs of one kind.
+struct Kind {
+    kind: JobKind,
+    /// Worked on at once.
+    most: usize,
+    places: Places,
+    /// Where the next look begins, if there are more jobs than are looked at together.
+    after: Option<bytes::Bytes>,
+}
+
+impl Kind {
+    fn of(kind: JobKind, most: usize) -> Self {
+        Self {
+            kind,
+            most,
+            places: Places::default(),
+            after: None,
         }
     }
-    Ok(())
+
+    /// Starts workers for the jobs that are next, and stops one whose turn is over. It may be stopped anywhere: each step of a job is a
+    /// transaction.
+    async fn look<S: Store, E: EdekSource>(
+        &mut self,
+        core: &Arc<Core<S, E>>,
+        workers: &mut JoinSet<()>,
+        busy: &mut HashMap<Id, Worker>,
+    ) -> Result<(), MetadataError> {
+        let waiting = self.waiting(core).await?;
+        let now = Instant::now();
+        while let Some(job) = self.places.give(&waiting, self.most, now) {
+            let task = workers.spawn(run(Arc::clone(core), self.kind, job));
+            busy.insert(task.id(), Worker { job, task });
+        }
+        if let Some(job) = self.places.over(&waiting, self.most, now) {
+            let worker = busy.values().find(|worker| worker.job == job);
+            worker.iter().for_each(|worker| worker.task.abort());
+        }
+        Ok(())
+    }
+
+    /// Jobs without a worker, some of them if there are very many.
+    async fn waiting<S: Store, E: EdekSource>(&mut self, core: &Core<S, E>) -> Result<Vec<Ready>, MetadataError> {
+        let mut range = keys::jobs_running(self.kind);
+        if let Some(after) = self.after.take() {
+            range = range.after(&after);
+        }
+        let mut view = core.store.snapshot().await?;
+        let found = access::page(&mut view, &range, LOOKED_AT_MAX).await?;
+        if found.len() == LOOKED_AT_MAX {
+            self.after = found.last().map(|(key, _)| key.clone());
+        }
+        let mut waiting = Vec::new();
+        for (key, _) in &found {
+            let id = keys::running_job_of(key).ok_or(MetadataError::Corrupt { what: "job" })?;
+            if self.places.holds(id) {
+                continue;
+            }
+            if let Some(job) = access::job(&mut view, id).await? {
+                let group = group(&mut view, &job).await?;
+                waiting.push(Ready { job: id, group });
+            }
+        }
+        Ok(waiting)
+    }
+}
+
+/// Who shares places with a job: re-encryptions on one key, which may be away, and otherwise the jobs of one owner.
+async fn group(reader: &mut impl Reader, job: &Job) -> Result<String, MetadataError> {
+    if job.kind() != JobKind::Reencryption {
+        return Ok(job.owner.clone());
+    }
+    let zone = access::zone(reader, job.zone_id.as_ref().try_into()?).await?;
+    Ok(zone.unwrap_or_default().key_name)
 }
 
 /// Works on one job until it is over, paused or given up. What is only away for a while is waited for.

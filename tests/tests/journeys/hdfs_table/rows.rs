@@ -209,14 +209,19 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         topic: RENAME,
         hdfs: "`X can't be moved from encryption zone A to encryption zone B.`",
-        here: Better("and says how to do it"),
+        here: Better("with rights on both keys `fs mv --transfer` moves it, and the error says so"),
         steps: &[
             Done("fs put {f} {z}/a"),
             Refused(
                 "fs mv {z}/a {o}/a",
                 8,
-                &["can't be moved from encryption zone /payroll to encryption zone /other"],
+                &[
+                    "can't be moved from encryption zone /payroll to encryption zone /other",
+                    "strongroom fs mv --transfer {z}/a {o}/a",
+                ],
             ),
+            Done("fs mv --transfer {z}/a {o}/a"),
+            Says("fs cat {o}/a", &["what is in the file"]),
         ],
     },
     Row {
