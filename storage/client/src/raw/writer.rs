@@ -108,7 +108,7 @@ impl RawWriter {
     /// # Errors
     /// [`FsError::Raw`] if blocks are missing; as [`crate::FileWriter::finish`].
     pub async fn finish(mut self) -> Result<Stat, FsError> {
-        if self.stored != self.extents.iter().map(|(_, blocks)| u64::from(*blocks)).sum() {
+        if self.stored != self.extents.iter().map(|(_, blocks)| u64::from(*blocks)).sum::<u64>() {
             return Err(self.bad(RawError::End));
         }
         let request = pb::CommitRawRequest {

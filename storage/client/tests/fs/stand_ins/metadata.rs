@@ -7,11 +7,12 @@ use strongroom_proto::{
     kms::v1::Edek,
     metadata::v1::{
         AbandonFileRequest, AbandonFileResponse, Acl, AddBlocksRequest, BlockPlacement, CommitFileRequest,
-        CommittedFile, CreateFileRequest, CreatedFile, Extent, FileKind, GetAclRequest, GetStatRequest,
-        ListBlocksRequest, ListBlocksResponse, ListRequest, ListResponse, MakeDirectoryRequest, OpenFileRequest,
-        OpenedFile, RecoverFileRequest, RecoverFileResponse, RemoveRequest, RemoveResponse, RenameRequest,
-        ReopenFileRequest, ReopenedFile, RewriteFileRequest, RewritingFile, SetAclRequest, SetAttributesRequest, Stat,
-        WriteGrant, files_server::Files, namespace_server::Namespace,
+        CommittedFile, CreateFileRequest, CreatedFile, Extent, FileKind, GetAclRequest, GetQuotasRequest,
+        GetStatRequest, GetXattrsRequest, ListBlocksRequest, ListBlocksResponse, ListRequest, ListResponse,
+        MakeDirectoryRequest, OpenFileRequest, OpenedFile, Quotas, RecoverFileRequest, RecoverFileResponse,
+        RemoveRequest, RemoveResponse, RenameRequest, ReopenFileRequest, ReopenedFile, RewriteFileRequest,
+        RewritingFile, SetAclRequest, SetAttributesRequest, SetQuotaRequest, SetXattrRequest, Stat, WriteGrant, Xattrs,
+        files_server::Files, namespace_server::Namespace,
     },
 };
 use tonic::{Request, Response, Status};
@@ -273,6 +274,7 @@ impl MetadataState {
             manifest_mac: file.code.clone(),
             generation: file.generation,
             same_since: file.same_since,
+            crypto_id: Bytes::new(),
             blocks: first.map(|extent| self.block_list(file, extent, 0)),
         })
     }
@@ -439,6 +441,22 @@ impl Namespace for Metadata {
     }
 
     async fn get_acl(&self, _: Request<GetAclRequest>) -> Result<Response<Acl>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
+
+    async fn set_quota(&self, _: Request<SetQuotaRequest>) -> Result<Response<Quotas>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
+
+    async fn get_quotas(&self, _: Request<GetQuotasRequest>) -> Result<Response<Quotas>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
+
+    async fn set_xattr(&self, _: Request<SetXattrRequest>) -> Result<Response<Stat>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
+
+    async fn get_xattrs(&self, _: Request<GetXattrsRequest>) -> Result<Response<Xattrs>, Status> {
         Err(Status::unimplemented("not needed here"))
     }
 
