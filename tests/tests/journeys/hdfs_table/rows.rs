@@ -31,7 +31,7 @@ pub(super) const ROWS: &[Row] = &[
         hdfs: "`Can't create an encryption zone for X since no key provider is available.`",
         here: Otherwise("a key service has to be configured; while it does not answer, the command says so (code 5)"),
         steps: &[Test(
-            "storage/metadata/tests/zones.rs",
+            "storage/metadata/tests/service/zones.rs",
             "zone_creation_checks_in_hdfs_order",
         )],
     },
@@ -121,7 +121,7 @@ pub(super) const ROWS: &[Row] = &[
         steps: &[
             Refused("zone create / --key payroll", 8, &["non-empty directory: /"]),
             Test(
-                "storage/metadata/tests/zones.rs",
+                "storage/metadata/tests/service/zones.rs",
                 "the_root_may_be_a_zone_and_zones_nest",
             ),
         ],
@@ -291,7 +291,10 @@ pub(super) const ROWS: &[Row] = &[
         steps: &[
             Done("fs put {f} {z}/raw"),
             Says("fs --raw stat {z}/raw", &["raw.strongroom.extents=1"]),
-            Test("storage/metadata/tests/raw.rs", "what_a_zone_cannot_have_is_refused"),
+            Test(
+                "storage/metadata/tests/service/raw.rs",
+                "what_a_zone_cannot_have_is_refused",
+            ),
         ],
     },
     Row {
@@ -299,7 +302,7 @@ pub(super) const ROWS: &[Row] = &[
         hdfs: "`KeyVersion 'v' does not belong to the key 'k'`, and no EDEK for a path in no zone",
         here: Better("so are versions that the key never had or that the zone was re-encrypted away from"),
         steps: &[Test(
-            "storage/metadata/tests/raw.rs",
+            "storage/metadata/tests/service/raw.rs",
             "what_a_zone_cannot_have_is_refused",
         )],
     },
@@ -326,10 +329,13 @@ pub(super) const ROWS: &[Row] = &[
         here: Same,
         steps: &[
             Test(
-                "storage/metadata/tests/files.rs",
+                "storage/metadata/tests/service/files.rs",
                 "a_file_opened_in_a_directory_that_becomes_a_zone_is_refused",
             ),
-            Test("storage/metadata/tests/zones.rs", "an_edek_too_old_is_not_handed_out"),
+            Test(
+                "storage/metadata/tests/service/zones.rs",
+                "an_edek_too_old_is_not_handed_out",
+            ),
         ],
     },
     Row {
@@ -356,7 +362,7 @@ pub(super) const ROWS: &[Row] = &[
         hdfs: "`concat` is refused in a zone",
         here: Otherwise("there is no concat; files that were appended to are put into one piece by rewriting"),
         steps: &[Test(
-            "storage/metadata/tests/rewriting.rs",
+            "storage/metadata/tests/service/rewriting.rs",
             "a_second_body_takes_the_place_of_the_first",
         )],
     },
@@ -368,7 +374,7 @@ pub(super) const ROWS: &[Row] = &[
             Done("fs put {f} {z}/a"),
             Says("zone info /payroll", &["EDEKs"]),
             Test(
-                "storage/metadata/tests/zones.rs",
+                "storage/metadata/tests/service/zones.rs",
                 "creates_go_on_through_an_outage_until_the_stock_is_used",
             ),
         ],
@@ -451,7 +457,7 @@ pub(super) const ROWS: &[Row] = &[
         hdfs: "it goes on at its checkpoint after a restart",
         here: Same,
         steps: &[Test(
-            "storage/metadata/tests/reencryption.rs",
+            "storage/metadata/tests/service/reencryption.rs",
             "it_resumes_after_a_restart_beside_removals_renames_and_writes",
         )],
     },
@@ -462,7 +468,7 @@ pub(super) const ROWS: &[Row] = &[
             "what passes is tried again, and a batch that is refused costs only the files that it is refused for",
         ),
         steps: &[Test(
-            "storage/metadata/tests/jobs.rs",
+            "storage/metadata/tests/service/jobs.rs",
             "a_page_that_is_refused_as_a_whole_costs_only_the_files_that_it_is_refused_for",
         )],
     },
@@ -503,7 +509,7 @@ pub(super) const ROWS: &[Row] = &[
         hdfs: "block tokens are off unless switched on, HMAC-SHA1, and name one block",
         here: Better("capabilities always, Ed25519, for named extents, one holder and ten minutes"),
         steps: &[Test(
-            "storage/metadata/tests/files.rs",
+            "storage/metadata/tests/service/files.rs",
             "capabilities_name_right_holder_and_extent",
         )],
     },
@@ -538,7 +544,7 @@ pub(super) const ROWS: &[Row] = &[
         hdfs: "a re-encryption whose checkpoint's file was removed kills its thread",
         here: Better("the cursor is a key in the index, and need not be there"),
         steps: &[Test(
-            "storage/metadata/tests/reencryption.rs",
+            "storage/metadata/tests/service/reencryption.rs",
             "it_resumes_after_a_restart_beside_removals_renames_and_writes",
         )],
     },

@@ -1,0 +1,33 @@
+//! The metadata service through its gRPC faces, over a store of the engine that `STRONGROOM_TEST_STORE` names, with a stand-in for the key
+//! service. One program, since each that is linked with the service costs its build again.
+
+#[path = "../fixture/mod.rs"]
+mod fixture;
+
+mod acls;
+mod export;
+mod files;
+mod fsck;
+mod growing;
+mod guards;
+mod index;
+mod instances;
+mod inventory;
+mod jobs;
+mod limits;
+mod namespace;
+mod permissions;
+mod proof;
+mod quotas;
+mod raw;
+mod reencryption;
+mod repair;
+mod rewriting;
+mod rewriting_jobs;
+mod role;
+mod suites;
+mod transfer;
+mod trash;
+mod turns;
+mod xattrs;
+mod zones;

@@ -1,0 +1,271 @@
+//! The raw view's way in, through the gRPC face: who may, what a zone takes, and what is recorded of it.
+
+use strongroom_proto::{Failure, Reason, RequestId, kms::v1::Edek, metadata::v1 as pb};
+
+use crate::fixture::{
+    NODES, World, check,
+    files::{BLOCK_BYTES as BLOCK, placements, sealed},
+    refused,
+};
+
+/// A file of zone /z as another cluster would send it: two extents, the first of them cut short.
+async fn with_file() -> (World, pb::RawFile) {
+    let world = World::start().await;
+    world.zone("/z", "payroll").await;
+    world.write("/z/model", 100, &NODES).await.expect("a file");
+    let edek = world.edek("/z/model").await;
+    let extent = |n: u8, length: u64, visible: u64| pb::Extent {
+        extent_id: vec![n; 16].into(),
+        salt: vec![n + 100; 16].into(),
+        length,
+        visible,
+        blocks: u32::try_from(length.div_ceil(BLOCK)).expect("few"),
+        ..pb::Extent::default()
+    };
+    let file = pb::RawFile {
+        length: BLOCK + 7 + 50,
+        mode: 0o640,
+        owner: "bob".to_owned(),
+        group: "hr".to_owned(),
+        mtime_ms: 77,
+        edek: Some(edek),
+        data_suite: "gcm".to_owned(),
+        frame_bytes: 64 << 10,
+        block_bytes: u32::try_from(BLOCK).expect("4 MiB"),
+        extents: vec![extent(1, 2 * BLOCK + 5, BLOCK + 7), extent(2, 50, 50)],
+        generation: 3,
+        manifest_mac: vec![9; 32].into(),
+        crypto_id: vec![8; 16].into(),
+    };
+    (world, file)
+}
+
+fn request(path: &str, file: &pb::RawFile) -> pb::CreateRawRequest {
+    pb::CreateRawRequest {
+        path: path.to_owned().into(),
+        file: Some(file.clone()),
+        overwrite: false,
+        request_id: RequestId::generate().into(),
+    }
+}
+
+async fn create(world: &World, path: &str, file: &pb::RawFile) -> Result<pb::CreatedRaw, Failure> {
+    let mut raw = world.user("fsadmin").raw;
+    Ok(raw.create_raw(request(path, file)).await?.into_inner())
+}
+
+async fn add(world: &World, created: &pb::CreatedRaw, extent: usize, blocks: Vec<pb::BlockPlacement>) {
+    let request = pb::AddBlocksRequest {
+        file_id: created.grant.as_ref().expect("a grant").file_id.clone(),
+        extent_id: created.extent_ids[extent].clone(),
+        first_index: 0,
+        blocks,
+    };
+    let grant = world.user("fsadmin").files.add_blocks(request).await.expect("recorded");
+    assert_eq!(
+        grant.into_inner().extent_id,
+        created.extent_ids[extent],
+        "a grant for it"
+    );
+}
+
+async fn commit(world: &World, user: &str, created: &pb::CreatedRaw) -> Result<pb::Stat, Failure> {
+    let grant = created.grant.as_ref().expect("a grant");
+    let request = pb::CommitRawRequest {
+        file_id: grant.file_id.clone(),
+        extent_id: grant.extent_id.clone(),
+        request_id: RequestId::generate().into(),
+    };
+    Ok(world.user(user).raw.commit_raw(request).await?.into_inner())
+}
+
+/// Both blocks of the first extent that show, and the one of the second.
+fn blocks() -> (Vec<pb::BlockPlacement>, Vec<pb::BlockPlacement>) {
+    (placements(2 * BLOCK, &NODES), placements(50, &NODES))
+}
+
+#[tokio::test]
+async fn a_file_shows_once_all_its_blocks_are_there_under_ids_of_its_own() {
+    let (world, file) = with_file().await;
+    let created = create(&world, "/z/f", &file).await.expect("opened");
+    assert_eq!(created.extent_ids.len(), 2);
+    assert_ne!(
+        created.extent_ids[0], file.extents[0].extent_id,
+        "an id of this cluster"
+    );
+    let (first, second) = blocks();
+    add(&world, &created, 0, first).await;
+    check(
+        &commit(&world, "fsadmin", &created)
+            .await
+            .expect_err("one extent is missing"),
+        Reason::InvalidArgument,
+        &["0 blocks are recorded", "have to be 1"],
+    );
+    check(
+        &world.stat("/z/f").await.expect_err("nothing shows"),
+        Reason::NotFound,
+        &[],
+    );
+    add(&world, &created, 1, second).await;
+    let refusal = commit(&world, "alice", &created).await.expect_err("no superuser");
+    check(&refusal, Reason::PermissionDenied, &["bring in ciphertext"]);
+    let stat = commit(&world, "fsadmin", &created).await.expect("committed");
+    assert_eq!((stat.length, stat.blocks, stat.mode), (BLOCK + 57, 3, 0o640));
+    assert_eq!(
+        (stat.owner.as_str(), stat.group.as_str(), stat.mtime_ms),
+        ("bob", "hr", 77)
+    );
+    let mut files = world.user("bob").files;
+    let opened = files.open_file(pb::OpenFileRequest {
+        path: "/z/f".into(),
+        ..pb::OpenFileRequest::default()
+    });
+    let opened = opened.await.expect("it opens").into_inner();
+    assert_eq!((opened.generation, &opened.crypto_id), (3, &file.crypto_id));
+    assert_eq!(opened.manifest_mac, file.manifest_mac);
+    for (extent, sent) in opened.extents.iter().zip(&file.extents) {
+        assert_eq!((&extent.sealed_as, &extent.salt), (&sent.extent_id, &sent.salt));
+    }
+    let zone = world.get_zone("/z").await.expect("a zone").into_inner();
+    assert_eq!(zone.files[0].files, 2, "it is in the index");
+
+    // Another copy shares no block with it.
+    let again = create(&world, "/z/g", &file).await.expect("opened");
+    assert!(again.extent_ids.iter().all(|id| !created.extent_ids.contains(id)));
+}
+
+#[tokio::test]
+async fn what_is_written_later_keeps_what_came() {
+    let (world, mut file) = with_file().await;
+    file.owner = "alice".to_owned();
+    let created = create(&world, "/z/f", &file).await.expect("opened");
+    let (first, second) = blocks();
+    add(&world, &created, 0, first).await;
+    add(&world, &created, 1, second).await;
+    commit(&world, "fsadmin", &created).await.expect("committed");
+    let reopened = world.reopen("/z/f").await.expect("opened");
+    let (before, grant) = (reopened.file.expect("the file"), reopened.grant.expect("a grant"));
+    let mut more = crate::fixture::files::commit_request(&grant, 20, &NODES);
+    more.generation = 4;
+    // As the manifest has them.
+    more.extents.splice(0..0, file.extents.clone());
+    more.blocks[0].length = sealed(20);
+    world.commit(more).await.expect("committed");
+    let after = world.read("/z/f").await.expect("it opens");
+    assert_eq!(after.crypto_id, before.crypto_id);
+    assert_eq!(after.extents[..2], before.extents[..], "stored where they were");
+    assert!(after.extents[2].sealed_as.is_empty());
+}
+
+#[tokio::test]
+async fn what_a_zone_cannot_have_is_refused() {
+    let (world, file) = with_file().await;
+    struct Case(&'static str, fn(&mut pb::RawFile), &'static [&'static str]);
+    fn edek(file: &mut pb::RawFile) -> &mut Edek {
+        file.edek.as_mut().expect("one")
+    }
+    let cases = [
+        Case(
+            "another key",
+            |file| edek(file).key_name = "other".to_owned(),
+            &["KeyVersion 'other@0' does not belong to the key 'payroll'"],
+        ),
+        Case(
+            "another zone",
+            |file| edek(file).zone_id = vec![1; 16].into(),
+            &["zone create --id 0101"],
+        ),
+        Case(
+            "another suite",
+            |file| edek(file).suite = "gcm".to_owned(),
+            &["of suite gcm"],
+        ),
+        Case(
+            "a version that never was",
+            |file| edek(file).key_version = 4,
+            &["there is no KeyVersion 'payroll@4'"],
+        ),
+        Case(
+            "another data suite",
+            |file| file.data_suite = "ctr-hdfs".to_owned(),
+            &["of suite ctr-hdfs"],
+        ),
+        Case("no code", |file| file.manifest_mac.clear(), &["manifest_mac"]),
+        Case(
+            "neither code nor id",
+            |file| (file.manifest_mac, file.crypto_id) = Default::default(),
+            &["as HDFS has it"],
+        ),
+        Case(
+            "one salt twice",
+            |file| file.extents[1].salt = file.extents[0].salt.clone(),
+            &["one salt"],
+        ),
+        Case(
+            "one id twice",
+            |file| file.extents[1].extent_id = file.extents[0].extent_id.clone(),
+            &["one id"],
+        ),
+        Case(
+            "under the DEK",
+            |file| file.extents[0].under_dek = true,
+            &["under the DEK"],
+        ),
+        Case("blocks", |file| file.extents[0].blocks = 1, &["follow from the length"]),
+        Case("shows too much", |file| file.extents[1].visible = 51, &["shows"]),
+        Case("another length", |file| file.length += 1, &["length"]),
+        Case("no generation", |file| file.generation = 0, &["generation"]),
+        Case("a mode", |file| file.mode = 0o10000, &["mode"]),
+    ];
+    for Case(what, change, words) in cases {
+        let mut changed = file.clone();
+        change(&mut changed);
+        let refusal = create(&world, "/z/f", &changed).await.expect_err(what);
+        check(&refusal, Reason::InvalidArgument, words);
+    }
+    let refusal = create(&world, "/f", &file).await.expect_err("in no zone");
+    check(&refusal, Reason::NotInZone, &["zone create"]);
+    let asked = world.user("alice").raw.create_raw(request("/z/f", &file)).await;
+    check(&refused(asked), Reason::PermissionDenied, &["superusers"]);
+    // Once the zone has been re-encrypted away from a version, it is not to come back.
+    world.kms.roll("payroll");
+    let start = pb::StartReencryptionRequest {
+        path: "/z".into(),
+        throttle: None,
+    };
+    let mut zones = world.user("fsadmin").zones;
+    zones.start_reencryption(start).await.expect("started");
+    world
+        .until("the zone is re-encrypted", async |world| {
+            world.get_zone("/z").await.expect("a zone").into_inner().files[0].key_version == 1
+        })
+        .await;
+    let refusal = create(&world, "/z/f", &file).await.expect_err("an old version");
+    check(
+        &refusal,
+        Reason::InvalidArgument,
+        &["no EDEKs older than version 1", "zone reencrypt"],
+    );
+}
+
+#[tokio::test]
+async fn a_zone_has_the_id_that_it_is_to_have_and_no_two_have_one() {
+    let world = World::start().await;
+    world.mkdir("/a").await;
+    world.mkdir("/b").await;
+    let zone = |path: &str| pb::CreateZoneRequest {
+        path: path.to_owned().into(),
+        key_name: "payroll".to_owned(),
+        zone_id: vec![7; 16].into(),
+        ..pb::CreateZoneRequest::default()
+    };
+    let zones = &mut world.user("fsadmin").zones;
+    let made = zones.create_zone(zone("/a")).await.expect("a zone").into_inner();
+    assert_eq!(made.zone_id, vec![7; 16]);
+    check(
+        &refused(zones.create_zone(zone("/b")).await),
+        Reason::InvalidArgument,
+        &["zone_id", "leave the id out"],
+    );
+}
