@@ -63,9 +63,6 @@ fn check_counters(tables: &Tables, broken: &mut Broken) {
     for open in tables.open.values() {
         *expected.entry([b"o", open.owner.as_bytes()].concat()).or_default() += 1;
     }
-    for open in tables.open.values() {
-        *expected.entry([b"o", open.owner.as_bytes()].concat()).or_default() += 1;
-    }
     // Those of quotas are looked at with them.
     let counters = tables.counters.iter().filter(|(key, _)| key[0] != b'q');
     let counters: BTreeMap<_, _> = counters.map(|(key, count)| (key.clone(), *count)).collect();
