@@ -12,7 +12,7 @@ use strongroom_pki::{Authority, PrivateKey, Validity};
 use strongroom_proto::{
     Failure, Reason,
     block::v1::{
-        GetBlockRequest, GetBlockResponse, PutBlockRequest, PutBlockResponse,
+        CheckBlocksRequest, CheckBlocksResponse, GetBlockRequest, GetBlockResponse, PutBlockRequest, PutBlockResponse,
         blocks_client::BlocksClient,
         blocks_server::{Blocks, BlocksServer},
     },
@@ -41,6 +41,10 @@ impl Blocks for WhoAmI {
             data: identity.to_string().into(),
             block_length: 0,
         }))
+    }
+
+    async fn check_blocks(&self, _: Request<CheckBlocksRequest>) -> Result<Response<CheckBlocksResponse>, Status> {
+        Err(Failure::new(Reason::NotFound, "no block is here").into())
     }
 }
 

@@ -210,7 +210,7 @@ mod tests {
 
     use super::*;
     use crate::block::v1::{
-        GetBlockRequest, GetBlockResponse, PutBlockRequest, PutBlockResponse,
+        CheckBlocksRequest, CheckBlocksResponse, GetBlockRequest, GetBlockResponse, PutBlockRequest, PutBlockResponse,
         blocks_client::BlocksClient,
         blocks_server::{Blocks, BlocksServer},
     };
@@ -233,6 +233,13 @@ mod tests {
 
         async fn get_block(&self, _: tonic::Request<GetBlockRequest>) -> Result<Response<GetBlockResponse>, Status> {
             Ok(Response::new(GetBlockResponse::default()))
+        }
+
+        async fn check_blocks(
+            &self,
+            _: tonic::Request<CheckBlocksRequest>,
+        ) -> Result<Response<CheckBlocksResponse>, Status> {
+            Err(Failure::new(Reason::NotFound, "no block is here").into())
         }
     }
 

@@ -244,7 +244,8 @@ mod tests {
     use crate::{
         Failure, Reason,
         block::v1::{
-            GetBlockRequest, GetBlockResponse, PutBlockRequest, PutBlockResponse,
+            CheckBlocksRequest, CheckBlocksResponse, GetBlockRequest, GetBlockResponse, PutBlockRequest,
+            PutBlockResponse,
             blocks_client::BlocksClient,
             blocks_server::{Blocks, BlocksServer},
         },
@@ -276,6 +277,10 @@ mod tests {
                 data: from.into(),
                 block_length: 0,
             }))
+        }
+
+        async fn check_blocks(&self, _: Request<CheckBlocksRequest>) -> Result<Response<CheckBlocksResponse>, Status> {
+            Err(Failure::new(Reason::NotFound, "no block is here").into())
         }
     }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use strongroom_dataplane::{DataKey, Geometry, Manifest, ManifestError, ManifestExtent, ManifestKey, Seed, Suite};
-use strongroom_proto::{Edek, ExtentId, FileId, ZonePath, metadata::v1 as pb};
+use strongroom_proto::{Edek, EdekSuite, ExtentId, FileId, ZonePath, metadata::v1 as pb};
 
 use crate::{FsError, Stat, suite};
 
@@ -73,9 +73,10 @@ impl Opening {
         &self.manifest
     }
 
-    /// Whether a DEK is known to be the file's.
-    pub(crate) fn is_under(&self, dek: &DataKey<'_>) -> bool {
-        self.verify(dek).is_ok()
+    /// Whether two DEKs are one, told by what they make of the manifest.
+    pub(crate) fn are_one(&self, dek: &DataKey<'_>, other: &DataKey<'_>) -> bool {
+        let code = |dek| ManifestKey::derive(dek, self.crypto_id.as_bytes()).authenticate(&self.manifest);
+        code(dek) == code(other)
     }
 
     /// The file's manifest, which a holder of its DEK made for this file and this length; or which nobody made, of a file that is as HDFS
@@ -109,7 +110,14 @@ impl Opening {
         let extents = self.manifest.extents();
         let (suite, first) = (self.geometry().suite(), self.generation() == 1);
         let whole = |extent: &ManifestExtent| extent.seed.is_iv() && extent.visible == extent.length;
-        self.code.is_empty() && suite == Suite::CtrHdfs && first && extents.len() <= 1 && extents.iter().all(whole)
+        // The key service opens no EDEK as of another suite than its key's, so this is not to be had of files under other keys.
+        let hadoop = self.edek.suite == EdekSuite::Hadoop;
+        self.code.is_empty()
+            && hadoop
+            && suite == Suite::CtrHdfs
+            && first
+            && extents.len() <= 1
+            && extents.iter().all(whole)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{future::Future, sync::Arc};
 
-use strongroom_dataplane::{Geometry, Manifest, ManifestKey};
+use strongroom_dataplane::{DataKey, Geometry, Manifest, ManifestKey};
 use strongroom_proto::{
     Edek, RequestId, ZonePath,
     metadata::v1 as pb,
@@ -68,10 +68,11 @@ impl ZoneFs {
         let file = file.ok_or_else(|| FsError::metadata_contradiction("it says nothing about the file"))?;
         let opening = Opening::parse(path, file)?;
         let (id, generation, length) = (opening.stat.file_id, opening.generation(), opening.stat.length);
-        let (mut extent, seal) = self.second_body(path, lease, &opening, &body).await?;
         let suite = opening.geometry().suite();
         let old = self.unwrap(path, &opening.edek, suite).await?;
-        let reader = FileReader::new(self.clone(), opening, &suite::data_key(suite, &old)?)?;
+        let dek = suite::data_key(suite, &old)?;
+        let (mut extent, seal) = self.second_body(path, lease, (&opening, &dek), &body).await?;
+        let reader = FileReader::new(self.clone(), opening, &dek)?;
         drop(old);
         let mut stream = reader.stream(0);
         while let Some(part) = stream.next().await.transpose()? {
@@ -97,7 +98,7 @@ impl ZoneFs {
         &self,
         path: &ZonePath,
         lease: &Arc<Lease>,
-        opening: &Opening,
+        (opening, old): (&Opening, &DataKey<'_>),
         body: &pb::CreatedFile,
     ) -> Result<(ExtentWriter, Seal), FsError> {
         let edek = body
@@ -109,7 +110,7 @@ impl ZoneFs {
         let geometry = suite::geometry(path, suite, body.frame_bytes, body.block_bytes)?;
         let dek = self.unwrap(path, &edek, geometry.suite()).await?;
         let dek = suite::data_key(geometry.suite(), &dek)?;
-        if opening.is_under(&dek) {
+        if opening.are_one(&dek, old) {
             // Nobody can have a file appear to be under another DEK.
             return Err(FsError::metadata_contradiction(
                 "it gives the DEK that the file has already",

@@ -103,7 +103,7 @@ impl Search<'_> {
     }
 
     async fn files(&mut self, node: &NodeId, files: Vec<BlockFile>) -> Result<(), Error> {
-        let looked = spawn_blocking(move || files.into_iter().filter_map(look).collect::<Vec<Looked>>()).await;
+        let looked = spawn_blocking(move || files.iter().filter_map(look).collect::<Vec<Looked>>()).await;
         let looked = match looked {
             Ok(looked) => looked,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -159,7 +159,7 @@ impl Search<'_> {
 }
 
 /// Reads a file; none if it went meanwhile.
-fn look(file: BlockFile) -> Option<Looked> {
+fn look(file: &BlockFile) -> Option<Looked> {
     let path = file.path.clone();
     let unread = |what: String| Looked {
         path: path.clone(),

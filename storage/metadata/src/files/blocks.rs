@@ -130,7 +130,8 @@ async fn add_in(
     access::put(txn, &keys::open_file(file), &open);
     let edek = match (&open.replaces, open.generation) {
         (Some(replaced), _) => {
-            unchanged(txn, who, replaced).await?;
+            let (_, body) = unchanged(txn, who, replaced).await?;
+            check_no_longer(file, &open, &body)?;
             open.edek
         }
         (None, 0) => open.edek,
@@ -143,6 +144,19 @@ async fn add_in(
         }
     };
     edek.ok_or(MetadataError::Corrupt { what: "file" })
+}
+
+/// A second body has the bytes of the first one, so that no more of it needs to be stored.
+fn check_no_longer(file: FileId, open: &records::OpenFile, body: &records::Body) -> Result<(), MetadataError> {
+    let most = body.size().length.div_ceil(open.block_bytes.into());
+    let recorded: u64 = open.extents.iter().map(|extent| u64::from(extent.blocks)).sum();
+    if recorded <= most {
+        return Ok(());
+    }
+    Err(MetadataError::Manifest {
+        file,
+        rule: format!("{recorded} blocks are recorded, and the file that is rewritten makes {most}"),
+    })
 }
 
 /// Enters reported blocks into the lists of an open file. Known ones may come again, with further nodes.

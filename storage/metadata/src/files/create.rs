@@ -86,7 +86,7 @@ impl Terms {
 
     /// Whether a body may have this EDEK.
     pub(super) fn allow(&self, edek: &Edek) -> bool {
-        self.zone == edek.zone && edek.version >= self.version_min
+        self.zone == edek.zone && self.key == edek.key && edek.version >= self.version_min
     }
 }
 

@@ -32,6 +32,9 @@ use crate::{
     zones::source::EdekSource,
 };
 
+/// Of a manifest: more than there are commits, and far from where counting on would end.
+const GENERATION_MAX: u64 = (1 << 48) - 1;
+
 /// What a superuser brings.
 #[derive(Debug, Clone)]
 pub(crate) struct Arrival {
@@ -51,17 +54,16 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
     let (_, zone, id) = zone_for(&mut txn, &arrival).await?;
     drop(txn);
     core.cluster.check_enough()?;
-    let newest = newest(core, &zone, id).await?;
+    let newest = newest(core, zone, id).await?;
     let file = FileId::generate();
-    let now_ms = core.clock.now_ms();
-    let lease_expires_ms = now_ms + core.settings.lease_ms;
+    let lease_expires_ms = core.clock.now_ms() + core.settings.lease_ms;
     let (open_max, who) = (core.settings.open_files_per_user, arrival.who.clone());
-    let created = transact!(&core.store, [arrival], |txn| record(
+    let created = transact!(&core.store, [arrival, newest], |txn| record(
         txn,
         &arrival,
-        newest,
+        &newest,
         file,
-        (now_ms, lease_expires_ms),
+        lease_expires_ms,
         open_max
     ))
     .await;
@@ -102,28 +104,37 @@ async fn zone_for(
     Ok((open, zone.ok_or(MetadataError::Corrupt { what: "zone" })?, id))
 }
 
-/// The newest version of a zone's key. No EDEK is made.
-async fn newest<S, E: EdekSource>(
-    core: &Core<S, E>,
-    zone: &records::Zone,
-    id: ZoneId,
-) -> Result<KeyVersion, MetadataError> {
+/// The newest version of a zone's key.
+#[derive(Debug, Clone)]
+struct Newest {
+    zone: ZoneId,
+    key_name: String,
+    version: KeyVersion,
+}
+
+/// Asks for it by having an EDEK made that nobody uses: from then on the key service knows the zone, and destroys no version without
+/// its proof.
+async fn newest<S, E: EdekSource>(core: &Core<S, E>, zone: records::Zone, id: ZoneId) -> Result<Newest, MetadataError> {
     let key = zone.key_name.parse()?;
     let wait = Duration::from_millis(core.settings.mint_wait_ms);
-    let asked = tokio::time::timeout(wait, core.source.mint(&key, &id, 0)).await;
+    let asked = tokio::time::timeout(wait, core.source.mint(&key, &id, 1)).await;
     let asked = asked.unwrap_or_else(|_| {
         let message = format!("the key service said nothing of key {key}; check that it runs, and copy the file again");
         Err(Failure::new(Reason::Unavailable, message))
     });
-    Ok(asked?.version)
+    Ok(Newest {
+        zone: id,
+        key_name: zone.key_name,
+        version: asked?.version,
+    })
 }
 
 async fn record(
     txn: &mut impl Txn,
     arrival: &Arrival,
-    newest: KeyVersion,
+    newest: &Newest,
     file: FileId,
-    (now_ms, lease_expires_ms): (u64, u64),
+    lease_expires_ms: u64,
     open_max: u32,
 ) -> Result<pb::CreatedRaw, MetadataError> {
     let kept: Option<pb::CreatedRaw> = arrival.call.answer(txn).await?;
@@ -135,8 +146,14 @@ async fn record(
         return Ok(done);
     }
     let (open, zone, id) = zone_for(txn, arrival).await?;
-    let edek = edek(&arrival.file, &zone, id, newest)?;
-    let body = body(&arrival.file, &zone, &edek, now_ms)?;
+    if newest.zone != id || newest.key_name != zone.key_name {
+        return Err(bad(
+            "path",
+            "it came to be in another zone just now; copy the file again",
+        ));
+    }
+    let edek = edek(&arrival.file, &zone, id, newest.version)?;
+    let body = body(&arrival.file, &zone, &edek)?;
     // A file without a byte has an extent only to be called by.
     let mut granted: Vec<_> = body.extents.iter().map(|extent| extent.extent_id.clone()).collect();
     if granted.is_empty() {
@@ -148,7 +165,6 @@ async fn record(
         frame_bytes: body.frame_bytes,
         block_bytes: body.block_bytes,
         lease_expires_ms,
-        dek_ms: now_ms,
         extents: granted
             .iter()
             .map(|id| records::OpenExtent {
@@ -234,7 +250,7 @@ fn edek(file: &pb::RawFile, zone: &records::Zone, id: ZoneId, newest: KeyVersion
 }
 
 /// The file as it will be recorded, its extents under new ids.
-fn body(file: &pb::RawFile, zone: &records::Zone, edek: &Edek, dek_ms: u64) -> Result<records::Body, MetadataError> {
+fn body(file: &pb::RawFile, zone: &records::Zone, edek: &Edek) -> Result<records::Body, MetadataError> {
     let suite: DataSuite = file.data_suite.parse()?;
     if file.data_suite != zone.data_suite {
         let rule = format!("the file is of suite {suite} and the zone of suite {}", zone.data_suite);
@@ -248,10 +264,11 @@ fn body(file: &pb::RawFile, zone: &records::Zone, edek: &Edek, dek_ms: u64) -> R
         "a multiple of the frame up to 4194304",
     )?;
     holds(file.mode <= 0o7777, "mode", "at most 0o7777")?;
-    holds(file.generation > 0, "generation", "counted from 1")?;
-    let mut extents = Vec::with_capacity(file.extents.len());
+    let counted = (1..=GENERATION_MAX).contains(&file.generation);
+    holds(counted, "generation", "counted from 1, and less than 2^48")?;
     let (mut seen_ids, mut seen_salts) = (BTreeSet::new(), BTreeSet::new());
     holds(file.extents.len() <= EXTENTS_PER_FILE_MAX, "extents", "at most 1024")?;
+    let mut extents = Vec::with_capacity(file.extents.len());
     for (position, extent) in file.extents.iter().enumerate() {
         check_extent(file, suite, position, extent)?;
         let new = seen_ids.insert(&extent.extent_id) && seen_salts.insert(&extent.salt);
@@ -278,7 +295,8 @@ fn body(file: &pb::RawFile, zone: &records::Zone, edek: &Edek, dek_ms: u64) -> R
         manifest_mac: file.manifest_mac.clone(),
         generation: file.generation,
         crypto_id: file.crypto_id.clone(),
-        dek_ms,
+        // Nobody knows when its DEK was made: a re-keying takes it for an old one.
+        dek_ms: 0,
         same_since: 0,
         staged: None,
     })
@@ -381,10 +399,11 @@ async fn commit_in(txn: &mut impl Txn, landing: &Landing) -> Result<pb::Stat, Me
         file: Some(body.size()),
         ..records::Entry::default()
     };
-    let mut entry = records::Entry {
-        mode: open.mode,
-        ..born_in(&parent.entry, fresh, 0)
-    };
+    let mut entry = born_in(&parent.entry, fresh, 0);
+    // Of an inherited ACL the group's bits are the mask, which is no wider than the directory says.
+    if entry.acl.is_none() {
+        entry.mode = open.mode;
+    }
     if !arriving.group.is_empty() {
         entry.group = arriving.group;
     }

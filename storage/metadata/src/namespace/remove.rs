@@ -189,6 +189,13 @@ async fn drop_zone(txn: &mut impl Txn, zone: ZoneId, now_ms: u64) -> Result<(), 
         job.end(JobState::Canceled, now_ms, "the zone was removed");
         record::put(txn, id, &job);
     }
+    if let Some(record) = access::zone(txn, zone).await? {
+        let left = records::RemovedZone {
+            key_name: record.key_name,
+            version_min: record.version_min,
+        };
+        access::put(txn, &keys::removed_zone(zone), &left);
+    }
     txn.delete(&keys::zone(zone));
     txn.delete(&keys::reencryption(zone));
     Ok(())

@@ -89,6 +89,14 @@ pub(crate) async fn zone(txn: &mut impl Reader, id: ZoneId) -> Result<Option<rec
     record(txn, &keys::zone(id), "zone").await
 }
 
+/// What is left of a zone that was removed.
+pub(crate) async fn removed_zone(
+    txn: &mut impl Reader,
+    id: ZoneId,
+) -> Result<Option<records::RemovedZone>, MetadataError> {
+    record(txn, &keys::removed_zone(id), "removed zone").await
+}
+
 pub(crate) async fn job(txn: &mut impl Reader, id: JobId) -> Result<Option<records::Job>, MetadataError> {
     record(txn, &keys::job(id), "job").await
 }

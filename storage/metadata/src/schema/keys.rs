@@ -43,6 +43,7 @@ const INVENTORY: u8 = b'B';
 const QUOTA: u8 = b'q';
 const TRASH: u8 = b'T';
 const XATTRS: u8 = b'u';
+const REMOVED_ZONE: u8 = b'y';
 
 /// A half-open range of keys.
 pub(crate) struct KeyRange {
@@ -164,6 +165,10 @@ pub(crate) fn zones() -> KeyRange {
 }
 pub(crate) fn zone_of(key: &[u8]) -> Option<ZoneId> {
     fixed(key, 1).map(ZoneId::from_bytes)
+}
+
+pub(crate) fn removed_zone(id: ZoneId) -> Vec<u8> {
+    key(REMOVED_ZONE, &[id.as_bytes()])
 }
 
 pub(crate) fn index(zone: ZoneId, version: KeyVersion, file: FileId) -> Vec<u8> {

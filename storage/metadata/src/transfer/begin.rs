@@ -4,7 +4,7 @@ use bytes::Bytes;
 use strongroom_kv::{Reader, Store, Txn};
 use strongroom_proto::{JobId, ZonePath, metadata::v1 as pb, transfer::Place};
 
-use super::{Route, check_staging, staged};
+use super::{Route, check_has_code, check_staging, staged};
 use crate::{
     authority::Caller,
     core::Core,
@@ -64,6 +64,7 @@ async fn begin_in(
         check_room(txn, &asked.who, &ends.target, false, asked.overwrite).await?;
         let body = access::body(txn, ends.moved.id).await?;
         let body = body.ok_or(MetadataError::Corrupt { what: "file" })?;
+        check_has_code(&body, &asked.from)?;
         let edek = staged::current(txn, &body).await?;
         let file = Some(item(ends.moved.entry.id.clone(), edek));
         return Ok(pb::BegunTransfer { file, ..begun });

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use strongroom_kv::{Reader, Store, Txn};
 use strongroom_proto::{FileId, JobId, ZoneId, metadata::v1 as pb, transfer::TRANSFER_EDEKS_MAX};
 
-use super::{begin::item, check_staging, own, staged, tidy};
+use super::{begin::item, check_has_code, check_staging, own, staged, tidy};
 use crate::{
     authority::Caller,
     core::Core,
@@ -231,8 +231,10 @@ async fn look(
     if staged::has_job(&body, job)? {
         return Ok(Listed::Over);
     }
+    check(who, parent, Rights::PASS, &parent.path)?;
     let found = child(parent, &place.name, entry)?;
     check(who, &found, Rights::READ, &found.path)?;
+    check_has_code(&body, &found.path)?;
     let edek = staged::current(reader, &body).await?;
     if edek.zone_id.as_ref() != zone.as_bytes() {
         return Err(MetadataError::Corrupt { what: "file" });

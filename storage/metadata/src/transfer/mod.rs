@@ -18,14 +18,14 @@ pub(crate) mod staged;
 pub(crate) mod tidy;
 
 use strongroom_kv::Reader;
-use strongroom_proto::{JobId, ZoneId, transfer::Place};
+use strongroom_proto::{JobId, ZoneId, ZonePath, transfer::Place};
 
 use crate::{
     authority::Caller,
     error::MetadataError,
     schema::{
         access,
-        records::{Job, JobState, Transfer, TransferPhase},
+        records::{Body, Job, JobState, Transfer, TransferPhase},
     },
 };
 
@@ -50,6 +50,18 @@ impl Route {
         let (from, to) = (transfer.from_zone.as_ref(), transfer.to_zone.as_ref());
         Self::between(reader, from.try_into()?, to.try_into()?).await
     }
+}
+
+/// Refuses a file that HDFS wrote and nobody since: nothing authenticates it, which only zones of its suite and key put up with.
+fn check_has_code(body: &Body, path: &ZonePath) -> Result<(), MetadataError> {
+    if !body.manifest_mac.is_empty() {
+        return Ok(());
+    }
+    let why = "it is as HDFS wrote it, without a code that authenticates it; have somebody who may read it give it one: strongroom fs compact";
+    Err(MetadataError::Transfer {
+        path: path.clone(),
+        why: why.to_owned(),
+    })
 }
 
 async fn place(reader: &mut impl Reader, zone: ZoneId) -> Result<Place, MetadataError> {

@@ -6,6 +6,7 @@ use strongroom_proto::metadata::v1 as pb;
 use super::{
     Route,
     begin::{Crossing, Move, crossing},
+    check_has_code,
     present::{Signed, fresh},
     staged,
 };
@@ -67,6 +68,7 @@ async fn move_once(
     let file = crossing.ends.moved.id;
     let body = access::body(txn, file).await?;
     let mut body = body.ok_or_else(|| MetadataError::IsADirectory(asked.from.clone()))?;
+    check_has_code(&body, &asked.from)?;
     staged::settle(txn, file, &mut body).await?;
     let least = access::zone(txn, route.to.zone).await?.unwrap_or_default().version_min;
     let old = body.edek.take().ok_or(MetadataError::Corrupt { what: "file" })?;

@@ -14,7 +14,7 @@ use crate::{
         resolve::{Found, child, find},
         stat::stat,
     },
-    schema::{access, access::transact, keys},
+    schema::{access, access::transact, keys, records::Entry},
 };
 
 /// Its mode, as in HDFS.
@@ -61,8 +61,17 @@ pub(crate) async fn ensure(txn: &mut impl Txn, root: &Found, now_ms: u64) -> Res
     if !found.entry.is_directory() {
         return Err(MetadataError::NotADirectory(found.path));
     }
-    if found.entry.mode != MODE {
-        found.entry.mode = MODE;
+    // Whoever made it first might own it otherwise, and with it what others throw away.
+    let whole = Entry {
+        mode: MODE,
+        owner: root.entry.owner.clone(),
+        group: root.entry.group.clone(),
+        acl: None,
+        default_acl: None,
+        ..found.entry.clone()
+    };
+    if found.entry != whole {
+        found.entry = whole;
         access::put(txn, &found.key, &found.entry);
     }
     Ok(found)

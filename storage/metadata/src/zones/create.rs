@@ -146,10 +146,28 @@ async fn make(txn: &mut impl Txn, who: &Caller, making: &Making) -> Result<pb::Z
     }
     let record = records::Zone {
         root: found.id.into(),
+        version_min: version_min(txn, making).await?,
         ..making.record.clone()
     };
     access::put(txn, &keys::zone(*zone), &record);
     Ok(wire_zone(*zone, &record, &found.path, 0))
+}
+
+/// The least key version of its files: as it was if there was a zone of this id before, of which proofs may have been given.
+async fn version_min(txn: &mut impl Txn, making: &Making) -> Result<u32, MetadataError> {
+    let Some(before) = access::removed_zone(txn, making.zone).await? else {
+        return Ok(0);
+    };
+    if before.key_name == making.record.key_name {
+        return Ok(before.version_min);
+    }
+    Err(MetadataError::Field {
+        field: "zone_id",
+        rule: format!(
+            "a zone of this id was under key {}; make it under that key again, or leave the id out",
+            before.key_name
+        ),
+    })
 }
 
 /// Whether there is a zone with this id, or files whose EDEKs are bound to one.

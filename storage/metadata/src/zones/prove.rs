@@ -70,7 +70,8 @@ pub(crate) async fn prove<S: Store, E: EdekSource>(
     // Before the look: what is true at the commit and stays true is then true of any later date.
     let issued_ms = core.clock.now_ms();
     let zone = subject.zone;
-    if !transact!(&core.store, [], |txn| close(txn, zone, least)).await? {
+    let key = subject.key.clone();
+    if !transact!(&core.store, [key], |txn| close(txn, zone, &key, least)).await? {
         return Err(in_use(core, who, &subject, through, least).await?);
     }
     let proof = ZoneProof {
@@ -160,15 +161,25 @@ async fn check_newest<S, E: EdekSource>(
 }
 
 /// Sees to it that the zone records no EDEK older than `least` again. False, and nothing changed, if it holds one.
-async fn close(txn: &mut impl Txn, zone: ZoneId, least: KeyVersion) -> Result<bool, MetadataError> {
+async fn close(txn: &mut impl Txn, zone: ZoneId, key: &KeyName, least: KeyVersion) -> Result<bool, MetadataError> {
     if !access::page(txn, &older_than(zone, least), 1).await?.is_empty() {
         return Ok(false);
     }
-    if let Some(mut record) = access::zone(txn, zone).await?
-        && record.version_min < least.0
-    {
-        record.version_min = least.0;
-        access::put(txn, &keys::zone(zone), &record);
+    match access::zone(txn, zone).await? {
+        Some(mut record) if record.version_min < least.0 => {
+            record.version_min = least.0;
+            access::put(txn, &keys::zone(zone), &record);
+        }
+        Some(_) => {}
+        // One may be made with its id again.
+        None => {
+            let before = access::removed_zone(txn, zone).await?.unwrap_or_default();
+            let left = records::RemovedZone {
+                key_name: key.as_str().to_owned(),
+                version_min: before.version_min.max(least.0),
+            };
+            access::put(txn, &keys::removed_zone(zone), &left);
+        }
     }
     Ok(true)
 }

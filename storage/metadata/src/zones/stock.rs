@@ -190,15 +190,18 @@ impl<E: EdekSource> Stock<E> {
 impl<E: EdekSource> Shared<E> {
     fn shelf(&self, zone: ZoneId, key: &KeyName) -> Arc<Shelf> {
         let mut zones = lock(&self.zones);
-        let shelf = zones.entry(zone).or_insert_with(|| {
-            Arc::new(Shelf {
-                zone,
-                key: key.clone(),
-                state: Mutex::default(),
-                changed: Notify::new(),
-            })
+        // A zone that was removed may have been made again under another key.
+        if let Some(shelf) = zones.get(&zone).filter(|shelf| shelf.key == *key) {
+            return Arc::clone(shelf);
+        }
+        let shelf = Arc::new(Shelf {
+            zone,
+            key: key.clone(),
+            state: Mutex::default(),
+            changed: Notify::new(),
         });
-        Arc::clone(shelf)
+        zones.insert(zone, Arc::clone(&shelf));
+        shelf
     }
 
     /// The keys that have EDEKs in stock, each with a shelf that has some.

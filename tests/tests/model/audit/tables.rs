@@ -128,7 +128,7 @@ impl Tables {
             b'a' => _ = self.answers.insert(id(key, 0)),
             b't' => _ = self.answer_times.insert(id(key, 8)),
             // Nodes, how far the comparison of their disks is, the trash, extended attributes, and which instance has the background.
-            b'n' | b'B' | b'T' | b'u' | b'l' => {}
+            b'n' | b'B' | b'T' | b'u' | b'y' | b'l' => {}
             other => panic!("a table {:?} that this does not know", char::from(other)),
         }
     }

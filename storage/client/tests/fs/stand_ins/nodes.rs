@@ -149,7 +149,7 @@ impl Blocks for Node {
         node.check(&request.capability)?;
         let mut answer = CheckBlocksResponse::default();
         for block in request.blocks {
-            let id = BlockId::try_from(block.block_id.clone()).map_err(Failure::from)?;
+            let id = BlockId::try_from(block.block_id.clone())?;
             if !node.blocks.contains_key(&id) {
                 answer.missing.extend(block.block_id);
             }
