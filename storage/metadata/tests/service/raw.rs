@@ -269,3 +269,43 @@ async fn a_zone_has_the_id_that_it_is_to_have_and_no_two_have_one() {
         &["zone_id", "leave the id out"],
     );
 }
+
+#[tokio::test]
+async fn a_zone_made_again_with_its_id_takes_nothing_older_than_was_proved() {
+    let (world, file) = with_file().await;
+    let zone_id = file.edek.as_ref().expect("an EDEK").zone_id.clone();
+    world.remove("/z/model", false).await.expect("removed");
+    world.kms.roll("payroll");
+    let proof = pb::ProveZoneRequest {
+        path: "/z".into(),
+        through_version: 0,
+        ..pb::ProveZoneRequest::default()
+    };
+    world.user("fsadmin").zones.prove_zone(proof).await.expect("proved");
+    world
+        .user("fsadmin")
+        .namespace
+        .remove(pb::RemoveRequest {
+            path: "/z".into(),
+            recursive: true,
+            ..pb::RemoveRequest::default()
+        })
+        .await
+        .expect("removed");
+    world.mkdir("/y").await;
+    let again = |key: &str| pb::CreateZoneRequest {
+        path: "/y".into(),
+        key_name: key.to_owned(),
+        zone_id: zone_id.clone(),
+        owner: "alice".to_owned(),
+        ..pb::CreateZoneRequest::default()
+    };
+    let mut zones = world.user("fsadmin").zones;
+    let refusal = refused(zones.create_zone(again("other")).await);
+    check(&refusal, Reason::InvalidArgument, &["under key payroll"]);
+    zones.create_zone(again("payroll")).await.expect("made again");
+    let refusal = create(&world, "/y/f", &file)
+        .await
+        .expect_err("its version may be destroyed");
+    check(&refusal, Reason::InvalidArgument, &["no EDEKs older than version 1"]);
+}

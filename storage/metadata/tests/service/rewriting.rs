@@ -7,7 +7,8 @@ use strongroom_proto::{Reason, RequestId, metadata::v1 as pb};
 
 use crate::fixture::{
     NODES, World, check,
-    files::{BLOCK_BYTES, block_id, commit_request},
+    files::{BLOCK_BYTES, block_id, commit_request, placements},
+    refused,
 };
 
 const LENGTH: u64 = BLOCK_BYTES + 10;
@@ -220,6 +221,23 @@ async fn a_second_body_has_the_bytes_of_the_first_and_ends_with_its_commit() {
         &["manifest 2 comes next"],
     );
     world.commit(right).await.expect("put in place");
+}
+
+#[tokio::test]
+async fn a_second_body_has_no_more_blocks_than_the_first() {
+    let (world, _) = with_file().await;
+    let begun = world.rewrite("/z/f").await.expect("begun");
+    let grant = begun.body.and_then(|body| body.grant).expect("a grant");
+    let report = |length: u64| pb::AddBlocksRequest {
+        file_id: grant.file_id.clone(),
+        extent_id: grant.extent_id.clone(),
+        first_index: 0,
+        blocks: placements(length, &NODES),
+    };
+    let mut files = world.user("alice").files;
+    let longer = refused(files.add_blocks(report(LENGTH + BLOCK_BYTES)).await);
+    check(&longer, Reason::InvalidArgument, &["the file that is rewritten makes"]);
+    files.add_blocks(report(LENGTH)).await.expect("as many");
 }
 
 #[tokio::test]

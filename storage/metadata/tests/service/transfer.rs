@@ -527,3 +527,25 @@ async fn whatever_step_a_crash_follows_the_same_calls_go_on() {
     assert_eq!((indexed(&world, "/a").await, indexed(&world, "/b").await), (0, 7));
     assert_eq!(world.edek("/b/d/e/f1").await.key_name, "other");
 }
+
+#[tokio::test]
+async fn edeks_are_told_to_those_who_may_pass_on_the_way_to_their_files() {
+    let world = two_zones().await;
+    world.open_to_all("/a").await;
+    world.open_to_all("/b").await;
+    with_files(&world, 2).await;
+    let close = pb::SetAttributesRequest {
+        path: "/a/d/e".into(),
+        mode: Some(0o700),
+        ..pb::SetAttributesRequest::default()
+    };
+    world
+        .user("alice")
+        .namespace
+        .set_attributes(close)
+        .await
+        .expect("closed");
+    let begun = world.begin_transfer("bob", "/a/d", "/b/d").await.expect("begun");
+    let refusal = world.list_transfer(&begun).await.expect_err("e is alice's alone");
+    check(&refusal, Reason::PermissionDenied, &["/a/d/e"]);
+}
