@@ -105,14 +105,16 @@ impl<S: Store, E: EdekSource> Api<S, E> {
                 cluster.commands().failed(node, result.command_id, cluster.now_ms());
                 continue;
             }
-            let done = cluster.commands().done(node, result.command_id);
-            match done {
+            let asked = cluster.commands().asked(node, result.command_id).cloned();
+            match asked {
                 Some(Work::Replicate { block, to }) => won.push((block, to)),
                 Some(Work::Delete { block }) => deleted.push(block),
                 Some(Work::Check { replicas }) => self.missing(node, &replicas, result.missing).await?,
                 Some(Work::Tell { .. }) => self.told(node, result.page.unwrap_or_default()).await?,
                 None => {}
             }
+            // Not before it was recorded what is missing: until then the node counts as not asked.
+            cluster.commands().done(node, result.command_id);
         }
         if !deleted.is_empty()
             && let Some(fence) = self.core.duty.fence()

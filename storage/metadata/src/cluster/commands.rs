@@ -154,11 +154,15 @@ impl Commands {
         due.take(PER_HEARTBEAT_MAX).collect()
     }
 
-    /// The work that `node` reports as done.
+    /// What `node` was told to do.
+    pub(crate) fn asked(&self, node: &NodeId, id: u64) -> Option<&Work> {
+        let command = self.commands.get(&id).filter(|command| &command.node == node)?;
+        Some(&command.work)
+    }
+
+    /// Takes work that `node` reports as done off the list.
     pub(crate) fn done(&mut self, node: &NodeId, id: u64) -> Option<Work> {
-        if &self.commands.get(&id)?.node != node {
-            return None;
-        }
+        self.asked(node, id)?;
         self.remove(id).map(|(_, work)| work)
     }
 

@@ -111,17 +111,15 @@ impl Rounds {
     async fn pass(&mut self, store: &impl Store, fence: Fence) -> Result<(), MetadataError> {
         let now = Instant::now();
         let passed_ms = u64::try_from((now - self.since).as_millis()).unwrap_or(u64::MAX);
-        if transact!(store, [], |txn| pass_in(txn, fence, passed_ms)).await? {
-            self.since = now;
-        }
-        Ok(())
+        // Also if nobody knows whether it was committed: the clock may be late, and never early.
+        self.since = now;
+        transact!(store, [], |txn| pass_in(txn, fence, passed_ms)).await
     }
 }
 
-async fn pass_in(txn: &mut impl Txn, fence: Fence, passed_ms: u64) -> Result<bool, MetadataError> {
-    if !fence.holds(txn).await? {
-        return Ok(false);
+async fn pass_in(txn: &mut impl Txn, fence: Fence, passed_ms: u64) -> Result<(), MetadataError> {
+    if fence.holds(txn).await? {
+        emptying::pass(txn, passed_ms).await?;
     }
-    emptying::pass(txn, passed_ms).await?;
-    Ok(true)
+    Ok(())
 }
