@@ -411,7 +411,7 @@ async fn a_file_opened_in_a_directory_that_becomes_a_zone_is_refused() {
         .commit(commit_request(&grant, 10, &NODES))
         .await
         .expect_err("another zone now");
-    check(&failure, Reason::LeaseLost, &["became another zone"]);
+    check(&failure, Reason::LeaseLost, &["came to another zone"]);
     let moved = world
         .create("/z/g", false)
         .await
