@@ -95,6 +95,8 @@ impl World {
         let kms = Routes::new(UnwrapServer::new(keys.clone()));
         let kms = listen(&mut tasks, identities.of("service/kms"), |_| kms).await;
         let audit = Arc::new(Mutex::new(Audit::new(keys.clone())));
+        // Until the nodes have ports of their own, none of which is to be the service's.
+        let reserved = bind(([127, 0, 0, 1], 0).into()).await.expect("a port");
         let host = Host {
             directory: tempfile::tempdir().expect("a temporary directory"),
             store,
@@ -102,7 +104,7 @@ impl World {
             keys: keys.clone(),
             faults: faults.clone(),
             audit: Arc::clone(&audit),
-            address: free_address().await,
+            address: reserved.local_addr().expect("an address"),
         };
         let metadata = remote(host.address);
         for node in NODES {
@@ -111,6 +113,7 @@ impl World {
             listen(&mut tasks, tls, |address| nodes.routes(node, address)).await;
             tasks.spawn(nodes.clone().beat(node, client));
         }
+        drop(reserved);
         let (orders, received) = mpsc::channel(1);
         let running = host.start().await;
         tasks.spawn(host.supervise(running, received));
@@ -308,11 +311,6 @@ async fn listen(tasks: &mut JoinSet<()>, tls: Arc<TlsIdentity>, routes: impl FnO
     let routes = routes(address);
     tasks.spawn(async move { serve(listener, &tls, routes, std::future::pending()).await });
     remote(address)
-}
-
-async fn free_address() -> SocketAddr {
-    let listener = bind(([127, 0, 0, 1], 0).into()).await.expect("a port");
-    listener.local_addr().expect("an address")
 }
 
 fn remote(address: SocketAddr) -> Remote {
