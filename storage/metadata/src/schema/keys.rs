@@ -544,6 +544,7 @@ mod tests {
             (dead(258, extent), format!("730000000000000102{}", "03".repeat(16))),
             (super::quota(quota), format!("71{}", "06".repeat(16))),
             (xattrs(file), format!("75{}", "01".repeat(16))),
+            (removed_zone(zone), format!("79{}", "02".repeat(16))),
             (open_files_of("bob"), "636f626f62".to_owned()),
             (used(quota, Measure::Bytes), format!("6371{}62", "06".repeat(16))),
             (format(), "76".to_owned()),
