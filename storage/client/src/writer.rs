@@ -167,7 +167,8 @@ impl FileWriter {
     }
 
     /// Makes everything durable and shows it to readers, with the modification time `mtime_ms` in milliseconds since the Unix
-    /// epoch, and goes on. Without anything new it does nothing, but for a new file, which shows then.
+    /// epoch, and goes on. Without anything new it does nothing, but for a new file, which shows then. If the file was taken away from
+    /// the writer right after, it was shown all the same: this succeeds, and the next call fails.
     ///
     /// # Errors
     /// As [`FileWriter::write`]; also if the path of a new file was taken meanwhile. [`FsError::TooManyExtents`] leaves the writer
@@ -182,7 +183,8 @@ impl FileWriter {
         }
         self.state = State::Failed;
         let (stat, grant) = self.publish(mtime_ms, true).await?;
-        let grant = grant.ok_or_else(|| FsError::metadata_contradiction("it grants nothing to go on with"))?;
+        // The first answer was lost, and so was the lease before it was asked for again.
+        let Some(grant) = grant else { return Ok(stat) };
         let grant = Grant::try_from(grant).map_err(FsError::metadata_answer)?;
         if grant.file != self.lease.file() {
             return Err(FsError::metadata_contradiction("it goes on with another file"));

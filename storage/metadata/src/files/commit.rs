@@ -70,12 +70,7 @@ pub(crate) async fn commit<S: Store, E: EdekSource>(
 async fn commit_in(txn: &mut impl Txn, commit: &Commit, next: ExtentId) -> Result<pb::CommittedFile, MetadataError> {
     let kept: Option<pb::CommittedFile> = commit.call.answer(txn).await?;
     if let Some(done) = kept {
-        // Unless what was granted with it was given up since: nobody would delete what is stored of it now.
-        if let Some(grant) = &done.grant {
-            let (file, extent) = ids(grant)?;
-            owned(txn, file, extent, &commit.who.name).await?;
-        }
-        return Ok(done);
+        return done_before(txn, commit, done).await;
     }
     let mut open = owned(txn, commit.file, commit.extent, &commit.who.name).await?;
     if let Some(report) = &commit.report {
@@ -99,6 +94,21 @@ async fn commit_in(txn: &mut impl Txn, commit: &Commit, next: ExtentId) -> Resul
     };
     commit.call.keep(txn, &done);
     Ok(done)
+}
+
+/// What was answered before: it was carried out. Not granted is what was given up since, as nobody would delete what is stored of it now.
+async fn done_before(
+    txn: &mut impl Txn,
+    commit: &Commit,
+    done: pb::CommittedFile,
+) -> Result<pb::CommittedFile, MetadataError> {
+    let Some(grant) = &done.grant else { return Ok(done) };
+    let (file, extent) = ids(grant)?;
+    match owned(txn, file, extent, &commit.who.name).await {
+        Ok(_) => Ok(done),
+        Err(MetadataError::LeaseLost { .. }) => Ok(pb::CommittedFile { grant: None, ..done }),
+        Err(error) => Err(error),
+    }
 }
 
 /// Ends the writing, or grants the next extent.
