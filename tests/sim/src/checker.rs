@@ -160,7 +160,10 @@ mod tests {
     use strongroom_proto::Reason;
 
     use super::*;
-    use crate::history::{Path, Told};
+    use crate::{
+        chunk::{self, Content},
+        history::{Path, Told},
+    };
 
     fn path(names: &[&'static str]) -> Path {
         Path(names.to_vec())
@@ -269,24 +272,38 @@ mod tests {
             writer: 1,
             overwrite: false,
         };
-        let append = Call::Append {
+        let reopen = |cut| Call::Append {
             path: path(&["f"]),
             writer: 2,
+            cut,
         };
         let publish = |writer, chunk| (Call::Publish { writer, chunk }, DONE);
-        let read = |chunks: &[u32]| (Call::Read(path(&["f"])), Outcome::Done(Told::Chunks(chunks.to_vec())));
+        let read_bytes = |bytes: &[u8]| {
+            (
+                Call::Read(path(&["f"])),
+                Outcome::Done(Told::Content(Content::of(bytes))),
+            )
+        };
+        let read = |chunks: &[u32]| read_bytes(&chunks.iter().copied().flat_map(chunk::bytes).collect::<Vec<_>>());
         let begun = |rest: Vec<(usize, usize, (Call, Outcome))>| {
-            let start = [(1, 2, (create.clone(), DONE)), (3, 4, publish(1, 5))];
+            let start = [(1, 2, (create.clone(), DONE)), (3, 4, publish(1, Some(5)))];
             is_linearizable(start.into_iter().chain(rest))
         };
         assert!(begun(vec![(5, 6, read(&[5]))]));
         assert!(!begun(vec![(5, 6, read(&[]))]), "a lost chunk");
         assert!(!begun(vec![(5, 6, (Call::Read(path(&["f"])), NONE))]), "a lost file");
-        let appended = [(5, 6, (append, DONE)), (7, 8, publish(2, 6))];
+        let appended = [(5, 6, (reopen(None), DONE)), (7, 8, publish(2, Some(6)))];
         assert!(begun([&appended[..], &[(9, 10, read(&[5, 6]))]].concat()));
         assert!(
             !begun([&appended[..], &[(9, 10, read(&[6, 5]))]].concat()),
             "in another order"
         );
+        let cut = [(5, 6, (reopen(Some(3)), DONE)), (7, 8, publish(2, None))];
+        assert!(begun(
+            [&cut[..], &[(9, 10, read_bytes(&chunk::bytes(5)[..3]))]].concat()
+        ));
+        assert!(!begun([&cut[..], &[(9, 10, read(&[5]))]].concat()), "not cut");
+        let behind = (reopen(Some(1 << 20)), Outcome::Refused(Reason::InvalidArgument));
+        assert!(begun(vec![(5, 6, behind)]));
     }
 }

@@ -5,7 +5,7 @@ use std::{cell::RefCell, fmt, rc::Rc};
 use strongroom_fs::FsError;
 use strongroom_proto::Reason;
 
-use crate::trace;
+use crate::{chunk::Content, trace};
 
 /// A path below the zone's root, as its names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -22,11 +22,33 @@ impl fmt::Display for Path {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Call {
     MakeDirectory(Path),
-    Create { path: Path, writer: u32, overwrite: bool },
-    Append { path: Path, writer: u32 },
-    Publish { writer: u32, chunk: u32 },
-    Rename { from: Path, to: Path, overwrite: bool },
-    Remove { path: Path, recursive: bool },
+    Create {
+        path: Path,
+        writer: u32,
+        overwrite: bool,
+    },
+    /// To be cut to its first `cut` bytes, if any, by the first publication.
+    Append {
+        path: Path,
+        writer: u32,
+        cut: Option<u64>,
+    },
+    /// Of a chunk, or of the cut alone.
+    Publish {
+        writer: u32,
+        chunk: Option<u32>,
+    },
+    /// Takes it from a writer who left it open.
+    Recover(Path),
+    Rename {
+        from: Path,
+        to: Path,
+        overwrite: bool,
+    },
+    Remove {
+        path: Path,
+        recursive: bool,
+    },
     Stat(Path),
     List(Path),
     Read(Path),
@@ -40,8 +62,8 @@ pub(crate) enum Told {
     Stat(Option<u64>),
     /// Names, and whether they are directories'.
     Names(Vec<(String, bool)>),
-    /// The chunks of a file.
-    Chunks(Vec<u32>),
+    /// What a file holds.
+    Content(Content),
 }
 
 /// How a call ended.
@@ -59,6 +81,9 @@ pub(crate) enum Outcome {
 impl Outcome {
     /// What an error says about whether the call was carried out.
     pub(crate) fn of(error: &FsError) -> Self {
+        if let FsError::BehindTheEnd { .. } = error {
+            return Self::Refused(error.reason());
+        }
         match error.reason() {
             reason @ (Reason::NotFound
             | Reason::AlreadyExists

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    chunk,
+    chunk::{self, Content},
     history::{Call, Path, Told},
 };
 
@@ -14,8 +14,8 @@ const ROOT: u32 = 0;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Model {
     directories: BTreeMap<u32, BTreeMap<&'static str, Node>>,
-    /// The chunks of each file, by the number of its first writer.
-    files: BTreeMap<u32, Vec<u32>>,
+    /// The chunks of each file and how many bytes are left of them, by the number of its first writer.
+    files: BTreeMap<u32, Vec<(u32, u32)>>,
     writers: BTreeMap<u32, Writer>,
 }
 
@@ -34,6 +34,11 @@ enum Writer {
         overwrite: bool,
     },
     Of(u32),
+    /// Who cuts a file to its first bytes when he publishes.
+    Cutting {
+        file: u32,
+        cut: u64,
+    },
 }
 
 impl Default for Model {
@@ -53,7 +58,7 @@ impl Model {
         match call {
             Call::Stat(path) => Some((self.clone(), Told::Stat(self.length(self.find(path)?)))),
             Call::List(path) => Some((self.clone(), Told::Names(self.names(path)?))),
-            Call::Read(path) => Some((self.clone(), Told::Chunks(self.file(path)?.1.clone()))),
+            Call::Read(path) => Some((self.clone(), Told::Content(content(self.file(path)?.1)))),
             _ => {
                 let mut next = self.clone();
                 next.change(id, call)?;
@@ -70,11 +75,8 @@ impl Model {
                 writer,
                 overwrite,
             } => self.create(path, *writer, *overwrite),
-            Call::Append { path, writer } => {
-                let (file, _) = self.file(path)?;
-                self.writers.insert(*writer, Writer::Of(file));
-                Some(())
-            }
+            Call::Append { path, writer, cut } => self.reopen(path, *writer, *cut),
+            Call::Recover(path) => self.file(path).map(|_| ()),
             Call::Publish { writer, chunk } => self.publish(*writer, *chunk),
             Call::Rename { from, to, overwrite } => self.rename(from, to, *overwrite),
             Call::Remove { path, recursive } => self.remove(path, *recursive),
@@ -112,12 +114,32 @@ impl Model {
         }
     }
 
-    fn publish(&mut self, writer: u32, chunk: u32) -> Option<()> {
+    fn reopen(&mut self, path: &Path, writer: u32, cut: Option<u64>) -> Option<()> {
+        let (file, chunks) = self.file(path)?;
+        let length = length(chunks);
+        let role = match cut {
+            Some(cut) if cut > length => return None,
+            Some(cut) if cut < length => Writer::Cutting { file, cut },
+            _ => Writer::Of(file),
+        };
+        self.writers.insert(writer, role);
+        Some(())
+    }
+
+    fn publish(&mut self, writer: u32, chunk: Option<u32>) -> Option<()> {
+        let whole = chunk.map(|chunk| (chunk, chunk::length(chunk)));
         match *self.writers.get(&writer)? {
+            // A file that was removed takes what nobody will see.
             Writer::Of(file) => {
-                // One that was removed takes what nobody will see.
                 if let Some(chunks) = self.files.get_mut(&file) {
-                    chunks.push(chunk);
+                    chunks.extend(whole);
+                }
+            }
+            Writer::Cutting { file, cut } => {
+                self.writers.insert(writer, Writer::Of(file));
+                if let Some(chunks) = self.files.get_mut(&file) {
+                    shorten(chunks, cut);
+                    chunks.extend(whole);
                 }
             }
             Writer::New {
@@ -131,7 +153,7 @@ impl Model {
                 }
                 self.check_room(directory, name, overwrite)?;
                 self.unlink_file(directory, name);
-                self.files.insert(writer, vec![chunk]);
+                self.files.insert(writer, whole.into_iter().collect());
                 self.link(directory, name, Node::File(writer))?;
             }
         }
@@ -187,7 +209,7 @@ impl Model {
     /// Whether what a writer publishes is seen by nobody: then the service may refuse it as well.
     pub(crate) fn is_cut_off(&self, writer: u32) -> bool {
         match self.writers.get(&writer) {
-            Some(Writer::Of(file)) => !self.files.contains_key(file),
+            Some(Writer::Of(file) | Writer::Cutting { file, .. }) => !self.files.contains_key(file),
             Some(Writer::New { directory, .. }) => !self.directories.contains_key(directory),
             None => true,
         }
@@ -232,7 +254,7 @@ impl Model {
         self.entry(parent, name)
     }
 
-    fn file(&self, path: &Path) -> Option<(u32, &Vec<u32>)> {
+    fn file(&self, path: &Path) -> Option<(u32, &Vec<(u32, u32)>)> {
         match self.find(path)? {
             Node::File(file) => Some((file, self.files.get(&file)?)),
             Node::Directory(_) => None,
@@ -248,10 +270,29 @@ impl Model {
     fn length(&self, node: Node) -> Option<u64> {
         match node {
             Node::Directory(_) => None,
-            Node::File(file) => {
-                let chunks = self.files.get(&file)?;
-                Some(chunks.iter().map(|chunk| chunk::bytes(*chunk).len() as u64).sum())
-            }
+            Node::File(file) => Some(length(self.files.get(&file)?)),
         }
     }
+}
+
+fn length(chunks: &[(u32, u32)]) -> u64 {
+    chunks.iter().map(|(_, kept)| u64::from(*kept)).sum()
+}
+
+/// Cuts a file to its first `left` bytes.
+fn shorten(chunks: &mut Vec<(u32, u32)>, mut left: u64) {
+    chunks.retain_mut(|(_, kept)| {
+        *kept = u32::try_from(left).unwrap_or(u32::MAX).min(*kept);
+        left -= u64::from(*kept);
+        *kept > 0
+    });
+}
+
+fn content(chunks: &[(u32, u32)]) -> Content {
+    let part = |(chunk, kept): &(u32, u32)| {
+        let mut bytes = chunk::bytes(*chunk);
+        bytes.truncate(*kept as usize);
+        bytes
+    };
+    Content::of(&chunks.iter().flat_map(part).collect::<Vec<_>>())
 }

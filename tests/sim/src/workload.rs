@@ -3,12 +3,12 @@
 use std::rc::Rc;
 
 use strongroom_fs::{CreateOptions, FileKind, FileWriter, FsError, ZoneFs};
-use strongroom_proto::ZonePath;
+use strongroom_proto::{Reason, ZonePath};
 use tokio::time::sleep;
 
 use crate::{
     chance::{below, between_ms, one_in, pick},
-    chunk,
+    chunk::{self, Content},
     history::{Call, History, Outcome, Path, Told},
     machine::now_ms,
     site::Site,
@@ -50,7 +50,9 @@ impl User {
             9..12 => self.rename().await,
             12 | 13 => self.remove(any(), one_in(2)).await,
             14 => self.stat(any()).await,
-            15 | 16 => _ = self.list(if one_in(2) { Path(Vec::new()) } else { directory() }).await,
+            15 => self.cut(file()).await,
+            16 if one_in(3) => self.recover(file()).await,
+            16 => _ = self.list(if one_in(2) { Path(Vec::new()) } else { directory() }).await,
             _ => _ = self.read(file()).await,
         }
     }
@@ -122,11 +124,7 @@ impl User {
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
         match reader.read_at(0, &mut bytes).await {
             Ok(read) => {
-                let chunks = chunk::parse(&bytes[..read]);
-                if chunks.is_none() {
-                    trace::violation(&format!("{path} holds what nobody wrote"));
-                }
-                self.told(id, Ok(Told::Chunks(chunks.unwrap_or_default())));
+                self.told(id, Ok(Told::Content(Content::of(&bytes[..read]))));
                 true
             }
             Err(error) => {
@@ -153,14 +151,45 @@ impl User {
     }
 
     async fn append(&self, path: Path) {
+        if let Some((open, writer)) = self.reopen(path, None).await {
+            self.write(open, writer).await;
+        }
+    }
+
+    /// Cuts a file to its beginning, and now and then goes on from there.
+    async fn cut(&self, path: Path) {
+        let cut = if one_in(3) { 0 } else { below(4_000) };
+        let Some((open, writer)) = self.reopen(path, Some(cut)).await else {
+            return;
+        };
+        if one_in(2) {
+            return self.write(open, writer).await;
+        }
+        let id = self.call(Call::Publish { writer, chunk: None });
+        let finished = open.finish(now_ms()).await;
+        self.told(id, finished.map(|_| Told::Nothing));
+    }
+
+    async fn reopen(&self, path: Path, cut: Option<u64>) -> Option<(FileWriter, u32)> {
         let writer = self.history.number();
         let id = self.call(Call::Append {
             path: path.clone(),
             writer,
+            cut,
         });
-        let opened = self.fs.append(&zone_path(&path), None).await;
-        if let Some(open) = self.begun(id, opened) {
-            self.write(open, writer).await;
+        let opened = self.fs.append(&zone_path(&path), cut).await;
+        self.begun(id, opened).map(|open| (open, writer))
+    }
+
+    async fn recover(&self, path: Path) {
+        let id = self.call(Call::Recover(path.clone()));
+        match self.fs.recover(&zone_path(&path)).await {
+            // Only its writer and its owner may.
+            Err(error) if error.reason() == Reason::PermissionDenied => {
+                self.history
+                    .told(&self.who, id, Outcome::Excluded(Reason::PermissionDenied));
+            }
+            recovered => self.told(id, recovered.map(|_| Told::Nothing)),
         }
     }
 
@@ -192,7 +221,10 @@ impl User {
         if open.write(&chunk::bytes(chunk)).await.is_err() {
             return;
         }
-        let id = self.call(Call::Publish { writer, chunk });
+        let id = self.call(Call::Publish {
+            writer,
+            chunk: Some(chunk),
+        });
         let finished = open.finish(now_ms()).await;
         self.told(id, finished.map(|_| Told::Nothing));
     }
@@ -202,7 +234,10 @@ impl User {
         if open.write(&chunk::bytes(chunk)).await.is_err() {
             return false;
         }
-        let id = self.call(Call::Publish { writer, chunk });
+        let id = self.call(Call::Publish {
+            writer,
+            chunk: Some(chunk),
+        });
         let flushed = open.flush(now_ms()).await;
         let is_flushed = flushed.is_ok();
         self.told(id, flushed.map(|_| Told::Nothing));

@@ -494,7 +494,11 @@ async fn what_was_given_up_is_not_granted_again() {
     abandon(&world, "alice", flushed.grant.expect("another grant"))
         .await
         .expect("given up");
-    let repeat = alice.commit_file(commit).await.expect("it was carried out").into_inner();
+    let repeat = alice
+        .commit_file(commit)
+        .await
+        .expect("it was carried out")
+        .into_inner();
     assert_eq!((repeat.stat, repeat.grant), (flushed.stat, None));
 }
 
