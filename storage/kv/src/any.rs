@@ -99,6 +99,13 @@ impl Reader for AnySnapshot {
         }
     }
 
+    async fn get_many<K: AsRef<[u8]> + Sync>(&mut self, keys: &[K]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        match self {
+            Self::Embedded(view) => view.get_many(keys).await,
+            Self::Postgres(view) => view.get_many(keys).await,
+        }
+    }
+
     async fn range(&mut self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
         match self {
             Self::Embedded(view) => view.range(start, end, limit).await,
@@ -112,6 +119,13 @@ impl Reader for AnyTxn {
         match self {
             Self::Embedded(txn) => txn.get(key).await,
             Self::Postgres(txn) => txn.get(key).await,
+        }
+    }
+
+    async fn get_many<K: AsRef<[u8]> + Sync>(&mut self, keys: &[K]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        match self {
+            Self::Embedded(txn) => txn.get_many(keys).await,
+            Self::Postgres(txn) => txn.get_many(keys).await,
         }
     }
 

@@ -2,7 +2,7 @@ use std::{error::Error, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::limits::{KEY_BYTES_MAX, READS_MAX, VALUE_BYTES_MAX, WRITE_BYTES_MAX, WRITES_MAX};
+use crate::limits::{KEY_BYTES_MAX, KEYS_TOGETHER_MAX, READS_MAX, VALUE_BYTES_MAX, WRITE_BYTES_MAX, WRITES_MAX};
 
 /// Why a store cannot do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -28,6 +28,12 @@ pub enum StoreError {
     /// Too many different keys and ranges read.
     #[error("a transaction reads at most {READS_MAX} keys and ranges; split it")]
     TooManyReads,
+    /// Too many keys read together.
+    #[error("at most {KEYS_TOGETHER_MAX} keys are read together, not {keys}; read them in parts")]
+    TooManyKeys {
+        /// How many were asked for.
+        keys: usize,
+    },
     /// An addition to what is no counter.
     #[error("the value of the key {} is no counter", key.escape_ascii())]
     NotACounter {

@@ -1,6 +1,6 @@
 use bytes::Bytes;
 
-use crate::{CommitError, StoreError};
+use crate::{CommitError, StoreError, limits::KEYS_TOGETHER_MAX};
 
 /// An ordered key-value store. Clones are handles of the same store.
 pub trait Store: Clone + Send + Sync + 'static {
@@ -34,6 +34,25 @@ pub trait Reader: Send {
     /// If the store cannot be read or a transaction has read too much.
     fn get(&mut self, key: &[u8]) -> impl Future<Output = Result<Option<Bytes>, StoreError>> + Send;
 
+    /// The values of `keys`, each at its key's place, as [`Reader::get`] would tell them one after the other. Where each reading is a
+    /// message to a database, these are one together. A key may stand there twice.
+    ///
+    /// # Errors
+    /// [`StoreError::TooManyKeys`] for more than [`KEYS_TOGETHER_MAX`]; otherwise those of [`Reader::get`].
+    fn get_many<K: AsRef<[u8]> + Sync>(
+        &mut self,
+        keys: &[K],
+    ) -> impl Future<Output = Result<Vec<Option<Bytes>>, StoreError>> + Send {
+        async move {
+            check_together(keys.len())?;
+            let mut values = Vec::with_capacity(keys.len());
+            for key in keys {
+                values.push(self.get(key.as_ref()).await?);
+            }
+            Ok(values)
+        }
+    }
+
     /// The first `limit` pairs with `start <= key < end`, in order of the keys' bytes. Only what was looked at
     /// counts as read by a transaction: with `limit` pairs found, the rest of the range may change without a conflict.
     ///
@@ -45,6 +64,14 @@ pub trait Reader: Send {
         end: &[u8],
         limit: usize,
     ) -> impl Future<Output = Result<Vec<(Bytes, Bytes)>, StoreError>> + Send;
+}
+
+/// Refuses to read too many keys together.
+pub(crate) const fn check_together(keys: usize) -> Result<(), StoreError> {
+    if keys > KEYS_TOGETHER_MAX {
+        return Err(StoreError::TooManyKeys { keys });
+    }
+    Ok(())
 }
 
 /// A transaction: reads see one snapshot and the transaction's own writes. Dropping it forgets the writes.

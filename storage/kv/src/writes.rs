@@ -104,9 +104,17 @@ impl WriteSet {
         (value_bytes > VALUE_BYTES_MAX).then_some(StoreError::ValueTooLong { bytes: value_bytes })
     }
 
-    /// The own write of `key`, if there is one.
-    pub(crate) fn get(&self, key: &[u8]) -> Option<&Write> {
-        self.writes.get(key)
+    /// Whether the own write of `key` decides what is there, whatever is stored.
+    pub(crate) fn decides(&self, key: &[u8]) -> bool {
+        matches!(self.writes.get(key), Some(Write::Put(_) | Write::Delete))
+    }
+
+    /// What is at `key` where `stored` is in the store; that need not be known of a key for which the own write [decides](Self::decides).
+    pub(crate) fn over(&self, key: &[u8], stored: Option<Bytes>) -> Result<Option<Bytes>, StoreError> {
+        match self.writes.get(key) {
+            Some(write) => write.over(key, stored.as_deref()),
+            None => Ok(stored),
+        }
     }
 
     pub(crate) fn range(&self, start: &[u8], end: &[u8]) -> impl Iterator<Item = (&Bytes, &Write)> {

@@ -161,6 +161,11 @@ impl<R: Reader> Reader for CrashView<R> {
         self.inner.get(key).await
     }
 
+    async fn get_many<K: AsRef<[u8]> + Sync>(&mut self, keys: &[K]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        self.life.go_on().await;
+        self.inner.get_many(keys).await
+    }
+
     async fn range(&mut self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
         self.life.go_on().await;
         self.inner.range(start, end, limit).await
@@ -175,6 +180,10 @@ pub(crate) struct CrashTxn<T> {
 impl<T: Txn> Reader for CrashTxn<T> {
     async fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         self.view.get(key).await
+    }
+
+    async fn get_many<K: AsRef<[u8]> + Sync>(&mut self, keys: &[K]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        self.view.get_many(keys).await
     }
 
     async fn range(&mut self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {

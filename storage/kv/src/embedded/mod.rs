@@ -22,11 +22,7 @@ use self::{
     file::DatabaseFile,
     reads::ReadSet,
 };
-use crate::{
-    CommitError, Reader, Store, StoreError, Txn,
-    counter::Delta,
-    writes::{Write, WriteSet},
-};
+use crate::{CommitError, Reader, Store, StoreError, Txn, counter::Delta, writes::WriteSet};
 
 /// A store in one file, owned by one process.
 #[derive(Clone)]
@@ -161,18 +157,11 @@ pub struct EmbeddedTxn {
 
 impl Reader for EmbeddedTxn {
     async fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        match self.writes.get(key) {
-            Some(Write::Put(value)) => Ok(Some(value.clone())),
-            Some(Write::Delete) => Ok(None),
-            Some(Write::Add(delta)) => {
-                self.reads.add_key(key)?;
-                delta.over(key, self.snapshot.stored(key)?.as_deref())
-            }
-            None => {
-                self.reads.add_key(key)?;
-                self.snapshot.stored(key)
-            }
+        if self.writes.decides(key) {
+            return self.writes.over(key, None);
         }
+        self.reads.add_key(key)?;
+        self.writes.over(key, self.snapshot.stored(key)?)
     }
 
     async fn range(&mut self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {

@@ -110,7 +110,7 @@ impl Found {
         let added = writes.filter(|(_, write)| matches!(write, Write::Add(_)));
         let added: std::collections::BTreeSet<&[u8]> = added.map(|(key, _)| key.as_ref()).collect();
         let added: Vec<&[u8]> = added.into_iter().collect();
-        let counters = values(head.connection(), &added).await?;
+        let counters = values(head.connection(), "read counters", &added).await?;
         Ok(Self { state, counters })
     }
 }

@@ -19,12 +19,13 @@ use deadpool_postgres::BuildError;
 use self::{
     committer::{Committer, Seen},
     connection::{CONNECTION_ATTEMPTS_MAX, Connection, Connections, Trouble},
-    reads::ReadSet,
+    reads::{ReadSet, values},
     target::Target,
 };
 use crate::{
     CommitError, PostgresConfig, Reader, Store, StoreError, Txn,
     counter::Delta,
+    store::check_together,
     writes::{Write, WriteSet},
 };
 
@@ -173,6 +174,13 @@ impl Reader for PostgresSnapshot {
         Ok(rows.first().map(|row| Bytes::copy_from_slice(row.get(0))))
     }
 
+    async fn get_many<K: AsRef<[u8]> + Sync>(&mut self, keys: &[K]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        check_together(keys.len())?;
+        let keys: Vec<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
+        let stored = values(&mut self.connection, "read", &keys).await?;
+        Ok(keys.iter().map(|key| stored.get(*key).cloned()).collect())
+    }
+
     async fn range(&mut self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
         if start >= end || limit == 0 {
             return Ok(Vec::new());
@@ -195,15 +203,25 @@ pub struct PostgresTxn {
 
 impl Reader for PostgresTxn {
     async fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let own = self.writes.get(key).cloned();
-        match own {
-            Some(Write::Put(value)) => return Ok(Some(value)),
-            Some(Write::Delete) => return Ok(None),
-            Some(Write::Add(_)) | None => {}
+        if self.writes.decides(key) {
+            return self.writes.over(key, None);
         }
         let stored = self.snapshot.get(key).await?;
         self.reads.add_key(key, stored.is_some())?;
-        own.map_or(Ok(stored.clone()), |own| own.over(key, stored.as_deref()))
+        self.writes.over(key, stored)
+    }
+
+    async fn get_many<K: AsRef<[u8]> + Sync>(&mut self, keys: &[K]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        check_together(keys.len())?;
+        let keys: Vec<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
+        let asked: Vec<&[u8]> = keys.iter().copied().filter(|key| !self.writes.decides(key)).collect();
+        let stored = values(&mut self.snapshot.connection, "read", &asked).await?;
+        for key in asked {
+            self.reads.add_key(key, stored.contains_key(key))?;
+        }
+        keys.iter()
+            .map(|key| self.writes.over(key, stored.get(*key).cloned()))
+            .collect()
     }
 
     async fn range(&mut self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {

@@ -105,11 +105,15 @@ impl State {
 }
 
 /// The values of those of `keys` that are there.
-pub(super) async fn values(connection: &mut Connection, keys: &[&[u8]]) -> Result<HashMap<Bytes, Bytes>, Trouble> {
+pub(super) async fn values(
+    connection: &mut Connection,
+    what: &'static str,
+    keys: &[&[u8]],
+) -> Result<HashMap<Bytes, Bytes>, Trouble> {
     if keys.is_empty() {
         return Ok(HashMap::new());
     }
-    let rows = connection.query("read counters", VALUES, &[&keys]).await?;
+    let rows = connection.query(what, VALUES, &[&keys]).await?;
     let pairs = rows.iter();
     let pairs = pairs.map(|row| (Bytes::copy_from_slice(row.get(0)), Bytes::copy_from_slice(row.get(1))));
     Ok(pairs.collect())

@@ -11,6 +11,8 @@ pub(crate) async fn check_all<S: Store>(fresh: impl AsyncFn() -> S) {
     values_read_back(fresh().await).await;
     ranges_are_ordered_and_half_open(fresh().await).await;
     own_writes_are_visible(fresh().await).await;
+    keys_are_read_together_as_one_by_one(fresh().await).await;
+    keys_read_together_conflict(fresh().await).await;
     snapshots_do_not_move(fresh().await).await;
     a_read_key_conflicts(fresh().await).await;
     a_phantom_conflicts(fresh().await).await;
@@ -104,6 +106,92 @@ async fn own_writes_are_visible<S: Store>(store: S) {
         Some(&b"old"[..]),
         "dropped, not committed"
     );
+}
+
+/// Values in the order of the keys, in a view and in a transaction with writes of its own.
+async fn keys_are_read_together_as_one_by_one<S: Store>(store: S) {
+    set(&store, &[("a", "1"), ("b", "2"), ("c", "3"), ("", "none")]).await;
+    let added = 5_i64.to_be_bytes();
+    set_count(&store, "n", 5).await;
+    let mut txn = store.begin().await.expect("begin");
+    txn.put(b"b", "own");
+    txn.put(b"new", "own");
+    txn.delete(b"c");
+    txn.add(b"n", 2, i64::MAX);
+    let (owned, sum) = (&b"own"[..], 7_i64.to_be_bytes());
+    let asked = ["c", "n", "a", "new", "missing", "a", "", "b"];
+    let stored: [Option<&[u8]>; 8] = [
+        Some(b"3"),
+        Some(&added),
+        Some(b"1"),
+        None,
+        None,
+        Some(b"1"),
+        Some(b"none"),
+        Some(b"2"),
+    ];
+    let own: [Option<&[u8]>; 8] = [
+        None,
+        Some(&sum),
+        Some(b"1"),
+        Some(owned),
+        None,
+        Some(b"1"),
+        Some(b"none"),
+        Some(owned),
+    ];
+    let mut view = store.snapshot().await.expect("a view");
+    set(&store, &[("a", "later"), ("missing", "later")]).await;
+    let found = view.get_many(&asked).await.expect("read");
+    assert_eq!(found.iter().map(Option::as_deref).collect::<Vec<_>>(), stored);
+    let found = txn.get_many(&asked).await.expect("read");
+    assert_eq!(found.iter().map(Option::as_deref).collect::<Vec<_>>(), own);
+    for (key, value) in asked.iter().zip(found) {
+        assert_eq!(txn.get(key.as_bytes()).await.expect("get"), value, "{key:?}");
+    }
+    assert_eq!(txn.get_many::<&[u8]>(&[]).await.expect("nothing"), []);
+    let many: Vec<[u8; 8]> = (0..=limits::KEYS_TOGETHER_MAX).map(usize::to_be_bytes).collect();
+    assert_eq!(
+        txn.get_many(&many[1..]).await.expect("at the bound").len(),
+        many.len() - 1
+    );
+    for refused in [view.get_many(&many).await, txn.get_many(&many).await] {
+        assert!(matches!(refused, Err(StoreError::TooManyKeys { keys }) if keys == many.len()));
+    }
+}
+
+async fn set_count<S: Store>(store: &S, key: &str, count: i64) {
+    let mut txn = store.begin().await.expect("begin");
+    txn.add(key.as_bytes(), count, i64::MAX);
+    txn.commit().await.expect("nothing read, nothing conflicts");
+}
+
+/// Each of them counts as read, whether it was there or not; what the transaction wrote itself before does not.
+async fn keys_read_together_conflict<S: Store>(store: S) {
+    set(&store, &[("a", ""), ("b", ""), ("gone", "")]).await;
+    for (written, conflicts) in [
+        ("a", true),
+        ("b", true),
+        ("missing", true),
+        ("own", false),
+        ("other", false),
+    ] {
+        let mut txn = store.begin().await.expect("begin");
+        txn.put(b"own", "mine");
+        txn.get_many(&["a", "missing", "own", "b"]).await.expect("read");
+        set(&store, &[(written, "by another")]).await;
+        assert_eq!(is_conflict(txn.commit().await), conflicts, "other wrote {written}");
+        let mut undo = store.begin().await.expect("begin");
+        undo.delete(b"missing");
+        undo.commit().await.expect("blind");
+    }
+    let mut txn = store.begin().await.expect("begin");
+    txn.get_many(&["a", "gone"]).await.expect("read");
+    txn.put(b"result", "");
+    let mut other = store.begin().await.expect("begin");
+    other.delete(b"gone");
+    other.commit().await.expect("blind");
+    assert!(is_conflict(txn.commit().await), "one that was read is gone");
 }
 
 async fn snapshots_do_not_move<S: Store>(store: S) {
@@ -491,7 +579,7 @@ async fn run_random<S: Store>(store: S, mut rng: StdRng) -> Vec<Record> {
     done
 }
 
-/// Reads keys (0), ranges (1) and writes (2 and 3), reads first so that none sees an own write.
+/// Reads keys together (0), ranges (1) and writes (2 and 3), reads first so that none sees an own write.
 async fn step<T: Txn>(txn: &mut T, plan: Vec<(u8, u8, u8)>) -> Result<Record, StoreError> {
     let mut record = Record::default();
     for &(kind, key, length) in &plan {
@@ -499,10 +587,15 @@ async fn step<T: Txn>(txn: &mut T, plan: Vec<(u8, u8, u8)>) -> Result<Record, St
             let found: BTreeMap<_, _> = txn.range(&[key], &[key + length], 100).await?.into_iter().collect();
             let version = |key: u8| found.get(&[key][..]).map_or(0, |value| number(value));
             record.seen.extend((key..key + length).map(|key| (key, version(key))));
+        } else if kind == 0 {
+            let keys: Vec<[u8; 1]> = (key..key + length).map(|key| [key]).collect();
+            let values = txn.get_many(&keys).await?;
+            let versions = values.iter().map(|value| value.as_deref().map_or(0, number));
+            record.seen.extend((key..key + length).zip(versions));
         } else {
             let version = txn.get(&[key]).await?.map_or(0, |value| number(&value));
             record.seen.push((key, version));
-            if kind >= 2 && !record.made.contains(&(key, version + 1)) {
+            if !record.made.contains(&(key, version + 1)) {
                 record.made.push((key, version + 1));
             }
         }

@@ -1,6 +1,6 @@
 //! Opening a new file for writing: an EDEK from the zone's stock, a lease, and nothing to see yet.
 
-use strongroom_kv::{Reader, Store, Txn};
+use strongroom_kv::{CommitError, Reader, Store, Txn};
 use strongroom_proto::{
     Edek, ExtentId, FileId, FrameSize, KeyName, KeyVersion, ZoneId, ZonePath,
     capability::Right,
@@ -101,33 +101,61 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
         if let Some(done) = kept(&mut txn, &creation.call, &creation.who).await? {
             return granted(core, done, &creation.who.name);
         }
-        let Place { slot, terms } = place(&mut txn, &creation).await?;
-        if slot.found.is_none() {
-            quota::check(&mut txn, &slot.parent.quotas, Usage::ONE_NAME).await?;
-        }
-        drop(txn);
+        let place = place(&mut txn, &creation).await?;
         core.cluster.check_enough()?;
-        version_min = terms.version_min;
-        let edek = core.stock.take(terms.zone, &terms.key, version_min).await?;
-        let dek_ms = core.clock.now_ms();
-        let lease_expires_ms = dek_ms + core.settings.lease_ms;
-        let (file, extent) = (FileId::generate(), ExtentId::generate());
-        let open_max = core.settings.open_files_per_user;
-        let recorded = transact!(&core.store, [creation, edek], |txn| record(
-            txn,
-            &creation,
-            &edek,
-            file,
-            extent,
-            (dek_ms, lease_expires_ms),
-            open_max
-        ))
-        .await;
+        version_min = place.terms.version_min;
+        let (edek, begun) = match ready(core, &place) {
+            Some(edek) => (edek, Some((txn, place))),
+            None => {
+                let Place { slot, terms } = place;
+                if slot.found.is_none() {
+                    quota::check(&mut txn, &slot.parent.quotas, Usage::ONE_NAME).await?;
+                }
+                drop(txn);
+                (core.stock.take(terms.zone, &terms.key, version_min).await?, None)
+            }
+        };
+        let recorded = begin(core, &creation, &edek, begun).await;
         if let Some(created) = quota::explained(&core.store, &creation.who, recorded).await? {
             return granted(core, created, &creation.who.name);
         }
     }
     Err(MetadataError::StaleEdek { needed: version_min })
+}
+
+/// An EDEK for a new file that can be recorded at once, without waiting for one. Not below a quota: what it has used changes with every
+/// file, and a transaction that has read that would conflict with all others.
+fn ready<S, E: EdekSource>(core: &Core<S, E>, Place { slot, terms }: &Place) -> Option<Edek> {
+    let is_free = slot.parent.quotas.is_empty();
+    is_free.then(|| core.stock.ready(terms.zone, &terms.key, terms.version_min))?
+}
+
+/// Records the open file: in the transaction that found its place, if that is still under way and nobody else was in between.
+async fn begin<S: Store, E: EdekSource>(
+    core: &Core<S, E>,
+    creation: &Creation,
+    edek: &Edek,
+    begun: Option<(S::Txn, Place)>,
+) -> Result<Option<pb::CreatedFile>, MetadataError> {
+    let dek_ms = core.clock.now_ms();
+    let opening = Opening {
+        file: FileId::generate(),
+        extent: ExtentId::generate(),
+        dek_ms,
+        lease_expires_ms: dek_ms + core.settings.lease_ms,
+        open_max: core.settings.open_files_per_user,
+    };
+    if let Some((mut txn, place)) = begun {
+        let created = opening.record_at(&mut txn, creation, place, edek)?;
+        match txn.commit().await {
+            Ok(()) => return Ok(created),
+            Err(CommitError::Store(error)) => return Err(error.into()),
+            Err(CommitError::Conflict) => {}
+        }
+    }
+    transact!(&core.store, [creation, edek], |txn| opening
+        .record(txn, &creation, &edek))
+    .await
 }
 
 /// The answer to the same request before, unless its file was given up since: nobody would delete what is stored of it now.
@@ -218,38 +246,57 @@ pub(crate) fn check_room(
     check_writing(who, there)
 }
 
-/// Records the open file, unless the place moved to another zone or key version while the EDEK was fetched. The answer's
-/// grant has the ids only.
-async fn record(
-    txn: &mut impl Txn,
-    creation: &Creation,
-    edek: &Edek,
+/// A file that is about to be opened for writing: the same at every try to record it.
+#[derive(Clone, Copy)]
+struct Opening {
     file: FileId,
     extent: ExtentId,
-    (dek_ms, lease_expires_ms): (u64, u64),
+    dek_ms: u64,
+    lease_expires_ms: u64,
+    /// Files that its owner may have open.
     open_max: u32,
-) -> Result<Option<pb::CreatedFile>, MetadataError> {
-    if let Some(done) = kept(txn, &creation.call, &creation.who).await? {
-        return Ok(Some(done));
+}
+
+impl Opening {
+    /// Records it, unless the place moved to another zone or key version while the EDEK was fetched. The answer's grant has the ids only.
+    async fn record(
+        self,
+        txn: &mut impl Txn,
+        creation: &Creation,
+        edek: &Edek,
+    ) -> Result<Option<pb::CreatedFile>, MetadataError> {
+        if let Some(done) = kept(txn, &creation.call, &creation.who).await? {
+            return Ok(Some(done));
+        }
+        let place = place(txn, creation).await?;
+        self.record_at(txn, creation, place, edek)
     }
-    let Place { slot, terms } = place(txn, creation).await?;
-    if !terms.allow(edek) {
-        return Ok(None);
+
+    fn record_at(
+        self,
+        txn: &mut impl Txn,
+        creation: &Creation,
+        Place { slot, terms }: Place,
+        edek: &Edek,
+    ) -> Result<Option<pb::CreatedFile>, MetadataError> {
+        if !terms.allow(edek) {
+            return Ok(None);
+        }
+        let open = records::OpenFile {
+            parent: slot.parent.id.into(),
+            name: slot.name,
+            mode: creation.mode.bits,
+            umask: creation.mode.umask,
+            owner: creation.who.name.as_str().to_owned(),
+            overwrite: creation.overwrite,
+            dek_ms: self.dek_ms,
+            lease_expires_ms: self.lease_expires_ms,
+            ..terms.open(edek, self.extent)
+        };
+        let created = begin_body(txn, self.file, &open, edek, self.open_max)?;
+        creation.call.keep(txn, &created);
+        Ok(Some(created))
     }
-    let open = records::OpenFile {
-        parent: slot.parent.id.into(),
-        name: slot.name,
-        mode: creation.mode.bits,
-        umask: creation.mode.umask,
-        owner: creation.who.name.as_str().to_owned(),
-        overwrite: creation.overwrite,
-        dek_ms,
-        lease_expires_ms,
-        ..terms.open(edek, extent)
-    };
-    let created = begin_body(txn, file, &open, edek, open_max)?;
-    creation.call.keep(txn, &created);
-    Ok(Some(created))
 }
 
 /// Records a new body that is being written. The answer's grant has the ids only.

@@ -16,7 +16,7 @@ use crate::{
     namespace::{
         permission::{Rights, check},
         resolve::{Found, climb, find},
-        stat::stat,
+        stat::shown,
     },
     schema::{access, records},
     transfer::staged::current,
@@ -68,7 +68,7 @@ pub(crate) async fn opened<S: Store, E: EdekSource>(
         None => None,
     };
     Ok(pb::OpenedFile {
-        stat: Some(stat(txn, found).await?),
+        stat: Some(shown(found, &file, edek)),
         edek: Some(Edek::try_from(edek)?.into()),
         frame_bytes: file.frame_bytes,
         block_bytes: file.block_bytes,

@@ -12,8 +12,29 @@ use crate::{
 
 /// All that there is to say, but for missing replicas. A path that is too long to be asked for is left out.
 pub(crate) async fn stat(txn: &mut impl Reader, found: &Found) -> Result<pb::Stat, MetadataError> {
+    if found.entry.is_directory() {
+        return Ok(placed(found));
+    }
+    let body = access::body(txn, found.id).await?;
+    let body = body.ok_or(MetadataError::Corrupt { what: "file" })?;
+    Ok(shown(found, &body, current(txn, &body).await?))
+}
+
+/// The same of a file whose body, and the EDEK that opens it, are known.
+pub(crate) fn shown(found: &Found, body: &records::Body, edek: &records::Edek) -> pb::Stat {
+    pb::Stat {
+        key_name: edek.key_name.clone(),
+        key_version: edek.key_version,
+        data_suite: body.data_suite.clone(),
+        ..placed(found)
+    }
+}
+
+/// What is said where it stands.
+fn placed(found: &Found) -> pb::Stat {
     let entry = &found.entry;
-    let mut stat = pb::Stat {
+    let size = entry.file.unwrap_or_default();
+    pb::Stat {
         path: Some(&found.path)
             .filter(|path| !path.is_too_long())
             .map(Into::into)
@@ -27,23 +48,10 @@ pub(crate) async fn stat(txn: &mut impl Reader, found: &Found) -> Result<pb::Sta
         zone_path: found.zone.as_ref().map(|zone| (&zone.path).into()).unwrap_or_default(),
         zone_root: !entry.zone_id.is_empty(),
         has_acl: has_acl(entry),
+        length: size.length,
+        blocks: size.blocks,
         ..pb::Stat::default()
-    };
-    if let Some(size) = &entry.file {
-        (stat.length, stat.blocks) = (size.length, size.blocks);
-        describe_body(txn, found, &mut stat).await?;
     }
-    Ok(stat)
-}
-
-async fn describe_body(txn: &mut impl Reader, found: &Found, stat: &mut pb::Stat) -> Result<(), MetadataError> {
-    let body = access::body(txn, found.id).await?;
-    let body = body.ok_or(MetadataError::Corrupt { what: "file" })?;
-    let edek = current(txn, &body).await?;
-    stat.key_name = edek.key_name.clone();
-    stat.key_version = edek.key_version;
-    stat.data_suite.clone_from(&body.data_suite);
-    Ok(())
 }
 
 /// How many blocks of a file have fewer replicas than wanted. Takes a look for each extent.

@@ -12,7 +12,7 @@ mod size;
 
 use std::ops::{Add, Neg, Sub};
 
-use strongroom_kv::{Reader, Store, StoreError, Txn, counter};
+use strongroom_kv::{Reader, Store, StoreError, Txn, counter, limits::KEYS_TOGETHER_MAX};
 use strongroom_proto::{FileId, ParseError, QuotaId, ZonePath};
 
 use crate::{
@@ -166,8 +166,10 @@ pub(crate) fn charge(txn: &mut impl Txn, quotas: &[QuotaAt], change: Usage) {
 
 /// Refuses what would exceed a quota now. For a transaction that is not committed: others change the counters that this reads.
 pub(crate) async fn check(reader: &mut impl Reader, quotas: &[QuotaAt], change: Usage) -> Result<(), MetadataError> {
-    for quota in quotas.iter().filter(|quota| quota.counted) {
-        let used = used(reader, quota.id).await?;
+    let counted: Vec<&QuotaAt> = quotas.iter().filter(|quota| quota.counted).collect();
+    let ids: Vec<QuotaId> = counted.iter().map(|quota| quota.id).collect();
+    let used = used_of_each(reader, &ids).await?;
+    for (quota, used) in counted.into_iter().zip(used) {
         for measure in Measure::ALL {
             let (by, used) = (change.of_measure(measure), used.of_measure(measure));
             if let Some(limit) = quota.limits.of(measure)
@@ -183,13 +185,29 @@ pub(crate) async fn check(reader: &mut impl Reader, quotas: &[QuotaAt], change: 
 
 /// What a quota has used.
 async fn used(reader: &mut impl Reader, id: QuotaId) -> Result<Usage, MetadataError> {
-    let mut values = [0; 2];
-    for (value, measure) in values.iter_mut().zip(Measure::ALL) {
-        let key = keys::used(id, measure);
-        *value = counter(&key, reader.get(&key).await?.as_deref())?;
+    let used = used_of_each(reader, &[id]).await?;
+    Ok(used.into_iter().next().unwrap_or_default())
+}
+
+/// What each of several quotas has used.
+async fn used_of_each(reader: &mut impl Reader, ids: &[QuotaId]) -> Result<Vec<Usage>, MetadataError> {
+    let mut used = Vec::with_capacity(ids.len());
+    for ids in ids.chunks(KEYS_TOGETHER_MAX / Measure::ALL.len()) {
+        let keys = ids
+            .iter()
+            .flat_map(|id| Measure::ALL.map(|measure| keys::used(*id, measure)));
+        let keys: Vec<_> = keys.collect();
+        let values = reader.get_many(&keys).await?;
+        let mut counters = keys
+            .iter()
+            .zip(values)
+            .map(|(key, value)| counter(key, value.as_deref()));
+        while let (Some(names), Some(bytes)) = (counters.next(), counters.next()) {
+            let (names, bytes) = (names?, bytes?);
+            used.push(Usage { names, bytes });
+        }
     }
-    let [names, bytes] = values;
-    Ok(Usage { names, bytes })
+    Ok(used)
 }
 
 /// Forgets the quota of a directory that goes, or whose quota does.

@@ -1,5 +1,7 @@
 //! The store's side of re-encryption: pages of stale EDEKs out, compare-and-set of re-wrapped ones in.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use strongroom_kv::{Reader, Store, Txn};
 use strongroom_proto::{FileId, JobId, KeyVersion, ZoneId};
@@ -80,17 +82,68 @@ pub(crate) async fn stale_page(
     if found.len() < limit {
         found.extend(access::page(reader, &behind, limit - found.len()).await?);
     }
-    let mut stale = Vec::with_capacity(found.len());
-    for (key, _) in &found {
-        let (version, file) = keys::index_entry(key).ok_or(MetadataError::Corrupt { what: "index entry" })?;
-        let edek = edek_of(reader, file, zone).await?;
-        stale.push(Stale {
-            file,
-            version,
-            wrapped: edek.map(|edek| edek.wrapped).unwrap_or_default(),
-        });
+    let listed: Option<Vec<(KeyVersion, FileId)>> = found.iter().map(|(key, _)| keys::index_entry(key)).collect();
+    let listed = listed.ok_or(MetadataError::Corrupt { what: "index entry" })?;
+    let mut holders = Holders::of(reader, listed.iter().map(|(_, file)| *file)).await?;
+    let stale = listed.into_iter().map(|(version, file)| {
+        let edek = holders.edek_mut(file, zone);
+        let wrapped = edek.map(|edek| edek.wrapped.clone()).unwrap_or_default();
+        Stale { file, version, wrapped }
+    });
+    Ok(stale.collect())
+}
+
+/// What has the EDEK of a file.
+enum Holder {
+    /// A file that shows, though it may be open too.
+    Body(records::Body),
+    /// A file that does not show yet.
+    Open(records::OpenFile),
+}
+
+/// Those of the files of a page that are there, read together: where the store is a database, one by one would take longer than the
+/// re-wrapping.
+struct Holders(HashMap<FileId, Holder>);
+
+impl Holders {
+    async fn of(reader: &mut impl Reader, files: impl Iterator<Item = FileId>) -> Result<Self, MetadataError> {
+        let mut files: Vec<FileId> = files.collect();
+        let keys: Vec<_> = files.iter().map(|file| keys::body(*file)).collect();
+        let bodies = access::records(reader, &keys, "file").await?;
+        let mut holders = HashMap::with_capacity(files.len());
+        for (file, body) in files.iter().zip(bodies) {
+            holders.extend(body.map(|body| (*file, Holder::Body(body))));
+        }
+        files.retain(|file| !holders.contains_key(file));
+        let keys: Vec<_> = files.iter().map(|file| keys::open_file(*file)).collect();
+        let opened = access::records(reader, &keys, "open file").await?;
+        for (file, open) in files.into_iter().zip(opened) {
+            holders.extend(open.map(|open| (file, Holder::Open(open))));
+        }
+        Ok(Self(holders))
     }
-    Ok(stale)
+
+    /// The EDEK of a file for a zone.
+    fn edek_mut(&mut self, file: FileId, zone: ZoneId) -> Option<&mut records::Edek> {
+        match self.0.get_mut(&file)? {
+            Holder::Body(body) => body.edek_of_mut(zone),
+            Holder::Open(open) => open.edek.as_mut(),
+        }
+    }
+
+    /// Gives a file its new EDEK if it still has the old one. Says whether it did.
+    fn swap(&mut self, txn: &mut impl Txn, zone: ZoneId, stale: &Stale, fresh: &Fresh) -> Result<bool, MetadataError> {
+        let edek = self.edek_mut(stale.file, zone);
+        let changed = exchange(txn, stale.file, edek, stale, fresh)?;
+        if changed {
+            match self.0.get(&stale.file) {
+                Some(Holder::Body(body)) => access::put(txn, &keys::body(stale.file), body),
+                Some(Holder::Open(open)) => access::put(txn, &keys::open_file(stale.file), open),
+                None => {}
+            }
+        }
+        Ok(changed)
+    }
 }
 
 /// Swaps in what was re-wrapped, counts, and moves the cursor, all in one transaction; a version above the target becomes the target,
@@ -117,12 +170,14 @@ async fn apply_in(
     };
     let zone = job.zone_id.as_ref().try_into()?;
     let least = access::zone(txn, zone).await?.map_or(0, |record| record.version_min);
+    let to_swap = outcomes.iter().filter(|outcome| outcome.fresh.is_some());
+    let mut holders = Holders::of(txn, to_swap.map(|outcome| outcome.stale.file)).await?;
     for Outcome { stale, fresh } in outcomes {
         match fresh {
             Some(fresh) if fresh.version.0 < job.target_version => return Err(older(&job, fresh.version)),
             // A call that was under way when the zone was proved free of old versions comes too late.
             Some(fresh) if fresh.version.0 < least => {}
-            Some(fresh) => job.done += u64::from(swap(txn, zone, stale, fresh).await?),
+            Some(fresh) => job.done += u64::from(holders.swap(txn, zone, stale, fresh)?),
             None if stale.wrapped.is_empty() => {}
             None => job.failures += 1,
         }
@@ -169,28 +224,6 @@ fn is_at(job: &Job, seen: &Job) -> bool {
     place(job) == place(seen) && job.cursor_file == seen.cursor_file
 }
 
-/// Gives a file its new EDEK if it still has the old one. Says whether it did.
-async fn swap(txn: &mut impl Txn, zone: ZoneId, stale: &Stale, fresh: &Fresh) -> Result<bool, MetadataError> {
-    let id = stale.file;
-    // A file that shows and is open too has its EDEK here.
-    if let Some(mut body) = access::body(txn, id).await? {
-        let edek = body.edek_of_mut(zone);
-        let changed = exchange(txn, id, edek, stale, fresh)?;
-        if changed {
-            access::put(txn, &keys::body(id), &body);
-        }
-        return Ok(changed);
-    }
-    let Some(mut open) = access::open_file(txn, id).await? else {
-        return Ok(false);
-    };
-    let changed = exchange(txn, id, open.edek.as_mut(), stale, fresh)?;
-    if changed {
-        access::put(txn, &keys::open_file(id), &open);
-    }
-    Ok(changed)
-}
-
 fn exchange(
     txn: &mut impl Txn,
     file: FileId,
@@ -228,14 +261,6 @@ async fn finish_in(txn: &mut impl Txn, id: JobId, seen: &Job, now_ms: u64) -> Re
     job.end(JobState::Completed, now_ms, message);
     record::put(txn, id, &job);
     Ok(true)
-}
-
-/// The EDEK for a zone of a file that shows or is being written.
-async fn edek_of(reader: &mut impl Reader, file: FileId, zone: ZoneId) -> Result<Option<records::Edek>, MetadataError> {
-    if let Some(mut body) = access::body(reader, file).await? {
-        return Ok(body.edek_of_mut(zone).cloned());
-    }
-    Ok(access::open_file(reader, file).await?.and_then(|open| open.edek))
 }
 
 #[cfg(test)]

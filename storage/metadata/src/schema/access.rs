@@ -32,6 +32,18 @@ pub(crate) async fn record<M: Message + Default>(
     txn.get(key).await?.map(|bytes| decode(bytes, what)).transpose()
 }
 
+/// The records at `keys`, each at its key's place, read together.
+pub(crate) async fn records<M: Message + Default>(
+    txn: &mut impl Reader,
+    keys: &[Vec<u8>],
+    what: &'static str,
+) -> Result<Vec<Option<M>>, MetadataError> {
+    let found = txn.get_many(keys).await?.into_iter();
+    found
+        .map(|bytes| bytes.map(|bytes| decode(bytes, what)).transpose())
+        .collect()
+}
+
 pub(crate) fn decode<M: Message + Default>(bytes: Bytes, what: &'static str) -> Result<M, MetadataError> {
     M::decode(bytes).map_err(|_| MetadataError::Corrupt { what })
 }

@@ -1,7 +1,7 @@
 //! Staging EDEKs for the zone that files are moved to.
 
 use bytes::Bytes;
-use strongroom_kv::{Store, Txn};
+use strongroom_kv::{Reader as _, Store, Txn};
 use strongroom_proto::{FileId, JobId, kms::v1 as kms, metadata::v1 as pb};
 
 use super::{
@@ -39,13 +39,14 @@ pub(crate) async fn stage<S: Store, E: EdekSource>(
     check_staging(&job, id)?;
     let route = Route::of(&mut view, job.moves()?).await?;
     signed.check(who, &route, files.len())?;
-    let mut lacking = false;
-    for file in files {
-        lacking |= access::there(&mut view, &keys::transfer(id, Stage::Missing, *file)).await?;
-    }
+    let missing: Vec<_> = files
+        .iter()
+        .map(|file| keys::transfer(id, Stage::Missing, *file))
+        .collect();
+    let missing = view.get_many(&missing).await?;
     drop(view);
     let mut response = pb::StageTransferResponse::default();
-    if !lacking {
+    if missing.iter().all(Option::is_none) {
         return Ok(response);
     }
     let answer = signed.present(core, &route).await?;

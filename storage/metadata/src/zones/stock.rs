@@ -112,6 +112,11 @@ impl<E: EdekSource> Stock<E> {
         }
     }
 
+    /// The same, if there is one now. What is missing is minted meanwhile.
+    pub(crate) fn ready(&self, zone: ZoneId, key: &KeyName, version_min: KeyVersion) -> Option<Edek> {
+        self.pop(&self.shared.shelf(zone, key), version_min)
+    }
+
     fn pop(&self, shelf: &Arc<Shelf>, version_min: KeyVersion) -> Option<Edek> {
         let now_ms = self.shared.clock.now_ms();
         let mut state = shelf.lock();
