@@ -39,11 +39,22 @@ pub(crate) fn print(figures: &[Figure], json: bool) {
     }
     println!("{:<36} {:>10} {:<6} {:>7}  against", "bench", "value", "unit", "ratio");
     for figure in figures {
-        let ratio = figure.ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
-        println!(
-            "{:<36} {:>10.2} {:<6} {ratio:>7}  {}",
-            figure.bench, figure.value, figure.unit, figure.against
-        );
+        println!("{}", line(figure));
+    }
+}
+
+fn line(figure: &Figure) -> String {
+    let ratio = figure.ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
+    format!(
+        "{:<36} {:>10.2} {:<6} {ratio:>7}  {}",
+        figure.bench, figure.value, figure.unit, figure.against
+    )
+}
+
+/// Says what was measured so far, to who waits: a run that takes hours may yet be cut off.
+pub(crate) fn tell(figures: &[Figure]) {
+    for figure in figures {
+        note(&line(figure));
     }
 }
 
@@ -61,7 +72,7 @@ pub(crate) fn usage() {
     eprintln!(
         "usage: ci/bench AREA [CASE…] [--json]\n\
          kms: kw gcm audit tokens keys sealed, all of them unless named\n\
-         namespace: embedded postgres, both unless named; FILES=N in the environment for more than 20000 files\n\
+         namespace: embedded postgres, both unless named; FILES=N in the environment for another number of files than 1000000\n\
          store: repair postgres, both unless named"
     );
 }

@@ -191,8 +191,9 @@ id128! {
     QuotaId, "quota id", Uuid::new_v4
 }
 id128! {
-    /// A caller's own id of a request, by which a repeat is known.
-    RequestId, "request id", Uuid::new_v4
+    /// A caller's own id of a request, by which a repeat is known. Time-ordered, so that the answers that a store keeps under them sit
+    /// together: spread over all of it, they cost more than all else that a new file writes (ADR 43). No secret, and no [nonce](crate::sealed::nonce).
+    RequestId, "request id", Uuid::now_v7
 }
 
 id128! {

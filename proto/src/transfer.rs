@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use crate::{
-    Failure, KeyName, KeyVersion, Reason, RequestId, ZoneId,
-    sealed::Nonce,
+    Failure, KeyName, KeyVersion, Reason, ZoneId,
+    sealed::{Nonce, nonce},
     signed::{Reader, Writer, malformed, wrapped},
     transport::{CertificateSignature, PeerIdentity, TlsIdentity},
 };
@@ -71,7 +71,7 @@ impl TransferRequest {
         let since = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let issued_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         Self {
-            nonce: *RequestId::generate().as_bytes(),
+            nonce: nonce(),
             issued_ms,
             expires_ms: issued_ms.saturating_add(LIFETIME_MS),
             signer,

@@ -1,5 +1,6 @@
 //! Files as the metadata service keeps them: which rows an operation reads and writes, with keys and values of the sizes that
-//! `docs/formats/metadata-store.md` has. A thousand files are in a directory; ids are spread over the whole key space.
+//! `docs/formats/metadata-store.md` has. A thousand files are in a directory; ids of files and requests
+//! are in the order in which they were drawn.
 
 use crate::{
     engine::{Engine, View, Writes},
@@ -23,11 +24,11 @@ pub(crate) const fn mix(number: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// An id as the service draws them: behind all that were drawn before.
 fn id(kind: u64, number: u64) -> [u8; 16] {
-    let first = mix(number.wrapping_mul(4).wrapping_add(kind));
     let mut id = [0; 16];
-    id[..8].copy_from_slice(&first.to_be_bytes());
-    id[8..].copy_from_slice(&mix(first ^ kind).to_be_bytes());
+    id[..8].copy_from_slice(&number.to_be_bytes());
+    id[8..].copy_from_slice(&mix(number.wrapping_mul(4).wrapping_add(kind)).to_be_bytes());
     id
 }
 

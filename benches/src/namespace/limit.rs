@@ -4,26 +4,58 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use strongroom_kv::{AnyStore, Reader as _, Store as _, StoreConfig, Txn as _};
+use strongroom_proto::{FileId, RequestId};
 
-/// Rows that a create and its commit put, and about how long they are: open file, index entry and counters; then entry,
-/// place, body and the kept answer.
-const ROWS: [&[usize]; 2] = [&[300, 0, 200, 0], &[100, 60, 260, 200, 0]];
+/// Commits of a file: that it is opened, and that it shows.
+pub(super) const COMMITS_PER_FILE: u32 = 2;
 
-/// Files a second that the engine could keep, were there nothing but it.
-pub(super) async fn files_a_second(store: &AnyStore, writers: usize, time: Duration) -> f64 {
+/// Durable commits a second that the engine could keep, were there nothing but it.
+pub(super) async fn commits_a_second(store: &AnyStore, writers: usize, time: Duration) -> f64 {
     let started = Instant::now();
-    let write = |_| async move {
+    let write = |writer: usize| async move {
         let mut files = 0_u32;
         while started.elapsed() < time {
-            for rows in ROWS {
-                commit(store, rows).await;
-            }
+            create(store, writer, files).await;
             files += 1;
         }
         files
     };
     let files: u32 = join_all((0..writers).map(write)).await.iter().sum();
-    f64::from(files) / started.elapsed().as_secs_f64()
+    f64::from(files * COMMITS_PER_FILE) / started.elapsed().as_secs_f64()
+}
+
+/// The rows of a file that is made, under keys as the service has them and about as long: those of new files are neighbours, but for
+/// their names, which are in the writer's own directory.
+async fn create(store: &AnyStore, writer: usize, number: u32) {
+    let file = *FileId::generate().as_bytes();
+    let mut txn = store.begin().await.expect("a transaction");
+    txn.put(&key(b"o", &[&file]), vec![7; 300]);
+    txn.put(&key(b"x", &[&[9; 20], &file]), Vec::new());
+    keep_answer(&mut txn);
+    txn.add(b"cx", 1, i64::MAX);
+    txn.add(b"co", 1, i64::MAX);
+    txn.commit().await.expect("nothing was read");
+
+    let directory = [writer.to_be_bytes(), [0; 8]].concat();
+    let mut txn = store.begin().await.expect("a transaction");
+    txn.delete(&key(b"o", &[&file]));
+    txn.put(&key(b"e", &[&file]), vec![7; 260]);
+    txn.put(&key(b"i", &[&file]), vec![7; 60]);
+    let name = rand::random::<u32>().to_be_bytes();
+    txn.put(&key(b"d", &[&directory, &number.to_be_bytes(), &name]), vec![7; 100]);
+    keep_answer(&mut txn);
+    txn.add(b"co", -1, i64::MAX);
+    txn.commit().await.expect("nothing was read");
+}
+
+fn keep_answer(txn: &mut strongroom_kv::AnyTxn) {
+    let request = *RequestId::generate().as_bytes();
+    txn.put(&key(b"a", &[&request]), vec![7; 200]);
+    txn.put(&key(b"t", &[&request]), Vec::new());
+}
+
+fn key(table: &[u8], parts: &[&[u8]]) -> Vec<u8> {
+    [table, &parts.concat()].concat()
 }
 
 /// Lookups a second: one view and four rows, as finding a file in a directory of a zone takes.
@@ -46,15 +78,6 @@ pub(super) async fn lookups_a_second(store: &AnyStore, readers: usize, time: Dur
     };
     let lookups: u32 = join_all((0..readers).map(read)).await.iter().sum();
     f64::from(lookups) / started.elapsed().as_secs_f64()
-}
-
-async fn commit(store: &AnyStore, rows: &[usize]) {
-    let mut txn = store.begin().await.expect("a transaction");
-    for length in rows {
-        let key: [u8; 33] = rand::random();
-        txn.put(&key, vec![7; *length]);
-    }
-    txn.commit().await.expect("nobody else writes random keys");
 }
 
 /// A store of its own beside the service's.

@@ -1,5 +1,4 @@
-//! The loads: closed loops of clients, each of which makes its next call when the last one was answered. Answers are checked
-//! before they count.
+//! What clients do: calls on a few connections, each client's next when its last one was answered. Answers are checked before they count.
 
 use std::{
     sync::atomic::{AtomicU32, Ordering},
@@ -8,16 +7,23 @@ use std::{
 
 use futures::future::join_all;
 use strongroom_proto::{
-    RequestId,
+    Failure, RequestId,
     metadata::v1::{self as pb, files_client::FilesClient, namespace_client::NamespaceClient},
 };
-use tonic::transport::Channel;
+use tonic::{Response, Status, transport::Channel};
 
-use crate::latency::Latencies;
+use super::watch::watched;
+use crate::{latency::Latencies, report::note};
 
-/// The zone that everything is in, and a directory in it with this many files to look at.
-pub(super) const ZONE: &str = "/zone";
+/// Clients at most, each with a directory of its own; and files in a directory that all look at.
+pub(super) const CLIENTS_MAX: u32 = 64;
 const LOOKED_AT: u32 = 1000;
+/// A fill has so many clients for each directory: more than one commit can wait for another.
+const FILLERS_PER_DIRECTORY: u32 = 4;
+const FILLERS: u32 = CLIENTS_MAX * FILLERS_PER_DIRECTORY;
+/// Tries of one call of a create, and the pause between two.
+const TRIES_MAX: u32 = 10;
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What a client does again and again.
 #[derive(Debug, Clone, Copy)]
@@ -55,48 +61,56 @@ impl Operation {
         }
     }
 
-    pub(super) const fn writes(self) -> bool {
-        matches!(self, Self::MakeDirectory | Self::Create | Self::Rename)
+    /// Durable commits; 0 of what only reads.
+    pub(super) const fn commits(self) -> u32 {
+        match self {
+            Self::MakeDirectory | Self::Rename => 1,
+            Self::Create => super::limit::COMMITS_PER_FILE,
+            Self::Open | Self::Stat | Self::List => 0,
+        }
     }
 }
 
-/// Clients of one metadata service, with directories of their own.
+/// Clients of one metadata service below one directory, with directories of their own.
 pub(super) struct Load {
-    channel: Channel,
+    channels: Vec<Channel>,
+    root: &'static str,
     /// Names that were given out.
     names: AtomicU32,
+    /// Files of a fill; 0 before it.
+    filled: AtomicU32,
 }
 
 impl Load {
-    /// Makes the directory that is to be the zone.
-    pub(super) async fn make_zone(channel: Channel) {
-        let names = AtomicU32::new(0);
-        Self { channel, names }.make_directory(ZONE).await;
-    }
-
-    /// Makes the directories and files that the clients need.
-    pub(super) async fn prepare(channel: Channel, clients: usize) -> Self {
+    /// Makes the directories and files that the clients need below `root`, which is made here and becomes a zone, or what it is to be,
+    /// by `begin`. A connection is for a part of the clients.
+    pub(super) async fn prepare(connect: impl Fn() -> Channel, root: &'static str, begin: impl AsyncFnOnce()) -> Self {
         let load = Self {
-            channel,
+            channels: (0..FILLERS_PER_DIRECTORY).map(|_| connect()).collect(),
+            root,
             names: AtomicU32::new(0),
+            filled: AtomicU32::new(0),
         };
-        for client in 0..clients {
-            load.make_directory(&format!("{ZONE}/{client}")).await;
-            load.create(&format!("{ZONE}/{client}/turn-0")).await;
+        load.make_directory(0, root).await;
+        begin().await;
+        for client in 0..CLIENTS_MAX {
+            load.make_directory(client, &format!("{root}/{client}")).await;
+            load.create(client, &format!("{root}/{client}/turn-0")).await;
         }
-        load.make_directory(&format!("{ZONE}/list")).await;
+        load.make_directory(0, &format!("{root}/list")).await;
         join_all((0..LOOKED_AT).map(|n| load.create_looked_at(n))).await;
         load
     }
 
     async fn create_looked_at(&self, number: u32) {
-        self.create(&format!("{ZONE}/list/{number:04}")).await;
+        self.create(number % CLIENTS_MAX, &format!("{}/list/{number:04}", self.root))
+            .await;
     }
 
     /// Calls a second of `clients`, and how long each took.
-    pub(super) async fn rate(&self, operation: Operation, clients: usize, time: Duration) -> (f64, Latencies) {
+    pub(super) async fn rate(&self, operation: Operation, clients: u32, time: Duration) -> (f64, Latencies) {
         let started = Instant::now();
-        let run = |client: usize| async move {
+        let run = |client: u32| async move {
             let (mut took, mut calls) = (Latencies::default(), 0_u32);
             // Renames come in pairs, so that the next run finds the file where this one did.
             while started.elapsed() < time || (matches!(operation, Operation::Rename) && calls % 2 == 1) {
@@ -116,27 +130,63 @@ impl Load {
         (f64::from(calls) / started.elapsed().as_secs_f64(), all)
     }
 
-    /// Makes `count` files with `clients` at once: files a second.
-    pub(super) async fn fill(&self, count: u32, clients: u32) -> f64 {
+    /// How long `clients` take to make so many files, as fast as they can.
+    pub(super) async fn burst(&self, count: u32, clients: u32) -> Duration {
         let started = Instant::now();
         let run = |client: u32| async move {
             for n in (client..count).step_by(clients as usize) {
-                self.call(Operation::Create, client as usize, n).await;
+                self.call(Operation::Create, client, n).await;
             }
         };
         join_all((0..clients).map(run)).await;
+        started.elapsed()
+    }
+
+    /// Makes `count` files with many clients at once: files a second. Afterwards whoever opens or looks at files does so with all of them.
+    pub(super) async fn fill(&self, count: u32) -> f64 {
+        let (started, made) = (Instant::now(), AtomicU32::new(0));
+        let made = &made;
+        let run = |filler: u32| async move {
+            for number in (filler..count).step_by(FILLERS as usize) {
+                self.create(filler, &self.filled_path(number)).await;
+                made.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        watched(join_all((0..FILLERS).map(run)), async || {
+            let made = made.load(Ordering::Relaxed);
+            let rate = f64::from(made) / started.elapsed().as_secs_f64();
+            format!("made {made} files of {count}, {rate:.0} a second")
+        })
+        .await;
+        self.filled.store(count, Ordering::Relaxed);
         f64::from(count) / started.elapsed().as_secs_f64()
     }
 
-    async fn call(&self, operation: Operation, client: usize, number: u32) {
-        let looked_at = format!("{ZONE}/list/{:04}", number % LOOKED_AT);
+    fn filled_path(&self, number: u32) -> String {
+        format!("{}/{}/fill-{number:08}", self.root, number % CLIENTS_MAX)
+    }
+
+    /// A file to look at: those of a fill in an order that looks like chance.
+    fn looked_at(&self, client: u32, number: u32) -> String {
+        match self.filled.load(Ordering::Relaxed) {
+            0 => format!("{}/list/{:04}", self.root, number % LOOKED_AT),
+            filled => {
+                let turn = u64::from(number) * u64::from(CLIENTS_MAX) + u64::from(client);
+                // A prime, greater than there are files: all of them in turn, none beside the one before.
+                let place = (turn + 1) * 2_654_435_761 % u64::from(filled);
+                self.filled_path(u32::try_from(place).expect("less than there are files"))
+            }
+        }
+    }
+
+    async fn call(&self, operation: Operation, client: u32, number: u32) {
         match operation {
-            Operation::MakeDirectory => self.make_directory(&self.fresh(client)).await,
-            Operation::Create => self.create(&self.fresh(client)).await,
+            Operation::MakeDirectory => self.make_directory(client, &self.fresh(client)).await,
+            Operation::Create => self.create(client, &self.fresh(client)).await,
             Operation::Open => {
-                let path = looked_at.into();
+                let path = self.looked_at(client, number).into();
                 let opened = self
-                    .files()
+                    .files(client)
                     .open_file(pb::OpenFileRequest {
                         path,
                         ..pb::OpenFileRequest::default()
@@ -145,54 +195,57 @@ impl Load {
                 assert!(opened.expect("opened").into_inner().edek.is_some());
             }
             Operation::Stat => {
-                let path = looked_at.into();
-                let stat = self.namespace().get_stat(pb::GetStatRequest { path }).await;
+                let path = self.looked_at(client, number).into();
+                let stat = self.namespace(client).get_stat(pb::GetStatRequest { path }).await;
                 assert_eq!(stat.expect("there").into_inner().kind(), pb::FileKind::File);
             }
             Operation::List => {
                 let request = pb::ListRequest {
-                    path: format!("{ZONE}/list").into(),
+                    path: format!("{}/list", self.root).into(),
                     ..pb::ListRequest::default()
                 };
-                let page = self.namespace().list(request).await.expect("a page").into_inner();
+                let page = self.namespace(client).list(request).await.expect("a page").into_inner();
                 assert_eq!(page.entries.len(), LOOKED_AT as usize);
             }
             Operation::Rename => {
-                let turn = |number: u32| format!("{ZONE}/{client}/turn-{}", number % 2).into();
+                let turn = |number: u32| format!("{}/{client}/turn-{}", self.root, number % 2).into();
                 let request = pb::RenameRequest {
                     from: turn(number),
                     to: turn(number + 1),
                     overwrite: false,
                     request_id: RequestId::generate().into(),
                 };
-                self.namespace().rename(request).await.expect("renamed");
+                self.namespace(client).rename(request).await.expect("renamed");
             }
         }
     }
 
-    fn fresh(&self, client: usize) -> String {
-        format!("{ZONE}/{client}/{:08}", self.names.fetch_add(1, Ordering::Relaxed))
+    fn fresh(&self, client: u32) -> String {
+        format!(
+            "{}/{client}/{:08}",
+            self.root,
+            self.names.fetch_add(1, Ordering::Relaxed)
+        )
     }
 
-    async fn make_directory(&self, path: &str) {
+    async fn make_directory(&self, client: u32, path: &str) {
         let request = pb::MakeDirectoryRequest {
             path: path.to_owned().into(),
             mode: 0o755,
             request_id: RequestId::generate().into(),
             ..pb::MakeDirectoryRequest::default()
         };
-        self.namespace().make_directory(request).await.expect("made");
+        self.namespace(client).make_directory(request).await.expect("made");
     }
 
-    async fn create(&self, path: &str) {
+    async fn create(&self, client: u32, path: &str) {
         let request = pb::CreateFileRequest {
             path: path.to_owned().into(),
             mode: 0o644,
             request_id: RequestId::generate().into(),
             ..pb::CreateFileRequest::default()
         };
-        let mut files = self.files();
-        let created = files.create_file(request).await.expect("created").into_inner();
+        let created = patiently(path, async || self.files(client).create_file(request.clone()).await).await;
         assert!(created.edek.is_some());
         let grant = created.grant.expect("a grant");
         let commit = pb::CommitFileRequest {
@@ -204,14 +257,36 @@ impl Load {
             request_id: RequestId::generate().into(),
             ..pb::CommitFileRequest::default()
         };
-        files.commit_file(commit).await.expect("published");
+        patiently(path, async || self.files(client).commit_file(commit.clone()).await).await;
     }
 
-    fn files(&self) -> FilesClient<Channel> {
-        FilesClient::new(self.channel.clone())
+    fn channel(&self, client: u32) -> Channel {
+        self.channels[(client / CLIENTS_MAX) as usize].clone()
     }
 
-    fn namespace(&self) -> NamespaceClient<Channel> {
-        NamespaceClient::new(self.channel.clone()).max_decoding_message_size(16 << 20)
+    fn files(&self, client: u32) -> FilesClient<Channel> {
+        FilesClient::new(self.channel(client))
+    }
+
+    fn namespace(&self, client: u32) -> NamespaceClient<Channel> {
+        NamespaceClient::new(self.channel(client)).max_decoding_message_size(16 << 20)
+    }
+}
+
+/// The answer to a call that is made again when it fails for a while, as the library's clients do: a fill takes hours.
+async fn patiently<T>(path: &str, call: impl AsyncFn() -> Result<Response<T>, Status>) -> T {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        match call().await {
+            Ok(answer) => return answer.into_inner(),
+            Err(status) => {
+                let failure = Failure::from(status);
+                let again = attempt < TRIES_MAX && failure.is_transient();
+                assert!(again, "{path} was not made: {failure}");
+                note(&format!("{path} is tried again: {failure}"));
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
     }
 }

@@ -5,6 +5,8 @@
 mod cases;
 mod limit;
 mod load;
+mod many;
 mod site;
+mod watch;
 
 pub(crate) use cases::{are_engines, run};

@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::SocketAddr,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Child, Stdio},
     time::{Duration, Instant},
@@ -10,7 +11,9 @@ use std::{
 
 use strongroom_kv::{PostgresConfig, StoreConfig};
 use strongroom_proto::{
-    metadata::v1::{self as pb, cluster_client::ClusterClient, zones_client::ZonesClient},
+    metadata::v1::{
+        self as pb, cluster_client::ClusterClient, namespace_client::NamespaceClient, zones_client::ZonesClient,
+    },
     transport::{Remote, Role, TlsFiles, connect},
 };
 use tonic::transport::Channel;
@@ -22,8 +25,9 @@ use crate::{
 
 /// How long a service may take to come up over a store of millions of files.
 const START_MAX: Duration = Duration::from_secs(600);
-/// EDEKs held ready: more than the clients take while a batch is minted.
-const STOCK: usize = 1000;
+/// EDEKs held ready: more than the clients take while a batch is minted; and below how many that begins.
+pub(super) const STOCK: u32 = 1000;
+pub(super) const STOCK_LOW: u32 = STOCK / 2;
 
 /// What the metadata service keeps its namespace in.
 pub(super) enum Engine {
@@ -59,23 +63,24 @@ pub(super) struct Namespace<'a> {
     site: &'a Site,
     address: SocketAddr,
     config: PathBuf,
+    engine: &'a Engine,
+    store: StoreConfig,
     metadata: Process,
     _nodes: Vec<Process>,
 }
 
 impl<'a> Namespace<'a> {
     /// Starts everything, and waits until files can be made.
-    pub(super) async fn start(site: &'a Site, kms: &Service<'_>, store: &StoreConfig) -> Self {
+    pub(super) async fn start(site: &'a Site, kms: &Service<'_>, engine: &'a Engine, store: StoreConfig) -> Self {
         let (address, config) = (free_address(), site.path("metadata.toml"));
         let tls = site.issue("metadata", "service/metadata");
         let text = format!(
             "listen = '{address}'\ndata_dir = '{}'\nkms = '{}'\nsuperusers = ['alice']\n{}{}\
-             [settings]\nstock_edeks = {STOCK}\nstock_low_edeks = {}\n",
+             [settings]\nstock_edeks = {STOCK}\nstock_low_edeks = {STOCK_LOW}\n",
             site.path("metadata").display(),
             kms.remote(),
             table(&tls),
-            store_table(store),
-            STOCK / 2,
+            store_table(&store),
         );
         fs::write(&config, text).expect("own directory");
         let metadata = Process::start(site, "metadata", &config);
@@ -84,6 +89,8 @@ impl<'a> Namespace<'a> {
             site,
             address,
             config,
+            engine,
+            store,
             metadata,
             _nodes: nodes,
         };
@@ -91,21 +98,51 @@ impl<'a> Namespace<'a> {
         namespace
     }
 
-    /// Stops the metadata service, starts it again, and says how long it took to answer.
+    /// Stops the metadata service, starts it again, and says how long it took to answer a question about the namespace.
     pub(super) async fn restart(&mut self) -> Duration {
         self.metadata.stop();
         let started = Instant::now();
         self.metadata = Process::start(self.site, "metadata", &self.config);
+        self.first_answer().await;
+        let took = started.elapsed();
         self.wait().await;
-        started.elapsed()
+        took
     }
 
     /// Resident memory of the metadata service now, in bytes.
     pub(super) fn memory(&self) -> u64 {
-        let path = format!("/proc/{}/statm", self.metadata.child.id());
+        self.memory_of("VmRSS:")
+    }
+
+    /// The most that its resident memory ever was since it started.
+    pub(super) fn memory_peak(&self) -> u64 {
+        self.memory_of("VmHWM:")
+    }
+
+    fn memory_of(&self, line: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.metadata.child.id());
         let text = fs::read_to_string(path).expect("it runs");
-        let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
-        pages.expect("a number") * rustix::param::page_size() as u64
+        let found = text.lines().find_map(|found| found.strip_prefix(line));
+        let kib = found.and_then(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kib.expect("a number of kB") << 10
+    }
+
+    /// What the store takes on the disk, in bytes.
+    pub(super) fn store_bytes(&self) -> u64 {
+        match (self.engine, &self.store) {
+            (Engine::Postgres(cluster), StoreConfig::Postgres(config)) => {
+                let url = fs::read_to_string(&config.url_file).expect("own file");
+                let name = url.rsplit('/').next().and_then(|end| end.split('?').next());
+                let asked = "SELECT pg_database_size(current_database())";
+                let told = cluster.run_sql_in(name.expect("a database's name"), asked);
+                told.trim().parse().expect("a number of bytes")
+            }
+            _ => {
+                let file = self.site.path("metadata").join("metadata.redb");
+                // Not its length: it is made longer than it is full.
+                fs::metadata(file).expect("it is there").blocks() * 512
+            }
+        }
     }
 
     pub(super) fn channel(&self) -> Channel {
@@ -125,6 +162,24 @@ impl<'a> Namespace<'a> {
         made.expect("a zone");
     }
 
+    /// The zone that `path` is in.
+    pub(super) async fn zone_at(&self, path: &str) -> pb::Zone {
+        let request = pb::GetZoneRequest {
+            path: path.to_owned().into(),
+        };
+        let zone = ZonesClient::new(self.channel()).get_zone(request).await;
+        zone.expect("a zone").into_inner()
+    }
+
+    async fn first_answer(&self) {
+        let (started, mut client) = (Instant::now(), NamespaceClient::new(self.channel()));
+        while let Err(status) = client.get_stat(pb::GetStatRequest { path: "/".into() }).await {
+            assert!(started.elapsed() < START_MAX, "it does not come up: {status}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Returns when files can be made.
     async fn wait(&self) {
         let (started, mut client) = (Instant::now(), ClusterClient::new(self.channel()));
         loop {

@@ -16,7 +16,7 @@ use strongroom_kms::{
         TokenObjectId, TokenState, TransferCall, TransferReply, Verified, WireDek,
     },
 };
-use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, RequestId, ZoneId};
+use strongroom_proto::{Edek, EdekSuite, Failure, KeyName, KeyVersion, Reason, ZoneId, sealed::nonce};
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock, RwLockReadGuard, mpsc, oneshot, watch};
 use zeroize::Zeroizing;
 
@@ -286,7 +286,7 @@ fn unavailable() -> Failure {
 
 /// Up to 64 bytes that no other call returns.
 fn random(bytes: usize) -> Bytes {
-    let ids: Vec<u8> = (0..4).flat_map(|_| *RequestId::generate().as_bytes()).collect();
+    let ids: Vec<u8> = (0..4).flat_map(|_| nonce()).collect();
     Bytes::copy_from_slice(&ids[..bytes])
 }
 

@@ -9,9 +9,10 @@ use aws_lc_rs::{
 };
 use bytes::Bytes;
 use strongroom_proto::{
-    Edek, Failure, RequestId,
+    Edek, Failure,
     sealed::{
         ANSWER_DOMAIN, HeldIn, OaepHash, REQUEST_DOMAIN, RecipientKey, RequestDigest, SealedAnswer, SealedRequest,
+        nonce,
     },
     transport::{CertificateSignature, PeerIdentity, TlsIdentity},
 };
@@ -45,7 +46,7 @@ impl SealedUser {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let now_ms = u64::try_from(since.as_millis()).expect("this age");
         SealedRequest {
-            nonce: *RequestId::generate().as_bytes(),
+            nonce: nonce(),
             issued_ms: now_ms,
             expires_ms: now_ms + 30_000,
             signer: self.tls.identity().clone(),

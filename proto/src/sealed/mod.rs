@@ -12,7 +12,7 @@ mod request;
 
 pub use answer::{HeldIn, OaepHash, SealedAnswer, SealedDek, TransportKey};
 pub use recipient::RecipientKey;
-pub use request::{Nonce, RequestDigest, SealedRequest};
+pub use request::{Nonce, RequestDigest, SealedRequest, nonce};
 
 use crate::{Failure, kms::v1 as pb, signed::malformed, transport::CertificateSignature};
 

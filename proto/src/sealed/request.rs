@@ -13,6 +13,12 @@ const FORMAT: u8 = 1;
 /// 16 random bytes that no other sealed request has.
 pub type Nonce = [u8; 16];
 
+/// A new nonce.
+#[must_use]
+pub fn nonce() -> Nonce {
+    uuid::Uuid::new_v4().into_bytes()
+}
+
 /// SHA-256 of a sealed request's signed bytes: what its answer names it by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestDigest(pub(super) [u8; 32]);

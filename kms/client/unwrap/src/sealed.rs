@@ -10,9 +10,9 @@ use std::{
 };
 
 use strongroom_proto::{
-    Edek, Failure, KeyName, Reason, RequestId,
+    Edek, Failure, KeyName, Reason,
     kms::v1::{UnwrapSealedRequest, UnwrapSealedResponse, unwrap_client::UnwrapClient as Grpc},
-    sealed::{ANSWER_DOMAIN, REQUEST_DOMAIN, RequestDigest, SealedAnswer, SealedRequest},
+    sealed::{ANSWER_DOMAIN, REQUEST_DOMAIN, RequestDigest, SealedAnswer, SealedRequest, nonce},
     transport::{CallerChannel, PeerIdentity, Repeat, TlsIdentity, retry},
 };
 use tokio::sync::OnceCell;
@@ -178,7 +178,7 @@ impl std::fmt::Debug for Sealer {
 fn signed(tls: &TlsIdentity, recipient: &Recipient, edeks: &[Edek]) -> Result<UnwrapSealedRequest, Failure> {
     let issued_ms = now_ms();
     let request = SealedRequest {
-        nonce: *RequestId::generate().as_bytes(),
+        nonce: nonce(),
         issued_ms,
         expires_ms: issued_ms + LIFETIME_MS,
         signer: tls.identity().clone(),

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use prost::Message;
 use strongroom_kv::{Reader, Store, Txn};
 use strongroom_proto::{FileId, JobId, KeyVersion, ZoneId};
 
@@ -93,57 +94,56 @@ pub(crate) async fn stale_page(
     Ok(stale.collect())
 }
 
-/// What has the EDEK of a file.
-enum Holder {
-    /// A file that shows, though it may be open too.
-    Body(records::Body),
-    /// A file that does not show yet.
-    Open(records::OpenFile),
+/// What has the EDEKs of a page's files, read together: where the store is a database, one by one would take longer than the re-wrapping.
+struct Holders {
+    /// Those of files that show, though they may be open too.
+    bodies: HashMap<FileId, records::Body>,
+    /// Those of files that do not show yet.
+    open: HashMap<FileId, records::OpenFile>,
 }
-
-/// Those of the files of a page that are there, read together: where the store is a database, one by one would take longer than the
-/// re-wrapping.
-struct Holders(HashMap<FileId, Holder>);
 
 impl Holders {
     async fn of(reader: &mut impl Reader, files: impl Iterator<Item = FileId>) -> Result<Self, MetadataError> {
         let mut files: Vec<FileId> = files.collect();
-        let keys: Vec<_> = files.iter().map(|file| keys::body(*file)).collect();
-        let bodies = access::records(reader, &keys, "file").await?;
-        let mut holders = HashMap::with_capacity(files.len());
-        for (file, body) in files.iter().zip(bodies) {
-            holders.extend(body.map(|body| (*file, Holder::Body(body))));
-        }
-        files.retain(|file| !holders.contains_key(file));
-        let keys: Vec<_> = files.iter().map(|file| keys::open_file(*file)).collect();
-        let opened = access::records(reader, &keys, "open file").await?;
-        for (file, open) in files.into_iter().zip(opened) {
-            holders.extend(open.map(|open| (file, Holder::Open(open))));
-        }
-        Ok(Self(holders))
+        let bodies = found(reader, &files, keys::body, "file").await?;
+        files.retain(|file| !bodies.contains_key(file));
+        let open = found(reader, &files, keys::open_file, "open file").await?;
+        Ok(Self { bodies, open })
     }
 
     /// The EDEK of a file for a zone.
     fn edek_mut(&mut self, file: FileId, zone: ZoneId) -> Option<&mut records::Edek> {
-        match self.0.get_mut(&file)? {
-            Holder::Body(body) => body.edek_of_mut(zone),
-            Holder::Open(open) => open.edek.as_mut(),
+        match self.bodies.get_mut(&file) {
+            Some(body) => body.edek_of_mut(zone),
+            None => self.open.get_mut(&file)?.edek.as_mut(),
         }
     }
 
     /// Gives a file its new EDEK if it still has the old one. Says whether it did.
     fn swap(&mut self, txn: &mut impl Txn, zone: ZoneId, stale: &Stale, fresh: &Fresh) -> Result<bool, MetadataError> {
-        let edek = self.edek_mut(stale.file, zone);
-        let changed = exchange(txn, stale.file, edek, stale, fresh)?;
-        if changed {
-            match self.0.get(&stale.file) {
-                Some(Holder::Body(body)) => access::put(txn, &keys::body(stale.file), body),
-                Some(Holder::Open(open)) => access::put(txn, &keys::open_file(stale.file), open),
-                None => {}
-            }
+        let file = stale.file;
+        let edek = self.edek_mut(file, zone);
+        let changed = exchange(txn, file, edek, stale, fresh)?;
+        match (self.bodies.get(&file), self.open.get(&file)) {
+            (Some(body), _) if changed => access::put(txn, &keys::body(file), body),
+            (None, Some(open)) if changed => access::put(txn, &keys::open_file(file), open),
+            _ => {}
         }
         Ok(changed)
     }
+}
+
+/// The records of those of `files` that have one.
+async fn found<M: Message + Default>(
+    reader: &mut impl Reader,
+    files: &[FileId],
+    key: fn(FileId) -> Vec<u8>,
+    what: &'static str,
+) -> Result<HashMap<FileId, M>, MetadataError> {
+    let keys: Vec<Vec<u8>> = files.iter().map(|file| key(*file)).collect();
+    let records = access::records(reader, &keys, what).await?;
+    let found = files.iter().zip(records);
+    Ok(found.filter_map(|(file, record)| Some((*file, record?))).collect())
 }
 
 /// Swaps in what was re-wrapped, counts, and moves the cursor, all in one transaction; a version above the target becomes the target,
