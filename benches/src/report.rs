@@ -37,7 +37,7 @@ pub(crate) fn print(figures: &[Figure], json: bool) {
         }
         return;
     }
-    println!("{:<36} {:>10} {:<6} {:>7}  against", "bench", "value", "unit", "ratio");
+    println!("{:<48} {:>10} {:<6} {:>7}  against", "bench", "value", "unit", "ratio");
     for figure in figures {
         println!("{}", line(figure));
     }
@@ -46,7 +46,7 @@ pub(crate) fn print(figures: &[Figure], json: bool) {
 fn line(figure: &Figure) -> String {
     let ratio = figure.ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
     format!(
-        "{:<36} {:>10.2} {:<6} {ratio:>7}  {}",
+        "{:<48} {:>10.2} {:<6} {ratio:>7}  {}",
         figure.bench, figure.value, figure.unit, figure.against
     )
 }
