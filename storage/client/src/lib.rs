@@ -44,7 +44,7 @@ pub use reader::FileReader;
 pub use rewriting::{RewriteOptions, Rewriting, RewritingKind};
 pub use stream::ByteStream;
 pub use transfer::TransferProgress;
-pub use trash::{Expunged, Removed};
+pub use trash::{Expunged, Kept, Removed};
 pub use values::{
     ClusterStatus, Cursor, Entry, FileKind, NodeStatus, Page, Reencryption, ReencryptionState, Stat, VersionCount, Zone,
 };

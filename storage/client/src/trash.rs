@@ -27,6 +27,17 @@ pub struct Expunged {
     pub checkpoint: Option<String>,
     /// The checkpoints that were removed for good, by their names.
     pub removed: Vec<String>,
+    /// Those that the user may not remove, since somebody else's directory is in them; the service does when their time is over.
+    pub kept: Vec<Kept>,
+}
+
+/// A checkpoint that stays where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Kept {
+    /// Its name in the trash.
+    pub name: String,
+    /// Why, as a sentence.
+    pub why: String,
 }
 
 impl ZoneFs {
@@ -52,7 +63,7 @@ impl ZoneFs {
     }
 
     /// Makes a checkpoint of what is in each of the user's trashes, and removes for good those that have been there for as long as
-    /// the service keeps them; with `immediate` all that is there.
+    /// the service keeps them; with `immediate` all that is there. What holds directories that the user could not remove is kept, and told.
     ///
     /// # Errors
     /// As any call to the metadata service.
@@ -65,7 +76,7 @@ impl ZoneFs {
         loop {
             request.request_id = RequestId::generate().into();
             let page = retry(Repeat::Harmless, || self.metadata().expunge(request.clone())).await?;
-            all.extend(page.trashes.into_iter().map(Expunged::from));
+            page.trashes.into_iter().for_each(|trash| enter(&mut all, trash.into()));
             if page.next.is_empty() {
                 return Ok(all);
             }
@@ -88,6 +99,18 @@ impl ZoneFs {
     }
 }
 
+/// Adds what was done to a trash to what was done before, perhaps to the same one.
+fn enter(all: &mut Vec<Expunged>, page: Expunged) {
+    match all.last_mut().filter(|last| last.path == page.path) {
+        Some(last) => {
+            last.checkpoint = last.checkpoint.take().or(page.checkpoint);
+            last.removed.extend(page.removed);
+            last.kept = page.kept;
+        }
+        None => all.push(page),
+    }
+}
+
 /// The job that clears away what a removed directory held, if there is one.
 pub(crate) fn job_of(removed: &pb::RemoveResponse) -> Result<Option<JobId>, FsError> {
     match removed.job_id.as_ref() {
@@ -102,6 +125,14 @@ impl From<pb::ExpungedTrash> for Expunged {
             path: String::from_utf8_lossy(&wire.path).into_owned(),
             checkpoint: Some(wire.checkpoint).filter(|name| !name.is_empty()),
             removed: wire.removed,
+            kept: wire.kept.into_iter().map(Kept::from).collect(),
         }
+    }
+}
+
+impl From<pb::KeptCheckpoint> for Kept {
+    fn from(wire: pb::KeptCheckpoint) -> Self {
+        let pb::KeptCheckpoint { name, why } = wire;
+        Self { name, why }
     }
 }

@@ -65,13 +65,19 @@ impl Call {
 
     /// Keeps the answer with what the transaction does.
     pub(crate) fn keep(&self, txn: &mut impl Txn, answer: &impl Message) {
+        let Some((id, _)) = self.id else { return };
+        self.keep_instead(txn, answer);
+        txn.put(&keys::answer_time(self.now_ms, id), bytes::Bytes::new());
+    }
+
+    /// Keeps another answer in the place of one that was kept.
+    pub(crate) fn keep_instead(&self, txn: &mut impl Txn, answer: &impl Message) {
         let Some((id, digest)) = self.id else { return };
         let kept = records::Answer {
             digest: digest.to_vec().into(),
             answer: answer.encode_to_vec().into(),
         };
         access::put(txn, &keys::answer(id), &kept);
-        txn.put(&keys::answer_time(self.now_ms, id), bytes::Bytes::new());
     }
 }
 

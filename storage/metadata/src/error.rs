@@ -160,6 +160,11 @@ pub enum MetadataError {
         "what {0} holds could not be counted in 20 s, and it has no quota now; set quotas on directories below it first, whose content is then not counted again"
     )]
     TooLongToCount(ZonePath),
+    /// What a directory holds is too much to be looked through for whether it may be removed.
+    #[error(
+        "what {0} holds could not be looked through in 20 s for whether you may remove all of it; remove directories below it first, or have a superuser remove it"
+    )]
+    TooLongToCheck(ZonePath),
     /// A move across the border of a zone.
     #[error("{path} can't be moved {border}; {}", way_across(.path, .to.as_ref()))]
     CrossZone {
@@ -425,7 +430,7 @@ impl MetadataError {
             Self::Moving { .. } | Self::TransferStopped { .. } | Self::ZoneGone(_) => Reason::InvalidMove,
             Self::CrossZone { .. } => Reason::CrossZone,
             Self::QuotaExceeded { .. } | Self::TooManyOpenFiles { .. } => Reason::QuotaExceeded,
-            Self::TooManyToCount { .. } | Self::TooLongToCount(_) => Reason::InvalidMove,
+            Self::TooManyToCount { .. } | Self::TooLongToCount(_) | Self::TooLongToCheck(_) => Reason::InvalidMove,
             Self::NotInZone(_) | Self::NotZoneRoot { .. } => Reason::NotInZone,
             Self::AlreadyZone(_) => Reason::AlreadyZone,
             Self::LeaseLost { .. } => Reason::LeaseLost,

@@ -6,7 +6,7 @@ use strongroom_proto::ZonePath;
 
 use super::for_each;
 use crate::{
-    error::Error,
+    error::{Error, Exit},
     output::{Output, one_line},
 };
 
@@ -46,16 +46,30 @@ fn text(path: &ZonePath, removed: &Removed) -> String {
 /// Makes checkpoints of the user's trashes and removes old ones; with `immediate` empties them.
 pub(super) async fn expunge(fs: &ZoneFs, immediate: bool, output: Output) -> Result<(), Error> {
     let expunged = fs.expunge(immediate).await?;
-    expunged
-        .iter()
-        .try_for_each(|trash| output.result(trash, || expunged_text(trash)))
+    for trash in &expunged {
+        output.result(trash, || expunged_text(trash))?;
+    }
+    let count = |of: fn(&Expunged) -> usize| expunged.iter().map(|trash| of(trash) as u64).sum::<u64>();
+    let (kept, removed) = (count(|trash| trash.kept.len()), count(|trash| trash.removed.len()));
+    if kept == 0 {
+        return Ok(());
+    }
+    Err(Error::Partly {
+        failed: kept,
+        skipped: 0,
+        total: kept + removed,
+        exit: Exit::Partly,
+    })
 }
 
 fn expunged_text(trash: &Expunged) -> String {
     let made = trash.checkpoint.iter().map(|name| format!("checkpoint {name} made"));
     let removed = trash.removed.iter().map(|name| format!("checkpoint {name} removed"));
+    let kept = trash.kept.iter();
+    let kept = kept.map(|kept| format!("checkpoint {} kept: {}", kept.name, one_line(&kept.why)));
     let lines = made
         .chain(removed)
+        .chain(kept)
         .map(|what| format!("{}: {what}", one_line(&trash.path)));
     lines.collect::<Vec<_>>().join("\n")
 }

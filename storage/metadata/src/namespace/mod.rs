@@ -2,6 +2,7 @@
 
 pub(crate) mod acl;
 pub(crate) mod attributes;
+pub(crate) mod clearing;
 pub(crate) mod directories;
 pub(crate) mod permission;
 pub(crate) mod removal;

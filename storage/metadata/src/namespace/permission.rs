@@ -99,8 +99,7 @@ pub(crate) fn check(who: &Caller, found: &Found, rights: Rights, path: &ZonePath
 /// Refuses whoever may not take `found` out of its directory.
 pub(crate) fn check_taking(who: &Caller, parent: &Found, found: &Found) -> Result<(), MetadataError> {
     check(who, parent, Rights::CHANGE, &found.path)?;
-    let is_sticky = parent.entry.mode & STICKY != 0;
-    if !is_sticky || who.superuser || who.owns(&parent.entry.owner) || who.owns(&found.entry.owner) {
+    if !is_sticky_for(who, &parent.entry) || who.owns(&found.entry.owner) {
         return Ok(());
     }
     let right = format!("to own it or {}, as the sticky bit", found.path);
@@ -114,6 +113,11 @@ pub(crate) fn check_clearing(who: &Caller, found: &Found, path: &ZonePath) -> Re
         return Ok(());
     }
     check_owner(who, found)
+}
+
+/// Whether of what is in a directory somebody may take his own alone.
+pub(crate) fn is_sticky_for(who: &Caller, directory: &records::Entry) -> bool {
+    directory.mode & STICKY != 0 && !who.superuser && !who.owns(&directory.owner)
 }
 
 /// Refuses whoever may not write a file that is there. Its owner always may, also if he made it read-only: he could take it away.

@@ -9,6 +9,7 @@ use strongroom_kv::{Reader, Store, Txn};
 use strongroom_proto::{BlockId, ExtentId, FileId, JobId, ZoneId, ZonePath, metadata::v1 as pb, transport::UserName};
 
 use super::{
+    clearing::check_tree,
     permission::{check_clearing, check_taking},
     removal,
     resolve::{Found, Slot, slot},
@@ -52,6 +53,9 @@ pub(crate) async fn remove(
     path: &ZonePath,
     how: How,
 ) -> Result<pb::RemoveResponse, MetadataError> {
+    if how.recursive && !who.superuser {
+        check_below(store, who, path, how).await?;
+    }
     let removed = transact!(store, [who, call, path], |txn| remove_once(
         txn, &who, &call, &path, how
     ))
@@ -60,6 +64,26 @@ pub(crate) async fn remove(
         return moving::explained(store, who, path, how.recursive, removed).await;
     }
     removed
+}
+
+/// Refuses to remove for good what the caller may not remove of all that a directory holds. Whatever else is in the way is left to the
+/// transaction.
+async fn check_below(store: &impl Store, who: &Caller, path: &ZonePath, how: How) -> Result<(), MetadataError> {
+    let mut view = store.snapshot().await?;
+    let Ok(Slot { parent, found, .. }) = slot(&mut view, who, path, "removed").await else {
+        return Ok(());
+    };
+    let may_take = |found: &Found| {
+        let clears = check_clearing(who, found, path);
+        found.entry.is_directory() && check_taking(who, &parent, found).and(clears).is_ok()
+    };
+    let Some(found) = found.filter(may_take) else {
+        return Ok(());
+    };
+    if how.to_trash && !moving::is_in_trash(&mut view, who, path).await? {
+        return Ok(());
+    }
+    check_tree(&mut view, who, &found).await
 }
 
 async fn remove_once(
@@ -128,7 +152,7 @@ pub(crate) async fn clear(
 }
 
 /// Whether a directory holds nothing that shows.
-pub(crate) async fn is_empty(txn: &mut impl Txn, directory: &Found) -> Result<bool, MetadataError> {
+pub(crate) async fn is_empty(txn: &mut impl Reader, directory: &Found) -> Result<bool, MetadataError> {
     Ok(access::page(txn, &keys::dentries(directory.id), 1).await?.is_empty())
 }
 

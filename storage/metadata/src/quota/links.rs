@@ -1,13 +1,13 @@
 //! What comes into directories, goes out of them and is moved between them, with what that does to the quotas above and to moves to
 //! other zones that it comes into or leaves.
 
-use strongroom_kv::Txn;
+use strongroom_kv::{Reader, Txn};
 use strongroom_proto::FileId;
 
-use super::{QuotaAt, Usage, above, charge, size};
+use super::{QuotaAt, Usage, above, charge, check, size};
 use crate::{
     error::MetadataError,
-    namespace::resolve::{Found, child},
+    namespace::resolve::{Found, Slot, child},
     schema::{access, keys, records},
     transfer::staged,
 };
@@ -43,6 +43,22 @@ pub(crate) async fn put_elsewhere(
     txn.delete(&moved.key);
     link(txn, parent.id, name, &moved.entry)?;
     child(parent, name, moved.entry)
+}
+
+/// Refuses what would exceed a quota at its target now, in the place of what is there. For a transaction that is not committed; the
+/// one that moves it refuses it, too.
+pub(crate) async fn check_room_for(
+    reader: &mut impl Reader,
+    moved: &Found,
+    target: &Slot,
+) -> Result<(), MetadataError> {
+    let entered = without(&target.parent.quotas, above(moved));
+    if entered.is_empty() {
+        return Ok(());
+    }
+    let replaced = target.found.as_ref().map(|there| Usage::of(&there.entry));
+    let change = size::of_one(reader, moved).await? - replaced.unwrap_or_default();
+    check(reader, &entered, change).await
 }
 
 /// Takes what was found, with all below it, out of its directory.

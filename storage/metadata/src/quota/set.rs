@@ -69,12 +69,23 @@ pub(crate) async fn set(
         match timeout(COUNTED_FOR, count(store, who, id)).await {
             Ok(outcome) => outcome?,
             Err(_) => {
-                transact!(store, [who], |txn| unmark(txn, &who, id)).await?;
-                return Err(MetadataError::TooLongToCount(path.clone()));
+                if transact!(store, [who, call], |txn| unmark(txn, &who, &call, id)).await? {
+                    return Err(MetadataError::TooLongToCount(path.clone()));
+                }
             }
         }
+        // The same request may have come twice, and be given up by the other one.
+        transact!(store, [call, path], |txn| said(txn, &call, &path)).await?;
     }
     look(store, who, path).await
+}
+
+/// Whether the change was made before; an error if it was given up then.
+async fn said(txn: &mut impl Txn, call: &Call, path: &ZonePath) -> Result<bool, MetadataError> {
+    match call.answer::<records::QuotaChange>(txn).await? {
+        Some(change) if change.given_up => Err(MetadataError::TooLongToCount(path.clone())),
+        change => Ok(change.is_some()),
+    }
 }
 
 /// Writes the new limits. The quota, if what is there is still to be counted.
@@ -85,7 +96,7 @@ async fn mark(
     path: &ZonePath,
     change: Change,
 ) -> Result<Option<QuotaId>, MetadataError> {
-    let is_repeat = call.answer::<pb::Quotas>(txn).await?.is_some();
+    let is_repeat = said(txn, call, path).await?;
     let mut found = find(txn, who, path).await?;
     if !found.entry.is_directory() {
         return Err(MetadataError::NotADirectory(path.clone()));
@@ -95,7 +106,7 @@ async fn mark(
         let quota = found.quotas.last().filter(|quota| !quota.counted);
         return Ok(quota.map(|quota| quota.id).filter(|_| found.entry.quota.is_some()));
     }
-    call.keep(txn, &pb::Quotas::default());
+    call.keep(txn, &records::QuotaChange::default());
     let before = found.entry.quota.clone().unwrap_or_default();
     let limits = Limits {
         names: change.names.over(before.names),
@@ -178,12 +189,14 @@ async fn put_in_force(txn: &mut impl Txn, who: &Caller, id: QuotaId, before: Usa
     Ok(())
 }
 
-/// Takes a quota back that could not be counted.
-async fn unmark(txn: &mut impl Txn, who: &Caller, id: QuotaId) -> Result<(), MetadataError> {
-    match uncounted(txn, who, id).await? {
-        Some(found) => end(txn, found),
-        None => Ok(()),
-    }
+/// Takes a quota back that could not be counted, if nobody else ended or counted it. Says whether it did.
+async fn unmark(txn: &mut impl Txn, who: &Caller, call: &Call, id: QuotaId) -> Result<bool, MetadataError> {
+    let Some(found) = uncounted(txn, who, id).await? else {
+        return Ok(false);
+    };
+    end(txn, found)?;
+    call.keep_instead(txn, &records::QuotaChange { given_up: true });
+    Ok(true)
 }
 
 /// The quotas that the directory at `path` is under, its own last, for whoever may list it.
@@ -213,5 +226,101 @@ fn wire(quota: &QuotaAt, used: Usage) -> pb::Quota {
         names: used(Measure::Names),
         bytes: used(Measure::Bytes),
         counting: !quota.counted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
+
+    use strongroom_kv::{EmbeddedStore, StoreError};
+    use strongroom_proto::{FileId, RequestId, groups::Groups};
+
+    use super::*;
+    use crate::schema::ROOT;
+
+    /// A store of which no state can be looked at for a while, so that nothing is counted.
+    #[derive(Clone)]
+    struct Slow {
+        inner: EmbeddedStore,
+        is_slow: Arc<AtomicBool>,
+    }
+
+    impl Store for Slow {
+        type Txn = <EmbeddedStore as Store>::Txn;
+        type Snapshot = <EmbeddedStore as Store>::Snapshot;
+
+        async fn begin(&self) -> Result<Self::Txn, StoreError> {
+            self.inner.begin().await
+        }
+
+        async fn snapshot(&self) -> Result<Self::Snapshot, StoreError> {
+            if self.is_slow.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+            self.inner.snapshot().await
+        }
+
+        fn is_shared(&self) -> bool {
+            false
+        }
+    }
+
+    async fn with_directory(store: EmbeddedStore) -> Slow {
+        let mut txn = store.begin().await.expect("a transaction");
+        for (key, id) in [(keys::root(), ROOT), (keys::dentry(ROOT, "d"), FileId::generate())] {
+            let entry = records::Entry {
+                id: id.into(),
+                ..records::Entry::default()
+            };
+            let place = records::Place {
+                parent: ROOT.into(),
+                name: "d".to_owned(),
+                unlinked: false,
+            };
+            access::put(&mut txn, &key, &entry);
+            access::put(&mut txn, &keys::place(id), &place);
+        }
+        txn.commit().await.expect("committed");
+        Slow {
+            inner: store,
+            is_slow: Arc::new(AtomicBool::new(true)),
+        }
+    }
+
+    /// A repeat of a request is told what became of it, also of one that was given up.
+    #[tokio::test(start_paused = true)]
+    async fn a_quota_that_was_given_up_is_not_said_to_be_set() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = EmbeddedStore::open(&dir.path().join("store")).expect("a store");
+        let store = with_directory(store).await;
+        let who = Caller::of("fsadmin", Groups::default(), true);
+        let call = |id: RequestId| Call::of("set_quota", &who.name, id.as_bytes(), &pb::Quotas::default(), 1);
+        let (path, change) = (
+            ZonePath::parse(b"/d").expect("a path"),
+            Change {
+                names: Limit::Set(5),
+                bytes: Limit::Keep,
+            },
+        );
+        let first = call(RequestId::generate()).expect("a call");
+        for attempt in ["given up", "repeated"] {
+            if attempt == "repeated" {
+                store.is_slow.store(false, Ordering::Relaxed);
+            }
+            let outcome = set(&store, &who, &first, &path, change).await;
+            assert!(
+                matches!(outcome, Err(MetadataError::TooLongToCount(_))),
+                "{attempt}: {outcome:?}"
+            );
+        }
+        let second = call(RequestId::generate()).expect("a call");
+        let quotas = set(&store, &who, &second, &path, change).await.expect("counted");
+        assert!(quotas.has_own && quotas.quotas[0].names == 1, "{quotas:?}");
+        let again = set(&store, &who, &second, &path, change).await.expect("a repeat");
+        assert_eq!(again, quotas);
     }
 }

@@ -1,6 +1,6 @@
 //! What a tree holds, name by name, or by the counters of quotas in it.
 
-use strongroom_kv::{Reader, Txn};
+use strongroom_kv::Reader;
 
 use super::{Usage, used};
 use crate::{
@@ -15,11 +15,11 @@ const IN_A_TRANSACTION_MAX: i64 = 50_000;
 const PAGE: usize = 1000;
 
 /// What was found holds with all below it, as it is in a transaction.
-pub(super) async fn of_one(txn: &mut impl Txn, found: &Found) -> Result<Usage, MetadataError> {
-    if let Some(usage) = known(txn, &found.entry).await? {
+pub(super) async fn of_one(reader: &mut impl Reader, found: &Found) -> Result<Usage, MetadataError> {
+    if let Some(usage) = known(reader, &found.entry).await? {
         return Ok(usage);
     }
-    let counted = Usage::of(&found.entry) + below(txn, &found.entry, IN_A_TRANSACTION_MAX).await?;
+    let counted = Usage::of(&found.entry) + below(reader, &found.entry, IN_A_TRANSACTION_MAX).await?;
     if counted.names > IN_A_TRANSACTION_MAX {
         return Err(MetadataError::TooManyToCount {
             path: found.path.clone(),

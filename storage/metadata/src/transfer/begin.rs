@@ -14,6 +14,7 @@ use crate::{
         permission::{Rights, check},
         rename::{Ends, check_room, ends},
     },
+    quota::links::check_room_for,
     schema::{
         access,
         access::transact,
@@ -44,8 +45,16 @@ pub(crate) async fn begin<S: Store, E: EdekSource>(
     core: &Core<S, E>,
     asked: &Move,
 ) -> Result<pb::BegunTransfer, MetadataError> {
+    check_quotas(core, asked).await?;
     let (id, now_ms) = (JobId::generate(), core.clock.now_ms());
     transact!(&core.store, [asked], |txn| begin_in(txn, &asked, id, now_ms)).await
+}
+
+/// Refuses what has no room at its destination, before its EDEKs are made.
+async fn check_quotas<S: Store, E: EdekSource>(core: &Core<S, E>, asked: &Move) -> Result<(), MetadataError> {
+    let mut txn = core.store.begin().await?;
+    let Crossing { ends, .. } = crossing(&mut txn, asked).await?;
+    check_room_for(&mut txn, &ends.moved, &ends.target).await
 }
 
 async fn begin_in(

@@ -18,7 +18,7 @@ use crate::{
         rename::{check_room, relink},
         stat::stat,
     },
-    quota::explained,
+    quota::{explained, links::check_room_for},
     schema::{access, access::transact, counted, keys, records::Edek},
     zones::source::EdekSource,
 };
@@ -40,6 +40,7 @@ pub(crate) async fn transfer<S: Store, E: EdekSource>(
     }
     // Before the key service makes an EDEK that nobody needs.
     check_room(&mut txn, &asked.who, &ends.target, false, asked.overwrite).await?;
+    check_room_for(&mut txn, &ends.moved, &ends.target).await?;
     drop(txn);
     signed.check(&asked.who, &route, 1)?;
     let answer = signed.present(core, &route).await?;

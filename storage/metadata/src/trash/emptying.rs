@@ -4,7 +4,7 @@
 use strongroom_kv::{Reader, Store, Txn};
 use strongroom_proto::{FileId, metadata::v1 as pb, transport::UserName};
 
-use super::{CURRENT, HOMES, TRASH, name};
+use super::{CURRENT, HOMES, TRASH, name, survey::Survey};
 use crate::{
     answers::Call,
     authority::Caller,
@@ -22,13 +22,16 @@ use crate::{
     },
 };
 
-/// Checkpoints of one trash that are looked at, the oldest by name first, and that are removed in one transaction.
+/// Checkpoints of one trash that are looked at, the oldest by name first, and that are removed in one transaction; below a quota, where each
+/// is counted, it is one.
 const CHECKPOINTS_MAX: usize = 2000;
-const REMOVED_AT_ONCE: usize = 50;
+pub(super) const REMOVED_AT_ONCE: usize = 50;
 /// Entries of one directory that are looked at when a checkpoint is made smaller.
 const PART_ENTRIES: usize = 500;
 /// Trashes of a user that one call expunges.
 const TRASHES_PER_CALL: usize = 20;
+/// Parts of a checkpoint that is too large to go at once that one call removes.
+const PARTS_PER_CALL: usize = 50;
 
 /// What becomes of a trash at a moment.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +41,30 @@ pub(crate) struct Rule {
     /// How old what was removed has to be before it becomes a checkpoint, and a checkpoint before it is removed.
     pub(crate) checkpoint_after_ms: u64,
     pub(crate) expire_after_ms: u64,
+}
+
+/// Whose work it is.
+#[derive(Debug, Clone)]
+pub(crate) enum For {
+    /// The service's own, or a superuser's: all of it may go.
+    Anybody,
+    User(Survey),
+}
+
+impl For {
+    fn allows(&self, checkpoint: FileId) -> bool {
+        match self {
+            Self::Anybody => true,
+            Self::User(survey) => survey.allows(checkpoint),
+        }
+    }
+
+    fn why_not(&self, checkpoint: FileId) -> Option<&str> {
+        match self {
+            Self::Anybody => None,
+            Self::User(survey) => survey.why_not(checkpoint),
+        }
+    }
 }
 
 /// A trash in the table of those that have something in them.
@@ -61,6 +88,8 @@ pub(crate) struct Done {
     pub(crate) told: pb::ExpungedTrash,
     /// Whether there is a job to work on.
     pub(crate) work: bool,
+    /// Whether others are left to remove.
+    pub(crate) more: bool,
 }
 
 /// Does to the trashes of a user what `rule` says, to some of them from `from` on. Says also whether there are jobs to work on.
@@ -71,7 +100,35 @@ pub(crate) async fn expunge(
     from: Option<FileId>,
     rule: Rule,
 ) -> Result<(pb::ExpungeResponse, bool), MetadataError> {
-    transact!(store, [who, call], |txn| expunge_once(txn, &who, &call, from, rule)).await
+    let trashes = trashes_of(&mut store.snapshot().await?, who, from).await?;
+    let whose = match who.superuser {
+        true => For::Anybody,
+        false => For::User(Survey::of(store, who, &trashes, rule).await?),
+    };
+    let done = transact!(store, [who, call, whose], |txn| expunge_once(
+        txn, &who, &call, from, rule, &whose
+    ))
+    .await;
+    let Err(MetadataError::TooManyToCount { .. }) = done else {
+        return done;
+    };
+    for _ in 0..PARTS_PER_CALL {
+        transact!(store, [trashes, whose], |txn| shrink_first(txn, &trashes, rule, &whose)).await?;
+    }
+    let next = from.or_else(|| trashes.first().map(|trash| trash.directory));
+    let next = next.map(Into::into).unwrap_or_default();
+    let trashes = Vec::new();
+    Ok((pb::ExpungeResponse { trashes, next }, false))
+}
+
+/// Trashes of a user that one call is about, from `from` on, and one more if there is another.
+async fn trashes_of(reader: &mut impl Reader, who: &Caller, from: Option<FileId>) -> Result<Vec<Trash>, MetadataError> {
+    let mut range = keys::trashes_of(&who.name);
+    if let Some(from) = from {
+        range.start = keys::trash(&who.name, from);
+    }
+    let rows = access::page(reader, &range, TRASHES_PER_CALL + 1).await?;
+    rows.iter().map(|(key, _)| Trash::of(key)).collect()
 }
 
 async fn expunge_once(
@@ -80,32 +137,24 @@ async fn expunge_once(
     call: &Call,
     from: Option<FileId>,
     rule: Rule,
+    whose: &For,
 ) -> Result<(pb::ExpungeResponse, bool), MetadataError> {
     if let Some(done) = call.answer(txn).await? {
         return Ok((done, false));
     }
-    let mut range = keys::trashes_of(&who.name);
-    if let Some(from) = from {
-        range.start = keys::trash(&who.name, from);
-    }
     let (mut answer, mut work) = (pb::ExpungeResponse::default(), false);
-    for (number, (key, _)) in access::page(txn, &range, TRASHES_PER_CALL + 1)
-        .await?
-        .iter()
-        .enumerate()
-    {
-        let trash = Trash::of(key)?;
+    for (number, trash) in trashes_of(txn, who, from).await?.iter().enumerate() {
         if number == TRASHES_PER_CALL {
             answer.next = trash.directory.into();
             break;
         }
-        let Some(done) = tend(txn, &trash, rule).await? else {
+        let is_first = answer.trashes.is_empty();
+        let Some(done) = tend(txn, trash, rule, whose, is_first).await? else {
             continue;
         };
-        let is_done = done.told.removed.len() < REMOVED_AT_ONCE;
         answer.trashes.push(done.told);
         work |= done.work;
-        if !is_done {
+        if done.more {
             answer.next = trash.directory.into();
             break;
         }
@@ -114,8 +163,15 @@ async fn expunge_once(
     Ok((answer, work))
 }
 
-/// Does to one trash what `rule` says; `None` if it is not there any more.
-pub(crate) async fn tend(txn: &mut impl Txn, trash: &Trash, rule: Rule) -> Result<Option<Done>, MetadataError> {
+/// Does to one trash what `rule` says; `None` if it is not there any more. Checkpoints that are counted for quotas go only if the transaction
+/// `may_count`.
+pub(crate) async fn tend(
+    txn: &mut impl Txn,
+    trash: &Trash,
+    rule: Rule,
+    whose: &For,
+    may_count: bool,
+) -> Result<Option<Done>, MetadataError> {
     let key = keys::trash(&trash.user, trash.directory);
     let Some(before) = access::record::<records::Trash>(txn, &key, "trash").await? else {
         return Ok(None);
@@ -131,7 +187,11 @@ pub(crate) async fn tend(txn: &mut impl Txn, trash: &Trash, rule: Rule) -> Resul
         done.told.path = (&found.path).into();
     }
     done.told.checkpoint = checkpoint(txn, &found, &mut record, clock_ms, rule).await?;
-    expire(txn, &found, trash, &mut record, clock_ms, rule, &mut done).await?;
+    let most = match found.quotas.is_empty() {
+        true => REMOVED_AT_ONCE,
+        false => usize::from(may_count),
+    };
+    expire(txn, &found, &mut record, Turn { rule, whose, most }, &mut done).await?;
     if record == records::Trash::default() {
         txn.delete(&key);
     } else if record != before {
@@ -140,21 +200,52 @@ pub(crate) async fn tend(txn: &mut impl Txn, trash: &Trash, rule: Rule) -> Resul
     Ok(Some(done))
 }
 
-/// Takes some of what it holds out of a checkpoint that is old enough but too large to be counted for the quotas that it is below, so that it
-/// becomes smaller.
-pub(crate) async fn shrink(txn: &mut impl Txn, trash: &Trash, rule: Rule) -> Result<(), MetadataError> {
-    let key = keys::trash(&trash.user, trash.directory);
-    let record = access::record::<records::Trash>(txn, &key, "trash").await?;
-    let (Some(record), Some(found)) = (record, where_it_is(txn, trash).await?) else {
-        return Ok(());
-    };
-    let clock_ms = clock(txn).await?;
-    for (name, entry) in checkpoints(txn, found.id).await? {
-        if clock_ms.saturating_sub(since_ms(&record, &entry, clock_ms)) >= rule.expire_after_ms {
-            return clear_part(txn, child(&found, &name, entry)?, rule.now_ms).await;
+/// Makes the first trash smaller that has something to remove.
+async fn shrink_first(txn: &mut impl Txn, trashes: &[Trash], rule: Rule, whose: &For) -> Result<(), MetadataError> {
+    for trash in trashes {
+        if shrink(txn, trash, rule, whose).await? {
+            break;
         }
     }
     Ok(())
+}
+
+/// Takes some of what it holds out of a checkpoint that is old enough but too large to be counted for the quotas that it is below, so that it
+/// becomes smaller. Says whether there is one.
+pub(crate) async fn shrink(txn: &mut impl Txn, trash: &Trash, rule: Rule, whose: &For) -> Result<bool, MetadataError> {
+    let key = keys::trash(&trash.user, trash.directory);
+    let record = access::record::<records::Trash>(txn, &key, "trash").await?;
+    let (Some(record), Some(found)) = (record, where_it_is(txn, trash).await?) else {
+        return Ok(false);
+    };
+    for (name, entry) in old_ones(txn, &found, &record, rule).await? {
+        let checkpoint = child(&found, &name, entry)?;
+        if whose.allows(checkpoint.id) {
+            clear_part(txn, checkpoint, rule.now_ms).await?;
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What is old enough to be removed, as it stands now: checkpoints, and what becomes one that is.
+pub(super) async fn old_ones(
+    reader: &mut impl Reader,
+    trash: &Found,
+    record: &records::Trash,
+    rule: Rule,
+) -> Result<Vec<(String, records::Entry)>, MetadataError> {
+    let clock_ms = clock(reader).await?;
+    let mut found = checkpoints(reader, trash.id).await?;
+    found.retain(|(_, entry)| clock_ms.saturating_sub(since_ms(record, entry, clock_ms)) >= rule.expire_after_ms);
+    if rule.checkpoint_after_ms == 0
+        && rule.expire_after_ms == 0
+        && let Some(current) = access::entry(reader, trash.id, CURRENT).await?
+        && current.is_directory()
+    {
+        found.push((CURRENT.to_owned(), current));
+    }
+    Ok(found)
 }
 
 /// Removes files and empty directories in the first directory on the way down that has any.
@@ -196,7 +287,7 @@ pub(super) async fn pass(txn: &mut impl Txn, passed_ms: u64) -> Result<(), Metad
 }
 
 /// The directory of a trash, if it is still one. Somebody may have moved it to keep what it holds.
-async fn where_it_is(txn: &mut impl Reader, trash: &Trash) -> Result<Option<Found>, MetadataError> {
+pub(super) async fn where_it_is(txn: &mut impl Reader, trash: &Trash) -> Result<Option<Found>, MetadataError> {
     let keeper = Caller::keeper(trash.user.clone());
     let Some(found) = climb(txn, &keeper, trash.directory).await? else {
         return Ok(None);
@@ -241,30 +332,45 @@ async fn checkpoint(
     Ok(name)
 }
 
+/// What a trash is emptied by.
+struct Turn<'w> {
+    rule: Rule,
+    whose: &'w For,
+    /// Checkpoints that go at most.
+    most: usize,
+}
+
 /// Removes checkpoints that are old enough, and remembers since when the others are there.
 async fn expire(
     txn: &mut impl Txn,
     found: &Found,
-    trash: &Trash,
     record: &mut records::Trash,
-    clock_ms: u64,
-    rule: Rule,
+    Turn { rule, whose, most }: Turn<'_>,
     done: &mut Done,
 ) -> Result<(), MetadataError> {
-    let mut kept = Vec::new();
+    let by: UserName = found.entry.owner.parse()?;
+    let clock_ms = clock(txn).await?;
+    let mut left = Vec::new();
     for (name, entry) in checkpoints(txn, found.id).await? {
-        let since_ms = since_ms(record, &entry, clock_ms);
+        let (id, since_ms) = (entry.file_id()?, since_ms(record, &entry, clock_ms));
         let is_old = clock_ms.saturating_sub(since_ms) >= rule.expire_after_ms;
-        if is_old && done.told.removed.len() < REMOVED_AT_ONCE {
-            let job = clear(txn, &child(found, &name, entry)?, &trash.user, rule.now_ms).await?;
+        if is_old && whose.allows(id) && done.told.removed.len() < most {
+            let job = clear(txn, &child(found, &name, entry)?, &by, rule.now_ms).await?;
             done.work |= job.is_some();
             done.told.removed.push(name);
-        } else {
-            let id = entry.id;
-            kept.push(records::TrashCheckpoint { id, since_ms });
+            continue;
         }
+        match whose.why_not(id).filter(|_| is_old) {
+            Some(why) => done.told.kept.push(pb::KeptCheckpoint {
+                name,
+                why: why.to_owned(),
+            }),
+            None => done.more |= is_old,
+        }
+        let id = entry.id;
+        left.push(records::TrashCheckpoint { id, since_ms });
     }
-    record.checkpoints = kept;
+    record.checkpoints = left;
     Ok(())
 }
 

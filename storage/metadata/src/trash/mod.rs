@@ -4,6 +4,7 @@
 //!
 //! - `moving`: into the trash, in the transaction of the removal.
 //! - `emptying`: checkpoints, and their end.
+//! - `survey`: which of them a user may end.
 //! - `round`: the duty of the background.
 
 pub(crate) mod emptying;
@@ -11,6 +12,7 @@ pub(crate) mod moving;
 mod name;
 pub(crate) mod provision;
 pub(crate) mod round;
+mod survey;
 
 use strongroom_kv::Txn;
 use strongroom_proto::{FileId, ParseError};

@@ -73,7 +73,7 @@ fn no_trash(path: &ZonePath, recursive: bool, reason: Reason, why: String) -> Me
 }
 
 /// Whether a path leads below the trash of a zone or of a home.
-async fn is_in_trash(txn: &mut impl Reader, who: &Caller, path: &ZonePath) -> Result<bool, MetadataError> {
+pub(crate) async fn is_in_trash(txn: &mut impl Reader, who: &Caller, path: &ZonePath) -> Result<bool, MetadataError> {
     let Some((above, _)) = path.split_last() else {
         return Ok(false);
     };
@@ -114,9 +114,12 @@ async fn move_in(
         Some(zone) => in_zone(txn, who, zone, found, private).await?,
         None => at_home(txn, who, found, private).await?,
     };
+    enter(txn, who, &trash).await?;
+    let mut at = directory(txn, who, &trash, CURRENT, private).await?;
+    // One that is empty may have become a zone itself.
     let zone = |at: &Found| at.zone.as_ref().map(|zone| zone.id);
-    if zone(&trash) != zone(parent) {
-        let why = format!("the trash of user {}, {}, is in another zone", who.name, trash.path);
+    if zone(&at) != zone(parent) {
+        let why = format!("the trash of user {}, {}, is in another zone", who.name, at.path);
         return Err(no_trash(
             &found.path,
             found.entry.is_directory(),
@@ -124,8 +127,6 @@ async fn move_in(
             why,
         ));
     }
-    enter(txn, who, &trash).await?;
-    let mut at = directory(txn, who, &trash, CURRENT, private).await?;
     let (above, name) = found.path.split_last().ok_or(MetadataError::Root("removed"))?;
     for name in above.names() {
         at = room(txn, who, &at, name, private).await?;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use strongroom_kv::{Store, Txn};
 use tokio::time::Instant;
 
-use super::emptying::{self, Rule, Trash};
+use super::emptying::{self, For, Rule, Trash};
 use crate::{
     config::Settings,
     core::Core,
@@ -82,18 +82,35 @@ impl Rounds {
             checkpoint_after_ms: checkpoint_after_ms(&core.settings),
             expire_after_ms: expire_after_ms(&core.settings),
         };
-        let mut shrunk = false;
+        let mut is_left = false;
         for (key, _) in &found {
             // Should this one fail, the next round begins behind it.
             self.after = Some(key.clone());
             let trash = Trash::of(key)?;
-            let tended = transact!(&core.store, [trash], |txn| emptying::tend(txn, &trash, rule)).await;
+            let tended = transact!(&core.store, [trash], |txn| emptying::tend(
+                txn,
+                &trash,
+                rule,
+                &For::Anybody,
+                true
+            ))
+            .await;
             match tended {
-                Ok(Some(done)) if done.work => core.work.notify_one(),
-                Ok(_) => {}
+                Ok(done) => {
+                    let done = done.unwrap_or_default();
+                    is_left |= done.more;
+                    if done.work {
+                        core.work.notify_one();
+                    }
+                }
                 Err(MetadataError::TooManyToCount { .. }) => {
-                    transact!(&core.store, [trash], |txn| emptying::shrink(txn, &trash, rule)).await?;
-                    shrunk = true;
+                    is_left |= transact!(&core.store, [trash], |txn| emptying::shrink(
+                        txn,
+                        &trash,
+                        rule,
+                        &For::Anybody
+                    ))
+                    .await?;
                 }
                 Err(error @ MetadataError::Store(_)) => return Err(error),
                 Err(error) => {
@@ -104,7 +121,7 @@ impl Rounds {
         if found.len() < TRASHES_PER_ROUND {
             self.after = None;
         }
-        Ok(self.after.is_some() || shrunk)
+        Ok(self.after.is_some() || is_left)
     }
 
     /// Lets the clock go on by what passed since it was set last, if this instance still has the duties.

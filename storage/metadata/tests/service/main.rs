@@ -6,6 +6,7 @@ mod fixture;
 
 mod acls;
 mod export;
+mod expunge;
 mod files;
 mod fsck;
 mod growing;

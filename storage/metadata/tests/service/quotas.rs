@@ -8,7 +8,7 @@ use crate::fixture::{
     refused,
 };
 
-async fn set(world: &World, path: &str, names: Option<u64>, bytes: Option<u64>) -> pb::Quotas {
+pub(crate) async fn set(world: &World, path: &str, names: Option<u64>, bytes: Option<u64>) -> pb::Quotas {
     let request = pb::SetQuotaRequest {
         path: path.to_owned().into(),
         names_max: names,
@@ -27,7 +27,7 @@ async fn quotas(world: &World, path: &str) -> Vec<pb::Quota> {
 }
 
 /// Names and bytes that the directory's own quota has used.
-async fn used(world: &World, path: &str) -> (u64, u64) {
+pub(crate) async fn used(world: &World, path: &str) -> (u64, u64) {
     let quota = quotas(world, path).await.pop().expect("a quota");
     assert_eq!((&quota.path[..], quota.counting), (path.as_bytes(), false));
     (quota.names, quota.bytes)

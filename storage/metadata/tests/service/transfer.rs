@@ -5,7 +5,10 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use strongroom_proto::{Failure, Reason, metadata::v1 as pb};
 
-use crate::fixture::{NODES, World, check, files::commit_request, kms::dek_of, transfers::Begun};
+use crate::{
+    fixture::{NODES, World, check, files::commit_request, kms::dek_of, transfers::Begun},
+    quotas,
+};
 
 async fn two_zones() -> World {
     let world = World::start().await;
@@ -548,4 +551,40 @@ async fn edeks_are_told_to_those_who_may_pass_on_the_way_to_their_files() {
     let begun = world.begin_transfer("bob", "/a/d", "/b/d").await.expect("begun");
     let refusal = world.list_transfer(&begun).await.expect_err("e is alice's alone");
     check(&refusal, Reason::PermissionDenied, &["/a/d/e"]);
+}
+
+#[tokio::test]
+async fn what_has_no_room_at_its_destination_is_refused_before_anything_is_signed() {
+    let world = two_zones().await;
+    with_files(&world, 3).await;
+    world.mkdir("/b/q").await;
+    quotas::set(&world, "/b/q", Some(10), Some(25)).await;
+    let words = ["quota of /b/q", "25 bytes"];
+    let outcome = world.begin_transfer("alice", "/a/d", "/b/q/d").await;
+    check(&outcome.expect_err("30 bytes"), Reason::QuotaExceeded, &words);
+    let begun = world
+        .begin_transfer("alice", "/a/d/e", "/b/q/e")
+        .await
+        .expect("10 bytes");
+    let request = pb::ListJobsRequest {
+        unfinished: true,
+        ..pb::ListJobsRequest::default()
+    };
+    let jobs = world.user("alice").jobs.list_jobs(request).await.expect("jobs");
+    let jobs = jobs.into_inner().jobs;
+    assert_eq!(jobs.len(), 1, "what was refused left no job: {jobs:?}");
+
+    // What comes meanwhile is met at the end, as before.
+    world.write("/b/q/f", 20, &NODES).await.expect("room");
+    assert_eq!(stage_all(&world, &begun).await, 1);
+    let end = world.finish_transfer(&begun).await;
+    check(&end.expect_err("no room any more"), Reason::QuotaExceeded, &words);
+    let again = world.begin_transfer("alice", "/a/d/e", "/b/q/e").await;
+    check(&again.expect_err("no room any more"), Reason::QuotaExceeded, &words);
+
+    let big = world.begin_transfer("alice", "/a/d/f0", "/b/q/g").await;
+    check(&big.expect_err("no room"), Reason::QuotaExceeded, &words);
+    quotas::set(&world, "/b/q", None, Some(30)).await;
+    let file = world.begin_transfer("alice", "/a/d/f0", "/b/q/g").await;
+    file.expect("room for one");
 }

@@ -14,7 +14,7 @@ const GROUPS: &str = "hr = ['alice', 'bob']\nsupergroup = ['dave']\n";
 
 impl World {
     /// Removes into the trash of `user`. Says where it is now, or nothing if it is gone for good.
-    async fn trash(&self, user: &str, path: &str) -> Result<String, Failure> {
+    pub(crate) async fn trash(&self, user: &str, path: &str) -> Result<String, Failure> {
         let request = pb::RemoveRequest {
             path: path.to_owned().into(),
             recursive: true,
@@ -34,7 +34,7 @@ impl World {
         page.into_inner().entries.into_iter().map(|entry| entry.name).collect()
     }
 
-    async fn mkdir_as(&self, user: &str, path: &str, mode: u32) {
+    pub(crate) async fn mkdir_as(&self, user: &str, path: &str, mode: u32) {
         let request = pb::MakeDirectoryRequest {
             path: path.to_owned().into(),
             mode,
@@ -44,7 +44,7 @@ impl World {
         made.expect("a directory");
     }
 
-    async fn expunge(&self, user: &str, immediate: bool) -> Vec<pb::ExpungedTrash> {
+    pub(crate) async fn expunge(&self, user: &str, immediate: bool) -> Vec<pb::ExpungedTrash> {
         let request = pb::ExpungeRequest {
             immediate,
             ..pb::ExpungeRequest::default()
@@ -60,7 +60,7 @@ impl World {
         done.trashes
     }
 
-    async fn touch(&self, path: &str) {
+    pub(crate) async fn touch(&self, path: &str) {
         self.write(path, 0, &NODES).await.expect("a file");
     }
 
@@ -89,7 +89,7 @@ impl World {
         jobs.into_inner().jobs.len()
     }
 
-    async fn is_there(&self, path: &str) -> bool {
+    pub(crate) async fn is_there(&self, path: &str) -> bool {
         self.user("fsadmin")
             .namespace
             .get_stat(pb::GetStatRequest {
@@ -248,7 +248,24 @@ async fn what_is_in_no_zone_goes_to_the_trash_at_home() {
     check(
         &failure,
         Reason::CrossZone,
-        &["/user/bob/.Trash, is in another zone", "--skip-trash /e"],
+        &["/user/bob/.Trash/Current, is in another zone", "--skip-trash /e"],
+    );
+    // Nor does a trash of which somebody made a zone.
+    world.zone("/n", "payroll").await;
+    world.mkdir("/n/d").await;
+    let gone = world.trash("alice", "/n/d").await.expect("moved");
+    world.remove(&gone, true).await.expect("removed");
+    world.remove("/n/.Trash/alice/Current/n", true).await.expect("removed");
+    world
+        .create_zone("/n/.Trash/alice/Current", "other")
+        .await
+        .expect("a zone");
+    world.mkdir("/n/d").await;
+    let failure = world.trash("alice", "/n/d").await.expect_err("another zone");
+    check(
+        &failure,
+        Reason::CrossZone,
+        &["/n/.Trash/alice/Current, is in another zone"],
     );
     world.mkdir_as("bob", "/user/bob/x", 0o755).await;
     assert_eq!(
@@ -419,7 +436,7 @@ async fn the_trash_counts_and_a_quota_that_is_met_says_how_to_remove() {
     world.mkdir("/z/e").await;
 }
 
-fn hasty() -> Settings {
+pub(crate) fn hasty() -> Settings {
     Settings {
         trash_ms: 3000,
         trash_checkpoint_ms: 1500,
@@ -478,43 +495,6 @@ async fn what_is_in_the_trash_ends_by_the_time_that_was_seen_to_pass() {
             world.names_as("alice", "/z/.Trash/alice").await.is_empty()
         })
         .await;
-}
-
-#[tokio::test]
-async fn expunging_is_each_users_own() {
-    let world = World::start().await;
-    for zone in ["/y", "/z"] {
-        world.zone(zone, "payroll").await;
-        world.open_to_all(zone).await;
-        for name in ["a", "b", "c"] {
-            world.touch(&format!("{zone}/{name}")).await;
-        }
-        world.trash("alice", &format!("{zone}/a")).await.expect("moved");
-        world.trash("bob", &format!("{zone}/b")).await.expect("moved");
-    }
-    let done = world.expunge("alice", false).await;
-    let mut paths: Vec<_> = done.iter().map(|trash| String::from_utf8_lossy(&trash.path)).collect();
-    paths.sort();
-    assert_eq!(paths, ["/y/.Trash/alice", "/z/.Trash/alice"]);
-    assert!(
-        done.iter()
-            .all(|trash| trash.checkpoint.len() == 12 && trash.removed.is_empty())
-    );
-    assert!(world.is_there("/z/.Trash/bob/Current/z/b").await);
-    // Two checkpoints within a second have a number behind the time.
-    world.trash("alice", "/z/c").await.expect("moved");
-    world.expunge("alice", false).await;
-    assert_eq!(world.names("/z/.Trash/alice").await.len(), 2);
-    world.trash("alice", "/y/c").await.expect("moved");
-    let done = world.expunge("alice", true).await;
-    assert_eq!(
-        done.iter().map(|trash| trash.removed.len()).sum::<usize>(),
-        4,
-        "{done:?}"
-    );
-    assert_eq!(world.names("/y/.Trash/alice").await, [""; 0]);
-    assert!(world.expunge("alice", true).await.is_empty());
-    assert!(world.is_there("/z/.Trash/bob/Current/z/b").await);
 }
 
 #[tokio::test]

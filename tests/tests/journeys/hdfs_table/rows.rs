@@ -497,6 +497,21 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         topic: TRASH,
+        hdfs: "removing a directory for good, also `-expunge`, takes all rights on each directory in it that is not empty; moving it to the trash does not, and the trash ends by itself",
+        here: Better("a checkpoint that a user may not expunge keeps no other from it"),
+        steps: &[
+            Test(
+                "storage/metadata/tests/service/expunge.rs",
+                "what_holds_a_directory_that_is_closed_to_its_remover_goes_to_the_trash_and_not_for_good",
+            ),
+            Test(
+                "storage/metadata/tests/service/expunge.rs",
+                "what_a_user_may_not_expunge_ends_when_its_time_is_over",
+            ),
+        ],
+    },
+    Row {
+        topic: TRASH,
         hdfs: "`-provisionTrash` is a superuser's",
         here: Same,
         steps: &[

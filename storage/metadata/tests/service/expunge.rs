@@ -1,0 +1,244 @@
+//! Emptying the trash: each user's own, no more of it than they could remove, and in steps that are bounded.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use prost::Message;
+use strongroom_kv::{Store, Txn};
+use strongroom_proto::{FileId, Reason, metadata::v1 as pb};
+
+use crate::{
+    fixture::{NODES, World, check, refused},
+    quotas::{set, used},
+    trash::hasty,
+};
+
+/// The stored records, from the same file that the service is built from.
+#[allow(missing_docs, clippy::all, unreachable_pub, dead_code)]
+mod records {
+    include!(concat!(env!("OUT_DIR"), "/strongroom.metadata.records.v1.rs"));
+}
+
+impl World {
+    /// Expunges all trashes of a user. Says what each call answered.
+    async fn expunge_pages(&self, user: &str) -> Vec<pb::ExpungeResponse> {
+        let mut request = pb::ExpungeRequest {
+            immediate: true,
+            ..pb::ExpungeRequest::default()
+        };
+        let mut pages = Vec::new();
+        loop {
+            let answer = self.user(user).trash.expunge(request.clone()).await;
+            let answer = answer.expect("expunged").into_inner();
+            request.from = answer.next.clone();
+            pages.push(answer);
+            if request.from.is_empty() {
+                return pages;
+            }
+            assert!(pages.len() < 100, "{pages:?}");
+        }
+    }
+
+    /// Puts directories into one, in its store.
+    async fn fill(&mut self, path: &str, directories: usize) {
+        let parent = self.stat(path).await.expect("a directory").file_id;
+        self.stop().await;
+        let store = self.open_store().await;
+        let numbers: Vec<_> = (0..directories).collect();
+        for part in numbers.chunks(4000) {
+            let mut txn = store.begin().await.expect("a transaction");
+            for number in part {
+                let name = format!("{number:06}");
+                let id: Bytes = FileId::generate().into();
+                let entry = records::Entry {
+                    id: id.clone(),
+                    mode: 0o755,
+                    owner: "alice".to_owned(),
+                    group: "supergroup".to_owned(),
+                    ..records::Entry::default()
+                };
+                let place = records::Place {
+                    parent: parent.clone(),
+                    name: name.clone(),
+                    unlinked: false,
+                };
+                txn.put(
+                    &[b"d", parent.as_ref(), name.as_bytes()].concat(),
+                    entry.encode_to_vec(),
+                );
+                txn.put(&[b"i", id.as_ref()].concat(), place.encode_to_vec());
+            }
+            txn.commit().await.expect("committed");
+        }
+        drop(store);
+        self.run().await;
+    }
+}
+
+fn removed(page: &pb::ExpungeResponse) -> usize {
+    page.trashes.iter().map(|trash| trash.removed.len()).sum()
+}
+
+#[tokio::test]
+async fn expunging_is_each_users_own() {
+    let world = World::start().await;
+    for zone in ["/y", "/z"] {
+        world.zone(zone, "payroll").await;
+        world.open_to_all(zone).await;
+        for name in ["a", "b", "c"] {
+            world.touch(&format!("{zone}/{name}")).await;
+        }
+        world.trash("alice", &format!("{zone}/a")).await.expect("moved");
+        world.trash("bob", &format!("{zone}/b")).await.expect("moved");
+    }
+    let done = world.expunge("alice", false).await;
+    let mut paths: Vec<_> = done.iter().map(|trash| String::from_utf8_lossy(&trash.path)).collect();
+    paths.sort();
+    assert_eq!(paths, ["/y/.Trash/alice", "/z/.Trash/alice"]);
+    assert!(
+        done.iter()
+            .all(|trash| trash.checkpoint.len() == 12 && trash.removed.is_empty())
+    );
+    assert!(world.is_there("/z/.Trash/bob/Current/z/b").await);
+    // Two checkpoints within a second have a number behind the time.
+    world.trash("alice", "/z/c").await.expect("moved");
+    world.expunge("alice", false).await;
+    assert_eq!(world.names("/z/.Trash/alice").await.len(), 2);
+    world.trash("alice", "/y/c").await.expect("moved");
+    let done = world.expunge("alice", true).await;
+    assert_eq!(
+        done.iter().map(|trash| trash.removed.len()).sum::<usize>(),
+        4,
+        "{done:?}"
+    );
+    assert_eq!(world.names("/y/.Trash/alice").await, [""; 0]);
+    assert!(world.expunge("alice", true).await.is_empty());
+    assert!(world.is_there("/z/.Trash/bob/Current/z/b").await);
+}
+
+#[tokio::test]
+async fn what_is_too_large_to_be_counted_at_once_is_expunged_in_parts() {
+    let mut world = World::start().await;
+    world.zone("/z", "payroll").await;
+    world.mkdir("/z/big").await;
+    world.fill("/z/big", 50_100).await;
+    set(&world, "/z", Some(100_000), None).await;
+    assert_eq!(used(&world, "/z").await, (50_102, 0));
+    world.trash("alice", "/z/big").await.expect("moved");
+    let begun = Instant::now();
+    let pages = world.expunge_pages("alice").await;
+    assert!(pages.len() > 1 && pages[0].trashes.is_empty(), "{pages:?}");
+    assert_eq!(pages.iter().map(removed).sum::<usize>(), 1, "{:?}", begun.elapsed());
+    assert_eq!(world.names("/z/.Trash/alice").await, [""; 0]);
+    assert_eq!(used(&world, "/z").await, (3, 0), "the root and two of the trash");
+}
+
+#[tokio::test]
+async fn below_a_quota_a_call_removes_one_checkpoint() {
+    let world = World::start().await;
+    for zone in ["/y", "/z"] {
+        world.zone(zone, "payroll").await;
+        for number in 0..3 {
+            world.mkdir(&format!("{zone}/d{number}/e")).await;
+            world.trash("alice", &format!("{zone}/d{number}")).await.expect("moved");
+            world.expunge("alice", false).await;
+        }
+    }
+    set(&world, "/z", Some(100), None).await;
+    set(&world, "/y", Some(100), None).await;
+    let pages = world.expunge_pages("alice").await;
+    assert!(pages.iter().all(|page| removed(page) <= 1), "{pages:?}");
+    assert_eq!(pages.iter().map(removed).sum::<usize>(), 6);
+    for zone in ["/y", "/z"] {
+        assert_eq!(used(&world, zone).await, (3, 0), "{zone}");
+    }
+}
+
+/// Directories of alice's that hold something of others: one that is closed to her, and one of which she may take her own alone.
+async fn with_others(world: &World) {
+    world.zone("/z", "payroll").await;
+    world.open_to_all("/z").await;
+    for directory in ["/z/closed", "/z/sticky"] {
+        world.mkdir(directory).await;
+        world.open_to_all(directory).await;
+    }
+    world.mkdir_as("bob", "/z/closed/private", 0o700).await;
+    world.mkdir_as("bob", "/z/closed/private/x", 0o755).await;
+    world.mkdir_as("bob", "/z/sticky/board", 0o755).await;
+    let request = pb::SetAttributesRequest {
+        path: "/z/sticky/board".into(),
+        mode: Some(0o1777),
+        ..pb::SetAttributesRequest::default()
+    };
+    let set = world.user("bob").namespace.set_attributes(request).await;
+    set.expect("it is bob's");
+    world.mkdir_as("carol", "/z/sticky/board/note", 0o755).await;
+}
+
+#[tokio::test]
+async fn what_holds_a_directory_that_is_closed_to_its_remover_goes_to_the_trash_and_not_for_good() {
+    let world = World::start().await;
+    with_others(&world).await;
+    let for_good = async |path: &str| {
+        let request = pb::RemoveRequest {
+            path: path.to_owned().into(),
+            recursive: true,
+            ..pb::RemoveRequest::default()
+        };
+        world.user("alice").namespace.remove(request).await
+    };
+    let closed = ["user alice needs rwx on", "closed/private (owner bob"];
+    let sticky = ["sticky bit", "sticky/board (owner bob"];
+    check(&refused(for_good("/z/closed").await), Reason::PermissionDenied, &closed);
+    check(&refused(for_good("/z/sticky").await), Reason::PermissionDenied, &sticky);
+
+    // One of her own is in a checkpoint before, and each of these in another one.
+    world.mkdir("/z/own/e").await;
+    for directory in ["/z/own", "/z/closed", "/z/sticky"] {
+        world.trash("alice", directory).await.expect("as a rename");
+        world.expunge("alice", false).await;
+    }
+    let told = world.expunge("alice", true).await.remove(0);
+    assert_eq!((told.removed.len(), told.kept.len()), (1, 2), "{told:?}");
+    for (kept, words) in told.kept.iter().zip([closed, sticky]) {
+        for word in words {
+            assert!(kept.why.contains(word), "{kept:?} lacks {word}");
+        }
+        let path = format!("/z/.Trash/alice/{}", kept.name);
+        check(&refused(for_good(&path).await), Reason::PermissionDenied, &words);
+    }
+    assert_eq!(world.names("/z/.Trash/alice").await.len(), 2);
+
+    // An empty directory is in nobody's way, and a superuser's in none.
+    let at = format!("/z/.Trash/alice/{}/z/closed", told.kept[0].name);
+    let back = world.rename(&at, "/z/closed", false).await;
+    back.expect("it can be taken back");
+    let request = pb::RemoveRequest {
+        path: "/z/closed/private/x".into(),
+        ..pb::RemoveRequest::default()
+    };
+    world.user("bob").namespace.remove(request).await.expect("it is bob's");
+    for_good("/z/closed").await.expect("nothing closed holds anything");
+    let request = pb::RemoveRequest {
+        path: format!("/z/.Trash/alice/{}", told.kept[1].name).into(),
+        recursive: true,
+        ..pb::RemoveRequest::default()
+    };
+    let by_superuser = world.user("fsadmin").namespace.remove(request).await;
+    by_superuser.expect("superusers may");
+}
+
+#[tokio::test]
+async fn what_a_user_may_not_expunge_ends_when_its_time_is_over() {
+    let world = World::with(hasty()).await;
+    with_others(&world).await;
+    world.write("/z/closed/f", 10, &NODES).await.expect("a file");
+    world.trash("alice", "/z/closed").await.expect("moved");
+    let told = world.expunge("alice", true).await.remove(0);
+    assert_eq!((told.removed.len(), told.kept.len()), (0, 1), "{told:?}");
+    world
+        .until("the service has removed it", async |world| {
+            world.names("/z/.Trash/alice").await.is_empty()
+        })
+        .await;
+}
