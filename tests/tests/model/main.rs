@@ -19,11 +19,15 @@ mod ledger;
 mod nodes;
 mod operation;
 mod oracle;
+mod planted;
 mod play;
+mod regrant;
+mod replays;
 mod world;
 
 use std::{
     env,
+    fmt::Debug,
     sync::{
         LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -31,7 +35,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+use proptest::{
+    strategy::Strategy,
+    test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner},
+};
 use strongroom_kv::StoreConfig;
 use tokio::runtime::Runtime;
 
@@ -39,6 +46,7 @@ use crate::{
     cluster::Cluster,
     operation::{Operation, operations},
     play::Game,
+    regrant::{Regrants, Step, steps},
     world::{Identities, World},
 };
 
@@ -48,6 +56,8 @@ const SECONDS: u64 = 25;
 const AT_ONCE: usize = 4;
 /// One in so many has a key service that gives every EDEK out twice.
 const REPEATING: u64 = 4;
+/// One in so many has a metadata service that hands out extents twice.
+const REGRANTING: u64 = 8;
 /// Attempts to make a failing sequence shorter.
 const SHRINKING: u32 = 60;
 
@@ -69,6 +79,10 @@ fn every_sequence_of_operations_gives_what_the_oracle_says() {
         totals.operations > 0 && (totals.cells > 0 || !is_long),
         "nothing was tried"
     );
+    assert!(
+        totals.regrants > 0 || totals.cases < 4 * REGRANTING,
+        "no extent was granted twice"
+    );
 }
 
 /// Sequences that are tried, several at once: each waits most of its time.
@@ -87,6 +101,7 @@ struct Totals {
     operations: u64,
     faults: u64,
     cells: u64,
+    regrants: u64,
     wrong: Vec<String>,
 }
 
@@ -122,26 +137,12 @@ impl Trial {
     }
 
     fn try_one(&self, seed: u64, identities: &Identities) -> Result<(), String> {
-        let config = Config {
-            cases: 1,
-            max_shrink_iters: SHRINKING,
-            failure_persistence: None,
-            ..Config::default()
-        };
-        let bytes: [u8; 32] = std::array::from_fn(|i| seed.to_be_bytes()[i % 8]);
-        let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-        let runtime = Runtime::new().expect("a runtime");
+        if seed % REGRANTING == 1 {
+            return search(seed, &steps(), async |steps| self.regrant(identities, steps).await);
+        }
         let repeats = seed.is_multiple_of(REPEATING);
-        let outcome = runner.run(&operations(), |operations| {
-            let played = runtime.block_on(self.play(identities, &operations, repeats));
-            played.map_err(TestCaseError::fail)
-        });
-        outcome.map_err(|error| match error {
-            TestError::Abort(reason) => reason.to_string(),
-            TestError::Fail(reason, operations) => {
-                let lines: Vec<_> = operations.iter().map(|operation| format!("{operation:?}")).collect();
-                format!("{reason}\nof the sequence\n{}", lines.join("\n"))
-            }
+        search(seed, &operations(), async |operations| {
+            self.play(identities, operations, repeats).await
         })
     }
 
@@ -152,13 +153,25 @@ impl Trial {
         }
         let mut game = Game::new(world);
         let played = game.play(operations).await;
+        self.end(&game.world, operations.len(), played).await
+    }
+
+    async fn regrant(&self, identities: &Identities, steps: &[Step]) -> Result<(), String> {
+        let mut game = Regrants::new(World::start(identities, chosen_store()).await);
+        let played = game.play(steps).await;
+        self.end(&game.world, steps.len(), played).await
+    }
+
+    /// Adds up what was done in a world, and says all that was wrong with it.
+    async fn end(&self, world: &World, operations: usize, played: Result<(), String>) -> Result<(), String> {
         let mut wrong: Vec<String> = played.err().into_iter().collect();
-        wrong.extend(game.world.stop().await);
-        wrong.extend(game.world.nodes.ledger.reused());
+        wrong.extend(world.stop().await);
+        wrong.extend(world.nodes.ledger.reused());
         let mut totals = self.lock();
-        totals.operations += operations.len() as u64;
-        totals.faults += game.world.faults.struck();
-        totals.cells += game.world.nodes.ledger.cells();
+        totals.operations += operations as u64;
+        totals.faults += world.faults.struck();
+        totals.cells += world.nodes.ledger.cells();
+        totals.regrants += world.replays.total();
         wrong.truncate(20);
         if wrong.is_empty() {
             Ok(())
@@ -170,6 +183,33 @@ impl Trial {
     fn lock(&self) -> MutexGuard<'_, Totals> {
         self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Tries the sequence of a seed, and shorter ones if it fails.
+fn search<T: Debug, S: Strategy<Value = Vec<T>>>(
+    seed: u64,
+    sequences: &S,
+    play: impl AsyncFn(&[T]) -> Result<(), String>,
+) -> Result<(), String> {
+    let config = Config {
+        cases: 1,
+        max_shrink_iters: SHRINKING,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let bytes: [u8; 32] = std::array::from_fn(|i| seed.to_be_bytes()[i % 8]);
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let runtime = Runtime::new().expect("a runtime");
+    let outcome = runner.run(sequences, |sequence| {
+        runtime.block_on(play(&sequence)).map_err(TestCaseError::fail)
+    });
+    outcome.map_err(|error| match error {
+        TestError::Abort(reason) => reason.to_string(),
+        TestError::Fail(reason, sequence) => {
+            let lines: Vec<_> = sequence.iter().map(|one| format!("{one:?}")).collect();
+            format!("{reason}\nof the sequence\n{}", lines.join("\n"))
+        }
+    })
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -241,7 +241,22 @@ pub(crate) fn operations() -> impl Strategy<Value = Vec<Operation>> {
     (begin, sequence).prop_map(|(begin, sequence)| [begin, sequence].concat())
 }
 
-fn two_zones() -> Vec<Operation> {
+/// Two zones, and a file in the first of them.
+pub(crate) fn one_file() -> Vec<Operation> {
+    let at = Spot {
+        choice: 1,
+        wanted: Wanted::Directory,
+        name: Some(0),
+    };
+    let write = Operation::Write {
+        at,
+        bytes: 5000,
+        overwrite: false,
+    };
+    [two_zones(), vec![write]].concat()
+}
+
+pub(crate) fn two_zones() -> Vec<Operation> {
     let at = |choice, name| Spot {
         choice,
         wanted: Wanted::Directory,

@@ -65,6 +65,11 @@ impl Game {
         self.settle().await.map_err(|wrong| format!("at the end: {wrong}"))
     }
 
+    /// Holds all there is against the oracle.
+    pub(crate) async fn compare(&self) -> Result<(), String> {
+        compare::all(&self.world.fs, &self.oracle).await
+    }
+
     async fn step(&mut self, operation: &Operation) -> Result<(), String> {
         match operation {
             Operation::MakeDirectory { at, parents } => self.make_directory(at, *parents).await,
@@ -403,7 +408,7 @@ impl Game {
             self.abandon(0).await?;
         }
         self.finish_jobs().await?;
-        compare::all(&self.world.fs, &self.oracle).await
+        self.compare().await
     }
 
     async fn finish_jobs(&self) -> Result<(), String> {

@@ -17,7 +17,7 @@ use crate::keys::Keys;
 
 /// The stored records, from the same file that the service is built from.
 #[allow(missing_docs, clippy::all, unreachable_pub, dead_code)]
-mod records {
+pub(crate) mod records {
     include!(concat!(env!("OUT_DIR"), "/strongroom.metadata.records.v1.rs"));
 }
 
