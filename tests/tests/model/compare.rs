@@ -50,7 +50,25 @@ pub(crate) async fn path(fs: &ZoneFs, oracle: &Oracle, at: &ZonePath) -> Result<
         }
         (stat, expected) => return Err(format!("{at} is {stat:?}, expected {expected:?}")),
     }
+    attributes(fs, oracle, at).await?;
     zone(fs, oracle, at).await
+}
+
+/// Permission bits and extended attributes.
+async fn attributes(fs: &ZoneFs, oracle: &Oracle, at: &ZonePath) -> Result<(), String> {
+    let mode = fs.stat(at).await.map_err(|error| told(&error))?.mode;
+    let attached = fs.xattrs(at, &[]).await.map_err(|error| told(&error))?;
+    let attached: BTreeMap<_, _> = attached
+        .into_iter()
+        .map(|(name, value)| (name, value.to_vec()))
+        .collect();
+    let (expected, kept) = oracle.attributes(at).map_err(|reason| reason.as_str().to_owned())?;
+    if (mode, &attached) == (expected, kept) {
+        return Ok(());
+    }
+    Err(format!(
+        "{at} has mode {mode:o} and {attached:?}, expected {expected:o} and {kept:?}"
+    ))
 }
 
 /// Bytes of the file at a path, 0 if there is none.

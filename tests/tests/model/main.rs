@@ -138,10 +138,10 @@ impl Trial {
 
     fn try_one(&self, seed: u64, identities: &Identities) -> Result<(), String> {
         if seed % REGRANTING == 1 {
-            return search(seed, &steps(), async |steps| self.regrant(identities, steps).await);
+            return search(seed, &steps(), &async |steps| self.regrant(identities, steps).await);
         }
         let repeats = seed.is_multiple_of(REPEATING);
-        search(seed, &operations(), async |operations| {
+        search(seed, &operations(), &async |operations| {
             self.play(identities, operations, repeats).await
         })
     }
@@ -189,7 +189,7 @@ impl Trial {
 fn search<T: Debug, S: Strategy<Value = Vec<T>>>(
     seed: u64,
     sequences: &S,
-    play: impl AsyncFn(&[T]) -> Result<(), String>,
+    play: &impl AsyncFn(&[T]) -> Result<(), String>,
 ) -> Result<(), String> {
     let config = Config {
         cases: 1,

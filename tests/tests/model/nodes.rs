@@ -39,6 +39,8 @@ pub(crate) struct Nodes {
 #[derive(Default)]
 struct State {
     disks: BTreeMap<&'static str, BTreeMap<BlockId, Bytes>>,
+    /// The one that is away.
+    away: Option<&'static str>,
     /// Copies that were made by order of the metadata service.
     copies: BTreeSet<(String, BlockId)>,
     addresses: BTreeMap<&'static str, SocketAddr>,
@@ -71,6 +73,21 @@ impl Nodes {
         )
     }
 
+    /// Has a node be away, if none is.
+    pub(crate) fn go(&self, node: usize) {
+        self.lock().away.get_or_insert(NODES[node % NODES.len()]);
+    }
+
+    /// The one that is away comes back with all that it had.
+    pub(crate) fn come_back(&self) {
+        self.lock().away = None;
+    }
+
+    /// How many are away.
+    pub(crate) fn away(&self) -> usize {
+        usize::from(self.lock().away.is_some())
+    }
+
     /// Where there is a block, and whether it was copied there by order of the metadata service.
     pub(crate) fn blocks(&self) -> BTreeMap<BlockId, BTreeMap<&'static str, bool>> {
         let state = self.lock();
@@ -88,7 +105,8 @@ impl Nodes {
     pub(crate) async fn beat(self, node: &'static str, mut client: ClusterClient<Channel>) {
         let mut results = Vec::new();
         loop {
-            if let Ok(answer) = client.heartbeat(self.report(node, results.clone())).await {
+            let is_away = self.lock().away == Some(node);
+            if !is_away && let Ok(answer) = client.heartbeat(self.report(node, results.clone())).await {
                 results = self.obey(node, answer.into_inner());
             }
             tokio::time::sleep(BEAT).await;
@@ -138,6 +156,7 @@ impl State {
                 let block = BlockId::try_from(order.block_id).map_err(|error| error.to_string())?;
                 let bytes = self.disk(node).get(&block).cloned().ok_or("no such block here")?;
                 let to = order.to.ok_or("no target")?.node_id;
+                self.check_there(&to).map_err(|failure| failure.message)?;
                 self.disk(&to).insert(block, bytes);
                 self.copies.insert((to, block));
             }
@@ -149,6 +168,13 @@ impl State {
 
     fn disk(&mut self, node: &str) -> &mut BTreeMap<BlockId, Bytes> {
         self.disks.get_mut(node).expect("a known node")
+    }
+
+    fn check_there(&self, node: &str) -> Result<(), Failure> {
+        match self.away.is_some_and(|away| away == node) {
+            true => Err(Failure::new(Reason::Unavailable, format!("node {node} is away"))),
+            false => Ok(()),
+        }
     }
 
     fn check(&self, capability: &[u8], block: BlockId, right: Right, who: &PeerIdentity) -> Result<(), Failure> {
@@ -191,6 +217,7 @@ impl Blocks for Node {
             return Err(Failure::new(Reason::BlockCorrupt, "the checksum does not fit").into());
         }
         let mut state = self.nodes.lock();
+        state.check_there(self.node)?;
         state.check(&request.capability, block, Right::Write, &who)?;
         state.store(self.node, block, &request.data)?;
         let mut answer = PutBlockResponse {
@@ -198,7 +225,8 @@ impl Blocks for Node {
             ..PutBlockResponse::default()
         };
         for target in request.forward {
-            match state.store(&target.node_id, block, &request.data) {
+            let there = state.check_there(&target.node_id);
+            match there.and_then(|()| state.store(&target.node_id, block, &request.data)) {
                 Ok(()) => answer.stored.push(target.node_id),
                 Err(failure) => answer.failed.push(NodeFailure {
                     node_id: target.node_id,
@@ -216,6 +244,7 @@ impl Blocks for Node {
     ) -> Result<Response<CheckBlocksResponse>, Status> {
         let request = request.into_inner();
         let mut state = self.nodes.lock();
+        state.check_there(self.node)?;
         let mut answer = CheckBlocksResponse::default();
         for block in request.blocks {
             let id = BlockId::try_from(block.block_id.clone())?;
@@ -231,6 +260,7 @@ impl Blocks for Node {
         let request = request.into_inner();
         let block = BlockId::try_from(request.block_id)?;
         let mut state = self.nodes.lock();
+        state.check_there(self.node)?;
         state.check(&request.capability, block, Right::Read, &who)?;
         let data = state.disk(self.node).get(&block);
         let data = data.ok_or_else(|| Failure::new(Reason::BlockNotFound, "no such block"))?;

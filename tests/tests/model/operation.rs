@@ -85,6 +85,27 @@ pub(crate) enum Operation {
     Recover {
         at: Spot,
     },
+    Trash {
+        at: Spot,
+        recursive: bool,
+    },
+    Expunge {
+        immediate: bool,
+    },
+    SetXattr {
+        at: Spot,
+        name: usize,
+        value: Option<u8>,
+    },
+    SetMode {
+        at: Spot,
+        mode: u32,
+    },
+    /// A job that puts all files below under new DEKs, or in one extent each.
+    RewriteAll {
+        at: Spot,
+        rekey: bool,
+    },
     SetQuota {
         at: Spot,
         clear: bool,
@@ -109,6 +130,13 @@ pub(crate) enum Operation {
         job: usize,
     },
     Restart,
+    /// Whoever writes a file is never heard of again, until all leases have run out.
+    Vanish,
+    /// A block node is away, one at a time.
+    NodeDown {
+        node: usize,
+    },
+    NodeUp,
     /// The commit fails that comes after so many others.
     Fail {
         commits: u32,
@@ -206,6 +234,11 @@ pub(crate) fn operations() -> impl Strategy<Value = Vec<Operation>> {
             .prop_map(|(from, to, overwrite)| Operation::Rename { from, to, overwrite }),
         4 => (anything(), any::<bool>()).prop_map(|(at, recursive)| Operation::Remove { at, recursive }),
         2 => (directory(), any::<bool>()).prop_map(|(at, clear)| Operation::SetQuota { at, clear }),
+        4 => (anything(), any::<bool>()).prop_map(|(at, recursive)| Operation::Trash { at, recursive }),
+        1 => any::<bool>().prop_map(|immediate| Operation::Expunge { immediate }),
+        2 => (anything(), 0..3_usize, option::weighted(0.7, any::<u8>()))
+            .prop_map(|(at, name, value)| Operation::SetXattr { at, name, value }),
+        1 => (anything(), 0..=0o1777_u32).prop_map(|(at, mode)| Operation::SetMode { at, mode }),
     ];
     let files = prop_oneof![
         12 => (new(), bytes(), any::<bool>())
@@ -219,6 +252,7 @@ pub(crate) fn operations() -> impl Strategy<Value = Vec<Operation>> {
         1 => writer().prop_map(|writer| Operation::Drop { writer }),
         3 => (file(), any::<u16>()).prop_map(|(at, keep)| Operation::Truncate { at, keep }),
         3 => file().prop_map(|at| Operation::Rewrite { at }),
+        1 => (directory(), any::<bool>()).prop_map(|(at, rekey)| Operation::RewriteAll { at, rekey }),
         4 => (anything(), new(), any::<bool>())
             .prop_map(|(from, to, overwrite)| Operation::Transfer { from, to, overwrite }),
         2 => file().prop_map(|at| Operation::Recover { at }),
@@ -233,6 +267,9 @@ pub(crate) fn operations() -> impl Strategy<Value = Vec<Operation>> {
     ];
     let fate = prop_oneof![
         1 => Just(Operation::Restart),
+        1 => Just(Operation::Vanish),
+        1 => (0..3_usize).prop_map(|node| Operation::NodeDown { node }),
+        1 => Just(Operation::NodeUp),
         9 => (0..6_u32, 0..FAULTS.len()).prop_map(|(commits, fault)| Operation::Fail { commits, fault: FAULTS[fault] }),
     ];
     let one = prop_oneof![5 => namespace, 9 => files, 2 => keys, 4 => fate];

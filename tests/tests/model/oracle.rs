@@ -1,22 +1,31 @@
 //! What the namespace has to be, as plainly as it can be said: inodes in a map, a file's bytes in a vector, and for every operation
 //! the outcome that the documents promise. Nothing in here knows of stores, blocks or keys.
 
-use std::collections::BTreeMap;
+mod trash;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use strongroom_proto::{Reason, ZonePath};
 
 type Inode = u32;
 const ROOT: Inode = 0;
+/// Modes of what is made.
+const DIRECTORY: u32 = 0o755;
+const FILE: u32 = 0o644;
 
 /// The namespace.
 pub(crate) struct Oracle {
     inodes: BTreeMap<Inode, Node>,
     made: u32,
+    /// Directories that something was removed into.
+    trashes: BTreeSet<Inode>,
 }
 
 struct Node {
     parent: Inode,
     name: String,
+    mode: u32,
+    attributes: BTreeMap<String, Vec<u8>>,
     kind: Kind,
 }
 
@@ -83,11 +92,14 @@ impl Oracle {
         let root = Node {
             parent: ROOT,
             name: String::new(),
+            mode: DIRECTORY,
+            attributes: BTreeMap::new(),
             kind: directory(),
         };
         Self {
             inodes: BTreeMap::from([(ROOT, root)]),
             made: ROOT,
+            trashes: BTreeSet::new(),
         }
     }
 
@@ -147,13 +159,14 @@ impl Oracle {
     pub(crate) fn make_zone(&mut self, path: &ZonePath, key: &str) -> Outcome {
         let number = self.made + 1;
         let at = self.find(path)?;
-        let Kind::Directory { children, zone } = &mut self.node(at).kind else {
+        let is_free = self.holds_no_more_than_a_trash(at);
+        let Kind::Directory { zone, .. } = &mut self.node(at).kind else {
             return Err(Reason::NotADirectory);
         };
         if zone.is_some() {
             return Err(Reason::AlreadyZone);
         }
-        if !children.is_empty() {
+        if !is_free {
             return Err(Reason::NotEmpty);
         }
         *zone = Some(Zone {
@@ -188,7 +201,8 @@ impl Oracle {
         let (target, new_name, there) = self.slot(to)?;
         let number = |at| self.zone_root(at).map(|(_, zone)| zone.number);
         let (here, other) = (number(source), number(target));
-        if here.is_none() || other.is_none() || here == other || self.is_zone(moved) {
+        let is_trash = name == trash::TRASH && self.is_zone(source);
+        if here.is_none() || other.is_none() || here == other || self.is_zone(moved) || is_trash {
             return Err(Reason::InvalidMove);
         }
         self.relink((source, &name), moved, (target, new_name, there), overwrite)
@@ -381,6 +395,29 @@ impl Oracle {
         }
     }
 
+    /// Sets an attribute, or removes it if there is no value.
+    pub(crate) fn set_xattr(&mut self, path: &ZonePath, name: &str, value: Option<&[u8]>) -> Outcome {
+        let inode = self.find(path)?;
+        let attributes = &mut self.node(inode).attributes;
+        match value {
+            Some(value) => _ = attributes.insert(name.to_owned(), value.to_vec()),
+            None => _ = attributes.remove(name).ok_or(Reason::NotFound)?,
+        }
+        Ok(())
+    }
+
+    pub(crate) fn set_mode(&mut self, path: &ZonePath, mode: u32) -> Outcome {
+        let inode = self.find(path)?;
+        self.node(inode).mode = mode;
+        Ok(())
+    }
+
+    /// Permission bits and attributes of what is at a path.
+    pub(crate) fn attributes(&self, path: &ZonePath) -> Outcome<(u32, &BTreeMap<String, Vec<u8>>)> {
+        let node = &self.inodes[&self.find(path)?];
+        Ok((node.mode, &node.attributes))
+    }
+
     fn find(&self, path: &ZonePath) -> Outcome<Inode> {
         let mut at = ROOT;
         for name in path.names() {
@@ -440,9 +477,15 @@ impl Oracle {
         self.made += 1;
         let inode = self.made;
         let name = name.to_owned();
+        let mode = match kind {
+            Kind::Directory { .. } => DIRECTORY,
+            Kind::File(_) => FILE,
+        };
         let node = Node {
             parent,
             name: name.clone(),
+            mode,
+            attributes: BTreeMap::new(),
             kind,
         };
         self.inodes.insert(inode, node);

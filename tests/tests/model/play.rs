@@ -1,5 +1,7 @@
 //! Does an operation in the world and in the oracle, and holds the outcomes against each other.
 
+mod upkeep;
+
 use std::time::{Duration, Instant};
 
 use strongroom_fs::{CreateOptions, FileWriter, FsError, JobAction, JobState, QuotaLimit, Stat, ZoneOptions};
@@ -28,6 +30,8 @@ pub(crate) struct Game {
     pub(crate) world: World,
     oracle: Oracle,
     writers: Vec<Open>,
+    /// Those that are never heard of again.
+    vanished: Vec<FileWriter>,
     /// Extents begun, and publications.
     extents: u64,
     time_ms: u64,
@@ -49,6 +53,7 @@ impl Game {
             world,
             oracle: Oracle::new(),
             writers: Vec::new(),
+            vanished: Vec::new(),
             extents: 0,
             time_ms: 1_700_000_000_000,
             dropped: false,
@@ -113,6 +118,17 @@ impl Game {
             Operation::Remove { at, recursive } => self.remove(at, *recursive).await,
             Operation::SetQuota { at, clear } => self.set_quota(at, *clear).await,
             Operation::Recover { at } => self.recover(at).await,
+            Operation::Trash { at, recursive } => self.trash(at, *recursive).await,
+            Operation::Expunge { immediate } => self.expunge(*immediate).await,
+            Operation::SetXattr { at, name, value } => self.set_xattr(at, *name, *value).await,
+            Operation::SetMode { at, mode } => self.set_mode(at, *mode).await,
+            Operation::RewriteAll { at, rekey } => self.rewrite_all(at, *rekey).await,
+            Operation::Vanish => self.vanish().await,
+            Operation::NodeDown { node } => {
+                self.world.nodes.go(*node);
+                Ok(())
+            }
+            Operation::NodeUp => self.node_comes_back().await,
             Operation::Read { at } => compare::path(&self.world.fs, &self.oracle, &at.path(&self.oracle)).await,
             Operation::Roll { key } => {
                 self.world.keys.roll(KEYS[*key]);
@@ -404,6 +420,7 @@ impl Game {
     /// Ends what was begun, and compares all there is.
     async fn settle(&mut self) -> Result<(), String> {
         self.world.faults.disarm();
+        self.node_comes_back().await?;
         while !self.writers.is_empty() {
             self.abandon(0).await?;
         }

@@ -9,7 +9,10 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -40,7 +43,9 @@ use crate::{
 };
 
 /// The user who does everything: a superuser, so that permissions stand in nobody's way. They have tests of their own.
-const USER: &str = "fsadmin";
+pub(crate) const USER: &str = "fsadmin";
+/// How long a writer that is not heard of keeps its file.
+pub(crate) const LEASE: Duration = Duration::from_secs(120);
 /// How long a service may take to start, and to end in good order.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -51,6 +56,7 @@ pub(crate) struct World {
     pub(crate) nodes: Nodes,
     pub(crate) faults: Faults,
     pub(crate) replays: Replays,
+    ahead_ms: Arc<AtomicU64>,
     audit: Arc<Mutex<Audit>>,
     orders: mpsc::Sender<(Order, oneshot::Sender<()>)>,
     _tasks: JoinSet<()>,
@@ -101,7 +107,7 @@ impl World {
     /// An empty namespace in a new store.
     pub(crate) async fn start(identities: &Identities, store: StoreConfig) -> Self {
         let (keys, nodes, faults) = (Keys::new(), Nodes::new(), Faults::default());
-        let replays = Replays::default();
+        let (replays, ahead_ms) = (Replays::default(), Arc::default());
         let mut tasks = JoinSet::new();
         let kms = Routes::new(UnwrapServer::new(keys.clone()));
         let kms = listen(&mut tasks, identities.of("service/kms"), |_| kms).await;
@@ -115,6 +121,7 @@ impl World {
             keys: keys.clone(),
             faults: faults.clone(),
             replays: replays.clone(),
+            ahead_ms: Arc::clone(&ahead_ms),
             audit: Arc::clone(&audit),
             address: reserved.local_addr().expect("an address"),
         };
@@ -136,6 +143,7 @@ impl World {
             nodes,
             faults,
             replays,
+            ahead_ms,
             audit,
             orders,
             _tasks: tasks,
@@ -158,6 +166,11 @@ impl World {
         audit.broken()
     }
 
+    /// Has the clock of the service go on by so much at once.
+    pub(crate) fn pass(&self, time: Duration) {
+        self.ahead_ms.fetch_add(time.as_millis() as u64, Ordering::Relaxed);
+    }
+
     /// Puts rows into the store of the service, as nobody should.
     pub(crate) async fn plant(&self, plant: Plant) {
         self.order(Order::Plant(plant)).await;
@@ -178,6 +191,7 @@ struct Host {
     keys: Keys,
     faults: Faults,
     replays: Replays,
+    ahead_ms: Arc<AtomicU64>,
     audit: Arc<Mutex<Audit>>,
     address: SocketAddr,
 }
@@ -280,13 +294,12 @@ impl Host {
     fn open(&self, store: AnyStore) -> impl Future<Output = Result<Parts, String>> + Send + 'static {
         let store = CrashStore::new(store, self.faults.clone());
         let (keys, tls, address) = (self.keys.clone(), Arc::clone(&self.tls), self.address);
-        let replays = self.replays.clone();
+        let (replays, clock) = (self.replays.clone(), Clock::ahead(Arc::clone(&self.ahead_ms)));
         let directory: PathBuf = self.directory.path().to_owned();
         async move {
             let superusers = vec![USER.parse().expect("a name")];
             let supergroup = "supergroup".parse().expect("a name");
             let authority = Authority::load(superusers, supergroup, None).expect("no file");
-            let clock = Clock::system();
             let service = Service::open(store, keys, &directory, clock, settings(), authority, Arc::clone(&tls));
             let service = service.await.map_err(|error| error.to_string())?;
             let listener = bind(address).await.map_err(|error| error.to_string())?;
@@ -340,6 +353,7 @@ fn settings() -> Settings {
         stock_edeks: 6,
         stock_low_edeks: 2,
         node_silence_ms: 2000,
+        lease_ms: LEASE.as_millis() as u64,
         command_timeout_ms: 300,
         ..Settings::default()
     }
