@@ -115,7 +115,7 @@ pub(crate) enum Command {
     Fs(FsArgs),
     /// Check namespace, blocks and EDEKs, and repair what can be repaired
     #[command(
-        after_help = "Examples:\n  strongroom fsck\n  strongroom fsck /payroll --deep\n  strongroom fsck --repair\n  strongroom fsck --ciphertext /var/lib/strongroom/block"
+        after_help = "Examples:\n  strongroom fsck\n  strongroom fsck /payroll --deep\n  strongroom fsck --repair\n  strongroom fsck --repair --delete-strays\n  strongroom fsck --ciphertext /var/lib/strongroom/block"
     )]
     Fsck(FsckArgs),
     /// Show block nodes, missing replicas and queues
@@ -144,8 +144,11 @@ pub(crate) struct FsckArgs {
     /// Have block nodes read all of every block, and not its header alone
     #[arg(long)]
     pub(crate) deep: bool,
+    /// Have blocks on nodes deleted that nothing needs, however many they are; if the namespace is an old copy, they are of files that it lacks
+    #[arg(long, requires = "repair", conflicts_with = "path")]
+    pub(crate) delete_strays: bool,
     /// Look at the blocks in data directories of block nodes, on this machine: whether all are accounted for, and look like ciphertext
-    #[arg(long, value_name = "DIR", num_args = 1.., conflicts_with_all = ["path", "repair", "deep"])]
+    #[arg(long, value_name = "DIR", num_args = 1.., conflicts_with_all = ["path", "repair", "deep", "delete_strays"])]
     pub(crate) ciphertext: Vec<PathBuf>,
 }
 

@@ -16,8 +16,9 @@ pub(super) async fn run(session: &Session, output: Output) -> Result<(), Error> 
 
 fn text(status: &ClusterStatus) -> String {
     let rows: Vec<_> = status.nodes.iter().map(row).collect();
+    let notes: String = status.nodes.iter().filter_map(note).collect();
     format!(
-        "{}\n\nblocks with missing replicas: {}\nreplicas to delete: {}\nfiles being written: {}",
+        "{}{notes}\n\nblocks with missing replicas: {}\nreplicas to delete: {}\nfiles being written: {}",
         table(
             ["NODE", "ADDRESS", "STATE", "BLOCKS", "FREE", "CAPACITY", "LAST SEEN"],
             &rows
@@ -26,6 +27,17 @@ fn text(status: &ClusterStatus) -> String {
         status.blocks_to_delete,
         status.files_open
     )
+}
+
+/// What is to be looked at on a node.
+fn note(node: &NodeStatus) -> Option<String> {
+    if node.strays + node.unreadable == 0 {
+        return None;
+    }
+    Some(format!(
+        "\n{}: {} blocks that nothing needs are kept, {} files cannot be read; see strongroom fsck",
+        node.node_id, node.strays, node.unreadable
+    ))
 }
 
 fn row(node: &NodeStatus) -> [String; 7] {

@@ -71,11 +71,17 @@ impl Blocks for BlocksService {
             let check = |right| authority.check(&request.capability, right, id, &peer, now_ms);
             check(Right::Write).or_else(|_| check(Right::Read))?;
         }
-        let lacking = self.0.store.check(expected, request.deep).await;
-        let (damaged, missing): (Vec<_>, Vec<_>) = lacking
-            .map_err(Failure::from)?
-            .into_iter()
-            .partition(|block| block.damaged);
+        let checked = self
+            .0
+            .store
+            .check(expected, request.deep)
+            .await
+            .map_err(Failure::from)?;
+        // Whoever asks takes what is not named as there.
+        if let Some((_, error)) = checked.unreadable.into_iter().next() {
+            return Err(Failure::from(error).into());
+        }
+        let (damaged, missing): (Vec<_>, Vec<_>) = checked.lacking.into_iter().partition(|block| block.damaged);
         Ok(Response::new(CheckBlocksResponse {
             missing: missing.into_iter().map(|block| block.id.into()).collect(),
             damaged: damaged.into_iter().map(|block| block.id.into()).collect(),

@@ -18,6 +18,6 @@ mod survey;
 pub use config::Config;
 pub use server::{Member, RunError, run, serve};
 pub use store::{
-    BlockContent, BlockFile, BlockStore, Engine, Expected, Found, Lacking, OpenError, Part, Position, Sealed,
+    BlockContent, BlockFile, BlockStore, Checked, Engine, Expected, Found, Lacking, OpenError, Part, Position, Sealed,
     StoreError, Survey, Usage,
 };

@@ -67,6 +67,8 @@ impl News {
 pub(crate) struct Outcome {
     /// Blocks that are not there as they should be.
     pub(crate) missing: Vec<BlockId>,
+    /// Blocks whose files the disk could not read.
+    pub(crate) unreadable: Vec<BlockId>,
     /// What is on the disk.
     pub(crate) page: Option<ReplicaPage>,
 }
@@ -90,6 +92,7 @@ impl Results {
             command_id,
             failure,
             missing: outcome.missing.into_iter().map(Into::into).collect(),
+            unreadable: outcome.unreadable.into_iter().map(Into::into).collect(),
             page: outcome.page,
         };
         self.items().insert(command_id, result);
@@ -138,5 +141,5 @@ impl Results {
 
 /// Blocks that a result names.
 fn named_by(result: &CommandResult) -> usize {
-    result.missing.len() + result.page.as_ref().map_or(0, |page| page.replicas.len())
+    result.missing.len() + result.unreadable.len() + result.page.as_ref().map_or(0, |page| page.replicas.len())
 }

@@ -19,10 +19,14 @@ pub(crate) async fn check(node: &Node, order: CheckReplicas) -> Result<Outcome, 
         return Err(Failure::new(Reason::InvalidArgument, message));
     }
     let expected: Result<Vec<Expected>, Failure> = order.replicas.into_iter().map(expected).collect();
-    let lacking = node.store.check(expected?, false).await?;
+    let checked = node.store.check(expected?, false).await?;
+    if let Some((block, error)) = checked.unreadable.first() {
+        tracing::error!(%block, %error, files = checked.unreadable.len(), "files of blocks cannot be read");
+    }
     Ok(Outcome {
-        missing: lacking.into_iter().map(|block| block.id).collect(),
-        ..Outcome::default()
+        missing: checked.lacking.into_iter().map(|block| block.id).collect(),
+        unreadable: checked.unreadable.into_iter().map(|(block, _)| block).collect(),
+        page: None,
     })
 }
 
@@ -47,6 +51,7 @@ pub(crate) async fn tell(node: &Node, order: TellReplicas) -> Result<Outcome, Fa
     };
     Ok(Outcome {
         page: Some(page),
+        unreadable: survey.unreadable,
         ..Outcome::default()
     })
 }

@@ -298,8 +298,8 @@ fn a_directory_that_is_not_ours_is_refused_with_the_remedy() {
     drop(store);
 
     for (format, mention) in [
-        ("3 node-1 whatever\n", "run the release that wrote it"),
-        ("2 node-1\n", "does not say a format and a node"),
+        ("4 node-1 whatever\n", "run the release that wrote it"),
+        ("3 node-1\n", "does not say a format and a node"),
         ("1 node-2\n", "belongs to node node-2"),
         ("hello\n", "does not say a format and a node"),
     ] {
@@ -321,13 +321,53 @@ fn a_directory_keeps_its_incarnation_and_an_emptied_one_has_another() {
     let incarnation = || open(&path).expect("open").incarnation();
     let first = incarnation();
     assert_eq!(incarnation(), first, "the same after a restart");
-    // As the release before left it.
+    // As the releases before left it.
+    fs::remove_file(path.join("blocks/INCARNATION")).expect("a mark");
+    fs::write(path.join("FORMAT"), format!("2 node-1 {first}\n")).expect("write");
+    assert_eq!((incarnation(), incarnation()), (first, first), "marked and kept");
+    fs::remove_file(path.join("blocks/INCARNATION")).expect("a mark");
     fs::write(path.join("FORMAT"), "1 node-1\n").expect("write");
     let given = incarnation();
     assert_eq!(incarnation(), given, "given once");
     fs::remove_dir_all(&path).expect("a new disk");
     let other = incarnation();
     assert!(other != first && other != given);
+}
+
+/// What was a mount point is an empty directory while its filesystem is away: that is not a disk without blocks.
+#[tokio::test]
+async fn blocks_that_are_away_are_not_gone() {
+    let Fixture { directory, store } = Fixture::new();
+    let (blocks, away) = (directory.path().join("blocks"), directory.path().join("away"));
+    let (id, data) = (some_id(), some_data(100));
+    put(&store, id, &data).await.expect("put");
+    let incarnation = store.incarnation();
+    fs::rename(&blocks, &away).expect("unmounted");
+    fs::create_dir(&blocks).expect("the mount point");
+    let expected = Expected {
+        id,
+        length: 100,
+        crc32c: crc32_iscsi(&data),
+    };
+    let checked = store.check(vec![expected], false).await.expect("looked");
+    assert_eq!((checked.lacking.len(), checked.unreadable.len()), (0, 1), "{checked:?}");
+    let message = store.get(id, 0, 0).await.expect_err("it is away").to_string();
+    assert!(message.contains("cannot find the blocks in"), "{message}");
+    drop(store);
+    for format in ["", "2"] {
+        let kept = fs::read_to_string(directory.path().join("FORMAT")).expect("a format");
+        if !format.is_empty() {
+            fs::write(directory.path().join("FORMAT"), kept.replacen('3', format, 1)).expect("write");
+        }
+        let refused = open(directory.path()).err().expect("refused").to_string();
+        assert!(refused.contains("mount the filesystem"), "{refused}");
+        fs::write(directory.path().join("FORMAT"), kept).expect("write");
+    }
+    fs::remove_dir(&blocks).expect("nothing was made in it");
+    fs::rename(&away, &blocks).expect("mounted");
+    let store = open(directory.path()).expect("open");
+    assert_eq!(store.incarnation(), incarnation);
+    assert_eq!(store.get(id, 0, 0).await.expect("readable").data, data);
 }
 
 #[tokio::test]
@@ -397,7 +437,7 @@ async fn a_check_names_what_is_gone_other_or_damaged() {
     file.expect("open").set_len(500).expect("cut");
     flip(&fixture.file(flipped), 90_000);
     let all = [sound, gone, cut, flipped, other].map(expected).to_vec();
-    let quick = fixture.store.check(all.clone(), false).await.expect("readable");
+    let quick = fixture.store.check(all.clone(), false).await.expect("readable").lacking;
     let lacking = |id, damaged| Lacking { id, damaged };
     let (is_gone, is_cut, is_other) = (lacking(gone, false), lacking(cut, true), lacking(other, true));
     assert_eq!(
@@ -405,7 +445,7 @@ async fn a_check_names_what_is_gone_other_or_damaged() {
         [is_gone, is_cut, is_other],
         "headers say nothing of a flipped byte"
     );
-    let deep = fixture.store.check(all, true).await.expect("readable");
+    let deep = fixture.store.check(all, true).await.expect("readable").lacking;
     assert_eq!(deep, [is_gone, is_cut, lacking(flipped, true), is_other]);
     assert!(fixture.bad(flipped).exists(), "what is damaged is put aside");
 }

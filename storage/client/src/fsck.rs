@@ -30,6 +30,8 @@ pub struct FsckOptions {
     pub repair: bool,
     /// Whether nodes read all of every block, and not its header alone.
     pub deep: bool,
+    /// Whether blocks on nodes that nothing needs are deleted, however many they are. For the whole namespace alone.
+    pub delete_strays: bool,
 }
 
 /// What kind of thing was found.
@@ -58,6 +60,10 @@ pub enum FsckKind {
     Replica,
     /// A block is on no node any more.
     LostBlock,
+    /// A job and its lists do not agree.
+    Job,
+    /// A node has more blocks than may be deleted that nothing needs, or files that its disk cannot read.
+    Node,
 }
 
 /// One thing that was found.
@@ -227,7 +233,7 @@ struct Walk<'a, T> {
 }
 
 impl<T: FnMut(&FsckFinding) + Send> Walk<'_, T> {
-    /// All parts; counters last, after what they count was repaired.
+    /// All parts; counters after what they count was repaired.
     async fn everything(&mut self) -> Result<(), FsError> {
         for part in [
             pb::CheckedPart::Zones,
@@ -236,7 +242,9 @@ impl<T: FnMut(&FsckFinding) + Send> Walk<'_, T> {
             pb::CheckedPart::Bodies,
             pb::CheckedPart::OpenFiles,
             pb::CheckedPart::Index,
+            pb::CheckedPart::Jobs,
             pb::CheckedPart::Counters,
+            pb::CheckedPart::Nodes,
         ] {
             let mut after = bytes::Bytes::new();
             loop {
@@ -248,8 +256,9 @@ impl<T: FnMut(&FsckFinding) + Send> Walk<'_, T> {
                 }
             }
         }
-        if self.options.repair {
-            let ask = pb::TakeInventoryRequest {};
+        if self.options.repair || self.options.delete_strays {
+            let delete_strays = self.options.delete_strays;
+            let ask = pb::TakeInventoryRequest { delete_strays };
             retry(Repeat::Harmless, || self.fs.metadata().take_inventory(ask)).await?;
         }
         Ok(())
@@ -430,6 +439,8 @@ fn kind_of(found: &pb::Finding) -> Result<FsckKind, FsError> {
         pb::FindingKind::Deficit => FsckKind::Deficit,
         pb::FindingKind::Zone => FsckKind::Zone,
         pb::FindingKind::Edek => FsckKind::Edek,
+        pb::FindingKind::Job => FsckKind::Job,
+        pb::FindingKind::Node => FsckKind::Node,
         pb::FindingKind::Unspecified => return Err(FsError::metadata_contradiction("it names no kind of finding")),
     })
 }

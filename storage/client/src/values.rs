@@ -408,6 +408,10 @@ pub struct NodeStatus {
     pub blocks: u64,
     /// When it reported last, in milliseconds since the Unix epoch.
     pub last_seen_ms: u64,
+    /// Blocks on it that nothing needs, and that are kept because they are too many to be only left over.
+    pub strays: u64,
+    /// Files that its disk could not read when it told last what it has.
+    pub unreadable: u64,
 }
 
 impl TryFrom<pb::ClusterStatus> for ClusterStatus {
@@ -434,6 +438,8 @@ impl NodeStatus {
             free_bytes: wire.free_bytes,
             blocks: wire.blocks,
             last_seen_ms: wire.last_seen_ms,
+            strays: wire.strays,
+            unreadable: wire.unreadable,
         })
     }
 }

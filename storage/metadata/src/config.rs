@@ -78,6 +78,10 @@ pub struct Settings {
     pub inventory_ms: u64,
     /// How old a block on a disk is before it is deleted because nothing that is recorded needs it, in milliseconds.
     pub stray_ms: u64,
+    /// How many such blocks of a node may be deleted without a superuser's word; if so many percent of what it has are more, those.
+    pub stray_blocks_max: u64,
+    /// The percentage.
+    pub stray_percent_max: u64,
     /// How long a checkpoint of what was removed is kept, in milliseconds; 0 for no trash.
     pub trash_ms: u64,
     /// How long what is removed is gathered for one checkpoint, in milliseconds; 0 for as long as one is kept.
@@ -103,6 +107,8 @@ impl Default for Settings {
             open_files_per_user: 1000,
             inventory_ms: 6 * 3_600_000,
             stray_ms: 24 * 3_600_000,
+            stray_blocks_max: 20,
+            stray_percent_max: 1,
             trash_ms: 24 * 3_600_000,
             trash_checkpoint_ms: 0,
         }
@@ -184,6 +190,10 @@ impl Settings {
             (
                 self.inventory_ms == 0 || self.inventory_ms >= 1_000,
                 "settings.inventory_ms must be 0 or at least 1000",
+            ),
+            (
+                self.stray_percent_max <= 100,
+                "settings.stray_percent_max must be at most 100",
             ),
             (
                 // A look at all trashes takes its time, and names of checkpoints differ by seconds.

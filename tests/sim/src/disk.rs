@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use crc_fast::crc32_iscsi;
-use strongroom_block::{Engine, Expected, Found, Lacking, Part, Position, Sealed, StoreError, Survey, Usage};
+use strongroom_block::{Checked, Engine, Expected, Found, Lacking, Part, Position, Sealed, StoreError, Survey, Usage};
 use strongroom_proto::{BlockId, ExtentId, Incarnation, NodeId};
 use tokio::time::sleep;
 
@@ -170,10 +170,14 @@ impl Engine for MemoryDisk {
         found.truncate(PAGE);
         let after = found.last().map(|last| last.id);
         let next = is_more.then_some(Position { fan: from.fan, after });
-        Ok(Survey { found, next })
+        Ok(Survey {
+            found,
+            next,
+            ..Survey::default()
+        })
     }
 
-    async fn check(&self, expected: Vec<Expected>, _deep: bool) -> Result<Vec<Lacking>, StoreError> {
+    async fn check(&self, expected: Vec<Expected>, _deep: bool) -> Result<Checked, StoreError> {
         self.work().await;
         let blocks = self.platter.lock();
         let lacking = |block: &Expected| {
@@ -184,7 +188,10 @@ impl Engine for MemoryDisk {
             let is_same = (found.length, found.crc32c) == (block.length, block.crc32c);
             (!is_same).then_some(Lacking { id, damaged: true })
         };
-        Ok(expected.iter().filter_map(lacking).collect())
+        Ok(Checked {
+            lacking: expected.iter().filter_map(lacking).collect(),
+            ..Checked::default()
+        })
     }
 
     async fn usage(&self) -> Result<Usage, StoreError> {

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use strongroom_proto::{
     BlockId, Failure, Reason,
     block::v1::{
-        CheckBlocksRequest, CheckBlocksResponse, GetBlockRequest, GetBlockResponse, NodeFailure, PutBlockRequest,
-        PutBlockResponse,
+        BlockId as WireBlock, CheckBlocksRequest, CheckBlocksResponse, GetBlockRequest, GetBlockResponse, NodeFailure,
+        PutBlockRequest, PutBlockResponse,
         blocks_server::{Blocks, BlocksServer},
     },
     capability::{Right, verify},
@@ -129,10 +129,17 @@ impl Nodes {
     fn obey(&self, node: &'static str, answer: meta::HeartbeatResponse) -> Vec<meta::CommandResult> {
         let mut state = self.lock();
         state.keys = answer.capability_keys;
-        let done = answer.commands.into_iter().map(|command| meta::CommandResult {
-            command_id: command.command_id,
-            failure: state.execute(node, command.command).err().unwrap_or_default(),
-            ..meta::CommandResult::default()
+        let done = answer.commands.into_iter().map(|command| {
+            let (missing, failure) = match state.execute(node, command.command) {
+                Ok(missing) => (missing, String::new()),
+                Err(failure) => (Vec::new(), failure),
+            };
+            meta::CommandResult {
+                command_id: command.command_id,
+                failure,
+                missing,
+                ..meta::CommandResult::default()
+            }
         });
         done.collect()
     }
@@ -143,7 +150,8 @@ impl Nodes {
 }
 
 impl State {
-    fn execute(&mut self, node: &str, command: Option<Command>) -> Result<(), String> {
+    /// Says which blocks are not there that it was to look for.
+    fn execute(&mut self, node: &str, command: Option<Command>) -> Result<Vec<WireBlock>, String> {
         match command {
             Some(Command::Delete(block)) => {
                 let block = BlockId::try_from(Some(block)).map_err(|error| error.to_string())?;
@@ -160,10 +168,17 @@ impl State {
                 self.disk(&to).insert(block, bytes);
                 self.copies.insert((to, block));
             }
-            // Nobody compares disks within the time of a case.
-            Some(Command::Check(_) | Command::Tell(_)) | None => return Err("no command known here".to_owned()),
+            // Of copies that were made; nobody compares disks within the time of a case.
+            Some(Command::Check(order)) => {
+                let ids = order.replicas.into_iter().filter_map(|replica| replica.block_id);
+                let disk = self.disk(node);
+                let is_here =
+                    |id: &WireBlock| BlockId::try_from(Some(id.clone())).is_ok_and(|block| disk.contains_key(&block));
+                return Ok(ids.filter(|id| !is_here(id)).collect());
+            }
+            Some(Command::Tell(_)) | None => return Err("no command known here".to_owned()),
         }
-        Ok(())
+        Ok(Vec::new())
     }
 
     fn disk(&mut self, node: &str) -> &mut BTreeMap<BlockId, Bytes> {

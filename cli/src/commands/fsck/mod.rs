@@ -29,6 +29,7 @@ pub(super) async fn run(session: &Session, args: FsckArgs, output: Output) -> Re
         path: args.path.map(|path| ZonePath::parse(path.as_bytes())).transpose()?,
         repair: args.repair,
         deep: args.deep,
+        delete_strays: args.delete_strays,
     };
     let is_all = options.path.is_none();
     let mut told = Ok(());

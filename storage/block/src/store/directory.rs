@@ -1,8 +1,8 @@
 //! The data directory: who may use it, and where what is.
 //!
 //! `LOCK` is held by the process that uses the directory; `FORMAT` says the layout's version, the node and the incarnation; `blocks`
-//! has a directory for each value of an extent id's last byte (the first ones are a clock); `tmp` is for writes
-//! under way, `bad` for blocks that failed their checksum.
+//! has a directory for each value of an extent id's last byte (the first ones are a clock), and in `INCARNATION` the incarnation once
+//! more: where it is not, the blocks are not; `tmp` is for writes under way, `bad` for blocks that failed their checksum.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
@@ -13,8 +13,10 @@ use std::{
 
 use strongroom_proto::{BlockId, Incarnation, NodeId};
 
-/// The layout that this release writes. It reads the one before, which had no incarnation, and gives it one.
-const FORMAT: u32 = 2;
+/// The layout that this release writes. It reads those before: the first had no incarnation, the second none beside the blocks.
+const FORMAT: u32 = 3;
+/// In `blocks`: the incarnation of the directory that they belong to.
+const MARK: &str = "INCARNATION";
 const OWN_NAMES: [&str; 6] = ["LOCK", "FORMAT", "blocks", "tmp", "bad", "lost+found"];
 
 /// Why a data directory cannot be used.
@@ -70,6 +72,18 @@ pub enum OpenError {
         /// Who asked.
         node: NodeId,
     },
+    /// The blocks are not where they were.
+    #[error(
+        "{} is not the directory that the blocks of this node are in: {found}; mount the filesystem that has them, or, if they are lost, \
+         give the node an empty data directory",
+        path.display()
+    )]
+    BlocksAway {
+        /// Where they should be.
+        path: PathBuf,
+        /// What is wrong with its mark.
+        found: String,
+    },
     /// It holds something else.
     #[error("{} holds other files, such as {found}; choose an empty directory as data_dir", path.display())]
     Foreign {
@@ -99,6 +113,7 @@ impl Directory {
     pub(super) fn open(root: &Path, node: &NodeId) -> Result<Self, OpenError> {
         make_private_directory(root).map_err(failed("create", root))?;
         let lock = lock(root)?;
+        let blocks = root.join("blocks");
         let known = match format(root)? {
             Some(Format { version: found, .. }) if found > FORMAT => {
                 return Err(OpenError::NewerFormat {
@@ -113,7 +128,21 @@ impl Directory {
                     node: node.clone(),
                 });
             }
-            Some(format) => format.incarnation,
+            Some(Format {
+                version: FORMAT,
+                incarnation: Some(incarnation),
+                ..
+            }) => {
+                find_mark(&blocks, incarnation).map_err(|error| OpenError::BlocksAway {
+                    path: blocks.clone(),
+                    found: error.to_string(),
+                })?;
+                Some((FORMAT, incarnation))
+            }
+            Some(format) => {
+                refuse_without_fans(&blocks)?;
+                format.incarnation.map(|incarnation| (format.version, incarnation))
+            }
             None => {
                 refuse_foreign(root)?;
                 None
@@ -121,11 +150,12 @@ impl Directory {
         };
         let directory = Self {
             root: root.to_owned(),
-            incarnation: known.unwrap_or_else(Incarnation::generate),
+            incarnation: known.map_or_else(Incarnation::generate, |(_, incarnation)| incarnation),
             _lock: lock,
         };
         directory.lay_out()?;
-        if known.is_none() {
+        if known.is_none_or(|(version, _)| version < FORMAT) {
+            directory.write_mark()?;
             directory.write_format(node)?;
         }
         Ok(directory)
@@ -149,11 +179,24 @@ impl Directory {
     }
 
     fn write_format(&self, node: &NodeId) -> Result<(), OpenError> {
-        let (draft, format) = (self.root.join("tmp/FORMAT"), self.root.join("FORMAT"));
-        let line = format!("{FORMAT} {node} {}\n", self.incarnation);
+        self.write_line(&self.root, "FORMAT", &format!("{FORMAT} {node} {}\n", self.incarnation))
+    }
+
+    /// Renamed as blocks are: where that does not work, nothing could be stored.
+    fn write_mark(&self) -> Result<(), OpenError> {
+        self.write_line(&self.root.join("blocks"), MARK, &format!("{}\n", self.incarnation))
+    }
+
+    fn write_line(&self, folder: &Path, name: &str, line: &str) -> Result<(), OpenError> {
+        let (draft, path) = (self.root.join("tmp").join(name), folder.join(name));
         write_synced(&draft, line.as_bytes()).map_err(failed("write", &draft))?;
-        fs::rename(&draft, &format).map_err(failed("write", &format))?;
-        sync_directory(&self.root).map_err(failed("sync", &self.root))
+        fs::rename(&draft, &path).map_err(failed("write", &path))?;
+        sync_directory(folder).map_err(failed("sync", folder))
+    }
+
+    /// Whether the blocks are where they were at the start: their filesystem may have been unmounted since.
+    pub(super) fn find_blocks(&self) -> io::Result<()> {
+        find_mark(&self.root.join("blocks"), self.incarnation)
     }
 
     pub(super) const fn incarnation(&self) -> Incarnation {
@@ -273,6 +316,29 @@ fn holder(file: &mut File) -> String {
     }
 }
 
+/// Whether a directory of blocks has the mark of an incarnation.
+fn find_mark(blocks: &Path, incarnation: Incarnation) -> io::Result<()> {
+    let path = blocks.join(MARK);
+    let found = fs::read_to_string(&path)
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot read {MARK} in it: {error}")))?;
+    if found.trim_end() == incarnation.to_string() {
+        return Ok(());
+    }
+    let what = format!("{MARK} in it says another incarnation than FORMAT");
+    Err(io::Error::new(io::ErrorKind::InvalidData, what))
+}
+
+/// A directory of a layout without a mark has all fans since it was made.
+fn refuse_without_fans(blocks: &Path) -> Result<(), OpenError> {
+    if blocks.join("00").exists() {
+        return Ok(());
+    }
+    Err(OpenError::BlocksAway {
+        path: blocks.to_owned(),
+        found: "it lacks the directories that every one has".to_owned(),
+    })
+}
+
 /// What the format file says.
 struct Format {
     version: u32,
@@ -287,7 +353,7 @@ impl Format {
         let version = words.next()?.parse().ok()?;
         let owner = words.next()?.to_owned();
         let incarnation = match (version, words.next()) {
-            (FORMAT, word) => Some(word?.parse().ok()?),
+            (2..=FORMAT, word) => Some(word?.parse().ok()?),
             _ => None,
         };
         Some(Self {

@@ -388,6 +388,9 @@ impl Disk {
     /// who met the damage is to hear of it too.
     fn missing(&self, id: BlockId) -> StoreError {
         let (node, bad) = (self.node.clone(), self.directory.bad(id));
+        if let Err(error) = self.directory.find_blocks() {
+            return self.failed("find the blocks in", self.directory.root(), error);
+        }
         match bad.try_exists() {
             Ok(true) => StoreError::Corrupt {
                 id,

@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use strongroom_proto::{BlockId, ExtentId, Incarnation};
 
-use super::{Expected, Lacking, Part, Position, Sealed, StoreError, Survey, Usage};
+use super::{Checked, Expected, Part, Position, Sealed, StoreError, Survey, Usage};
 
 /// What a node keeps its blocks in.
 #[tonic::async_trait]
@@ -43,15 +43,15 @@ pub trait Engine: Send + Sync + 'static {
     /// A page of what is on the disk. Headers are read and verified.
     ///
     /// # Errors
-    /// What the disk said.
+    /// What the disk said of a directory; a file that it cannot read is said apart.
     async fn survey(&self, from: Position) -> Result<Survey, StoreError>;
 
     /// Those of `expected` that are not there as they should be, by their headers, or if `deep` by all of their bytes. Blocks that turn
-    /// out to be damaged are put aside.
+    /// out to be damaged are put aside; those that the disk cannot read are said apart.
     ///
     /// # Errors
-    /// What the disk said.
-    async fn check(&self, expected: Vec<Expected>, deep: bool) -> Result<Vec<Lacking>, StoreError>;
+    /// [`StoreError::Overloaded`].
+    async fn check(&self, expected: Vec<Expected>, deep: bool) -> Result<Checked, StoreError>;
 
     /// How full the node is.
     ///

@@ -23,7 +23,7 @@ pub use self::{
     engine::Engine,
     file::{BlockContent, BlockFile},
     format::Sealed,
-    survey::{Expected, Found, Lacking, Position, Survey},
+    survey::{Checked, Expected, Found, Lacking, Position, Survey},
 };
 
 /// Reads and writes under way at once; each holds a block in memory.
@@ -123,8 +123,8 @@ impl Engine for BlockStore {
         self.run(move |disk| survey::survey(disk, from)).await
     }
 
-    async fn check(&self, expected: Vec<Expected>, deep: bool) -> Result<Vec<Lacking>, StoreError> {
-        self.run(move |disk| survey::check(disk, &expected, deep)).await
+    async fn check(&self, expected: Vec<Expected>, deep: bool) -> Result<Checked, StoreError> {
+        self.run(move |disk| Ok(survey::check(disk, &expected, deep))).await
     }
 
     async fn usage(&self) -> Result<Usage, StoreError> {

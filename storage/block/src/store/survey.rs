@@ -41,8 +41,19 @@ pub struct Found {
 pub struct Survey {
     /// At most [`REPLICAS_PER_COMMAND_MAX`].
     pub found: Vec<Found>,
+    /// Blocks whose files the disk could not read: with those found no more than that.
+    pub unreadable: Vec<BlockId>,
     /// Where to go on; none at the end.
     pub next: Option<Position>,
+}
+
+/// What a look for blocks showed. Those that are neither lacking nor unreadable are there.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// Not there as they should be.
+    pub lacking: Vec<Lacking>,
+    /// Whose files the disk could not read, and why: nobody can say whether they are there.
+    pub unreadable: Vec<(BlockId, StoreError)>,
 }
 
 /// What a block should be.
@@ -68,15 +79,22 @@ pub struct Lacking {
 /// The directory behind those of blocks.
 const ASIDE: u32 = 256;
 
-/// Goes on with a survey. Blocks whose headers are damaged are put aside on the way.
+/// Goes on with a survey. Blocks whose headers are damaged are put aside on the way, and a file that cannot be read is passed over.
 pub(super) fn survey(disk: &Disk, from: Position) -> Result<Survey, StoreError> {
-    let (mut found, mut at) = (Vec::new(), from);
+    let (mut survey, mut at) = (Survey::default(), from);
     while at.fan <= ASIDE {
         for id in names(disk, at)? {
-            if found.len() == REPLICAS_PER_COMMAND_MAX {
-                return Ok(Survey { found, next: Some(at) });
+            if survey.found.len() + survey.unreadable.len() == REPLICAS_PER_COMMAND_MAX {
+                survey.next = Some(at);
+                return Ok(survey);
             }
-            found.extend(look(disk, at.fan, id)?);
+            match look(disk, at.fan, id) {
+                Ok(found) => survey.found.extend(found),
+                Err(error) => {
+                    tracing::error!(block = %id, %error, "a file of a block cannot be read");
+                    survey.unreadable.push(id);
+                }
+            }
             at.after = Some(id);
         }
         at = Position {
@@ -84,7 +102,7 @@ pub(super) fn survey(disk: &Disk, from: Position) -> Result<Survey, StoreError> 
             after: None,
         };
     }
-    Ok(Survey { found, next: None })
+    Ok(survey)
 }
 
 /// The blocks of a directory behind a position, in order.
@@ -138,18 +156,18 @@ fn look(disk: &Disk, fan: u32, id: BlockId) -> Result<Option<Found>, StoreError>
 }
 
 /// Those of `expected` that are not there as they should be. A `deep` look reads all of each.
-pub(super) fn check(disk: &Disk, expected: &[Expected], deep: bool) -> Result<Vec<Lacking>, StoreError> {
-    let mut lacking = Vec::new();
+pub(super) fn check(disk: &Disk, expected: &[Expected], deep: bool) -> Checked {
+    let mut checked = Checked::default();
     for block in expected {
         let id = block.id;
         match is_as_expected(disk, block, deep) {
             Ok(true) => {}
-            Ok(false) | Err(StoreError::Corrupt { .. }) => lacking.push(Lacking { id, damaged: true }),
-            Err(StoreError::NotFound { .. }) => lacking.push(Lacking { id, damaged: false }),
-            Err(error) => return Err(error),
+            Ok(false) | Err(StoreError::Corrupt { .. }) => checked.lacking.push(Lacking { id, damaged: true }),
+            Err(StoreError::NotFound { .. }) => checked.lacking.push(Lacking { id, damaged: false }),
+            Err(error) => checked.unreadable.push((id, error)),
         }
     }
-    Ok(lacking)
+    checked
 }
 
 fn is_as_expected(disk: &Disk, block: &Expected, deep: bool) -> Result<bool, StoreError> {

@@ -1,9 +1,10 @@
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use futures::{TryStreamExt, stream};
 use strongroom_kv::Store;
 use strongroom_proto::{
     BlockId, Incarnation, NodeId,
+    block::v1 as block,
     limits::REPLICAS_PER_COMMAND_MAX,
     metadata::v1::{self as pb, cluster_server::Cluster},
     transport::{PeerIdentity, Remote, peer},
@@ -12,9 +13,14 @@ use tonic::{Request, Response, Status};
 
 use super::Api;
 use crate::{
-    cluster::{commands::Work, nodes::Report, replicas, strays},
+    cluster::{
+        commands::{Expected, Work},
+        nodes::Report,
+        replicas, strays,
+        surveys::Told,
+    },
     error::MetadataError,
-    schema::{counted, keys::Counted},
+    schema::{NODES_MAX, access, counted, keys, keys::Counted, records},
     zones::source::EdekSource,
 };
 
@@ -51,8 +57,16 @@ impl<S: Store, E: EdekSource> Cluster for Api<S, E> {
     ) -> Result<Response<pb::ClusterStatus>, Status> {
         self.caller(&request, "look at the cluster")?;
         let view = &mut self.core.store.snapshot().await.map_err(MetadataError::from)?;
+        let mut nodes = self.core.cluster.nodes.status(self.core.clock.now_ms());
+        for (key, value) in access::page(view, &keys::nodes(), NODES_MAX).await? {
+            let node = keys::node_of(&key).map(|node| node.to_string());
+            let status = nodes.iter_mut().find(|status| Some(&status.node_id) == node.as_ref());
+            if let (Some(status), Ok(record)) = (status, access::decode::<records::Node>(value, "node")) {
+                (status.strays, status.unreadable) = (record.strays_kept, record.unreadable);
+            }
+        }
         Ok(Response::new(pb::ClusterStatus {
-            nodes: self.core.cluster.nodes.status(self.core.clock.now_ms()),
+            nodes,
             blocks_in_deficit: counted::total(view, Counted::Deficits).await?,
             blocks_to_delete: counted::total(view, Counted::Garbage).await?,
             files_open: counted::total(view, Counted::OpenFiles).await?,
@@ -97,68 +111,131 @@ impl<S: Store, E: EdekSource> Api<S, E> {
 
     async fn settle(&self, node: &NodeId, results: Vec<pb::CommandResult>) -> Result<(), MetadataError> {
         let (store, cluster) = (&self.core.store, &self.core.cluster);
-        let (mut won, mut deleted) = (Vec::new(), Vec::new());
+        let (mut sent, mut confirmed, mut deleted) = (BTreeMap::new(), Vec::new(), Vec::new());
         for result in results {
             check_size(&result)?;
+            let id = result.command_id;
             if !result.failure.is_empty() {
                 tracing::warn!(%node, failure = result.failure, "a block node could not do what it was told");
-                cluster.commands().failed(node, result.command_id, cluster.now_ms());
+                cluster.commands().failed(node, id, cluster.now_ms());
                 continue;
             }
-            let asked = cluster.commands().asked(node, result.command_id).cloned();
+            let asked = cluster.commands().asked(node, id).cloned();
             match asked {
-                Some(Work::Replicate { block, to }) => won.push((block, to)),
+                Some(Work::Replicate { block, to }) => {
+                    sent.entry(to).or_insert_with(Vec::new).push((id, block));
+                    continue;
+                }
+                Some(Work::Confirm { blocks }) => {
+                    let lacking = result.missing.into_iter().chain(result.unreadable).collect();
+                    confirmed.push((id, blocks, lacking));
+                    continue;
+                }
                 Some(Work::Delete { block }) => deleted.push(block),
-                Some(Work::Check { replicas }) => self.missing(node, &replicas, result.missing).await?,
-                Some(Work::Tell { .. }) => self.told(node, result.page.unwrap_or_default()).await?,
-                None => {}
+                Some(Work::Check { replicas }) => {
+                    if !self.checked(node, &replicas, result).await? {
+                        cluster.commands().failed(node, id, cluster.now_ms());
+                        continue;
+                    }
+                }
+                Some(Work::Tell { .. }) => self.told(node, result).await?,
+                None => continue,
             }
             // Not before it was recorded what is missing: until then the node counts as not asked.
-            cluster.commands().done(node, result.command_id);
+            cluster.commands().done(node, id);
+        }
+        // Who sent a block has no say in whether it came: the other node is asked.
+        for (to, blocks) in sent {
+            cluster.commands().sent(node, &to, blocks);
         }
         if !deleted.is_empty()
             && let Some(fence) = self.core.duty.fence()
         {
             replicas::deleted(store, node, deleted, fence).await?;
         }
-        let gone = &cluster.gone();
-        stream::iter(won.into_iter().map(Ok))
-            .try_for_each_concurrent(WRITES_AT_ONCE, |(block, to)| async move {
-                replicas::won(store, block, &to, cluster.replicas(), gone).await
-            })
-            .await
+        for (id, blocks, missing) in confirmed {
+            self.confirmed(node, id, &blocks, missing).await?;
+        }
+        Ok(())
     }
 
-    /// What a node was asked for and has not.
-    async fn missing(
+    /// What a node says that it has of what it was asked for, so that it is recorded.
+    async fn confirmed(
+        &self,
+        node: &NodeId,
+        command: u64,
+        asked: &[Expected],
+        missing: Vec<block::BlockId>,
+    ) -> Result<(), MetadataError> {
+        let (store, cluster) = (&self.core.store, &self.core.cluster);
+        let missing = missing.into_iter().map(|block| BlockId::try_from(Some(block)));
+        let missing = missing.collect::<Result<HashSet<_>, _>>()?;
+        let is_waited_for = |block: &&Expected| cluster.commands().is_confirming(node, block.id);
+        let there = asked.iter().filter(|block| !missing.contains(&block.id));
+        let there: Vec<BlockId> = there.filter(is_waited_for).map(|block| block.id).collect();
+        let standing = &cluster.standing();
+        stream::iter(there.into_iter().map(Ok))
+            .try_for_each_concurrent(WRITES_AT_ONCE, |block| async move {
+                replicas::won(store, block, node, cluster.replicas(), standing).await
+            })
+            .await?;
+        if missing.is_empty() {
+            cluster.commands().done(node, command);
+        } else {
+            tracing::warn!(%node, blocks = missing.len(), "blocks that are said to be on a node are not; they are sent again");
+            cluster.commands().failed(node, command, cluster.now_ms());
+        }
+        Ok(())
+    }
+
+    /// What a node was asked for and has not. Says whether it could tell: not if its disk gives back next to nothing.
+    async fn checked(
         &self,
         node: &NodeId,
         asked: &[pb::Replica],
-        missing: Vec<strongroom_proto::block::v1::BlockId>,
-    ) -> Result<(), MetadataError> {
+        result: pb::CommandResult,
+    ) -> Result<bool, MetadataError> {
+        let unreadable = result.unreadable.len();
+        if unreadable > 0 {
+            tracing::error!(%node, files = unreadable, "a block node cannot read what it was asked for; look at its disk and its log");
+        }
+        if unreadable > asked.len() / 2 {
+            return Ok(false);
+        }
         let asked: HashSet<BlockId> = asked
             .iter()
             .filter_map(|replica| BlockId::try_from(replica.block_id.clone()).ok())
             .collect();
-        let missing = missing.into_iter().map(|block| BlockId::try_from(Some(block)));
+        let missing = result.missing.into_iter().map(|block| BlockId::try_from(Some(block)));
         let mut missing = missing.collect::<Result<Vec<_>, _>>()?;
         missing.retain(|block| asked.contains(block));
-        if missing.is_empty() {
-            return Ok(());
+        if !missing.is_empty() {
+            tracing::warn!(%node, blocks = missing.len(), "blocks are not on a node that should have them; they are copied anew");
+            replicas::lost_all(&self.core.store, &missing, node).await?;
         }
-        tracing::warn!(%node, blocks = missing.len(), "blocks are not on a node that should have them; they are copied anew");
-        replicas::lost_all(&self.core.store, &missing, node).await
+        Ok(true)
     }
 
     /// A page of what a node has.
-    async fn told(&self, node: &NodeId, page: pb::ReplicaPage) -> Result<(), MetadataError> {
+    async fn told(&self, node: &NodeId, result: pb::CommandResult) -> Result<(), MetadataError> {
         let cluster = &self.core.cluster;
-        strays::compare(&self.core.store, cluster, node, page.replicas).await?;
-        cluster.commands().surveyed(node, page.next);
+        let page = result.page.unwrap_or_default();
+        let blocks = page.replicas.len() as u64;
+        let delete_max = cluster.commands().surveys.may_delete(node);
+        let compared = strays::compare(&self.core.store, cluster, node, page.replicas, delete_max).await?;
+        let told = Told {
+            blocks,
+            strays: compared.strays,
+            unreadable: result.unreadable.len() as u64,
+        };
+        cluster
+            .commands()
+            .surveys
+            .surveyed(node, told, compared.deleted, page.next);
         Ok(())
     }
 
-    async fn lose(&self, node: &NodeId, bad: Vec<strongroom_proto::block::v1::BlockId>) -> Result<(), MetadataError> {
+    async fn lose(&self, node: &NodeId, bad: Vec<block::BlockId>) -> Result<(), MetadataError> {
         for block in bad {
             let block = BlockId::try_from(Some(block))?;
             if replicas::lost(&self.core.store, block, node).await? {
@@ -173,7 +250,7 @@ impl<S: Store, E: EdekSource> Api<S, E> {
 
 fn check_size(result: &pb::CommandResult) -> Result<(), MetadataError> {
     let told = result.page.as_ref().map_or(0, |page| page.replicas.len());
-    if result.missing.len().max(told) <= REPLICAS_PER_COMMAND_MAX {
+    if result.missing.len().max(told).max(result.unreadable.len()) <= REPLICAS_PER_COMMAND_MAX {
         return Ok(());
     }
     Err(MetadataError::Field {

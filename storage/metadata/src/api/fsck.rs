@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Api, field, file_id, optional_id};
 use crate::{
-    cluster::replicas,
+    cluster::{inventory, replicas},
     error::MetadataError,
     fsck::{self, Question},
     zones::source::EdekSource,
@@ -87,8 +87,12 @@ impl<S: Store, E: EdekSource> Fsck for Api<S, E> {
         &self,
         request: Request<pb::TakeInventoryRequest>,
     ) -> Result<Response<pb::TakeInventoryResponse>, Status> {
-        self.superuser(&request, "have the disks compared with what is recorded")?;
-        fsck::take_inventory(&self.core.store).await?;
+        let who = self.superuser(&request, "have the disks compared with what is recorded")?;
+        let delete_strays = request.get_ref().delete_strays;
+        if delete_strays {
+            tracing::warn!(by = %who.name, "blocks that nothing needs are to be deleted, however many they are");
+        }
+        inventory::ask_for(&self.core.store, delete_strays).await?;
         Ok(Response::new(pb::TakeInventoryResponse {}))
     }
 }

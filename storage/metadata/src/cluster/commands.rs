@@ -9,8 +9,13 @@ use strongroom_proto::{
     metadata::v1::{Replica, TellReplicas},
 };
 
-/// Commands under way for one node.
+use super::surveys::Surveys;
+use crate::schema::keys::EVERY_BLOCK;
+
+/// Commands under way for one node, but for questions.
 pub(crate) const PER_NODE_MAX: usize = 500;
+/// Questions that a node may be asked beside: much to delete must not keep anybody from asking.
+const QUESTIONS_PER_NODE_MAX: usize = 200;
 /// Commands in one heartbeat's answer.
 const PER_HEARTBEAT_MAX: usize = 200;
 /// Times a command is sent before it is given up.
@@ -22,9 +27,14 @@ pub(crate) enum Work {
     /// Send it to another node.
     Replicate {
         /// The block.
-        block: BlockId,
+        block: Expected,
         /// The node that lacks it.
         to: NodeId,
+    },
+    /// Say whether blocks are there that are not recorded: because somebody sent them, or because they were seen.
+    Confirm {
+        /// At most [`REPLICAS_PER_COMMAND_MAX`](strongroom_proto::limits::REPLICAS_PER_COMMAND_MAX).
+        blocks: Vec<Expected>,
     },
     /// Delete it.
     Delete {
@@ -41,6 +51,32 @@ pub(crate) enum Work {
         /// Where to go on.
         from: TellReplicas,
     },
+}
+
+/// A block as it is recorded, wherever it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Expected {
+    pub(crate) id: BlockId,
+    /// Ciphertext bytes, and their CRC32C.
+    pub(crate) length: u32,
+    pub(crate) crc32c: u32,
+}
+
+impl From<Expected> for Replica {
+    fn from(block: Expected) -> Self {
+        Self {
+            block_id: Some(block.id.into()),
+            length: block.length,
+            crc32c: block.crc32c,
+            ..Self::default()
+        }
+    }
+}
+
+impl Work {
+    const fn is_question(&self) -> bool {
+        matches!(self, Self::Confirm { .. } | Self::Check { .. } | Self::Tell { .. })
+    }
 }
 
 #[derive(Debug)]
@@ -70,14 +106,15 @@ pub(crate) struct Commands {
     next_id: u64,
     commands: BTreeMap<u64, Command>,
     replicating: HashSet<BlockId>,
+    /// Nodes that are asked whether they have a block, so that it is recorded.
+    confirming: BTreeMap<BlockId, BTreeSet<NodeId>>,
     deleting: HashSet<(NodeId, BlockId)>,
     per_node: HashMap<NodeId, usize>,
     /// Checks under way, and nodes that left one unanswered.
     checks: usize,
     unanswered: BTreeSet<NodeId>,
     telling: HashSet<NodeId>,
-    /// Nodes that have yet to tell what they have, and from where on.
-    surveys: BTreeMap<NodeId, TellReplicas>,
+    pub(crate) surveys: Surveys,
 }
 
 impl Commands {
@@ -88,32 +125,52 @@ impl Commands {
             next_id: first_id,
             commands: BTreeMap::new(),
             replicating: HashSet::new(),
+            confirming: BTreeMap::new(),
             deleting: HashSet::new(),
             per_node: HashMap::new(),
             checks: 0,
             unanswered: BTreeSet::new(),
             telling: HashSet::new(),
-            surveys: BTreeMap::new(),
+            surveys: Surveys::default(),
         }
     }
 
-    /// Whether somebody is already told to replicate `block`.
+    /// Whether somebody is already told to replicate `block`, or asked whether it has come.
     pub(crate) fn is_replicating(&self, block: BlockId) -> bool {
-        self.replicating.contains(&block)
+        self.replicating.contains(&block) || self.confirming.contains_key(&block)
     }
 
     /// How many more commands `node` may be given.
     pub(crate) fn room(&self, node: &NodeId) -> usize {
-        PER_NODE_MAX.saturating_sub(self.per_node.get(node).copied().unwrap_or_default())
+        self.room_below(node, PER_NODE_MAX)
+    }
+
+    /// How many more questions `node` may be asked.
+    pub(crate) fn room_for_questions(&self, node: &NodeId) -> usize {
+        self.room_below(node, PER_NODE_MAX + QUESTIONS_PER_NODE_MAX)
+    }
+
+    fn room_below(&self, node: &NodeId, most: usize) -> usize {
+        most.saturating_sub(self.per_node.get(node).copied().unwrap_or_default())
     }
 
     /// Queues work for a node, unless it is under way or the node has enough to do.
     pub(crate) fn plan(&mut self, node: &NodeId, work: Work) {
-        if self.room(node) == 0 {
+        let room = match work.is_question() {
+            true => self.room_for_questions(node),
+            false => self.room(node),
+        };
+        if room == 0 {
             return;
         }
         let is_new = match &work {
-            Work::Replicate { block, .. } => self.replicating.insert(*block),
+            Work::Replicate { block, .. } => self.replicating.insert(block.id),
+            Work::Confirm { blocks } => {
+                for block in blocks {
+                    self.confirming.entry(block.id).or_default().insert(node.clone());
+                }
+                true
+            }
             Work::Delete { block } => self.deleting.insert((node.clone(), *block)),
             Work::Check { .. } => {
                 self.checks += 1;
@@ -166,12 +223,63 @@ impl Commands {
         self.remove(id).map(|(_, work)| work)
     }
 
+    /// Asks `node` whether it has blocks, unless they are about to be deleted there or it is asked already.
+    pub(crate) fn confirm(&mut self, node: &NodeId, mut blocks: Vec<Expected>) {
+        blocks.retain(|block| !self.is_deleting(node, block.id) && !self.is_confirming(node, block.id));
+        if !blocks.is_empty() {
+            self.plan(node, Work::Confirm { blocks });
+        }
+    }
+
+    /// Takes replications that `source` reports as done off the list, and asks `to` whether it has what was sent.
+    pub(crate) fn sent(&mut self, source: &NodeId, to: &NodeId, sent: Vec<(u64, Expected)>) {
+        self.confirm(to, sent.iter().map(|(_, block)| *block).collect());
+        for (id, _) in sent {
+            self.done(source, id);
+        }
+    }
+
+    /// Whether `node` is asked for a block, and has not deleted it since.
+    pub(crate) fn is_confirming(&self, node: &NodeId, block: BlockId) -> bool {
+        self.confirming.get(&block).is_some_and(|nodes| nodes.contains(node))
+    }
+
+    fn is_deleting(&self, node: &NodeId, block: BlockId) -> bool {
+        let every = BlockId {
+            index: EVERY_BLOCK,
+            ..block
+        };
+        [block, every]
+            .into_iter()
+            .any(|block| self.deleting.contains(&(node.clone(), block)))
+    }
+
+    /// Nobody waits any more for a node's word that it has a block. An answer that is on its way is too old: the node has deleted it.
+    fn forget_confirming(&mut self, node: &NodeId, block: BlockId) {
+        if block.index == EVERY_BLOCK {
+            let of_extent = self.confirming.keys().filter(|other| other.extent == block.extent);
+            let of_extent: Vec<BlockId> = of_extent.copied().collect();
+            return of_extent
+                .into_iter()
+                .for_each(|block| self.forget_confirming(node, block));
+        }
+        if let Some(nodes) = self.confirming.get_mut(&block) {
+            nodes.remove(node);
+            if nodes.is_empty() {
+                self.confirming.remove(&block);
+            }
+        }
+    }
+
     /// Lets work that `node` reports as failed rest a while.
     pub(crate) fn failed(&mut self, node: &NodeId, id: u64, now_ms: u64) {
         if let Some(command) = self.commands.get_mut(&id)
             && &command.node == node
         {
             command.state = State::Resting { since_ms: now_ms };
+            if let Work::Tell { .. } = command.work {
+                self.surveys.failed(node);
+            }
         }
     }
 
@@ -210,12 +318,13 @@ impl Commands {
     pub(crate) fn clear(&mut self) {
         self.commands.clear();
         self.replicating.clear();
+        self.confirming.clear();
         self.deleting.clear();
         self.per_node.clear();
         self.checks = 0;
         self.unanswered.clear();
         self.telling.clear();
-        self.surveys.clear();
+        self.surveys = Surveys::default();
     }
 
     /// Whether a check is under way.
@@ -228,26 +337,10 @@ impl Commands {
         std::mem::take(&mut self.unanswered)
     }
 
-    /// Has a node tell all that it has, unless it is at that.
-    pub(crate) fn survey(&mut self, node: NodeId) {
-        self.surveys.entry(node).or_default();
-    }
-
     /// Asks those of the nodes that have something to tell for their next page.
     pub(crate) fn plan_surveys(&mut self, alive: &[NodeId]) {
-        for node in alive {
-            if let Some(from) = self.surveys.get(node).cloned() {
-                self.plan(node, Work::Tell { from });
-            }
-        }
-    }
-
-    /// A node's page was dealt with: it goes on from `next`, or has told all.
-    pub(crate) fn surveyed(&mut self, node: &NodeId, next: Option<TellReplicas>) {
-        match (self.surveys.get_mut(node), next) {
-            (Some(from), Some(next)) => *from = next,
-            (Some(_), None) => _ = self.surveys.remove(node),
-            (None, _) => {}
+        for (node, from) in self.surveys.next_pages(alive) {
+            self.plan(&node, Work::Tell { from });
         }
     }
 
@@ -258,16 +351,28 @@ impl Commands {
 
     /// Gives a command up.
     fn forget(&mut self, id: u64) {
-        if let Some((node, Work::Check { .. })) = self.remove(id) {
-            self.unanswered.insert(node);
+        // Of what rests it was said already that it failed.
+        let was_sent = (self.commands.get(&id)).is_some_and(|command| matches!(command.state, State::Sent { .. }));
+        match self.remove(id) {
+            Some((node, Work::Check { .. })) => _ = self.unanswered.insert(node),
+            Some((node, Work::Tell { .. })) if was_sent => self.surveys.failed(&node),
+            _ => {}
         }
     }
 
     fn remove(&mut self, id: u64) -> Option<(NodeId, Work)> {
         let Command { node, work, .. } = self.commands.remove(&id)?;
         match &work {
-            Work::Replicate { block, .. } => _ = self.replicating.remove(block),
-            Work::Delete { block } => _ = self.deleting.remove(&(node.clone(), *block)),
+            Work::Replicate { block, .. } => _ = self.replicating.remove(&block.id),
+            Work::Confirm { blocks } => {
+                for block in blocks {
+                    self.forget_confirming(&node, block.id);
+                }
+            }
+            Work::Delete { block } => {
+                self.deleting.remove(&(node.clone(), *block));
+                self.forget_confirming(&node, *block);
+            }
             Work::Check { .. } => self.checks -= 1,
             Work::Tell { .. } => _ = self.telling.remove(&node),
         }
@@ -291,6 +396,14 @@ mod tests {
         BlockId {
             extent: ExtentId::from_bytes([1; 16]),
             index,
+        }
+    }
+
+    fn expected(index: u32) -> Expected {
+        Expected {
+            id: block(index),
+            length: 1,
+            crc32c: 2,
         }
     }
 
@@ -322,7 +435,7 @@ mod tests {
     fn a_failed_command_rests_before_it_is_planned_again() {
         let (mut commands, a, b) = (Commands::new(10, 0), node("a"), node("b"));
         let work = |to: &NodeId| Work::Replicate {
-            block: block(0),
+            block: expected(0),
             to: to.clone(),
         };
         commands.plan(&a, work(&b));
@@ -343,6 +456,39 @@ mod tests {
         commands.failed(&a, 0, 1_000_000);
         commands.sweep(500);
         assert!(commands.busy_nodes().is_empty());
+    }
+
+    /// Much to delete keeps nobody from asking, and what is deleted while it is asked for does not count as there.
+    #[test]
+    fn what_was_sent_is_asked_for_and_not_believed_once_it_is_deleted() {
+        let (mut commands, a, b) = (Commands::new(10, 0), node("a"), node("b"));
+        for index in 100..1000 {
+            commands.plan(&b, Work::Delete { block: block(index) });
+        }
+        let to = b.clone();
+        commands.plan(&a, Work::Replicate { block: expected(0), to });
+        commands.sent(&a, &b, vec![(PER_NODE_MAX as u64, expected(0))]);
+        assert!(commands.is_replicating(block(0)) && commands.is_confirming(&b, block(0)));
+        assert_eq!(commands.room(&a), PER_NODE_MAX, "the source has nothing left to do");
+        commands.confirm(&b, vec![expected(100)]);
+        assert!(!commands.is_confirming(&b, block(100)), "it is about to go");
+        for id in 0..2 {
+            commands.done(&b, id).expect("a delete");
+        }
+        let asked = commands.asked(&b, PER_NODE_MAX as u64 + 1).cloned();
+        let blocks = vec![expected(0)];
+        assert_eq!(asked, Some(Work::Confirm { blocks }));
+        let every = Work::Delete {
+            block: BlockId {
+                index: EVERY_BLOCK,
+                ..block(0)
+            },
+        };
+        commands.plan(&b, every);
+        commands
+            .done(&b, PER_NODE_MAX as u64 + 2)
+            .expect("the extent is deleted");
+        assert!(!commands.is_confirming(&b, block(0)) && !commands.is_replicating(block(0)));
     }
 
     #[test]

@@ -12,7 +12,11 @@ use tokio::task::yield_now;
 use super::{Cluster, replicas::counting};
 use crate::{
     error::MetadataError,
-    schema::{access, access::transact, counted, keys, records},
+    schema::{
+        access,
+        access::{told, transact},
+        counted, keys, records,
+    },
 };
 
 /// Chunks read at once.
@@ -60,8 +64,10 @@ async fn mark_all(store: &impl Store, gone: &BTreeSet<NodeId>, wanted: usize) ->
     loop {
         let found = access::page(&mut store.snapshot().await?, &range, CHUNKS_PER_PAGE).await?;
         for (key, value) in &found {
-            let first = keys::chunk_start(key).ok_or(MetadataError::Corrupt { what: "block list" })?;
-            let chunk: records::BlockChunk = access::decode(value.clone(), "block list")?;
+            let chunk = access::decode::<records::BlockChunk>(value.clone(), "block list");
+            let (Some(first), Some(chunk)) = (keys::chunk_start(key), told(chunk, &hex::encode(key))?) else {
+                continue;
+            };
             let blocks = chunk.blocks.iter().zip(first.index..);
             short.extend(
                 blocks

@@ -7,13 +7,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use strongroom_kv::{Store, Txn};
+use strongroom_kv::{Reader, Store, Txn};
 use strongroom_proto::{BlockId, NodeId, limits::REPLICAS_PER_COMMAND_MAX, metadata::v1::Replica};
 
-use super::{Cluster, commands::Work};
+use super::{
+    Cluster,
+    commands::{Expected, Work},
+    surveys::Counted,
+};
 use crate::{
     error::MetadataError,
-    schema::{NODES_MAX, access, access::transact, keys, records},
+    schema::{
+        NODES_MAX, access,
+        access::{told, transact},
+        keys, records,
+    },
 };
 
 /// Chunks read at once; chunks and blocks after which what was read is sent to the nodes.
@@ -22,14 +30,18 @@ const CHUNKS_PER_SLICE: usize = 2048;
 const BLOCKS_PER_SLICE: usize = 4096;
 /// How often it is looked whether one is due.
 const LOOK_EVERY_MS: u64 = 1_000;
-/// Between passes for nodes that could not be asked in the one before.
+/// Between passes for nodes that could not be asked in the one before; twice as long each time, up to 21 minutes.
 const PAUSE_MS: u64 = 5_000;
+const DOUBLINGS_MAX: u32 = 8;
 
 /// The pass under way, and when it was looked whether one is due.
 #[derive(Debug, Default)]
 pub(crate) struct Inventory {
     pass: Option<Pass>,
     looked_ms: u64,
+    /// Nodes that ask for a pass, and how many there were already for the same ones.
+    asking: BTreeSet<NodeId>,
+    repeats: u32,
 }
 
 #[derive(Debug)]
@@ -52,7 +64,14 @@ impl Inventory {
     /// them the next.
     pub(crate) async fn round(&mut self, store: &impl Store, cluster: &Cluster) -> Result<(), MetadataError> {
         let alive = cluster.nodes.alive_nodes(cluster.now_ms());
-        cluster.commands().plan_surveys(&alive);
+        let counted = {
+            let mut commands = cluster.commands();
+            commands.plan_surveys(&alive);
+            commands.surveys.decide(cluster.stray_bounds())
+        };
+        for counted in counted {
+            note_counted(store, counted).await?;
+        }
         if cluster.commands().is_checking() {
             return Ok(());
         }
@@ -64,14 +83,18 @@ impl Inventory {
         let slice = slice(store, &pass.record.after).await?;
         if let Some(last) = slice.last.clone() {
             // A slice counts once the one behind it is sent: after a restart it is sent again.
-            save(store, &pass.record).await?;
-            pass.send(cluster, slice, &alive);
-            pass.record.after = last;
+            if save(store, &pass.record).await? {
+                pass.send(cluster, slice, &alive);
+                pass.record.after = last;
+            } else {
+                self.pass = None;
+            }
             return Ok(());
         }
         pass.record.ended_ms = cluster.now_ms();
-        finish(store, &pass.record, &pass.skipped).await?;
-        tracing::info!(skipped = ?pass.skipped, "the block nodes were asked for all that is recorded of them");
+        if finish(store, &pass.record, &pass.skipped).await? {
+            tracing::info!(skipped = ?pass.skipped, "the block nodes were asked for all that is recorded of them");
+        }
         self.pass = None;
         Ok(())
     }
@@ -84,9 +107,8 @@ impl Inventory {
         }
         self.looked_ms = now_ms;
         let mut view = store.snapshot().await?;
-        let unchecked = unchecked(&access::page(&mut view, &keys::nodes(), NODES_MAX).await?)?;
-        let is_asked_for = unchecked.iter().any(|node| alive.contains(node));
-        let last: Option<records::Inventory> = access::record(&mut view, &keys::inventory(), "inventory").await?;
+        let unchecked = unchecked(&access::page(&mut view, &keys::nodes(), NODES_MAX).await?);
+        let last = recorded(&mut view).await?;
         drop(view);
         let Some(last) = last else {
             // A new namespace: the first pass is due when it has some age.
@@ -95,27 +117,52 @@ impl Inventory {
                 ended_ms: now_ms,
                 ..records::Inventory::default()
             };
-            return save(store, &new).await;
+            return save(store, &new).await.map(|_| ());
         };
+        let asking: BTreeSet<NodeId> = unchecked.keys().filter(|node| alive.contains(node)).cloned().collect();
+        let pause_ms = self.pause_ms(&asking);
         let (period_ms, since_ms) = (cluster.inventory_ms(), now_ms.abs_diff(last.begun_ms));
-        let goes_on = last.ended_ms == 0 && !is_asked_for;
-        let is_due = period_ms > 0 && since_ms >= period_ms || is_asked_for && since_ms >= PAUSE_MS;
-        if !goes_on && !is_due {
+        let goes_on = last.ended_ms == 0 && asking.is_empty();
+        let is_due = period_ms > 0 && since_ms >= period_ms || !asking.is_empty() && since_ms >= pause_ms;
+        if !goes_on && !is_due && !last.is_asked_for() {
             return Ok(());
         }
-        let fresh = records::Inventory {
-            begun_ms: now_ms,
-            ..records::Inventory::default()
-        };
+        self.repeats = if asking == self.asking { self.repeats + 1 } else { 0 };
+        self.asking = asking;
+        let record = if goes_on { last } else { last.next(&unchecked, now_ms) };
+        cluster.commands().take_unanswered();
+        if period_ms > 0 || record.delete_strays {
+            cluster.commands().surveys.begin(alive, record.delete_strays);
+        }
         self.pass = Some(Pass {
-            record: if goes_on { last } else { fresh },
+            record,
             skipped: BTreeSet::new(),
         });
-        cluster.commands().take_unanswered();
-        if period_ms > 0 {
-            alive.iter().for_each(|node| cluster.commands().survey(node.clone()));
-        }
         Ok(())
+    }
+
+    /// How long after the beginning of one pass the next begins for nodes that ask for it.
+    fn pause_ms(&self, asking: &BTreeSet<NodeId>) -> u64 {
+        let repeats = if *asking == self.asking { self.repeats } else { 0 };
+        PAUSE_MS << repeats.min(DOUBLINGS_MAX)
+    }
+}
+
+impl records::Inventory {
+    /// Whether somebody asked for a pass since the last one began.
+    pub(crate) const fn is_asked_for(&self) -> bool {
+        self.begun_ms == 0 && self.ended_ms > 0
+    }
+
+    /// The pass behind this one. Its number is above all marks of nodes, which may come from another store.
+    fn next(&self, unchecked: &BTreeMap<NodeId, u64>, now_ms: u64) -> Self {
+        let newest = unchecked.values().copied().max().unwrap_or_default().max(self.pass);
+        Self {
+            begun_ms: now_ms,
+            pass: newest.saturating_add(1),
+            delete_strays: self.is_asked_for() && self.delete_strays,
+            ..Self::default()
+        }
     }
 }
 
@@ -123,7 +170,7 @@ impl Pass {
     fn send(&mut self, cluster: &Cluster, slice: Slice, alive: &[NodeId]) {
         let mut commands = cluster.commands();
         for (node, replicas) in slice.of_nodes {
-            let room = commands.room(&node) * REPLICAS_PER_COMMAND_MAX;
+            let room = commands.room_for_questions(&node) * REPLICAS_PER_COMMAND_MAX;
             if !alive.contains(&node) || room < replicas.len() {
                 self.skipped.insert(node);
                 continue;
@@ -152,7 +199,8 @@ async fn slice(store: &impl Store, after: &[u8]) -> Result<Slice, MetadataError>
         slice.last = Some(last.clone());
         chunks += found.len();
         for (key, value) in found {
-            blocks += slice.add(&key, value)?;
+            // What cannot be read is not asked for, and keeps nothing else from being asked for.
+            blocks += told(slice.add(&key, value), &hex::encode(&key))?.unwrap_or_default();
         }
     }
     Ok(slice)
@@ -164,12 +212,11 @@ impl Slice {
         let first = keys::chunk_start(key).ok_or(MetadataError::Corrupt { what: "block list" })?;
         let chunk: records::BlockChunk = access::decode(value, "block list")?;
         for (block, index) in chunk.blocks.iter().zip(first.index..) {
-            let replica = Replica {
-                block_id: Some(BlockId { index, ..first }.into()),
+            let replica = Replica::from(Expected {
+                id: BlockId { index, ..first },
                 length: block.length,
                 crc32c: block.crc32c,
-                ..Replica::default()
-            };
+            });
             for node in &block.nodes {
                 self.of_nodes.entry(node.parse()?).or_default().push(replica.clone());
             }
@@ -178,34 +225,60 @@ impl Slice {
     }
 }
 
-/// Nodes with another data directory than their replicas were recorded in.
-fn unchecked(nodes: &[(Bytes, Bytes)]) -> Result<Vec<NodeId>, MetadataError> {
-    let mut unchecked = Vec::new();
-    for (key, value) in nodes {
-        let record: records::Node = access::decode(value.clone(), "node")?;
-        if record.unchecked_since_ms > 0 {
-            unchecked.push(keys::node_of(key).ok_or(MetadataError::Corrupt { what: "node" })?);
-        }
-    }
-    Ok(unchecked)
+/// Nodes with another data directory than their replicas were recorded in, and which pass had begun when they came with it.
+fn unchecked(nodes: &[(Bytes, Bytes)]) -> BTreeMap<NodeId, u64> {
+    let marked = nodes.iter().filter_map(|(key, value)| {
+        let record: records::Node = access::decode(value.clone(), "node").ok()?;
+        (record.unchecked_since_ms > 0).then_some((keys::node_of(key)?, record.unchecked_after_pass))
+    });
+    marked.collect()
 }
 
-async fn save(store: &impl Store, record: &records::Inventory) -> Result<(), MetadataError> {
+/// How far the last pass is. One that cannot be read begins anew.
+async fn recorded(reader: &mut impl Reader) -> Result<Option<records::Inventory>, MetadataError> {
+    let record = access::record(reader, &keys::inventory(), "inventory").await;
+    Ok(told(record, "inventory")?.flatten())
+}
+
+/// Says whether the pass is to go on: not if somebody asked for another one.
+async fn save(store: &impl Store, record: &records::Inventory) -> Result<bool, MetadataError> {
     transact!(store, [record], |txn| save_in(txn, &record)).await
 }
 
-async fn save_in(txn: &mut impl Txn, record: &records::Inventory) -> Result<(), MetadataError> {
+async fn save_in(txn: &mut impl Txn, record: &records::Inventory) -> Result<bool, MetadataError> {
+    let last = recorded(txn).await?.unwrap_or_default();
+    // A pass that was begun since takes the place of the request for it.
+    if last.is_asked_for() && (record.pass <= last.pass || last.delete_strays && !record.delete_strays) {
+        return Ok(false);
+    }
     access::put(txn, &keys::inventory(), record);
+    Ok(true)
+}
+
+/// Has a pass begin soon. `delete_strays`: what nothing needs is deleted in it, however much it is.
+pub(crate) async fn ask_for(store: &impl Store, delete_strays: bool) -> Result<(), MetadataError> {
+    transact!(store, [], |txn| ask_for_in(txn, delete_strays)).await
+}
+
+async fn ask_for_in(txn: &mut impl Txn, delete_strays: bool) -> Result<(), MetadataError> {
+    let last = recorded(txn).await?.unwrap_or_default();
+    let asked = records::Inventory {
+        ended_ms: 1,
+        pass: last.pass,
+        delete_strays: delete_strays || last.is_asked_for() && last.delete_strays,
+        ..records::Inventory::default()
+    };
+    access::put(txn, &keys::inventory(), &asked);
     Ok(())
 }
 
 /// Records that a pass is over, and that it looked after all nodes but those skipped and those that came with another data directory
-/// since it began.
+/// since it began. Says whether nobody asked for another one meanwhile.
 async fn finish(
     store: &impl Store,
     record: &records::Inventory,
     skipped: &BTreeSet<NodeId>,
-) -> Result<(), MetadataError> {
+) -> Result<bool, MetadataError> {
     transact!(store, [record, skipped], |txn| finish_in(txn, &record, &skipped)).await
 }
 
@@ -213,17 +286,47 @@ async fn finish_in(
     txn: &mut impl Txn,
     record: &records::Inventory,
     skipped: &BTreeSet<NodeId>,
-) -> Result<(), MetadataError> {
-    access::put(txn, &keys::inventory(), record);
-    for node in unchecked(&access::page(txn, &keys::nodes(), NODES_MAX).await?)? {
+) -> Result<bool, MetadataError> {
+    if !save_in(txn, record).await? {
+        return Ok(false);
+    }
+    for (node, after_pass) in unchecked(&access::page(txn, &keys::nodes(), NODES_MAX).await?) {
         let known: Option<records::Node> = access::record(txn, &keys::node(&node), "node").await?;
         if let Some(mut known) = known
-            && known.unchecked_since_ms < record.begun_ms
+            && after_pass < record.pass
             && !skipped.contains(&node)
         {
-            known.unchecked_since_ms = 0;
+            (known.unchecked_since_ms, known.unchecked_after_pass) = (0, 0);
             access::put(txn, &keys::node(&node), &known);
         }
+    }
+    Ok(true)
+}
+
+/// Records what a survey counted that people are to look at.
+async fn note_counted(store: &impl Store, counted: Counted) -> Result<(), MetadataError> {
+    let Counted { node, told, is_kept } = &counted;
+    if *is_kept {
+        tracing::error!(%node, strays = told.strays, blocks = told.blocks, "nothing needs these blocks, and they are too many to be deleted: \
+             nothing is, on any node; if the namespace is not an old copy: strongroom fsck --repair --delete-strays");
+    }
+    if told.unreadable > 0 {
+        tracing::error!(%node, files = told.unreadable, "files cannot be read on a block node; look at its disk and its log");
+    }
+    transact!(store, [counted], |txn| note_counted_in(txn, &counted)).await
+}
+
+async fn note_counted_in(txn: &mut impl Txn, counted: &Counted) -> Result<(), MetadataError> {
+    let key = keys::node(&counted.node);
+    let known = access::record::<records::Node>(txn, &key, "node").await;
+    let Some(mut known) = told(known, counted.node.as_str())?.flatten() else {
+        return Ok(());
+    };
+    let strays_kept = if counted.is_kept { counted.told.strays } else { 0 };
+    let unreadable = counted.told.unreadable;
+    if (known.strays_kept, known.unreadable) != (strays_kept, unreadable) {
+        (known.strays_kept, known.unreadable) = (strays_kept, unreadable);
+        access::put(txn, &key, &known);
     }
     Ok(())
 }

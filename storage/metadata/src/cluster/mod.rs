@@ -8,6 +8,7 @@ pub(crate) mod nodes;
 pub(crate) mod repair;
 pub(crate) mod replicas;
 pub(crate) mod strays;
+pub(crate) mod surveys;
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +26,8 @@ use strongroom_proto::{
 
 use self::{
     commands::{Commands, Work},
-    nodes::Nodes,
+    nodes::{Nodes, Standing},
+    surveys::Bounds,
 };
 use crate::{Clock, config::Settings, error::MetadataError, schema::keys::EVERY_BLOCK};
 
@@ -113,6 +115,11 @@ impl Cluster {
         self.nodes.gone(self.clock.now_ms())
     }
 
+    /// How all nodes stand.
+    pub(crate) fn standing(&self) -> Standing {
+        self.nodes.standing(self.clock.now_ms())
+    }
+
     /// What to tell a node that just reported.
     pub(crate) fn take_commands(&self, node: &NodeId) -> Vec<pb::Command> {
         let taken = self.commands().take(node, self.clock.now_ms());
@@ -132,12 +139,15 @@ impl Cluster {
             }
             Work::Delete { block } => pb::command::Command::Delete(block.into()),
             Work::Check { replicas } => pb::command::Command::Check(pb::CheckReplicas { replicas }),
+            Work::Confirm { blocks } => pb::command::Command::Check(pb::CheckReplicas {
+                replicas: blocks.into_iter().map(Into::into).collect(),
+            }),
             Work::Tell { from } => pb::command::Command::Tell(from),
             Work::Replicate { block, to } => {
                 let holder = PeerIdentity::Block(node.clone());
-                let (capability, _) = self.capability(Right::Write, holder, vec![block.extent]);
+                let (capability, _) = self.capability(Right::Write, holder, vec![block.id.extent]);
                 pb::command::Command::Replicate(pb::Replicate {
-                    block_id: Some(block.into()),
+                    block_id: Some(block.id.into()),
                     to: Some(self.target(to.as_str())?),
                     capability,
                 })
@@ -167,6 +177,14 @@ impl Cluster {
     /// How old a block is before it is deleted because nothing needs it.
     pub(crate) const fn stray_ms(&self) -> u64 {
         self.settings.stray_ms
+    }
+
+    /// How many blocks of a node may be deleted because nothing needs them.
+    pub(crate) const fn stray_bounds(&self) -> Bounds {
+        Bounds {
+            blocks: self.settings.stray_blocks_max,
+            percent: self.settings.stray_percent_max,
+        }
     }
 
     pub(crate) const fn replicas(&self) -> usize {

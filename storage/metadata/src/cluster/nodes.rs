@@ -30,6 +30,15 @@ struct Node {
     known_ms: u64,
 }
 
+/// How the nodes stand at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Silent for so long that their replicas no longer count.
+    pub(crate) gone: BTreeSet<NodeId>,
+    /// Those that report.
+    pub(crate) heard: BTreeSet<NodeId>,
+}
+
 /// All nodes that ever reported.
 pub(crate) struct Nodes {
     silence_ms: u64,
@@ -109,6 +118,14 @@ impl Nodes {
         gone.map(|(id, _)| id.clone()).collect()
     }
 
+    /// How all stand now.
+    pub(crate) fn standing(&self, now_ms: u64) -> Standing {
+        Standing {
+            gone: self.gone(now_ms),
+            heard: self.alive_nodes(now_ms).into_iter().collect(),
+        }
+    }
+
     /// Nodes that may take a block, best first: a random order in which more free space makes an early place
     /// likelier (Efraimidis and Spirakis, 2006). `random` gives numbers in (0, 1].
     pub(crate) fn healthy(&self, now_ms: u64, mut random: impl FnMut() -> f64) -> Vec<(NodeId, Target)> {
@@ -136,6 +153,7 @@ impl Nodes {
             free_bytes: node.report.free_bytes,
             blocks: node.report.blocks,
             last_seen_ms: node.last_seen_ms,
+            ..pb::NodeStatus::default()
         });
         status.collect()
     }

@@ -1,14 +1,13 @@
 //! The repair loop: finds blocks with too few replicas and blocks to delete, and plans commands for both.
 
-use std::collections::BTreeSet;
-
-use strongroom_kv::{Reader, Store};
+use strongroom_kv::Store;
 use strongroom_proto::{BlockId, NodeId};
 
 use super::{
     Cluster,
-    commands::{PER_NODE_MAX, Work},
-    replicas::{counting, settled},
+    commands::{Expected, PER_NODE_MAX, Work},
+    nodes::Standing,
+    replicas::{self, counting, settled},
 };
 use crate::{
     error::MetadataError,
@@ -43,18 +42,18 @@ impl Rounds {
         if found.len() == DEFICITS_PER_ROUND {
             self.after = found.last().map(|(key, _)| key.to_vec());
         }
-        let gone = cluster.gone();
+        let standing = cluster.standing();
         let mut whole = Vec::new();
         for (key, _) in &found {
             let block = keys::deficit_of(key).ok_or(MetadataError::Corrupt { what: "deficit" })?;
-            if !cluster.commands().is_replicating(block) && plan_replica(store, cluster, block, &gone).await? {
+            if !cluster.commands().is_replicating(block) && plan_replica(store, cluster, block, &standing).await? {
                 whole.push(block);
             }
         }
         if whole.is_empty() {
             return Ok(());
         }
-        settled(store, whole, cluster.replicas(), &gone).await
+        settled(store, whole, cluster.replicas(), &standing).await
     }
 }
 
@@ -75,16 +74,17 @@ async fn plan_replica(
     store: &impl Store,
     cluster: &Cluster,
     block: BlockId,
-    gone: &BTreeSet<NodeId>,
+    standing: &Standing,
 ) -> Result<bool, MetadataError> {
     let mut view = store.snapshot().await?;
-    let chunk = access::chunk(&mut view, block).await?;
+    let Some(chunk) = replicas::readable(&mut view, block).await? else {
+        return Ok(false);
+    };
     let known = chunk.blocks.get(access::chunk_position(block.index));
-    let Some(known) = known.filter(|known| counting(known, gone) < cluster.replicas()) else {
+    let Some(known) = known.filter(|known| counting(known, &standing.gone) < cluster.replicas()) else {
         return Ok(true);
     };
-    let now_ms = cluster.now_ms();
-    let alive = |node: &NodeId| cluster.nodes.is_alive(node, now_ms);
+    let alive = |node: &NodeId| standing.heard.contains(node);
     // In another order each time: a holder that cannot reach the others must not be the only one asked.
     let holders = cluster.alive_first(&known.nodes);
     let Some(source) = holders.iter().filter_map(|name| name.parse().ok()).find(alive) else {
@@ -93,7 +93,12 @@ async fn plan_replica(
     for (to, _) in cluster.healthy() {
         let holds = holders.iter().any(|name| name == to.as_str());
         // A copy that is to be deleted there has to go first.
-        if !holds && view.get(&keys::garbage(&to, block)).await?.is_none() {
+        if !holds && !replicas::is_doomed(&mut view, &to, block).await? {
+            let block = Expected {
+                id: block,
+                length: known.length,
+                crc32c: known.crc32c,
+            };
             cluster.commands().plan(&source, Work::Replicate { block, to });
             break;
         }

@@ -2,13 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use strongroom_kv::{Store, Txn};
+use strongroom_kv::{Reader, Store, Txn};
 use strongroom_proto::{BlockId, Incarnation, NodeId};
 
+use super::nodes::Standing;
 use crate::{
     duty::Fence,
     error::MetadataError,
-    schema::{access, access::transact, counted, keys, records},
+    schema::{
+        access,
+        access::{told, transact},
+        counted, keys, records,
+    },
 };
 
 /// Replicas that are recorded as lost in one transaction.
@@ -20,15 +25,56 @@ pub(crate) fn counting(block: &records::Block, gone: &BTreeSet<NodeId>) -> usize
     block.nodes.iter().filter(|name| !is_gone(name)).count()
 }
 
-/// Records that `node` has `block` now, and ends the block's deficit if that makes `wanted` replicas.
+/// Replicas on nodes that report and whose data directory is the one in which they were recorded: those that are there, as far as anybody
+/// can know who does not ask for them now.
+pub(super) async fn sure(
+    reader: &mut impl Reader,
+    block: &records::Block,
+    standing: &Standing,
+) -> Result<usize, MetadataError> {
+    let mut sure = 0;
+    for node in block.nodes.iter().filter_map(|name| name.parse::<NodeId>().ok()) {
+        if standing.heard.contains(&node) {
+            let record = told(
+                access::record::<records::Node>(reader, &keys::node(&node), "node").await,
+                node.as_str(),
+            )?;
+            sure += usize::from(record.flatten().is_some_and(|record| record.unchecked_since_ms == 0));
+        }
+    }
+    Ok(sure)
+}
+
+/// The chunk of a block; none if it cannot be read, which is logged: it is not to keep others from being dealt with.
+pub(crate) async fn readable(
+    reader: &mut impl Reader,
+    block: BlockId,
+) -> Result<Option<records::BlockChunk>, MetadataError> {
+    told(access::chunk(reader, block).await, &block.to_string())
+}
+
+/// Whether a node is to delete a block, by itself or with all of its extent.
+pub(crate) async fn is_doomed(reader: &mut impl Reader, node: &NodeId, block: BlockId) -> Result<bool, MetadataError> {
+    let every = BlockId {
+        index: keys::EVERY_BLOCK,
+        ..block
+    };
+    let by_itself = access::there(reader, &keys::garbage(node, block)).await?;
+    Ok(by_itself || access::there(reader, &keys::garbage(node, every)).await?)
+}
+
+/// Records that `node` has `block`, as it says itself, and ends the block's deficit if that makes `wanted` replicas.
 pub(crate) async fn won(
     store: &impl Store,
     block: BlockId,
     node: &NodeId,
     wanted: usize,
-    gone: &BTreeSet<NodeId>,
+    standing: &Standing,
 ) -> Result<(), MetadataError> {
-    transact!(store, [node, gone], |txn| won_in(txn, block, &node, wanted, &gone)).await
+    transact!(store, [node, standing], |txn| won_in(
+        txn, block, &node, wanted, &standing
+    ))
+    .await
 }
 
 async fn won_in(
@@ -36,22 +82,24 @@ async fn won_in(
     block: BlockId,
     node: &NodeId,
     wanted: usize,
-    gone: &BTreeSet<NodeId>,
+    standing: &Standing,
 ) -> Result<(), MetadataError> {
-    let mut chunk = access::chunk(txn, block).await?;
+    let Some(mut chunk) = readable(txn, block).await? else {
+        return Ok(());
+    };
     let Some(known) = chunk.blocks.get_mut(access::chunk_position(block.index)) else {
         // The file went while its block was on the way: the new replica is garbage at once.
         counted::mark_deficits(txn, &[block], false).await?;
         return counted::put_garbage(txn, node, &[block]).await;
     };
     // Meanwhile it was found that nothing needs a copy there: it is being deleted.
-    if !has(known, node) && txn.get(&keys::garbage(node, block)).await?.is_some() {
+    if !has(known, node) && is_doomed(txn, node, block).await? {
         return Ok(());
     }
     if !has(known, node) {
         known.nodes.push(node.to_string());
     }
-    settle(txn, block, known, wanted, gone).await?;
+    settle(txn, block, known, wanted, standing).await?;
     access::put(txn, &keys::chunk(block.extent, block.index), &chunk);
     Ok(())
 }
@@ -61,23 +109,29 @@ pub(crate) async fn settled(
     store: &impl Store,
     blocks: Vec<BlockId>,
     wanted: usize,
-    gone: &BTreeSet<NodeId>,
+    standing: &Standing,
 ) -> Result<(), MetadataError> {
-    transact!(store, [blocks, gone], |txn| settle_all(txn, &blocks, wanted, &gone)).await
+    transact!(store, [blocks, standing], |txn| settle_all(
+        txn, &blocks, wanted, &standing
+    ))
+    .await
 }
 
 async fn settle_all(
     txn: &mut impl Txn,
     blocks: &[BlockId],
     wanted: usize,
-    gone: &BTreeSet<NodeId>,
+    standing: &Standing,
 ) -> Result<(), MetadataError> {
     for block in blocks {
-        let mut chunk = access::chunk(txn, *block).await?;
+        let Some(mut chunk) = readable(txn, *block).await? else {
+            continue;
+        };
         match chunk.blocks.get_mut(access::chunk_position(block.index)) {
             Some(known) => {
-                settle(txn, *block, known, wanted, gone).await?;
-                access::put(txn, &keys::chunk(block.extent, block.index), &chunk);
+                if settle(txn, *block, known, wanted, standing).await? {
+                    access::put(txn, &keys::chunk(block.extent, block.index), &chunk);
+                }
             }
             None => counted::mark_deficits(txn, &[*block], false).await?,
         }
@@ -85,26 +139,29 @@ async fn settle_all(
     Ok(())
 }
 
-/// Marks or clears a block's deficit. Only once it has all its replicas on other nodes does a node that is gone lose
-/// its own: should it come back, it is told to delete it.
-pub(super) async fn settle(
+/// Marks or clears a block's deficit. Only once it surely has all its replicas on other nodes does a node that is gone lose its own:
+/// should it come back, it is told to delete it. Says whether one lost it.
+async fn settle(
     txn: &mut impl Txn,
     block: BlockId,
     known: &mut records::Block,
     wanted: usize,
-    gone: &BTreeSet<NodeId>,
-) -> Result<(), MetadataError> {
-    let in_deficit = counting(known, gone) < wanted;
-    counted::mark_deficits(txn, &[block], in_deficit).await?;
-    if !in_deficit {
-        for node in gone.iter().filter(|node| has(known, node)) {
+    standing: &Standing,
+) -> Result<bool, MetadataError> {
+    let gone: Vec<NodeId> = standing.gone.iter().filter(|node| has(known, node)).cloned().collect();
+    let is_short = counting(known, &standing.gone) < wanted;
+    let gives_up = !gone.is_empty() && !is_short && sure(txn, known, standing).await? >= wanted;
+    let waits = is_short || !gone.is_empty() && !gives_up;
+    counted::mark_deficits(txn, &[block], waits).await?;
+    if gives_up {
+        for node in &gone {
             counted::put_garbage(txn, node, &[block]).await?;
         }
         known
             .nodes
             .retain(|name| !gone.iter().any(|node| node.as_str() == name));
     }
-    Ok(())
+    Ok(gives_up)
 }
 
 /// Records that the copy of `block` on `node` is bad. The last replica stays listed: a damaged copy is better than
@@ -133,7 +190,9 @@ async fn lost_some(txn: &mut impl Txn, blocks: &[BlockId], node: &NodeId) -> Res
 }
 
 pub(super) async fn lost_in(txn: &mut impl Txn, block: BlockId, node: &NodeId) -> Result<bool, MetadataError> {
-    let mut chunk = access::chunk(txn, block).await?;
+    let Some(mut chunk) = readable(txn, block).await? else {
+        return Ok(true);
+    };
     let Some(known) = chunk.blocks.get_mut(access::chunk_position(block.index)) else {
         return Ok(true);
     };
@@ -197,14 +256,18 @@ async fn node_seen_in(
     incarnation: Option<Incarnation>,
     now_ms: u64,
 ) -> Result<bool, MetadataError> {
-    let known: Option<records::Node> = access::record(txn, &keys::node(node), "node").await?;
-    let mut record = known.unwrap_or_default();
-    let told = incarnation.map_or_else(|| record.incarnation.clone(), Into::into);
-    let is_another = !record.incarnation.is_empty() && record.incarnation != told;
+    let known = access::record::<records::Node>(txn, &keys::node(node), "node").await;
+    let mut record = told(known, node.as_str())?.flatten().unwrap_or_default();
+    let its_own = incarnation.map_or_else(|| record.incarnation.clone(), Into::into);
+    let is_another = !record.incarnation.is_empty() && record.incarnation != its_own;
     if is_another {
+        let inventory = access::record::<records::Inventory>(txn, &keys::inventory(), "inventory").await;
+        let begun = told(inventory, "inventory")?.flatten().unwrap_or_default();
+        // No clocks are compared: passes that have begun by now may have asked the other directory.
         record.unchecked_since_ms = now_ms.max(1);
+        record.unchecked_after_pass = begun.pass;
     }
-    record.incarnation = told;
+    record.incarnation = its_own;
     record.address = address;
     access::put(txn, &keys::node(node), &record);
     Ok(is_another)

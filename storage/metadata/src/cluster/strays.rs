@@ -4,20 +4,29 @@
 //! Nothing is deleted that somebody may come to record: not what is younger than the settings say, and not blocks of a file that is
 //! being written. An extent is granted to one writer, and stands in his open file from before the grant until the commit that records
 //! its blocks or until it is given up: so what is in neither at one moment is never recorded later. A copy that a node was told to
-//! make is not recorded any more once it is garbage.
+//! make is not recorded any more once it is garbage. A copy too many goes only if there are surely enough others.
+//!
+//! A page may be old when it is dealt with: a copy that is found is recorded when its node, asked again, has it.
 
 use std::collections::{BTreeSet, HashMap};
 
+use bytes::Bytes;
 use strongroom_kv::{Reader, Store, Txn};
 use strongroom_proto::{BlockId, ExtentId, NodeId, metadata::v1::Replica};
 
 use super::{
     Cluster,
-    replicas::{counting, has, lost_in, settle},
+    commands::Expected,
+    nodes::Standing,
+    replicas::{counting, has, lost_in, readable, sure},
 };
 use crate::{
     error::MetadataError,
-    schema::{access, access::transact, counted, keys, records},
+    schema::{
+        access,
+        access::{told, transact},
+        counted, keys, records,
+    },
 };
 
 /// Open files read at once.
@@ -34,8 +43,10 @@ enum Verdict {
     Lost,
     /// Its block lacks a replica.
     Adopt,
-    /// Nothing needs it.
-    Delete,
+    /// Its block is recorded otherwise, or on enough other nodes, so many of which have to be sure.
+    Surplus { sure: usize },
+    /// It is in no record.
+    Unknown,
 }
 
 /// A block that a node has.
@@ -51,32 +62,51 @@ struct Question {
     node: NodeId,
     wanted: usize,
     stray_ms: u64,
-    gone: BTreeSet<NodeId>,
+    standing: Standing,
 }
 
-/// Deals with a page of what a node has.
+/// What became of a page.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Compared {
+    /// Blocks that nothing needs.
+    pub(crate) strays: u64,
+    /// Those of them that are deleted now.
+    pub(crate) deleted: u64,
+}
+
+/// Deals with a page of what a node has. Of what nothing needs, at most `delete_max` blocks are deleted.
 pub(crate) async fn compare(
     store: &impl Store,
     cluster: &Cluster,
     node: &NodeId,
     replicas: Vec<Replica>,
-) -> Result<(), MetadataError> {
+    delete_max: u64,
+) -> Result<Compared, MetadataError> {
     let question = Question {
         node: node.clone(),
         wanted: cluster.replicas(),
         stray_ms: cluster.stray_ms(),
-        gone: cluster.gone(),
+        standing: cluster.standing(),
     };
-    let odd = odd_ones(store, &question, replicas).await?;
-    let mut deleted = 0;
-    for some in odd.chunks(AT_ONCE) {
+    let mut odd = odd_ones(store, &question, replicas).await?;
+    let adopted = odd.extract_if(.., |(_, verdict)| *verdict == Verdict::Adopt);
+    let adopted = adopted.map(|(found, _)| found.expected()).collect();
+    cluster.commands().confirm(node, adopted);
+    let (lost, mut strays): (Vec<_>, Vec<_>) = odd.into_iter().partition(|(_, verdict)| *verdict == Verdict::Lost);
+    let mut compared = Compared {
+        strays: strays.len() as u64,
+        deleted: 0,
+    };
+    strays.truncate(usize::try_from(delete_max).unwrap_or(usize::MAX));
+    let some: Vec<Found> = lost.into_iter().chain(strays).map(|(found, _)| found).collect();
+    for some in some.chunks(AT_ONCE) {
         let some = some.to_vec();
-        deleted += transact!(store, [question, some], |txn| settle_all(txn, &question, &some)).await?;
+        compared.deleted += transact!(store, [question, some], |txn| settle_all(txn, &question, &some)).await?;
     }
-    if deleted > 0 {
-        tracing::warn!(%node, blocks = deleted, "blocks that nothing needs are deleted");
+    if compared.deleted > 0 {
+        tracing::warn!(%node, blocks = compared.deleted, "blocks that nothing needs are deleted");
     }
-    Ok(())
+    Ok(compared)
 }
 
 /// Those that something is to be done about.
@@ -84,52 +114,81 @@ async fn odd_ones(
     store: &impl Store,
     question: &Question,
     replicas: Vec<Replica>,
-) -> Result<Vec<Found>, MetadataError> {
+) -> Result<Vec<(Found, Verdict)>, MetadataError> {
     let mut view = store.snapshot().await?;
     let (mut chunks, mut odd) = (HashMap::new(), Vec::new());
-    let mut is_any_unknown = false;
     for replica in replicas {
         let id = BlockId::try_from(replica.block_id.clone())?;
-        let known = known(&mut view, &mut chunks, id).await?;
-        if question.verdict(known, &replica) != Verdict::Leave {
-            is_any_unknown |= known.is_none();
-            odd.push(Found { id, replica });
+        let Some(known) = known(&mut view, &mut chunks, id).await? else {
+            continue;
+        };
+        let verdict = question.verdict(known.as_ref(), &replica);
+        if question.is_to_act(&mut view, known.as_ref(), verdict).await? {
+            odd.push((Found { id, replica }, verdict));
         }
     }
-    if is_any_unknown {
+    if odd.iter().any(|(_, verdict)| *verdict == Verdict::Unknown) {
         let open = open_extents(&mut view).await?;
-        odd.retain(|found| !open.contains(&found.id.extent));
+        let is_open = |found: &Found| open.as_ref().is_none_or(|open| open.contains(&found.id.extent));
+        odd.retain(|(found, verdict)| *verdict != Verdict::Unknown || !is_open(found));
     }
     Ok(odd)
 }
 
-/// What is recorded of a block. Blocks of one chunk come one after the other, so that one chunk is kept.
-async fn known<'c>(
+impl Found {
+    const fn expected(&self) -> Expected {
+        Expected {
+            id: self.id,
+            length: self.replica.length,
+            crc32c: self.replica.crc32c,
+        }
+    }
+}
+
+/// What is recorded of a block; nothing at all if that cannot be read. Blocks of one chunk come one after the other, so that one chunk is kept.
+async fn known(
     reader: &mut impl Reader,
-    chunks: &'c mut HashMap<Vec<u8>, records::BlockChunk>,
+    chunks: &mut HashMap<Vec<u8>, Option<records::BlockChunk>>,
     id: BlockId,
-) -> Result<Option<&'c records::Block>, MetadataError> {
+) -> Result<Option<Option<records::Block>>, MetadataError> {
     let key = keys::chunk(id.extent, id.index);
     if !chunks.contains_key(&key) {
         chunks.clear();
-        chunks.insert(key.clone(), access::chunk(reader, id).await?);
+        chunks.insert(key.clone(), readable(reader, id).await?);
     }
-    let chunk = chunks.get(&key);
-    Ok(chunk.and_then(|chunk| chunk.blocks.get(access::chunk_position(id.index))))
+    let Some(Some(chunk)) = chunks.get(&key) else {
+        return Ok(None);
+    };
+    Ok(Some(chunk.blocks.get(access::chunk_position(id.index)).cloned()))
 }
 
 impl Question {
     fn verdict(&self, known: Option<&records::Block>, replica: &Replica) -> Verdict {
         let Some(known) = known else {
-            return self.if_old(replica, Verdict::Delete);
+            return self.if_old(replica, Verdict::Unknown);
         };
         let is_same = (known.length, known.crc32c) == (replica.length, replica.crc32c);
         match (has(known, &self.node), replica.aside) {
             (true, true) => Verdict::Lost,
             // Damaged ones are kept for people to look at until the block goes.
             (true, false) | (false, true) => Verdict::Leave,
-            (false, false) if is_same && counting(known, &self.gone) < self.wanted => Verdict::Adopt,
-            (false, false) => self.if_old(replica, Verdict::Delete),
+            (false, false) if !is_same => self.if_old(replica, Verdict::Surplus { sure: 1 }),
+            (false, false) if counting(known, &self.standing.gone) < self.wanted => Verdict::Adopt,
+            (false, false) => self.if_old(replica, Verdict::Surplus { sure: self.wanted }),
+        }
+    }
+
+    /// Whether a verdict is to be carried out. A copy too many is kept while others are not sure to be there.
+    async fn is_to_act(
+        &self,
+        reader: &mut impl Reader,
+        known: Option<&records::Block>,
+        verdict: Verdict,
+    ) -> Result<bool, MetadataError> {
+        match (verdict, known) {
+            (Verdict::Leave, _) => Ok(false),
+            (Verdict::Surplus { sure: least }, Some(known)) => Ok(sure(reader, known, &self.standing).await? >= least),
+            _ => Ok(true),
         }
     }
 
@@ -142,42 +201,46 @@ impl Question {
     }
 }
 
-/// The extents of all files being written.
-pub(crate) async fn open_extents(reader: &mut impl Reader) -> Result<BTreeSet<ExtentId>, MetadataError> {
+/// The extents of all files being written; none if one of those cannot be read, so that nobody can say.
+pub(crate) async fn open_extents(reader: &mut impl Reader) -> Result<Option<BTreeSet<ExtentId>>, MetadataError> {
     let (mut extents, mut range) = (BTreeSet::new(), keys::open_files());
     loop {
         let found = access::page(reader, &range, OPEN_PER_PAGE).await?;
-        for (_, value) in &found {
-            let open: records::OpenFile = access::decode(value.clone(), "open file")?;
-            for extent in &open.extents {
-                extents.insert(extent.extent_id.as_ref().try_into()?);
+        for (key, value) in &found {
+            match told(extents_of(value), &hex::encode(key))? {
+                Some(of_file) => extents.extend(of_file),
+                None => return Ok(None),
             }
         }
         match found.last() {
             Some((last, _)) if found.len() == OPEN_PER_PAGE => range = range.after(last),
-            _ => return Ok(extents),
+            _ => return Ok(Some(extents)),
         }
     }
+}
+
+fn extents_of(open: &Bytes) -> Result<Vec<ExtentId>, MetadataError> {
+    let open: records::OpenFile = access::decode(open.clone(), "open file")?;
+    let extents = open.extents.iter().map(|extent| extent.extent_id.as_ref().try_into());
+    Ok(extents.collect::<Result<_, _>>()?)
 }
 
 /// Looks once more and does what is to be done. Says how many are deleted.
 async fn settle_all(txn: &mut impl Txn, question: &Question, odd: &[Found]) -> Result<u64, MetadataError> {
     let mut deleted = Vec::new();
     for Found { id, replica } in odd {
-        let mut chunk = access::chunk(txn, *id).await?;
-        let position = access::chunk_position(id.index);
-        match question.verdict(chunk.blocks.get(position), replica) {
-            Verdict::Leave => {}
+        let Some(chunk) = readable(txn, *id).await? else {
+            continue;
+        };
+        let known = chunk.blocks.get(access::chunk_position(id.index));
+        let verdict = question.verdict(known, replica);
+        if !question.is_to_act(txn, known, verdict).await? {
+            continue;
+        }
+        match verdict {
             Verdict::Lost => _ = lost_in(txn, *id, &question.node).await?,
-            Verdict::Delete => deleted.push(*id),
-            Verdict::Adopt => {
-                let is_doomed = txn.get(&keys::garbage(&question.node, *id)).await?.is_some();
-                if let (false, Some(known)) = (is_doomed, chunk.blocks.get_mut(position)) {
-                    known.nodes.push(question.node.to_string());
-                    settle(txn, *id, known, question.wanted, &question.gone).await?;
-                    access::put(txn, &keys::chunk(id.extent, id.index), &chunk);
-                }
-            }
+            Verdict::Surplus { .. } | Verdict::Unknown => deleted.push(*id),
+            Verdict::Leave | Verdict::Adopt => {}
         }
     }
     counted::put_garbage(txn, &question.node, &deleted).await?;
@@ -193,7 +256,10 @@ mod tests {
             node: "n1".parse().expect("valid"),
             wanted: 3,
             stray_ms: 1000,
-            gone: BTreeSet::from(["n9".parse().expect("valid")]),
+            standing: Standing {
+                gone: BTreeSet::from(["n9".parse().expect("valid")]),
+                heard: BTreeSet::new(),
+            },
         }
     }
 
@@ -225,15 +291,15 @@ mod tests {
         };
         for (known, replica, verdict) in [
             (None, replica(999), Verdict::Leave),
-            (None, replica(1000), Verdict::Delete),
-            (None, aside(1000), Verdict::Delete),
+            (None, replica(1000), Verdict::Unknown),
+            (None, aside(1000), Verdict::Unknown),
             (on(&["n1", "n2"]), replica(1000), Verdict::Leave),
             (on(&["n1", "n2"]), aside(0), Verdict::Lost),
             (on(&["n2", "n3"]), replica(0), Verdict::Adopt),
             (on(&["n2", "n3", "n9"]), replica(0), Verdict::Adopt),
             (on(&["n2", "n3", "n4"]), replica(999), Verdict::Leave),
-            (on(&["n2", "n3", "n4"]), replica(1000), Verdict::Delete),
-            (on(&["n2", "n3"]), other.clone(), Verdict::Delete),
+            (on(&["n2", "n3", "n4"]), replica(1000), Verdict::Surplus { sure: 3 }),
+            (on(&["n2", "n3"]), other.clone(), Verdict::Surplus { sure: 1 }),
             (on(&["n2", "n3"]), aside(1000), Verdict::Leave),
         ] {
             assert_eq!(

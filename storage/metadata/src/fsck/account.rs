@@ -1,14 +1,15 @@
 //! What is on a node's disk against what is recorded, for whoever looks at the disk.
 
-use std::collections::BTreeSet;
-
-use strongroom_kv::{Reader, Store};
+use strongroom_kv::Store;
 use strongroom_proto::{BlockId, NodeId, metadata::v1 as pb};
 
 use crate::{
-    cluster::strays::open_extents,
+    cluster::{
+        replicas::{is_doomed, readable},
+        strays::open_extents,
+    },
     error::MetadataError,
-    schema::{access, keys},
+    schema::access,
 };
 
 /// Which of the blocks on a node's disk nothing accounts for.
@@ -21,7 +22,9 @@ pub(crate) async fn account_for(
     let (mut answer, mut unrecorded) = (pb::AccountForResponse::default(), Vec::new());
     for block in blocks {
         let id = BlockId::try_from(block.block_id.clone())?;
-        let chunk = access::chunk(&mut view, id).await?;
+        let Some(chunk) = readable(&mut view, id).await? else {
+            continue;
+        };
         match chunk.blocks.get(access::chunk_position(id.index)) {
             Some(known) if (known.length, known.crc32c) == (block.length, block.crc32c) => {}
             Some(_) if is_doomed(&mut view, node, id).await? => {}
@@ -30,21 +33,11 @@ pub(crate) async fn account_for(
             None => unrecorded.push(id),
         }
     }
-    let open = match unrecorded.is_empty() {
-        true => BTreeSet::new(),
-        false => open_extents(&mut view).await?,
-    };
-    let unknown = unrecorded.into_iter().filter(|id| !open.contains(&id.extent));
-    answer.unknown = unknown.map(Into::into).collect();
+    if !unrecorded.is_empty() {
+        // Which files are being written may be unreadable: then nobody can say.
+        let open = open_extents(&mut view).await?;
+        unrecorded.retain(|id| open.as_ref().is_some_and(|open| !open.contains(&id.extent)));
+    }
+    answer.unknown = unrecorded.into_iter().map(Into::into).collect();
     Ok(answer)
-}
-
-/// Whether the node is to delete a block, by itself or with all of its extent.
-async fn is_doomed(reader: &mut impl Reader, node: &NodeId, id: BlockId) -> Result<bool, MetadataError> {
-    let all = BlockId {
-        index: keys::EVERY_BLOCK,
-        ..id
-    };
-    let by_itself = reader.get(&keys::garbage(node, id)).await?;
-    Ok(by_itself.is_some() || reader.get(&keys::garbage(node, all)).await?.is_some())
 }

@@ -15,6 +15,7 @@ use strongroom_proto::{
 use super::finding;
 use crate::{
     authority::Caller,
+    cluster::replicas::readable,
     core::Core,
     error::MetadataError,
     schema::{access, access::transact, counted, keys, records},
@@ -73,7 +74,18 @@ impl Collected {
         let mut problems = Problems::default();
         let mut at = from;
         while let Some(extent) = body.extents.get(at.extent) {
-            let (id, shown) = (extent.id()?, body.shown_blocks(extent));
+            let Ok(id) = extent.id() else {
+                problems.add(
+                    pb::FindingKind::BlockList,
+                    "the id of an extent cannot be read".to_owned(),
+                );
+                at = Cursor {
+                    extent: at.extent + 1,
+                    block: 0,
+                };
+                continue;
+            };
+            let shown = body.shown_blocks(extent);
             if at.block >= shown {
                 at = Cursor {
                     extent: at.extent + 1,
@@ -250,7 +262,9 @@ pub(super) async fn mark_deficits(store: &impl Store, file: FileId, wanted: usiz
     let body = access::body(&mut store.snapshot().await?, file).await?;
     let mut marked = false;
     for extent in body.iter().flat_map(|body| &body.extents) {
-        let (id, blocks) = (extent.id()?, extent.blocks);
+        let (Ok(id), blocks) = (extent.id(), extent.blocks) else {
+            continue;
+        };
         for first in (0..blocks).step_by(keys::CHUNK_BLOCKS as usize) {
             let start = BlockId {
                 extent: id,
@@ -263,7 +277,9 @@ pub(super) async fn mark_deficits(store: &impl Store, file: FileId, wanted: usiz
 }
 
 async fn mark_chunk(txn: &mut impl Txn, start: BlockId, wanted: usize) -> Result<bool, MetadataError> {
-    let chunk = access::chunk(txn, start).await?;
+    let Some(chunk) = readable(txn, start).await? else {
+        return Ok(false);
+    };
     let blocks = chunk.blocks.iter().zip(start.index..);
     let short = blocks.filter(|(block, _)| block.nodes.len() < wanted);
     let mut unmarked = Vec::new();

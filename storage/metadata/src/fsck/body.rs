@@ -32,7 +32,7 @@ pub(super) async fn check(
     };
     let current = match current(reader, body).await {
         Ok(current) => Edek::try_from(current),
-        Err(MetadataError::Corrupt { .. }) => return Ok(unreadable()),
+        Err(MetadataError::Corrupt { .. } | MetadataError::Parse(_)) => return Ok(unreadable()),
         Err(error) => return Err(error),
     };
     let Ok(current) = current else {

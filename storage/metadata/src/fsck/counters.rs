@@ -4,11 +4,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use strongroom_kv::{Reader, Store, Txn, counter};
-use strongroom_proto::{ZoneId, metadata::v1 as pb};
+use strongroom_kv::{Reader, Store, StoreError, Txn, counter};
+use strongroom_proto::{QuotaId, ZoneId, metadata::v1 as pb};
 use tokio::time::Instant;
 
-use super::{Question, finding};
+use super::{Question, finding, quotas};
 use crate::{
     core::Core,
     error::MetadataError,
@@ -16,6 +16,7 @@ use crate::{
         access,
         access::transact,
         keys::{self, Counted, KeyRange},
+        records,
     },
     zones::source::EdekSource,
 };
@@ -29,13 +30,17 @@ const COUNT_MAX: Duration = Duration::from_secs(10);
 enum Subject {
     Table(Counted),
     Zone(ZoneId),
+    Quota(QuotaId),
 }
 
+/// Begins the cursors of quotas, which are longer than those of zones.
+const QUOTAS: u8 = b'q';
+
 /// A counter that is wrong.
-struct Wrong {
-    key: Vec<u8>,
-    told: i64,
-    rows: i64,
+pub(super) struct Wrong {
+    pub(super) key: Vec<u8>,
+    pub(super) told: i64,
+    pub(super) rows: i64,
 }
 
 /// One counter of rows, or the counters of one zone.
@@ -48,6 +53,7 @@ pub(super) async fn check<S: Store, E: EdekSource>(
         [] => (Some(Subject::Table(Counted::Deficits)), vec![1]),
         [1] => (Some(Subject::Table(Counted::Garbage)), vec![2]),
         [2] => (Some(Subject::Table(Counted::OpenFiles)), vec![3]),
+        [QUOTAS, after @ ..] if after.is_empty() || after.len() == 16 => next_quota(&mut view, after).await?,
         after => next_zone(&mut view, after).await?,
     };
     let mut page = pb::CheckPageResponse {
@@ -55,19 +61,35 @@ pub(super) async fn check<S: Store, E: EdekSource>(
         ..pb::CheckPageResponse::default()
     };
     let deadline = Instant::now() + COUNT_MAX;
-    let (what, wrong) = match subject {
+    let (what, counts) = match subject {
         None => return Ok(page),
-        Some(Subject::Table(table)) => (
-            table_name(table).to_owned(),
-            of_table(&mut view, table, deadline).await?,
-        ),
+        Some(Subject::Table(table)) => (table_name(table).to_owned(), of_table(&mut view, table, deadline).await),
         Some(Subject::Zone(zone)) => (
             format!("files of zone {zone} by key version"),
-            of_zone(&mut view, zone, deadline).await?,
+            of_zone(&mut view, zone, deadline).await,
+        ),
+        Some(Subject::Quota(quota)) => (
+            format!("names and bytes of quota {quota}"),
+            quotas::check(&mut view, &question.who, quota, deadline).await,
         ),
     };
     drop(view);
-    let Some((looked_at, wrong)) = wrong else {
+    let counts = match counts {
+        Err(MetadataError::Store(StoreError::NotACounter { key })) => {
+            let what = format!("{what}: the counter {} cannot be read", hex::encode(key));
+            page.findings
+                .push(finding(pb::FindingKind::Unreadable, Bytes::new(), what));
+            return Ok(page);
+        }
+        Err(MetadataError::Corrupt { what: broken }) => {
+            let what = format!("{what} cannot be counted: a {broken} cannot be read");
+            page.findings
+                .push(finding(pb::FindingKind::Unreadable, Bytes::new(), what));
+            return Ok(page);
+        }
+        counts => counts?,
+    };
+    let Some((looked_at, wrong)) = counts else {
         let what = format!(
             "{what} are too many to be counted in {} s; count an export of the namespace",
             COUNT_MAX.as_secs()
@@ -117,21 +139,72 @@ async fn next_zone(reader: &mut impl Reader, after: &[u8]) -> Result<(Option<Sub
         of_total.first().and_then(|(key, _)| keys::total_zone(key)),
     ];
     let Some(zone) = zones.into_iter().flatten().min_by_key(|zone| *zone.as_bytes()) else {
-        return Ok((None, Vec::new()));
+        return Ok((None, vec![QUOTAS]));
     };
     Ok((Some(Subject::Zone(zone)), zone.as_bytes().to_vec()))
 }
 
+/// The next quota, with the cursor behind it.
+async fn next_quota(reader: &mut impl Reader, after: &[u8]) -> Result<(Option<Subject>, Vec<u8>), MetadataError> {
+    let range = match QuotaId::try_from(after) {
+        Ok(last) => keys::quotas().after(&keys::quota(last)),
+        Err(_) => keys::quotas(),
+    };
+    let found = access::page(reader, &range, 1).await?;
+    let Some(quota) = found.first().and_then(|(key, _)| keys::quota_of(key)) else {
+        return Ok((None, Vec::new()));
+    };
+    Ok((Some(Subject::Quota(quota)), [&[QUOTAS], &quota.as_bytes()[..]].concat()))
+}
+
 /// What was counted and what is wrong; none if there is too much to count.
-type Counts = Option<(u64, Vec<Wrong>)>;
+pub(super) type Counts = Option<(u64, Vec<Wrong>)>;
 
 async fn of_table(reader: &mut impl Reader, table: Counted, deadline: Instant) -> Result<Counts, MetadataError> {
     let mut rows = 0;
-    let is_whole = each(reader, keys::counted(table), deadline, |_| rows += 1).await?;
+    let mut of_users: BTreeMap<Vec<u8>, i64> = BTreeMap::new();
+    let is_whole = each_pair(reader, keys::counted(table), deadline, |(_, value)| {
+        rows += 1;
+        if let (Counted::OpenFiles, Ok(open)) = (table, access::decode::<records::OpenFile>(value, "open file")) {
+            *of_users.entry(keys::open_files_of(&open.owner)).or_default() += 1;
+        }
+    })
+    .await?;
     let key = keys::total(table);
     let told = counter(&key, reader.get(&key).await?.as_deref())?;
-    let wrong = (told != rows).then_some(Wrong { key, told, rows });
-    Ok(is_whole.then(|| (rows.unsigned_abs(), wrong.into_iter().collect())))
+    let total = (told != rows).then_some(Wrong { key, told, rows });
+    let is_whole = is_whole
+        && match table {
+            Counted::OpenFiles => with_totals(reader, keys::open_files_of_all(), deadline, &mut of_users).await?,
+            Counted::Deficits | Counted::Garbage => true,
+        };
+    let wrong = total.into_iter().chain(wrong(reader, of_users).await?);
+    Ok(is_whole.then(|| (rows.unsigned_abs(), wrong.collect())))
+}
+
+/// Adds the counters of a range that count nothing to what was counted. Says whether that was done in time.
+async fn with_totals(
+    reader: &mut impl Reader,
+    totals: KeyRange,
+    deadline: Instant,
+    rows: &mut BTreeMap<Vec<u8>, i64>,
+) -> Result<bool, MetadataError> {
+    each(reader, totals, deadline, |key| {
+        rows.entry(key.to_vec()).or_default();
+    })
+    .await
+}
+
+/// Those counters that say something else than was counted.
+async fn wrong(reader: &mut impl Reader, rows: BTreeMap<Vec<u8>, i64>) -> Result<Vec<Wrong>, MetadataError> {
+    let mut wrong = Vec::new();
+    for (key, rows) in rows {
+        let told = counter(&key, reader.get(&key).await?.as_deref())?;
+        if told != rows {
+            wrong.push(Wrong { key, told, rows });
+        }
+    }
+    Ok(wrong)
 }
 
 async fn of_zone(reader: &mut impl Reader, zone: ZoneId, deadline: Instant) -> Result<Counts, MetadataError> {
@@ -143,19 +216,9 @@ async fn of_zone(reader: &mut impl Reader, zone: ZoneId, deadline: Instant) -> R
     })
     .await?;
     let looked_at: i64 = rows.values().sum();
-    let mut totals = Vec::new();
-    let is_whole =
-        is_whole && each_pair(reader, keys::totals_of_zone(zone), deadline, |pair| totals.push(pair)).await?;
-    let mut told = BTreeMap::new();
-    for (key, value) in totals {
-        told.insert(key.to_vec(), counter(&key, Some(&value))?);
-        rows.entry(key.to_vec()).or_default();
-    }
-    let wrong = rows.into_iter().filter_map(|(key, rows)| {
-        let told = told.get(&key).copied().unwrap_or_default();
-        (told != rows).then_some(Wrong { key, told, rows })
-    });
-    Ok(is_whole.then(|| (looked_at.unsigned_abs(), wrong.collect())))
+    let is_whole = is_whole && with_totals(reader, keys::totals_of_zone(zone), deadline, &mut rows).await?;
+    let wrong = wrong(reader, rows).await?;
+    Ok(is_whole.then(|| (looked_at.unsigned_abs(), wrong)))
 }
 
 async fn each(

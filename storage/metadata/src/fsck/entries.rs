@@ -153,8 +153,14 @@ async fn stands_there(reader: &mut impl Reader, place: &records::Place, id: File
 
 async fn of_zone(reader: &mut impl Reader, entry: &Entry) -> Result<Option<pb::Finding>, MetadataError> {
     let problem = |what: String| Some(finding(pb::FindingKind::Zone, entry.path.clone(), what));
-    let Some(zone) = entry.record.zone()? else {
-        return Ok(None);
+    let zone = match entry.record.zone() {
+        Ok(Some(zone)) => zone,
+        Ok(None) => return Ok(None),
+        Err(error) => {
+            return Ok(problem(format!(
+                "the id of the zone whose root it is cannot be read: {error}"
+            )));
+        }
     };
     Ok(match access::zone(reader, zone).await {
         Ok(Some(record)) if record.root.as_ref() == entry.id.as_bytes() => None,

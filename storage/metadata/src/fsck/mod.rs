@@ -7,7 +7,10 @@ mod blocks;
 mod body;
 mod counters;
 mod entries;
+mod jobs;
+mod nodes;
 mod orphans;
+mod quotas;
 mod zones;
 
 use std::collections::HashMap;
@@ -21,7 +24,7 @@ use crate::{
     core::Core,
     error::MetadataError,
     namespace::resolve::climb,
-    schema::{access, access::transact, keys, records},
+    schema::{access, keys},
     zones::source::EdekSource,
 };
 
@@ -52,6 +55,8 @@ pub(crate) async fn check<S: Store, E: EdekSource>(
         pb::CheckedPart::Index => orphans::index(core, question).await?,
         pb::CheckedPart::Zones => zones::check(core, question).await?,
         pb::CheckedPart::Counters => counters::check(core, question).await?,
+        pb::CheckedPart::Jobs => jobs::check(core, question).await?,
+        pb::CheckedPart::Nodes => nodes::check(core, question).await?,
         pb::CheckedPart::Unspecified => {
             return Err(MetadataError::Field {
                 field: "part",
@@ -64,20 +69,6 @@ pub(crate) async fn check<S: Store, E: EdekSource>(
         tracing::warn!(kind = ?finding.kind(), %path, what = finding.what, repaired = finding.repaired, "fsck found");
     }
     Ok(page)
-}
-
-/// Has the disks compared with what is recorded as if that had not been done for long.
-pub(crate) async fn take_inventory(store: &impl Store) -> Result<(), MetadataError> {
-    transact!(store, [], |txn| forget_inventory(txn)).await
-}
-
-async fn forget_inventory(txn: &mut impl strongroom_kv::Txn) -> Result<(), MetadataError> {
-    let ended = records::Inventory {
-        ended_ms: 1,
-        ..records::Inventory::default()
-    };
-    access::put(txn, &keys::inventory(), &ended);
-    Ok(())
 }
 
 fn finding(kind: pb::FindingKind, path: impl Into<bytes::Bytes>, what: impl Into<String>) -> pb::Finding {
@@ -126,7 +117,12 @@ impl Directories {
         }
         let found = match climb(reader, who, id).await {
             Ok(found) => found,
-            Err(MetadataError::Corrupt { .. } | MetadataError::TooDeep(_) | MetadataError::NotADirectory(_)) => None,
+            Err(
+                MetadataError::Corrupt { .. }
+                | MetadataError::Parse(_)
+                | MetadataError::TooDeep(_)
+                | MetadataError::NotADirectory(_),
+            ) => None,
             Err(error) => return Err(error),
         };
         let found = found.map(|found| Directory {

@@ -91,7 +91,11 @@ async fn of_zone<S: Store, E: EdekSource>(
     if samples.is_empty() {
         return Ok(found);
     }
-    match attempt(core, zone, &record.key_name.parse()?, &samples).await {
+    let attempted = match record.key_name.parse() {
+        Ok(key) => attempt(core, zone, &key, &samples).await,
+        Err(error) => Err(error.to_string()),
+    };
+    match attempted {
         Ok(refused) => {
             let mut view = core.store.snapshot().await?;
             for (file, why) in refused {

@@ -8,7 +8,7 @@
 
 pub(crate) mod links;
 pub(crate) mod set;
-mod size;
+pub(crate) mod size;
 
 use std::ops::{Add, Neg, Sub};
 
@@ -70,7 +70,7 @@ impl Usage {
         }
     }
 
-    const fn of_measure(self, measure: Measure) -> i64 {
+    pub(crate) const fn of_measure(self, measure: Measure) -> i64 {
         match measure {
             Measure::Names => self.names,
             Measure::Bytes => self.bytes,
@@ -122,7 +122,7 @@ impl Limits {
 }
 
 impl records::Quota {
-    fn quota_id(&self) -> Result<QuotaId, ParseError> {
+    pub(crate) fn quota_id(&self) -> Result<QuotaId, ParseError> {
         self.id.as_ref().try_into()
     }
 
@@ -184,7 +184,7 @@ pub(crate) async fn check(reader: &mut impl Reader, quotas: &[QuotaAt], change: 
 }
 
 /// What a quota has used.
-async fn used(reader: &mut impl Reader, id: QuotaId) -> Result<Usage, MetadataError> {
+pub(crate) async fn used(reader: &mut impl Reader, id: QuotaId) -> Result<Usage, MetadataError> {
     let used = used_of_each(reader, &[id]).await?;
     Ok(used.into_iter().next().unwrap_or_default())
 }
@@ -256,7 +256,7 @@ pub(crate) async fn explained<T>(
 }
 
 /// The directory that a quota is of.
-async fn directory(reader: &mut impl Reader, id: QuotaId) -> Result<Option<FileId>, MetadataError> {
+pub(crate) async fn directory(reader: &mut impl Reader, id: QuotaId) -> Result<Option<FileId>, MetadataError> {
     let row = reader.get(&keys::quota(id)).await?;
     row.map(|row| access::file_id(&row)).transpose()
 }

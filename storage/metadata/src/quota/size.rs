@@ -1,12 +1,13 @@
 //! What a tree holds, name by name, or by the counters of quotas in it.
 
 use strongroom_kv::Reader;
+use tokio::time::Instant;
 
 use super::{Usage, used};
 use crate::{
     error::MetadataError,
     namespace::resolve::Found,
-    schema::{access, keys, records},
+    schema::{access, access::told, keys, records},
 };
 
 /// Names that are counted within a transaction, at most: each page of them is read, and whoever changes one undoes it.
@@ -36,6 +37,41 @@ async fn known(reader: &mut impl Reader, entry: &records::Entry) -> Result<Optio
         _ if entry.is_directory() => Ok(None),
         _ => Ok(Some(Usage::of(entry))),
     }
+}
+
+/// What a directory holds with all below it, counted name by name, whatever quotas in it say; none if that takes longer than until `deadline`.
+pub(crate) async fn walked(
+    reader: &mut impl Reader,
+    directory: &records::Entry,
+    deadline: Instant,
+) -> Result<Option<Usage>, MetadataError> {
+    let mut usage = Usage::of(directory);
+    let mut left = vec![directory.file_id()?];
+    while let Some(id) = left.pop() {
+        let mut range = keys::dentries(id);
+        loop {
+            if Instant::now() > deadline {
+                return Ok(None);
+            }
+            let page = access::page(reader, &range, PAGE).await?;
+            for (key, value) in &page {
+                // One that cannot be read is found where it stands.
+                let entry = access::decode::<records::Entry>(value.clone(), "directory entry");
+                let Some(entry) = told(entry, &hex::encode(key))? else {
+                    continue;
+                };
+                usage = usage + Usage::of(&entry);
+                if entry.is_directory() {
+                    left.push(entry.file_id()?);
+                }
+            }
+            match page.last() {
+                Some((last, _)) if page.len() == PAGE => range = range.after(last),
+                _ => break,
+            }
+        }
+    }
+    Ok(Some(usage))
 }
 
 /// What is below a directory. Ends early with more than `most` names if there are more.

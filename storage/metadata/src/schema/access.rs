@@ -48,6 +48,18 @@ pub(crate) fn decode<M: Message + Default>(bytes: Bytes, what: &'static str) -> 
     M::decode(bytes).map_err(|_| MetadataError::Corrupt { what })
 }
 
+/// Passes over what cannot be read, with a word to the log.
+pub(crate) fn told<T>(read: Result<T, MetadataError>, of: &str) -> Result<Option<T>, MetadataError> {
+    match read {
+        Ok(record) => Ok(Some(record)),
+        Err(error @ (MetadataError::Corrupt { .. } | MetadataError::Parse(_))) => {
+            tracing::error!(of, %error, "a record cannot be read and is passed over; see strongroom fsck");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether there is something at `key`.
 pub(crate) async fn there(txn: &mut impl Reader, key: &[u8]) -> Result<bool, MetadataError> {
     Ok(txn.get(key).await?.is_some())

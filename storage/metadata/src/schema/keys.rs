@@ -258,6 +258,10 @@ pub(crate) fn job_unfinished(id: JobId) -> Vec<u8> {
 pub(crate) fn jobs_unfinished() -> KeyRange {
     KeyRange::of(vec![JOB_RUNNING, 0])
 }
+/// Those of every kind, and those that are not over.
+pub(crate) fn all_running_jobs() -> KeyRange {
+    KeyRange::of(vec![JOB_RUNNING])
+}
 pub(crate) fn running_job_of(key: &[u8]) -> Option<JobId> {
     fixed(key, 2).map(JobId::from_bytes)
 }
@@ -268,6 +272,9 @@ pub(crate) fn removal(job: JobId, directory: FileId) -> Vec<u8> {
 }
 pub(crate) fn removals(job: JobId) -> KeyRange {
     KeyRange::of(key(REMOVAL, &[job.as_bytes()]))
+}
+pub(crate) fn all_removals() -> KeyRange {
+    KeyRange::of(vec![REMOVAL])
 }
 pub(crate) fn removal_of(key: &[u8]) -> Option<FileId> {
     fixed(key, 17).map(FileId::from_bytes)
@@ -306,6 +313,9 @@ pub(crate) fn transfer(job: JobId, stage: Stage, file: FileId) -> Vec<u8> {
 }
 pub(crate) fn transfers(job: JobId, stage: Stage) -> KeyRange {
     KeyRange::of(key(TRANSFER, &[job.as_bytes(), &[stage as u8]]))
+}
+pub(crate) fn all_transfers() -> KeyRange {
+    KeyRange::of(vec![TRANSFER])
 }
 pub(crate) fn transfer_of(key: &[u8]) -> Option<FileId> {
     fixed(key, 18).map(FileId::from_bytes)
@@ -384,6 +394,10 @@ pub(crate) fn total_version(key: &[u8]) -> Option<KeyVersion> {
 pub(crate) fn open_files_of(user: &str) -> Vec<u8> {
     key(COUNTER, &[&[OPEN], user.as_bytes()])
 }
+/// The counters of all users.
+pub(crate) fn open_files_of_all() -> KeyRange {
+    KeyRange::of(vec![COUNTER, OPEN]).after(&total(Counted::OpenFiles))
+}
 pub(crate) fn open_files_user(key: &[u8]) -> Option<&str> {
     let user = key.strip_prefix(&[COUNTER, OPEN])?;
     std::str::from_utf8(user).ok().filter(|user| !user.is_empty())
@@ -397,6 +411,12 @@ pub(crate) fn xattrs(id: FileId) -> Vec<u8> {
 /// The directory that a quota is of.
 pub(crate) fn quota(id: QuotaId) -> Vec<u8> {
     key(QUOTA, &[id.as_bytes()])
+}
+pub(crate) fn quotas() -> KeyRange {
+    KeyRange::of(vec![QUOTA])
+}
+pub(crate) fn quota_of(key: &[u8]) -> Option<QuotaId> {
+    fixed(key, 1).map(QuotaId::from_bytes)
 }
 
 /// What a quota limits.

@@ -136,7 +136,7 @@ async fn leave(txn: &mut impl Txn, job: JobId, file: FileId) -> Result<(), Metad
 }
 
 /// Whether the second EDEK of a file is of a job.
-pub(super) fn has_job(body: &Body, job: JobId) -> Result<bool, MetadataError> {
+pub(crate) fn has_job(body: &Body, job: JobId) -> Result<bool, MetadataError> {
     let of = body.staged.as_ref().map(Staged::job).transpose()?;
     Ok(of == Some(job))
 }

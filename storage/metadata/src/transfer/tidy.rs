@@ -13,7 +13,7 @@ use crate::{
     namespace::resolve::climb,
     schema::{
         access,
-        access::transact,
+        access::{told, transact},
         keys::{self, Stage},
         records::{Entry, Job, JobState, TransferPhase},
     },
@@ -149,8 +149,8 @@ pub(crate) async fn lapse(store: &impl Store, now_ms: u64) -> Result<(), Metadat
         let found = access::page(&mut view, &range, JOBS_AT_ONCE).await?;
         let mut lapsed = Vec::new();
         for (key, _) in &found {
-            let id = keys::running_job_of(key).ok_or(MetadataError::Corrupt { what: "job" })?;
-            let job = access::job(&mut view, id).await?;
+            let Some(id) = keys::running_job_of(key) else { continue };
+            let job = told(access::job(&mut view, id).await, &id.to_string())?.flatten();
             lapsed.extend(job.filter(|job| is_lapsed(job, now_ms)).map(|_| id));
         }
         drop(view);

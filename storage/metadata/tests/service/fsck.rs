@@ -20,14 +20,16 @@ mod records {
     include!(concat!(env!("OUT_DIR"), "/strongroom.metadata.records.v1.rs"));
 }
 
-const PARTS: [CheckedPart; 7] = [
+const PARTS: [CheckedPart; 9] = [
     CheckedPart::Zones,
     CheckedPart::Entries,
     CheckedPart::Places,
     CheckedPart::Bodies,
     CheckedPart::OpenFiles,
     CheckedPart::Index,
+    CheckedPart::Jobs,
     CheckedPart::Counters,
+    CheckedPart::Nodes,
 ];
 
 /// A change to the store.
@@ -135,7 +137,29 @@ async fn sound() -> World {
     world.write("/z/d/e", 10, &NODES).await.expect("a file");
     world.write("/z/nested/f", 10, &NODES).await.expect("a file");
     world.create("/z/open", false).await.expect("an open file");
+    // One in the other: what the outer one has used is walked, and not taken from the inner one.
+    for path in ["/z", "/z/d"] {
+        let request = pb::SetQuotaRequest {
+            path: path.as_bytes().to_vec().into(),
+            names_max: Some(1000),
+            bytes_max: Some(1 << 30),
+            ..pb::SetQuotaRequest::default()
+        };
+        world.user("fsadmin").namespace.set_quota(request).await.expect("set");
+    }
     world
+}
+
+/// A running removal, which has nothing to do.
+fn removal() -> (Vec<u8>, records::Job) {
+    let job = records::Job {
+        kind: records::JobKind::Removal.into(),
+        state: records::JobState::Paused.into(),
+        owner: "alice".to_owned(),
+        created_ms: u64::from(u32::MAX) * 1000,
+        ..records::Job::default()
+    };
+    (vec![6; 16], job)
 }
 
 #[tokio::test]
@@ -187,7 +211,7 @@ async fn a_sound_namespace_has_no_findings_and_all_its_blocks_are_told() {
 
 #[tokio::test]
 async fn what_is_derived_is_repaired_and_what_nothing_refers_to_is_removed() {
-    let cases: [(&str, FindingKind, &str, Fault); 8] = [
+    let cases: [(&str, FindingKind, &str, Fault); 12] = [
         (
             "a missing index entry",
             FindingKind::Index,
@@ -224,6 +248,26 @@ async fn what_is_derived_is_repaired_and_what_nothing_refers_to_is_removed() {
         ("a counter below 0", FindingKind::Counter, "says -3", |faults| {
             let (key, _) = faults.row(b'c', b"x");
             faults.puts.push((key, (-3_i64).to_be_bytes().to_vec()));
+        }),
+        ("what a quota has used", FindingKind::Counter, "of quota", |faults| {
+            let (key, value) = faults.row(b'c', b"q");
+            let used = i64::from_be_bytes(value.as_ref().try_into().expect("a counter"));
+            faults.puts.push((key, (used + 5).to_be_bytes().to_vec()));
+        }),
+        (
+            "files of a user",
+            FindingKind::Counter,
+            "says 9, there are 1",
+            |faults| {
+                faults.puts.push((b"coalice".to_vec(), 9_i64.to_be_bytes().to_vec()));
+            },
+        ),
+        ("a list of no job", FindingKind::Job, "is over", |faults| {
+            let key = [&b"h"[..], &[5; 16], &[0], &[7; 16]].concat();
+            faults.puts.push((key, Vec::new()));
+        }),
+        ("a mark of no job", FindingKind::Job, "should not be", |faults| {
+            faults.puts.push(([&b"k"[..], &[2], &[5; 16]].concat(), Vec::new()));
         }),
         ("a missing place", FindingKind::Namespace, "has no place", |faults| {
             let key = faults.of(b'i', "b");
@@ -265,8 +309,29 @@ async fn what_is_derived_is_repaired_and_what_nothing_refers_to_is_removed() {
 }
 
 #[tokio::test]
+async fn a_job_that_nobody_would_find_is_found_again() {
+    let mut world = sound().await;
+    damage(&mut world, |faults| {
+        let (id, job) = removal();
+        faults.puts.push(([&b"j"[..], &id].concat(), job.encode_to_vec()));
+    })
+    .await;
+    let found = findings(&world, true).await;
+    assert!(
+        found.len() == 1 && found[0].kind() == FindingKind::Job && found[0].repaired,
+        "{found:?}"
+    );
+    assert_eq!(findings(&world, false).await, []);
+    let rows = rows(&mut world).await;
+    assert!(
+        rows.iter()
+            .any(|(key, _)| key[..] == [&b"k"[..], &[0], &removal().0].concat())
+    );
+}
+
+#[tokio::test]
 async fn what_cannot_be_repaired_is_named_and_kept() {
-    let cases: [(&str, FindingKind, &str, &str, Fault); 6] = [
+    let cases: [(&str, FindingKind, &str, &str, Fault); 8] = [
         ("a lost body", FindingKind::Namespace, "/z/a", "has no body", |faults| {
             let key = faults.of(b'e', "a");
             faults.deletes.push(key);
@@ -309,6 +374,29 @@ async fn what_cannot_be_repaired_is_named_and_kept() {
                 let body = records::Body::decode(value).expect("a body");
                 let (key, _) = faults.row(b'b', &body.extents[0].extent_id);
                 faults.deletes.push(key);
+            },
+        ),
+        (
+            "a broken list of blocks",
+            FindingKind::BlockList,
+            "/z/a",
+            "cannot be read",
+            |faults| {
+                let key = faults.of(b'e', "a");
+                let (_, value) = faults.row(b'e', &key[1..]);
+                let body = records::Body::decode(value).expect("a body");
+                let (key, _) = faults.row(b'b', &body.extents[0].extent_id);
+                faults.puts.push((key, b"no list".to_vec()));
+            },
+        ),
+        (
+            "a counter of something else",
+            FindingKind::Unreadable,
+            "",
+            "the counter",
+            |faults| {
+                let (key, _) = faults.row(b'c', b"x");
+                faults.puts.push((key, b"odd".to_vec()));
             },
         ),
         ("a lost zone", FindingKind::Zone, "/z", "has no record", |faults| {

@@ -1,9 +1,14 @@
 //! What is on the block nodes' disks is compared with what is recorded, both ways.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
+use bytes::Bytes;
+use strongroom_kv::{AnyStore, Reader, Store, Txn};
 use strongroom_metadata::Settings;
-use strongroom_proto::{BlockId, ExtentId};
+use strongroom_proto::{
+    BlockId, ExtentId,
+    metadata::v1::{self as pb, CheckedPart, FindingKind},
+};
 
 use crate::fixture::{
     NODES, World,
@@ -65,14 +70,17 @@ async fn a_block_that_went_from_a_disk_without_a_word_is_copied_anew() {
         .await;
 }
 
+const fn unknown(id: u8) -> BlockId {
+    BlockId {
+        extent: ExtentId::from_bytes([id; 16]),
+        index: 0,
+    }
+}
+
 #[tokio::test]
 async fn what_nothing_needs_is_deleted_and_what_somebody_may_come_to_record_is_not() {
     let world = World::with(often()).await;
     world.zone("/z", "payroll").await;
-    let unknown = |id: u8| BlockId {
-        extent: ExtentId::from_bytes([id; 16]),
-        index: 0,
-    };
     // A copy that is recorded, and one of a file that is being written, for days.
     let grant = world.write("/z/f", 10, &["n1", "n2"]).await.expect("a file");
     let whole = block_id(&grant, 0);
@@ -141,4 +149,188 @@ async fn a_copy_of_which_nobody_heard_is_taken_into_account() {
         .until("one too many is deleted", async |world| !world.nodes.has("n5", block))
         .await;
     assert!(["n1", "n2", "n4"].iter().all(|node| world.nodes.has(node, block)));
+}
+
+/// Clocks are not compared: a pass that had begun when a disk was replaced does not count for the new one, whatever the time is then.
+#[tokio::test]
+async fn a_clock_that_is_set_back_hides_no_emptied_disk() {
+    let settings = Settings {
+        inventory_ms: 0,
+        ..crate::fixture::quick()
+    };
+    let mut world = World::with(settings).await;
+    world.add_node("n4");
+    world.ahead_ms.store(7_200_000, Ordering::SeqCst);
+    world
+        .until("all report by the new time", async |world| {
+            let nodes = world.cluster_status().await.nodes;
+            nodes.len() == 4 && nodes.iter().all(|node| node.alive)
+        })
+        .await;
+    world.zone("/z", "payroll").await;
+    let kept = world.write("/z/kept", 10, &["n1", "n3", "n4"]).await.expect("a file");
+    world.write("/z/slow", 10, &["n2", "n3", "n4"]).await.expect("a file");
+    // Nothing is copied to this one, and a pass waits for it.
+    world.nodes.set_full("n2", true);
+    world.nodes.set_lazy("n2", true);
+    let is_filled = async |world: &World| {
+        world.nodes.has("n1", block_id(&kept, 0)) && world.cluster_status().await.blocks_in_deficit == 0
+    };
+    world.nodes.replace_disk("n1");
+    world.until("the new disk is filled", is_filled).await;
+    world.ahead_ms.store(0, Ordering::SeqCst);
+    world.nodes.replace_disk("n1");
+    world
+        .until("the node reports", async |world| world.nodes.is_heard("n1"))
+        .await;
+    world.nodes.set_lazy("n2", false);
+    world.until("the newest disk is filled, too", is_filled).await;
+}
+
+#[tokio::test]
+async fn a_copy_too_many_stays_while_others_are_only_said_to_be_there() {
+    let mut world = World::with(often()).await;
+    world.zone("/z", "payroll").await;
+    world.add_node("n4");
+    let grant = world.write("/z/f", 10, &NODES).await.expect("a file");
+    let block = block_id(&grant, 0);
+    world.nodes.set_silent("n3", true);
+    world
+        .until("the node is silent", async |world| {
+            !world.cluster_status().await.nodes[2].alive
+        })
+        .await;
+    world.nodes.store_aged("n4", block, sealed(10), 2 * DAY);
+    for round in 1..3 {
+        world.nodes.store_aged("n4", unknown(round), 100, 2 * DAY);
+        world
+            .until("another survey is through", async |world| {
+                !world.nodes.has("n4", unknown(round))
+            })
+            .await;
+    }
+    assert!(world.nodes.has("n4", block), "the third is only said to be there");
+    world.nodes.set_silent("n3", false);
+    world
+        .until("it is one too many", async |world| !world.nodes.has("n4", block))
+        .await;
+    assert!(NODES.iter().all(|node| world.nodes.has(node, block)));
+}
+
+/// All rows of a store.
+async fn rows(store: &AnyStore) -> Vec<(Bytes, Bytes)> {
+    let mut view = store.snapshot().await.expect("a view");
+    view.range(&[0], &[255], 10_000).await.expect("all rows")
+}
+
+/// The namespace is put back to what it was before most of its files were written.
+#[tokio::test]
+async fn an_old_copy_of_the_namespace_costs_no_block() {
+    let settings = Settings {
+        stray_blocks_max: 4,
+        ..often()
+    };
+    let mut world = World::with(settings).await;
+    world.zone("/z", "payroll").await;
+    world.write("/z/old", 10, &NODES).await.expect("a file");
+    world.stop().await;
+    let store = world.open_store().await;
+    let before = rows(&store).await;
+    drop(store);
+    world.run().await;
+    let mut newer = Vec::new();
+    for number in 0..6 {
+        let grant = world.write(&format!("/z/{number}"), 10, &NODES).await.expect("a file");
+        newer.push(block_id(&grant, 0));
+    }
+    world.stop().await;
+    let store = world.open_store().await;
+    let mut txn = store.begin().await.expect("a transaction");
+    for (key, _) in rows(&store).await {
+        txn.delete(&key);
+    }
+    for (key, value) in before {
+        txn.put(&key, value);
+    }
+    txn.commit().await.expect("committed");
+    drop(store);
+    for (block, node) in newer.iter().flat_map(|block| NODES.map(|node| (block, node))) {
+        world.nodes.store_aged(node, *block, sealed(10), 2 * DAY);
+    }
+    world.run().await;
+    // Few on one node are kept, too, while they are too many on another.
+    world.nodes.store_aged("n1", unknown(1), 100, 2 * DAY);
+    let strays = async |world: &World| {
+        let nodes = world.cluster_status().await.nodes;
+        nodes.iter().map(|node| node.strays).collect::<Vec<_>>()
+    };
+    world
+        .until("they are seen", async |world| strays(world).await == [7, 6, 6])
+        .await;
+    let nodes = pb::CheckPageRequest {
+        part: CheckedPart::Nodes.into(),
+        ..pb::CheckPageRequest::default()
+    };
+    let found = world.fsck("fsadmin").check_page(nodes).await.expect("a page");
+    let found = found.into_inner().findings;
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert_eq!(found[0].kind(), FindingKind::Node);
+    assert!(found[0].what.contains("7 blocks on node n1"), "{found:?}");
+    // Another one is counted, so another survey was through.
+    world.nodes.store_aged("n2", unknown(2), 100, 2 * DAY);
+    world
+        .until("they are seen again", async |world| strays(world).await == [7, 7, 6])
+        .await;
+    assert_eq!(world.nodes.blocks(), 3 + 7 + 7 + 6, "nothing was deleted");
+    assert!(NODES.iter().all(|node| world.nodes.deletes(node) == 0));
+    // A superuser knows better.
+    let delete_strays = pb::TakeInventoryRequest { delete_strays: true };
+    world
+        .fsck("fsadmin")
+        .take_inventory(delete_strays)
+        .await
+        .expect("taken");
+    world
+        .until("they are deleted", async |world| {
+            world.nodes.blocks() == 3 && strays(world).await == [0, 0, 0]
+        })
+        .await;
+    world.read("/z/old").await.expect("it is there");
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_keeps_nobody_from_looking_on() {
+    let mut world = World::with(often()).await;
+    world.zone("/z", "payroll").await;
+    let grant = world.write("/z/f", 9 << 20, &NODES).await.expect("a file");
+    let spare = world.write("/z/spare", 9 << 20, &NODES).await.expect("a file");
+    world.nodes.make_unreadable("n2", block_id(&grant, 0));
+    world.nodes.forget("n2", block_id(&grant, 2));
+    world
+        .until("what is missing is copied anew", async |world| {
+            world.nodes.has("n2", block_id(&grant, 2)) && world.cluster_status().await.nodes[1].unreadable == 1
+        })
+        .await;
+    let blocks = world.read("/z/f").await.expect("opened").blocks.expect("blocks").blocks;
+    assert!(blocks[0].nodes.contains(&"n2".to_owned()), "nobody knows what is in it");
+    // A record that cannot be read is passed over as well, in comparisons and in what nodes report.
+    world.stop().await;
+    let store = world.open_store().await;
+    let mut txn = store.begin().await.expect("a transaction");
+    let extent = block_id(&grant, 0).extent;
+    let broken = rows(&store).await.into_iter().map(|(key, _)| key);
+    for key in broken.filter(|key| key[0] == b'b' && key[1..17] == *extent.as_bytes()) {
+        txn.put(&key, b"no block list".to_vec());
+    }
+    txn.commit().await.expect("committed");
+    drop(store);
+    world.run().await;
+    world.nodes.report_bad("n3", block_id(&grant, 1));
+    world.nodes.forget("n3", block_id(&spare, 1));
+    world
+        .until("others are copied anew", async |world| {
+            world.nodes.has("n3", block_id(&spare, 1)) && world.nodes.is_heard("n3")
+        })
+        .await;
+    assert!(NODES.iter().all(|node| world.nodes.has(node, block_id(&grant, 1))));
 }
