@@ -1,4 +1,5 @@
-//! Which jobs are worked on: a bounded number of each kind, in turn. Jobs that are slow, because they are throttled or wait for something that is
+//! Which jobs are worked on: a bounded number of each kind, first come first served. A job that gave its place up is the last to come
+//! by then, and those that come later are behind it. Jobs that are slow, because they are throttled or wait for something that is
 //! away, hold up others no longer than a turn; and those of one owner, or on one key, never have all places, so that one of
 //! somebody else is begun at once.
 
@@ -9,9 +10,6 @@ use tokio::time::Instant;
 
 /// How long a job keeps a place that another one waits for: longer than it takes a job that always fails to be paused.
 const TURN: Duration = Duration::from_secs(30);
-
-/// Turns that are remembered.
-const REMEMBERED: u64 = 10_000;
 
 /// A job that there is work to do on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,15 +23,26 @@ pub(super) struct Ready {
 #[derive(Debug, Default)]
 pub(super) struct Places {
     held: HashMap<JobId, Held>,
-    /// When jobs that wait had their last turn, counted in turns.
-    served: HashMap<JobId, u64>,
-    turns: u64,
+    /// Jobs that wait, in the order in which they came.
+    tickets: HashMap<JobId, Ticket>,
+    last_ticket: u64,
+    /// A round is over when all jobs that wait have been looked at.
+    round: u64,
 }
 
 #[derive(Debug)]
 struct Held {
     group: String,
     since: Instant,
+    /// It is to wait once more.
+    gives_up: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ticket {
+    number: u64,
+    /// When the job was seen to wait last.
+    round: u64,
 }
 
 impl Places {
@@ -42,18 +51,35 @@ impl Places {
         self.held.contains_key(&job)
     }
 
+    /// Has jobs that wait stand in line, those that do already where they are. Who was not seen in a whole round waits no more; that is
+    /// also what bounds the line: it holds jobs that are there.
+    pub(super) fn queue(&mut self, waiting: &[Ready], ends_round: bool) {
+        for ready in waiting.iter().filter(|ready| !self.held.contains_key(&ready.job)) {
+            let number = self.last_ticket + 1;
+            let ticket = self.tickets.entry(ready.job).or_insert(Ticket { number, round: 0 });
+            ticket.round = self.round;
+            self.last_ticket = self.last_ticket.max(ticket.number);
+        }
+        if ends_round {
+            self.tickets.retain(|_, ticket| ticket.round == self.round);
+            self.round += 1;
+        }
+    }
+
     /// Gives a place to the job whose turn it is, of those that wait, if one of `most` is free.
     pub(super) fn give(&mut self, waiting: &[Ready], most: usize, now: Instant) -> Option<JobId> {
         if self.held.len() >= most {
             return None;
         }
         let next = self.next(waiting, |group| self.of(group) < cap(most))?.clone();
-        self.turns += 1;
-        self.served.insert(next.job, self.turns);
-        let turns = self.turns;
-        self.served.retain(|_, turn| *turn + REMEMBERED > turns);
         let Ready { job, group } = next;
-        self.held.insert(job, Held { group, since: now });
+        self.tickets.remove(&job);
+        let held = Held {
+            group,
+            since: now,
+            gives_up: false,
+        };
+        self.held.insert(job, held);
         Some(job)
     }
 
@@ -75,18 +101,29 @@ impl Places {
             .map(|(job, _)| *job)
     }
 
-    /// A job's work is over, or was stopped.
+    /// A job is being stopped because its turn is over.
+    pub(super) fn give_up(&mut self, job: JobId) {
+        if let Some(held) = self.held.get_mut(&job) {
+            held.gives_up = true;
+        }
+    }
+
+    /// A job's work is over, or was stopped: then it stands in line again, behind all who do.
     pub(super) fn leave(&mut self, job: JobId) {
-        self.held.remove(&job);
+        if self.held.remove(&job).is_some_and(|held| held.gives_up) {
+            self.last_ticket += 1;
+            let (number, round) = (self.last_ticket, self.round);
+            self.tickets.insert(job, Ticket { number, round });
+        }
     }
 
     /// Of the groups that have the fewest places the job that waits for longest.
     fn next<'a>(&self, waiting: &'a [Ready], may: impl Fn(&str) -> bool) -> Option<&'a Ready> {
-        let served = |job| self.served.get(&job).copied().unwrap_or_default();
+        let number = |job| self.tickets.get(&job).map_or(u64::MAX, |ticket| ticket.number);
         let free = waiting
             .iter()
             .filter(|ready| !self.holds(ready.job) && may(&ready.group));
-        free.min_by_key(|ready| (self.of(&ready.group), served(ready.job), ready.job))
+        free.min_by_key(|ready| (self.of(&ready.group), number(ready.job), ready.job))
     }
 
     fn of(&self, group: &str) -> usize {
@@ -116,6 +153,7 @@ mod tests {
 
     /// Gives places until none is given.
     fn fill(places: &mut Places, waiting: &[Ready], now: Instant) -> Vec<JobId> {
+        places.queue(waiting, true);
         std::iter::from_fn(|| places.give(waiting, 4, now)).collect()
     }
 
@@ -141,6 +179,7 @@ mod tests {
         for _ in 0..4 {
             now += TURN;
             while let Some(job) = places.over(&waiting, 4, now) {
+                places.give_up(job);
                 places.leave(job);
                 seen.extend(places.give(&waiting, 4, now));
             }
@@ -171,12 +210,41 @@ mod tests {
         );
     }
 
+    /// New jobs come all the time: one that gave its place up is behind those that waited by then, and before all that came later.
+    #[test]
+    fn a_stream_of_new_jobs_keeps_nobody_from_coming_again() {
+        let (mut places, mut now) = (Places::default(), Instant::now());
+        let slow = ready(200, "slow");
+        let mut waiting = vec![slow.clone()];
+        assert_eq!(fill(&mut places, &waiting, now).len(), 1);
+        waiting = vec![ready(1, "a"), ready(2, "b")];
+        places.queue(&waiting, true);
+        now += TURN;
+        assert_eq!(places.over(&waiting, 1, now), Some(slow.job));
+        places.give_up(slow.job);
+        places.leave(slow.job);
+        waiting.push(slow.clone());
+        let mut served = Vec::new();
+        for number in 3..8 {
+            waiting.push(ready(number, "new"));
+            places.queue(&waiting, true);
+            let next = places.give(&waiting, 1, now).expect("a place is free");
+            waiting.retain(|ready| ready.job != next);
+            places.leave(next);
+            served.push(next);
+        }
+        let expected = [1, 2, 200, 3, 4].map(|number| JobId::from_bytes([number; 16]));
+        assert_eq!(served, expected);
+    }
+
     #[test]
     fn a_single_place_goes_round() {
         let (mut places, now) = (Places::default(), Instant::now());
         let waiting = [ready(1, "key"), ready(2, "key")];
+        places.queue(&waiting, true);
         assert_eq!(places.give(&waiting, 1, now), id(1));
         assert_eq!(places.over(&waiting, 1, now + TURN), id(1));
+        places.give_up(JobId::from_bytes([1; 16]));
         places.leave(JobId::from_bytes([1; 16]));
         assert_eq!(places.give(&waiting, 1, now + TURN), id(2));
         assert_eq!(places.over(&waiting, 1, now + TURN + TURN), id(2));

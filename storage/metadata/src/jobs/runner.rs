@@ -20,7 +20,7 @@ use crate::{
     reencrypt::worker,
     schema::{
         access,
-        access::transact,
+        access::{told, transact},
         keys,
         records::{Job, JobKind},
     },
@@ -140,6 +140,7 @@ impl Kind {
         if let Some(job) = self.places.over(&waiting, self.most, now) {
             let worker = busy.values().find(|worker| worker.job == job);
             worker.iter().for_each(|worker| worker.task.abort());
+            self.places.give_up(job);
         }
         Ok(())
     }
@@ -157,15 +158,18 @@ impl Kind {
         }
         let mut waiting = Vec::new();
         for (key, _) in &found {
-            let id = keys::running_job_of(key).ok_or(MetadataError::Corrupt { what: "job" })?;
-            if self.places.holds(id) {
+            let Some(id) = keys::running_job_of(key).filter(|id| !self.places.holds(*id)) else {
                 continue;
-            }
-            if let Some(job) = access::job(&mut view, id).await? {
-                let group = group(&mut view, &job).await?;
+            };
+            // What cannot be read keeps no other job from its place.
+            let Some(Some(job)) = told(access::job(&mut view, id).await, &id.to_string())? else {
+                continue;
+            };
+            if let Some(group) = told(group(&mut view, &job).await, &id.to_string())? {
                 waiting.push(Ready { job: id, group });
             }
         }
+        self.places.queue(&waiting, self.after.is_none());
         Ok(waiting)
     }
 }
@@ -251,7 +255,9 @@ async fn forget(store: &impl Store, now_ms: u64) -> Result<(), MetadataError> {
         let found = access::page(&mut store.snapshot().await?, &range, FORGOTTEN_AT_ONCE).await?;
         let (mut old, mut is_end) = (Vec::new(), found.len() < FORGOTTEN_AT_ONCE);
         for (key, value) in &found {
-            let job: Job = access::decode(value.clone(), "job")?;
+            let Some(job) = told(access::decode::<Job>(value.clone(), "job"), &hex::encode(key))? else {
+                continue;
+            };
             if job.created_ms >= before_ms {
                 is_end = true;
                 break;
