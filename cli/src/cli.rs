@@ -7,7 +7,7 @@ use strongroom_kms::{
     audit::Outcome,
     policy::{Action, Authentication, GroupName},
 };
-use strongroom_proto::{EdekSuite, KeyName, ZoneId};
+use strongroom_proto::{EdekSuite, KeyName, ZoneId, ZonePath};
 
 use crate::{error::EXIT_CODES_HELP, profile::PROFILE_VARIABLE};
 
@@ -27,7 +27,7 @@ pub(crate) use token::{
     TokenLinkStepArgs, TokenWorkerArgs,
 };
 use zone::zone_id;
-pub(crate) use zone::{ZoneCommand, ZoneProofArgs};
+pub(crate) use zone::{ZoneCommand, ZoneAdoptArgs, ZoneProofArgs};
 
 /// Hardware-backed keys and encrypted zones.
 #[derive(Debug, Parser)]
@@ -152,6 +152,10 @@ pub(crate) struct FsckArgs {
     pub(crate) ciphertext: Vec<PathBuf>,
 }
 
+fn plain_directory(text: &str) -> Result<ZonePath, String> {
+    ZonePath::parse(text.as_bytes()).map_err(|error| error.to_string())
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct DevArgs {
     /// Where everything is kept [default: ~/.local/share/strongroom-dev]
@@ -166,6 +170,9 @@ pub(crate) struct DevArgs {
     /// The PKCS#11 library [default: SoftHSM2 where distributions put it]
     #[arg(long, value_name = "FILE")]
     pub(crate) pkcs11_module: Option<PathBuf>,
+    /// Let files below this directory be in no zone, and not encrypted; may be given several times
+    #[arg(long, value_name = "DIR", value_parser = plain_directory)]
+    pub(crate) plain: Vec<ZonePath>,
     /// Keep every key in that many tokens, 1 or 2, so that one may fail [default: 1, or what the directory has]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=2))]
     pub(crate) tokens: Option<u8>,

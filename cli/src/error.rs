@@ -82,6 +82,7 @@ impl From<Reason> for Exit {
             | Reason::IsADirectory
             | Reason::NotEmpty
             | Reason::NotInZone
+            | Reason::NotEncrypted
             | Reason::AlreadyZone
             | Reason::QuotaExceeded
             | Reason::CrossZone
@@ -210,6 +211,16 @@ pub(crate) enum Error {
     /// A disk holds what does not look like ciphertext, or what nothing accounts for.
     #[error("{found} files on the disks of block nodes are not as they should be; each is named above")]
     NotCiphertext { found: u64 },
+    /// Blocks of files that are not encrypted keep disks from being proved.
+    #[error(
+        "{plain} blocks are of files that are not encrypted, each of them named above; nothing is proved before they are: strongroom zone adopt"
+    )]
+    PlainBlocks { plain: u64 },
+    /// Files of a zone are left that are not encrypted.
+    #[error(
+        "{left} files in {zone} are not encrypted yet; give the same command again, as a user who may read and write them"
+    )]
+    NotAdopted { zone: String, left: u64 },
     /// `strongroom dev`.
     #[error(transparent)]
     Dev(#[from] DevError),
@@ -284,7 +295,7 @@ impl Error {
             Self::LocalExists { .. } | Self::LocalKind { .. } | Self::JobEnded { .. } => Exit::Conflict,
             Self::Length { .. } | Self::NotCiphertext { .. } => Exit::Integrity,
             Self::Fsck { losses: 1.., .. } => Exit::Integrity,
-            Self::Fsck { .. } => Exit::Partly,
+            Self::Fsck { .. } | Self::PlainBlocks { .. } | Self::NotAdopted { .. } => Exit::Partly,
             Self::LocalName { .. } | Self::Reencryption { .. } | Self::Stopped { .. } => Exit::Partly,
             Self::Partly { exit, .. } => *exit,
             Self::Policy(PolicyError::Read { source, .. }) => Exit::of_file(source),

@@ -7,7 +7,10 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use strongroom_proto::transport::{BearerFiles, Remote, Remotes, TlsFiles};
+use strongroom_proto::{
+    ZonePath,
+    transport::{BearerFiles, Remote, Remotes, TlsFiles},
+};
 
 use crate::error::Exit;
 
@@ -28,6 +31,9 @@ pub(crate) struct Profile {
     /// Bits that new files and directories are made without, octal; 022 unless given.
     #[serde(default)]
     pub(crate) umask: Option<Umask>,
+    /// Directories below which files may be read and written that are not encrypted; everywhere else they are refused.
+    #[serde(default)]
+    pub(crate) plain: Vec<PlainPath>,
     /// The key service's port for callers with bearer tokens.
     #[serde(default)]
     pub(crate) kms_bearer: Option<Remote>,
@@ -62,6 +68,32 @@ impl TryFrom<String> for Umask {
 impl From<Umask> for String {
     fn from(umask: Umask) -> Self {
         format!("{:03o}", umask.0)
+    }
+}
+
+/// A directory as the filesystem names it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct PlainPath(ZonePath);
+
+impl PlainPath {
+    pub(crate) fn path(&self) -> ZonePath {
+        self.0.clone()
+    }
+}
+
+impl TryFrom<String> for PlainPath {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let path = ZonePath::parse(text.as_bytes());
+        path.map(Self).map_err(|error| format!("plain lists directories by their paths: {error}"))
+    }
+}
+
+impl From<PlainPath> for String {
+    fn from(path: PlainPath) -> Self {
+        path.0.to_string()
     }
 }
 
@@ -275,6 +307,7 @@ mod tests {
             ("kms =", "kmss =", "unknown field `kmss`"),
             ("localhost:7600", "localhost", "host:port"),
             ("fs = \"alice\"", "", "missing field `fs`"),
+            ("kms =", "plain = [\"landing\"]\nkms =", "plain lists directories"),
         ] {
             let error = toml::from_str::<Profile>(&SAMPLE.replace(from, to))
                 .expect_err("invalid")

@@ -1,7 +1,7 @@
 //! Encryption and decryption of file bytes: pure, without I/O, clock or randomness.
 //!
-//! There are two [`Suite`]s. `gcm` is for files that nobody may change unnoticed. `ctr-hdfs` is AES-CTR as HDFS does it ([`Ctr`]):
-//! it hides bytes at any position, and no more.
+//! There are two [`Suite`]s that encrypt. `gcm` is for files that nobody may change unnoticed. `ctr-hdfs` is AES-CTR as HDFS does it
+//! ([`Ctr`]): it hides bytes at any position, and no more. Files of suite `plain` are cut and summed as the others and not encrypted.
 //!
 //! A file is a list of extents; each is encrypted under its own [`ExtentKey`] in frames that are sealed
 //! one by one, so that any frame can be read alone and, in suite `gcm`, none can be changed, moved, dropped or repeated

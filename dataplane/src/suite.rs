@@ -10,6 +10,9 @@ pub enum Suite {
     Gcm,
     /// AES-CTR, a file's first extent exactly as HDFS has it: `docs/formats/data-ctr.md`. Nothing shows that bytes were changed.
     CtrHdfs,
+    /// Not encrypted at all: there is no DEK, so that nothing is hidden and nobody authenticates anything. For files that stand outside of
+    /// every encryption zone, which whoever opens them has to allow ([`crate::ExtentKey::plain`]).
+    Plain,
 }
 
 impl Suite {
@@ -18,6 +21,7 @@ impl Suite {
         match self {
             Self::Gcm => 1,
             Self::CtrHdfs => 2,
+            Self::Plain => 3,
         }
     }
 
@@ -26,7 +30,7 @@ impl Suite {
     pub const fn tag_bytes(self) -> u32 {
         match self {
             Self::Gcm => TAG_BYTES,
-            Self::CtrHdfs => 0,
+            Self::CtrHdfs | Self::Plain => 0,
         }
     }
 }
@@ -36,6 +40,7 @@ impl fmt::Display for Suite {
         f.write_str(match self {
             Self::Gcm => "gcm",
             Self::CtrHdfs => "ctr-hdfs",
+            Self::Plain => "plain",
         })
     }
 }

@@ -290,7 +290,7 @@ impl fmt::Display for EdekSuite {
     }
 }
 
-/// How file bytes are encrypted. Fixed per zone.
+/// How file bytes are encrypted. Fixed per zone; what is in none may be [`Self::Plain`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum DataSuite {
     /// Authenticated: AES-256-GCM in frames, tags bound to file, extent and position.
@@ -299,10 +299,12 @@ pub enum DataSuite {
     /// AES-CTR, for files that HDFS is to read as they are: nothing shows that bytes were changed. For zones under a key of
     /// [`EdekSuite::Hadoop`].
     CtrHdfs,
+    /// Not encrypted: for files that are in no zone, or were not before it adopted them.
+    Plain,
 }
 
 impl DataSuite {
-    /// Every suite, the ones to be preferred first.
+    /// Every suite that a zone can have, the ones to be preferred first.
     pub const ALL: [Self; 2] = [Self::Gcm, Self::CtrHdfs];
 
     /// The suite's name on the wire and on the command line.
@@ -311,6 +313,7 @@ impl DataSuite {
         match self {
             Self::Gcm => "gcm",
             Self::CtrHdfs => "ctr-hdfs",
+            Self::Plain => "plain",
         }
     }
 }
@@ -319,7 +322,8 @@ impl FromStr for DataSuite {
     type Err = ParseError;
 
     fn from_str(s: &str) -> Result<Self, ParseError> {
-        let named = Self::ALL.into_iter().find(|suite| suite.as_str() == s);
+        let mut all = Self::ALL.into_iter().chain([Self::Plain]);
+        let named = all.find(|suite| suite.as_str() == s);
         named.ok_or_else(|| ParseError::new("data suite", s, "known suites: gcm, ctr-hdfs"))
     }
 }
@@ -363,6 +367,7 @@ mod tests {
             let refusal = "rot13".parse::<DataSuite>().expect_err("not a suite").to_string();
             assert!(refusal.contains(suite.as_str()), "{refusal}");
         }
+        assert_eq!("plain".parse(), Ok(DataSuite::Plain));
         let refusal = "rot13".parse::<EdekSuite>().expect_err("not a suite").to_string();
         for suite in EdekSuite::ALL {
             assert!(refusal.contains(suite.as_str()), "{refusal}");

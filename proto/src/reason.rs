@@ -91,6 +91,8 @@ reasons! {
     NotEmpty = "not-empty" => FailedPrecondition,
     /// The path is in no encryption zone.
     NotInZone = "not-in-zone" => FailedPrecondition,
+    /// The file is not encrypted, where it would have to be or the caller does not allow it.
+    NotEncrypted = "not-encrypted" => FailedPrecondition,
     /// The directory is a zone already.
     AlreadyZone = "already-zone" => AlreadyExists,
     /// A directory above holds as many names or bytes as its quota allows, or a user has as many files open as one may.

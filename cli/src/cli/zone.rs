@@ -80,6 +80,16 @@ pub(crate) enum ZoneCommand {
         #[command(flatten)]
         pace: PaceArgs,
     },
+    /// Make a directory a zone with all it holds, and encrypt that in place
+    ///
+    /// For directories in no zone. The zone is made at once, by the profile's zone administrator: what is written from then on is encrypted, and
+    /// what was there stays readable while the profile's user of files encrypts it, file by file, in the foreground. What was interrupted
+    /// goes on when the command is given again, by whoever may read and write the files. The profile has to list the directory:
+    /// plain = ["/landing"]. Zones inside are left alone. Old bytes are deleted as those of any file: docs/operations.md says what that leaves.
+    #[command(
+        after_help = "Examples:\n  strongroom zone adopt /landing --key landing\n  strongroom zone adopt /landing --throttle 50"
+    )]
+    Adopt(ZoneAdoptArgs),
     /// Have it proved that a zone uses no key version up to one, for key delete
     #[command(
         after_help = "Examples:\n  strongroom zone proof /payroll --through-version 3 -o payroll.proof\n  strongroom zone proof --zone-id 3f2a…0c --key payroll --through-version 3 -o gone.proof"
@@ -91,6 +101,23 @@ pub(crate) enum ZoneCommand {
         /// The zone
         path: Option<String>,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ZoneAdoptArgs {
+    /// A directory in no zone, or one whose adoption was begun
+    pub(crate) path: String,
+    /// The zone's EZ key; to go on it need not be given
+    #[arg(long, value_name = "NAME")]
+    pub(crate) key: Option<KeyName>,
+    /// How files are encrypted, as in zone create [default: gcm]
+    #[arg(long, value_name = "SUITE")]
+    pub(crate) suite: Option<DataSuite>,
+    /// How much is sealed at once, as in zone create
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) frame_size: Option<FrameSize>,
+    #[command(flatten)]
+    pub(crate) pace: PaceArgs,
 }
 
 #[derive(Debug, Args)]

@@ -87,6 +87,7 @@ const fn kind(kind: JobKind) -> &'static str {
         JobKind::Removal => "removal",
         JobKind::Compaction => "compaction",
         JobKind::Rekeying => "re-keying",
+        JobKind::Adoption => "adoption",
         JobKind::Transfer => "transfer",
     }
 }

@@ -1,5 +1,6 @@
 //! One file per command: it parses names, asks a service and prints the answer.
 
+mod adopt;
 mod audit;
 mod fs;
 mod fsck;
@@ -145,6 +146,7 @@ fn dev_options(args: DevArgs) -> DevOptions {
         profile_out: args.profile_out,
         pkcs11_module: args.pkcs11_module,
         tokens: args.tokens,
+        plain: args.plain,
     }
 }
 

@@ -9,7 +9,7 @@ use strongroom_proto::transport::{BearerIdentity, TlsError, TlsIdentity};
 use crate::{
     cli::Global,
     error::Error,
-    profile::{Profile, Proof, chosen_path},
+    profile::{PlainPath, Profile, Proof, chosen_path},
 };
 
 /// The profile and the identity asked for with `--as`.
@@ -88,6 +88,7 @@ impl Session {
         if let Some(umask) = self.profile.umask {
             fs.set_umask(umask.bits());
         }
+        fs.allow_plain(self.profile.plain.iter().map(PlainPath::path).collect());
         Ok(fs)
     }
 

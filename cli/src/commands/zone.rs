@@ -7,10 +7,10 @@ use std::{
     time::Duration,
 };
 
-use strongroom_fs::{Reencryption, ReencryptionState, Zone, ZoneFs, ZoneOptions};
+use strongroom_fs::{Adoption, Reencryption, ReencryptionState, Zone, ZoneFs, ZoneOptions};
 use strongroom_proto::{DataSuite, KeyVersion, ZonePath};
 
-use super::{fs::rewrite, session::Session};
+use super::{adopt, fs::rewrite, session::Session};
 use crate::{
     cli::{ZoneCommand, ZoneProofArgs},
     error::Error,
@@ -64,6 +64,7 @@ pub(super) async fn run(session: &Session, command: ZoneCommand, output: Output)
             let fs = session.files()?;
             rewrite::run(fs, &parse(&path)?, &rewrite::Wanted::zone(&pace), output).await
         }
+        ZoneCommand::Adopt(args) => adopt::run(session, args, output).await,
         ZoneCommand::Proof(args) => proof(&fs, args, output).await,
         ZoneCommand::Status { path: Some(path) } => report(&fs.reencryption(&parse(&path)?).await?, output),
         ZoneCommand::Status { path: None } => statuses(&fs, output).await,
@@ -96,9 +97,18 @@ fn row(zone: &Zone) -> [String; 5] {
         zone.path.to_string(),
         zone.key_name.to_string(),
         zone.data_suite.to_string(),
-        zone.files.iter().map(|count| count.files).sum::<u64>().to_string(),
+        files_text(zone),
         time_text(zone.created_ms),
     ]
+}
+
+/// How many files a zone has, and how many beside them it has to encrypt yet.
+fn files_text(zone: &Zone) -> String {
+    let encrypted = zone.files.iter().map(|count| count.files).sum::<u64>();
+    match zone.adoption {
+        Some(Adoption { ended: false, left, .. }) => format!("{encrypted}, {left} to adopt"),
+        _ => encrypted.to_string(),
+    }
 }
 
 fn show(zone: &Zone, output: Output) -> Result<(), Error> {
@@ -109,6 +119,7 @@ fn zone_text(zone: &Zone) -> String {
     let suite = match zone.data_suite {
         DataSuite::Gcm => format!("{}, in frames of {}", zone.data_suite, zone.frame),
         DataSuite::CtrHdfs => format!("{}, not authenticated", zone.data_suite),
+        DataSuite::Plain => format!("{}, not encrypted", zone.data_suite),
     };
     let mut text = format!(
         "zone     {}\nid       {}\nkey      {} (EDEK suite {})\nsuite    {}\ncreated  {}\nEDEKs    {} in stock\n",
@@ -120,6 +131,13 @@ fn zone_text(zone: &Zone) -> String {
         time_text(zone.created_ms),
         zone.edeks_in_stock
     );
+    if let Some(adoption) = zone.adoption.filter(|adoption| !adoption.ended) {
+        let least = if adoption.looked { "" } else { " or more" };
+        text.push_str(&format!(
+            "adopts   {}{least} that are not encrypted yet; go on with: strongroom zone adopt {}\n",
+            adoption.left, zone.path
+        ));
+    }
     if zone.files.is_empty() {
         text.push_str("files    none");
     }

@@ -18,7 +18,13 @@ const POLICY: &str = include_str!("../../../kms/policy/sample.cedar");
 
 /// Configurations follow from the data directory, so they are written at every start; the policy is the user's to edit
 /// and is written once.
-pub(super) fn write_all(layout: &Layout, ports: &Ports, module: &Path, tokens: &[DevToken]) -> Result<(), DevError> {
+pub(super) fn write_all(
+    layout: &Layout,
+    ports: &Ports,
+    module: &Path,
+    tokens: &[DevToken],
+    plain_files: bool,
+) -> Result<(), DevError> {
     if files::read(&layout.policy())?.is_none() {
         files::write(&layout.policy(), POLICY, Audience::Owner)?;
     }
@@ -26,7 +32,7 @@ pub(super) fn write_all(layout: &Layout, ports: &Ports, module: &Path, tokens: &
         make_private_dir(&layout.state(role))?;
         let text = match role {
             Role::Kms => kms(layout, ports, module, tokens),
-            Role::Metadata => metadata(layout, ports),
+            Role::Metadata => metadata(layout, ports, plain_files),
             Role::Block(_) => block(layout, ports, role),
         };
         files::write(&layout.config(role), &text, Audience::Owner)?;
@@ -49,9 +55,9 @@ fn kms(layout: &Layout, ports: &Ports, module: &Path, tokens: &[DevToken]) -> St
     )
 }
 
-fn metadata(layout: &Layout, ports: &Ports) -> String {
+fn metadata(layout: &Layout, ports: &Ports, plain_files: bool) -> String {
     format!(
-        "{head}data_dir = {data_dir}\nkms = \"{kms}\"\nsuperusers = [\"fsadmin\"]\n{tls}",
+        "{head}data_dir = {data_dir}\nkms = \"{kms}\"\nsuperusers = [\"fsadmin\"]\n{tls}\n[settings]\nplain_files = {plain_files}\n",
         head = head(ports, Role::Metadata),
         data_dir = toml_string(&layout.state(Role::Metadata)),
         kms = ports.kms_remote(),
@@ -110,7 +116,7 @@ mod tests {
             block: [7602, 7603, 7604],
         };
         let tokens = [DevToken::First, DevToken::Second];
-        write_all(&layout, &ports, Path::new("/usr/lib/softhsm/libsofthsm2.so"), &tokens).expect("writes");
+        write_all(&layout, &ports, Path::new("/usr/lib/softhsm/libsofthsm2.so"), &tokens, false).expect("writes");
         let kms = strongroom_kms::Config::load(&layout.config(Role::Kms)).expect("the key service reads it");
         let labels: Vec<_> = kms.tokens.iter().map(|token| token.label.as_str()).collect();
         assert_eq!(labels, tokens.map(DevToken::label));
@@ -136,7 +142,7 @@ mod tests {
             block: [7602, 7603, 7604],
         };
         files::write(&layout.policy(), "// mine\n", Audience::Owner).expect("writes");
-        write_all(&layout, &ports, Path::new("/module.so"), &[DevToken::First]).expect("writes");
+        write_all(&layout, &ports, Path::new("/module.so"), &[DevToken::First], true).expect("writes");
         assert_eq!(
             files::read(&layout.policy()).expect("reads").as_deref(),
             Some("// mine\n")

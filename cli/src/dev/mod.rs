@@ -20,6 +20,7 @@ pub(crate) use error::DevError;
 use layout::Layout;
 use ports::Ports;
 use serde::Serialize;
+use strongroom_proto::ZonePath;
 use supervisor::Supervisor;
 
 use crate::{
@@ -40,6 +41,8 @@ pub(crate) struct DevOptions {
     pub(crate) pkcs11_module: Option<PathBuf>,
     /// How many tokens hold the keys, 1 or 2; `None` keeps what the data directory has.
     pub(crate) tokens: Option<u8>,
+    /// Directories in which files may be in no zone; with none the metadata service allows no such file.
+    pub(crate) plain: Vec<ZonePath>,
 }
 
 /// Makes what is missing, starts the roles, says how to connect, and keeps them running until SIGTERM or SIGINT.
@@ -80,9 +83,9 @@ async fn prepare(options: &DevOptions) -> Result<Prepared, DevError> {
     pki::ensure(&layout, SystemTime::now())?;
     let tokens = token::settle(&layout, options.tokens)?;
     token::ensure(&layout, &module, tokens).await?;
-    config::write_all(&layout, &ports, &module, tokens)?;
+    config::write_all(&layout, &ports, &module, tokens, !options.plain.is_empty())?;
     token::link(&layout, tokens).await?;
-    let profile = profile::write(&layout, &ports, options.profile_out.as_deref())?;
+    let profile = profile::write(&layout, &ports, options.profile_out.as_deref(), &options.plain)?;
     Ok(Prepared {
         layout,
         ports,

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use strongroom_proto::ZonePath;
+
 use super::{
     DevError,
     files::{self, Audience, toml_string},
@@ -25,8 +27,13 @@ pub(super) struct Written {
 
 /// Writes the profile into the data directory, and to `chosen` or, unless somebody's own profile is there, the
 /// default path.
-pub(super) fn write(layout: &Layout, ports: &Ports, chosen: Option<&Path>) -> Result<Written, DevError> {
-    let text = text(layout, ports);
+pub(super) fn write(
+    layout: &Layout,
+    ports: &Ports,
+    chosen: Option<&Path>,
+    plain: &[ZonePath],
+) -> Result<Written, DevError> {
+    let text = text(layout, ports, plain);
     files::write(&layout.profile(), &text, Audience::Owner)?;
     let kept = Written {
         path: layout.profile(),
@@ -63,17 +70,20 @@ fn place(path: &Path, text: &str) -> Result<bool, DevError> {
     Ok(true)
 }
 
-fn text(layout: &Layout, ports: &Ports) -> String {
+fn text(layout: &Layout, ports: &Ports, plain: &[ZonePath]) -> String {
+    let plain: Vec<_> = plain.iter().map(|path| toml_string(Path::new(path.as_str()))).collect();
     let mut text = format!(
         "{MARK} Remove this line to keep your own changes.\n\
          kms = \"{}\"\n\
-         metadata = \"{}\"\n\n\
+         metadata = \"{}\"\n\
+         plain = [{}]\n\n\
          [defaults]\n\
          key = \"keyadmin\"\n\
          zone = \"fsadmin\"\n\
          fs = \"alice\"\n",
         ports.kms_remote(),
-        ports.metadata_remote()
+        ports.metadata_remote(),
+        plain.join(", ")
     );
     for user in USERS {
         let tls = layout.tls(user);
@@ -110,7 +120,7 @@ mod tests {
     fn the_profile_is_one_that_commands_read() {
         let (dir, layout, ports) = fresh();
         let path = dir.path().join("somewhere/profile.toml");
-        let written = write(&layout, &ports, Some(&path)).expect("writes");
+        let written = write(&layout, &ports, Some(&path), &[]).expect("writes");
         assert_eq!((written.path.as_path(), written.is_default), (path.as_path(), false));
         for path in [&path, &layout.profile()] {
             let profile = Profile::load(path).expect("valid");
@@ -120,7 +130,7 @@ mod tests {
                 layout.tls("alice").key
             );
         }
-        write(&layout, &ports, Some(&path)).expect("replaces its own");
+        write(&layout, &ports, Some(&path), &[ZonePath::parse(b"/landing").expect("a path")]).expect("replaces its own");
     }
 
     #[test]
@@ -128,7 +138,7 @@ mod tests {
         let (dir, layout, ports) = fresh();
         let path = dir.path().join("mine.toml");
         fs::write(&path, "# mine\n").expect("writes");
-        let error = write(&layout, &ports, Some(&path)).expect_err("in the way").to_string();
+        let error = write(&layout, &ports, Some(&path), &[]).expect_err("in the way").to_string();
         assert!(error.contains("--profile-out"), "{error}");
         assert_eq!(fs::read_to_string(&path).expect("is there"), "# mine\n");
     }

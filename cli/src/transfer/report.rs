@@ -27,6 +27,7 @@ pub(crate) enum Verb {
     Appended,
     Fetched,
     Rewritten,
+    Encrypted,
 }
 
 impl Verb {
@@ -36,6 +37,7 @@ impl Verb {
             Self::Appended => "appended",
             Self::Fetched => "fetched",
             Self::Rewritten => "rewrote",
+            Self::Encrypted => "encrypted",
         }
     }
 }
@@ -53,6 +55,10 @@ struct Counts {
     files: u64,
     directories: u64,
     bytes: u64,
+    /// Files that there was nothing to do with.
+    unchanged: u64,
+    /// Files that are to be done yet, where that is known.
+    left: Option<u64>,
     skipped: u64,
     /// Of `skipped`, those that nobody allowed.
     unexpected: u64,
@@ -80,6 +86,9 @@ struct Summary<'a> {
     seconds: f64,
     mb_per_s: f64,
     files_per_s: f64,
+    unchanged: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left: Option<u64>,
     skipped: u64,
     failed: u64,
     failures: &'a [Listed],
@@ -113,6 +122,22 @@ impl Report {
         counts.bytes += bytes;
         counts.unavailable_in_a_row = 0;
         self.bar.set_message(format!("{} files", counts.files));
+    }
+
+    /// There was nothing to do with a file.
+    pub(crate) fn unchanged(&self) {
+        self.counts().unchanged += 1;
+    }
+
+    /// So many files are to be done yet.
+    pub(crate) fn leave(&self, files: u64) {
+        self.counts().left = Some(files);
+    }
+
+    /// Whether something failed or was skipped.
+    pub(crate) fn is_partly(&self) -> bool {
+        let counts = self.counts();
+        counts.failed + counts.skipped > 0
     }
 
     /// A directory is done.
@@ -183,6 +208,8 @@ impl Counts {
             seconds: rounded(seconds),
             mb_per_s: per_second(self.bytes as f64 / 1e6),
             files_per_s: per_second(self.files as f64),
+            unchanged: self.unchanged,
+            left: self.left,
             skipped: self.skipped,
             failed: self.failed,
             failures: &self.listed,
@@ -240,6 +267,12 @@ impl Summary<'_> {
             self.mb_per_s,
             self.files_per_s
         );
+        if self.unchanged > 0 {
+            text.push_str(&format!("; {} were done already", self.unchanged));
+        }
+        if let Some(left) = self.left.filter(|left| *left > 0) {
+            text.push_str(&format!("; {left} left"));
+        }
         if self.skipped + self.failed > 0 {
             text.push_str(&format!("; {} skipped, {} failed", self.skipped, self.failed));
         }

@@ -32,6 +32,12 @@ pub enum ExtentKeyError {
     /// The suite has no extents under the DEK itself.
     #[error("suite gcm has no extent under an initial counter")]
     Iv,
+    /// A key for what is not encrypted, or none for what is.
+    #[error("suite {suite} {}", if *.suite == Suite::Plain { "takes no key" } else { "takes a key" })]
+    Keyless {
+        /// The suite.
+        suite: Suite,
+    },
 }
 
 /// Why blocks were not sealed. Their buffer is as it was.
@@ -95,6 +101,7 @@ enum Engine {
         salt: [u8; 16],
     },
     Ctr(Box<Ctr>),
+    Plain,
 }
 
 impl fmt::Debug for ExtentKey {
@@ -121,8 +128,24 @@ impl ExtentKey {
                 Engine::Ctr(Box::new(Ctr::new(CtrKey::Aes256(key.expose()), &[0; 16])))
             }
             (Suite::CtrHdfs, Seed::Iv(iv)) => Engine::Ctr(Box::new(Ctr::new(dek.cipher_key(), &iv))),
+            (suite @ Suite::Plain, _) => return Err(ExtentKeyError::Keyless { suite }),
         };
         Ok(Self { engine, geometry })
+    }
+
+    /// What stands in the place of a key where nothing is encrypted: bytes pass as they are. No DEK leads here, so that nobody comes to
+    /// write plaintext by being told another suite.
+    ///
+    /// # Errors
+    /// [`ExtentKeyError::Keyless`] for any suite but [`Suite::Plain`].
+    pub const fn plain(geometry: Geometry) -> Result<Self, ExtentKeyError> {
+        match geometry.suite() {
+            Suite::Plain => Ok(Self {
+                engine: Engine::Plain,
+                geometry,
+            }),
+            suite => Err(ExtentKeyError::Keyless { suite }),
+        }
     }
 
     /// How the extent is cut.
@@ -149,7 +172,7 @@ impl ExtentKey {
     /// plaintext length says which frame is its last; it must come from a verified manifest.
     ///
     /// # Errors
-    /// [`OpenError`]; `out` then holds zeros, so that no byte of a run with a bad frame gets out. In suite `ctr-hdfs` there are no
+    /// [`OpenError`]; `out` then holds zeros, so that no byte of a run with a bad frame gets out. In suites `ctr-hdfs` and `plain` there are no
     /// bad frames, but only lengths that are wrong.
     pub fn open_frames(
         &self,
@@ -210,6 +233,10 @@ impl ExtentKey {
                     .expect("lengths and positions were checked");
                 return Ok(());
             }
+            Engine::Plain => {
+                out.copy_from_slice(sealed);
+                return Ok(());
+            }
         };
         let sealed_frames = sealed.chunks(self.geometry.sealed_frame_bytes() as usize);
         let plain_frames = out.chunks_mut(self.geometry.frame_bytes() as usize);
@@ -236,6 +263,11 @@ impl ExtentKey {
             Engine::Ctr(ctr) => {
                 let sealed = ctr.apply_summed(self.position(first), block, Direction::Encrypt, 0);
                 return sealed.expect("2^32 frames end far before the last position");
+            }
+            Engine::Plain => {
+                let mut crc = Digest::new(CrcAlgorithm::Crc32Iscsi);
+                crc.update(block);
+                return crc.finalize() as u32;
             }
         };
         let mut crc = Digest::new(CrcAlgorithm::Crc32Iscsi);

@@ -1,6 +1,6 @@
 //! What callers set of files, directories and zones.
 
-use strongroom_proto::{DataSuite, FrameSize, ZoneId, groups::GroupName, transport::UserName};
+use strongroom_proto::{DataSuite, FrameSize, KeyName, ZoneId, groups::GroupName, transport::UserName};
 
 /// Attributes to set, each if it is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,4 +30,15 @@ pub struct ZoneOptions {
     pub group: Option<GroupName>,
     /// Whether the directory for its users' trash is made with it, rather than when something is removed first.
     pub provision_trash: bool,
+}
+
+/// How a zone is made of a directory that holds something. What is not given is the default at first, and later what it was begun with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AdoptOptions {
+    /// Its EZ key, which is needed at first.
+    pub key: Option<KeyName>,
+    /// How its files are encrypted.
+    pub data_suite: Option<DataSuite>,
+    /// The frames that files of suite `gcm` are sealed in.
+    pub frame: Option<FrameSize>,
 }

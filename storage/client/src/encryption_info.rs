@@ -58,11 +58,11 @@ pub struct CryptoProtocolVersion {
 }
 
 impl ZoneFs {
-    /// How a file is encrypted. Takes the right to read it, in the namespace; the key service is not asked.
+    /// How a file is encrypted; none if it is not. Takes the right to read it, in the namespace; the key service is not asked.
     ///
     /// # Errors
     /// `not-found`, `permission-denied`, or `is-a-directory`: a directory has no encryption of its own.
-    pub async fn encryption_info(&self, path: &ZonePath) -> Result<EncryptionInfo, FsError> {
+    pub async fn encryption_info(&self, path: &ZonePath) -> Result<Option<EncryptionInfo>, FsError> {
         let request = pb::OpenFileRequest {
             path: path.into(),
             ..pb::OpenFileRequest::default()
@@ -71,7 +71,7 @@ impl ZoneFs {
         let opening = Opening::parse(path, opened)?;
         let told = || FsError::metadata_contradiction("it gives no data suite");
         let suite = opening.stat.data_suite.ok_or_else(told)?;
-        Ok(EncryptionInfo::of(path, &opening.edek, suite))
+        Ok(opening.edek.map(|edek| EncryptionInfo::of(path, &edek, suite)))
     }
 }
 
@@ -90,6 +90,7 @@ impl EncryptionInfo {
                 name: match suite {
                     DataSuite::Gcm => "AES/GCM/NoPadding",
                     DataSuite::CtrHdfs => "AES/CTR/NoPadding",
+                    DataSuite::Plain => "none",
                 },
                 algorithm_block_size: 16,
             },

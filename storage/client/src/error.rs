@@ -41,6 +41,14 @@ pub enum FsError {
         #[source]
         failure: Failure,
     },
+    /// The file is not encrypted, where this client may have to do with such a file nowhere or elsewhere.
+    #[error(
+        "{path} is not encrypted, by the word of the metadata service: it is in no encryption zone, or its zone has not come to it; whoever can change what that service says could have plaintext written here, or forged files read. If {path} is meant to be so, list its directory in the profile: plain = [\"/DIRECTORY\"]"
+    )]
+    Plain {
+        /// The file.
+        path: ZonePath,
+    },
     /// The file's list of extents is not the one that its writer authenticated.
     #[error("{path} was tampered with or its EDEK is another file's: {source}")]
     Manifest {
@@ -202,6 +210,7 @@ impl FsError {
         match self {
             Self::Remote(failure) | Self::Unwrap { failure, .. } | Self::Transfer { failure, .. } => failure.reason,
             Self::NeverStill { .. } => Reason::Overloaded,
+            Self::Plain { .. } => Reason::NotEncrypted,
             Self::Manifest { .. } | Self::Length { .. } => Reason::ManifestInvalid,
             Self::CutShort { .. } => Reason::NotFound,
             Self::BlockUnreadable { troubles, .. } => unreadable_reason(troubles),

@@ -6,13 +6,13 @@ use std::{
     sync::Arc,
 };
 
-use strongroom_dataplane::{
-    DataKey, ExtentKey, ExtentSealer, Geometry, ManifestExtent, SealError, Seed, UnsealedBlock,
-};
+use strongroom_dataplane::{ExtentSealer, Geometry, ManifestExtent, SealError, Seed, UnsealedBlock};
 use strongroom_proto::{BlockId, FileId, NodeId, ZonePath, limits::BLOCKS_PER_CALL_MAX, metadata::v1 as pb};
 use tokio::task::JoinSet;
 
-use crate::{FsError, ZoneFs, lease::Lease, nodes::SealedBlock, random, replicate::replicate};
+use crate::{
+    FsError, ZoneFs, lease::Lease, nodes::SealedBlock, plain::FileKey, random, replicate::replicate,
+};
 
 /// Blocks of one file that are being sealed and stored at once.
 const BLOCKS_IN_FLIGHT: usize = 4;
@@ -48,13 +48,12 @@ impl ExtentWriter {
         fs: ZoneFs,
         path: ZonePath,
         lease: Arc<Lease>,
-        dek: &DataKey<'_>,
+        key: &FileKey<'_>,
         file: FileId,
         geometry: Geometry,
         seed: Seed,
     ) -> Result<Self, FsError> {
-        let key = ExtentKey::derive(dek, file.as_bytes(), seed, geometry);
-        let key = key.map_err(|source| FsError::ExtentKey {
+        let key = key.extent(file, seed, geometry).map_err(|source| FsError::ExtentKey {
             path: path.clone(),
             source,
         })?;

@@ -243,6 +243,7 @@ impl<T: FnMut(&FsckFinding) + Send> Walk<'_, T> {
             pb::CheckedPart::OpenFiles,
             pb::CheckedPart::Index,
             pb::CheckedPart::Jobs,
+            pb::CheckedPart::Plain,
             pb::CheckedPart::Counters,
             pb::CheckedPart::Nodes,
         ] {

@@ -21,6 +21,8 @@ pub enum JobKind {
     Compaction,
     /// Puts files under new DEKs.
     Rekeying,
+    /// Encrypts files of a zone that were there before it.
+    Adoption,
     /// Moves a directory to another zone.
     Transfer,
 }
@@ -242,6 +244,7 @@ fn rewriting_kind(wire: Option<&pb::Rewriting>) -> Result<JobKind, FsError> {
     match wire.map(pb::Rewriting::kind) {
         Some(pb::RewritingKind::Compaction) => Ok(JobKind::Compaction),
         Some(pb::RewritingKind::Rekeying) => Ok(JobKind::Rekeying),
+        Some(pb::RewritingKind::Adoption) => Ok(JobKind::Adoption),
         _ => Err(FsError::metadata_contradiction("it names no kind of rewriting")),
     }
 }

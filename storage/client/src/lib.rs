@@ -16,6 +16,7 @@ mod lease;
 mod metadata;
 mod nodes;
 mod opening;
+mod plain;
 mod quotas;
 mod random;
 mod raw;
@@ -33,7 +34,7 @@ mod xattrs;
 mod zone_fs;
 
 pub use acl::{Acl, AclChange, AclEntry, AclError, AclTag};
-pub use attributes::{Attributes, ZoneOptions};
+pub use attributes::{AdoptOptions, Attributes, ZoneOptions};
 pub use encryption_info::{CipherSuite, CryptoProtocolVersion, EncryptionInfo};
 pub use error::{FsError, NodeTrouble};
 pub use fsck::{FsckFinding, FsckKind, FsckOptions, FsckSummary, StoredBlock, Unaccounted};
@@ -46,7 +47,7 @@ pub use stream::ByteStream;
 pub use transfer::TransferProgress;
 pub use trash::{Expunged, Kept, Removed};
 pub use values::{
-    ClusterStatus, Cursor, Entry, FileKind, NodeStatus, Page, Reencryption, ReencryptionState, Stat, VersionCount, Zone,
+    Adoption, ClusterStatus, Cursor, Entry, FileKind, NodeStatus, Page, Reencryption, ReencryptionState, Stat, VersionCount, Zone,
 };
 pub use writer::{CreateOptions, FileWriter};
 pub use zone_fs::ZoneFs;

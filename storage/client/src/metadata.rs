@@ -76,6 +76,7 @@ impl Metadata {
         files.open_file(OpenFileRequest) -> OpenedFile;
         files.list_blocks(ListBlocksRequest) -> ListBlocksResponse;
         zones.create_zone(CreateZoneRequest) -> Zone;
+        zones.adopt_zone(AdoptZoneRequest) -> Zone;
         zones.list_zones(ListZonesRequest) -> ListZonesResponse;
         zones.get_zone(GetZoneRequest) -> Zone;
         zones.start_reencryption(StartReencryptionRequest) -> Reencryption;

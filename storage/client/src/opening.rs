@@ -1,15 +1,16 @@
 //! What the metadata service says of a file that is opened, and the proof that a writer of the file said it.
 
 use bytes::Bytes;
-use strongroom_dataplane::{DataKey, Geometry, Manifest, ManifestError, ManifestExtent, ManifestKey, Seed, Suite};
-use strongroom_proto::{Edek, EdekSuite, ExtentId, FileId, ZonePath, metadata::v1 as pb};
+use strongroom_dataplane::{Geometry, Manifest, ManifestError, ManifestExtent, Seed, Suite};
+use strongroom_proto::{Edek, EdekSuite, ExtentId, FileId, ZonePath, kms::v1 as kms_pb, metadata::v1 as pb};
 
-use crate::{FsError, Stat, suite};
+use crate::{FsError, Stat, plain::FileKey, suite};
 
 /// A file as the metadata service describes it, parsed but not yet proven.
 pub(crate) struct Opening {
     pub(crate) stat: Stat,
-    pub(crate) edek: Edek,
+    /// None of a file that is said not to be encrypted.
+    pub(crate) edek: Option<Edek>,
     pub(crate) blocks: Option<pb::ListBlocksResponse>,
     /// The generation since which the file has these bytes, by the metadata service's word.
     pub(crate) same_since: u64,
@@ -32,7 +33,6 @@ impl Opening {
             stat.path = path.into();
         }
         let stat = Stat::try_from(stat)?;
-        let edek = wire.edek.ok_or_else(missing("it gives no EDEK"))?;
         let suite = stat.data_suite.ok_or_else(missing("it gives no data suite"))?;
         let geometry = suite::geometry(path, suite, wire.frame_bytes, wire.block_bytes)?;
         let stored = wire.extents.iter().map(|extent| extent_id(&extent.extent_id));
@@ -50,7 +50,7 @@ impl Opening {
             stat,
             crypto_id,
             stored,
-            edek: Edek::try_from(edek).map_err(FsError::metadata_answer)?,
+            edek: parse_edek(wire.edek)?,
             blocks: wire.blocks,
             same_since: wire.same_since,
             manifest,
@@ -74,17 +74,17 @@ impl Opening {
     }
 
     /// Whether two DEKs are one, told by what they make of the manifest.
-    pub(crate) fn are_one(&self, dek: &DataKey<'_>, other: &DataKey<'_>) -> bool {
-        let code = |dek| ManifestKey::derive(dek, self.crypto_id.as_bytes()).authenticate(&self.manifest);
-        code(dek) == code(other)
+    pub(crate) fn are_one(&self, key: &FileKey<'_>, other: &FileKey<'_>) -> bool {
+        let code = |key: &FileKey<'_>| key.code(self.crypto_id).authenticate(&self.manifest);
+        code(key) == code(other)
     }
 
     /// The file's manifest, which a holder of its DEK made for this file and this length; or which nobody made, of a file that is as HDFS
-    /// has it (`docs/formats/raw.md`).
-    pub(crate) fn prove(&self, dek: &DataKey<'_>) -> Result<&Manifest, FsError> {
+    /// has it (`docs/formats/raw.md`) or that is not encrypted.
+    pub(crate) fn prove(&self, key: &FileKey<'_>) -> Result<&Manifest, FsError> {
         let (stat, manifest) = (&self.stat, &self.manifest);
         if !self.is_of_hdfs() {
-            self.verify(dek).map_err(|source| FsError::Manifest {
+            self.verify(key).map_err(|source| FsError::Manifest {
                 path: stat.path.clone(),
                 source,
             })?;
@@ -101,8 +101,8 @@ impl Opening {
 }
 
 impl Opening {
-    fn verify(&self, dek: &DataKey<'_>) -> Result<(), ManifestError> {
-        ManifestKey::derive(dek, self.crypto_id.as_bytes()).verify(&self.manifest, &self.code)
+    fn verify(&self, key: &FileKey<'_>) -> Result<(), ManifestError> {
+        key.code(self.crypto_id).verify(&self.manifest, &self.code)
     }
 
     /// No code, and nothing that HDFS could not have written.
@@ -111,7 +111,7 @@ impl Opening {
         let (suite, first) = (self.geometry().suite(), self.generation() == 1);
         let whole = |extent: &ManifestExtent| extent.seed.is_iv() && extent.visible == extent.length;
         // The key service opens no EDEK as of another suite than its key's, so this is not to be had of files under other keys.
-        let hadoop = self.edek.suite == EdekSuite::Hadoop;
+        let hadoop = self.edek.as_ref().is_some_and(|edek| edek.suite == EdekSuite::Hadoop);
         self.code.is_empty()
             && hadoop
             && suite == Suite::CtrHdfs
@@ -119,6 +119,11 @@ impl Opening {
             && extents.len() <= 1
             && extents.iter().all(whole)
     }
+}
+
+/// The EDEK, if one is told.
+pub(crate) fn parse_edek(wire: Option<kms_pb::Edek>) -> Result<Option<Edek>, FsError> {
+    wire.map(Edek::try_from).transpose().map_err(FsError::metadata_answer)
 }
 
 fn extent_id(wire: &[u8]) -> Result<ExtentId, FsError> {

@@ -1,7 +1,7 @@
 use std::{mem, sync::Arc};
 
 use bytes::Bytes;
-use strongroom_dataplane::{DataKey, ExtentKey, ExtentKeyError, FrameRun, Geometry, Manifest, ManifestExtent, Runs};
+use strongroom_dataplane::{ExtentKey, ExtentKeyError, FrameRun, Geometry, Manifest, ManifestExtent, Runs};
 use strongroom_proto::{BlockId, ExtentId, Failure, Reason, block::v1 as block_pb, transport::Pauses};
 use tokio::sync::OnceCell;
 
@@ -10,6 +10,7 @@ use crate::{
     block_map::{BlockMap, Page},
     nodes::Node,
     opening::Opening,
+    plain::{FileKey, PlainAllowed},
 };
 
 /// Reads a file, anywhere in it. Cheap to clone; clones share what is known of the file's blocks.
@@ -28,6 +29,8 @@ struct OpenFile {
     map: BlockMap,
     generation: u64,
     same_since: u64,
+    /// Whether it is not encrypted, which is allowed then. What it is rewritten to may be, and never the other way round.
+    plain: Option<PlainAllowed>,
     /// The same bytes, once the file is known to be rewritten.
     successor: OnceCell<FileReader>,
 }
@@ -56,11 +59,11 @@ impl std::fmt::Debug for FileReader {
 
 impl FileReader {
     /// Proves the opening with the file's DEK, of which nothing is kept but the extents' keys.
-    pub(crate) fn new(fs: ZoneFs, opening: Opening, dek: &DataKey<'_>) -> Result<Self, FsError> {
-        let manifest = opening.prove(dek)?;
+    pub(crate) fn new(fs: ZoneFs, opening: Opening, key: &FileKey<'_>) -> Result<Self, FsError> {
+        let manifest = opening.prove(key)?;
         let file = opening.stat.file_id;
         let map = BlockMap::new(fs.metadata().clone(), file);
-        let extents = open_extents(manifest, &opening, dek).map_err(|source| FsError::ExtentKey {
+        let extents = open_extents(manifest, &opening, key).map_err(|source| FsError::ExtentKey {
             path: opening.stat.path.clone(),
             source,
         })?;
@@ -76,6 +79,7 @@ impl FileReader {
                 extents,
                 map,
                 same_since: opening.same_since,
+                plain: key.plain(),
                 successor: OnceCell::new(),
             }),
         })
@@ -139,7 +143,11 @@ impl FileReader {
     }
 }
 
-fn open_extents(manifest: &Manifest, opening: &Opening, dek: &DataKey<'_>) -> Result<Vec<OpenExtent>, ExtentKeyError> {
+fn open_extents(
+    manifest: &Manifest,
+    opening: &Opening,
+    key: &FileKey<'_>,
+) -> Result<Vec<OpenExtent>, ExtentKeyError> {
     let geometry = manifest.geometry();
     let mut next = 0;
     let open = |(extent, stored): (&ManifestExtent, &ExtentId)| {
@@ -153,7 +161,7 @@ fn open_extents(manifest: &Manifest, opening: &Opening, dek: &DataKey<'_>) -> Re
             blocks: geometry
                 .blocks(extent.visible)
                 .expect("no more than the manifest checked"),
-            key: ExtentKey::derive(dek, opening.crypto_id.as_bytes(), extent.seed, geometry)?,
+            key: key.extent(opening.crypto_id, extent.seed, geometry)?,
         })
     };
     manifest.extents().iter().zip(&opening.stored).map(open).collect()
@@ -246,7 +254,7 @@ impl OpenFile {
 
     /// The file as it is now, if it has the bytes that it had.
     async fn open_rewritten(&self) -> Result<FileReader, FsError> {
-        let again = self.fs.open_again(&self.stat.path, self.stat.file_id).await?;
+        let again = self.fs.open_again(&self.stat.path, self.stat.file_id, self.plain).await?;
         let is_same = again.file.same_since <= self.generation && again.len() == self.stat.length;
         if is_same && again.file.generation > self.generation {
             return Ok(again);

@@ -3,9 +3,9 @@
 
 use std::{future::Future, sync::Arc};
 
-use strongroom_dataplane::{DataKey, Geometry, Manifest, ManifestKey};
+use strongroom_dataplane::{Geometry, Manifest};
 use strongroom_proto::{
-    Edek, RequestId, ZonePath,
+    RequestId, ZonePath,
     metadata::v1 as pb,
     transport::{Repeat, retry},
 };
@@ -14,7 +14,8 @@ use crate::{
     FileReader, FsError, Stat, ZoneFs,
     extent_writer::{Ended, ExtentWriter},
     lease::{Keeper, Lease},
-    opening::{Opening, wire_extent},
+    opening::{Opening, parse_edek, wire_extent},
+    plain::{CodeKey, FileKey},
     suite,
 };
 
@@ -69,10 +70,10 @@ impl ZoneFs {
         let opening = Opening::parse(path, file)?;
         let (id, generation, length) = (opening.stat.file_id, opening.generation(), opening.stat.length);
         let suite = opening.geometry().suite();
-        let old = self.unwrap(path, &opening.edek, suite).await?;
-        let dek = suite::data_key(suite, &old)?;
-        let (mut extent, seal) = self.second_body(path, lease, (&opening, &dek), &body).await?;
-        let reader = FileReader::new(self.clone(), opening, &dek)?;
+        let old = self.unwrap(path, opening.edek.as_ref(), suite, self.plain_at(path)).await?;
+        let key = suite::file_key(suite, &old)?;
+        let (mut extent, seal) = self.second_body(path, lease, (&opening, &key), body).await?;
+        let reader = FileReader::new(self.clone(), opening, &key)?;
         drop(old);
         let mut stream = reader.stream(0);
         while let Some(part) = stream.next().await.transpose()? {
@@ -98,38 +99,35 @@ impl ZoneFs {
         &self,
         path: &ZonePath,
         lease: &Arc<Lease>,
-        (opening, old): (&Opening, &DataKey<'_>),
-        body: &pb::CreatedFile,
+        (opening, old): (&Opening, &FileKey<'_>),
+        body: pb::CreatedFile,
     ) -> Result<(ExtentWriter, Seal), FsError> {
-        let edek = body
-            .edek
-            .clone()
-            .ok_or_else(|| FsError::metadata_contradiction("it gives no EDEK"))?;
-        let edek = Edek::try_from(edek).map_err(FsError::metadata_answer)?;
+        let edek = parse_edek(body.edek)?;
         let suite = body.data_suite.parse().map_err(FsError::metadata_answer)?;
         let geometry = suite::geometry(path, suite, body.frame_bytes, body.block_bytes)?;
-        let dek = self.unwrap(path, &edek, geometry.suite()).await?;
-        let dek = suite::data_key(geometry.suite(), &dek)?;
-        if opening.are_one(&dek, old) {
+        // What was encrypted stays so, whatever the metadata service says of where it is.
+        let secret = self.unwrap(path, edek.as_ref(), geometry.suite(), old.plain()).await?;
+        let key = suite::file_key(geometry.suite(), &secret)?;
+        if key.plain().is_none() && opening.are_one(&key, old) {
             // Nobody can have a file appear to be under another DEK.
             return Err(FsError::metadata_contradiction(
                 "it gives the DEK that the file has already",
             ));
         }
         let file = opening.stat.file_id;
-        let first = suite::first_seed(geometry.suite(), &edek)?;
+        let first = suite::first_seed(geometry.suite(), edek.as_ref())?;
         let extent = ExtentWriter::new(
             self.clone(),
             path.clone(),
             Arc::clone(lease),
-            &dek,
+            &key,
             file,
             geometry,
             first,
         )?;
         let seal = Seal {
             geometry,
-            key: ManifestKey::derive(&dek, file.as_bytes()),
+            key: key.code(file),
         };
         Ok((extent, seal))
     }
@@ -138,7 +136,7 @@ impl ZoneFs {
 /// What authenticates a body once it is written.
 struct Seal {
     geometry: Geometry,
-    key: ManifestKey,
+    key: CodeKey,
 }
 
 impl Seal {
@@ -164,7 +162,7 @@ impl Seal {
             extents: manifest.extents().iter().map(wire_extent).collect(),
             first_index,
             blocks,
-            manifest_mac: self.key.authenticate(&manifest).to_vec().into(),
+            manifest_mac: self.key.authenticate(&manifest),
             request_id: RequestId::generate().into(),
             ..pb::CommitFileRequest::default()
         })

@@ -30,6 +30,8 @@ pub enum RewritingKind {
     Compaction,
     /// Every file gets another DEK.
     Rekeying,
+    /// Files that are not encrypted get their first.
+    Adoption,
 }
 
 /// Which files are rewritten, and how.
@@ -91,6 +93,7 @@ impl ZoneFs {
         let kind = match options.kind {
             RewritingKind::Compaction => pb::RewritingKind::Compaction,
             RewritingKind::Rekeying => pb::RewritingKind::Rekeying,
+            RewritingKind::Adoption => pb::RewritingKind::Adoption,
         };
         let request = pb::StartRewritingRequest {
             path: path.into(),

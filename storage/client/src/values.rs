@@ -60,7 +60,7 @@ pub struct Stat {
     pub zone_root: bool,
     /// Whether there are permissions beyond the mode.
     pub has_acl: bool,
-    /// Files only: the EZ key that wraps the EDEK.
+    /// Files only, and not of those that are not encrypted: the EZ key that wraps the EDEK.
     #[serde(serialize_with = "optional_text")]
     pub key_name: Option<KeyName>,
     /// Files only: that key's version.
@@ -87,6 +87,8 @@ impl TryFrom<pb::Stat> for Stat {
 impl Stat {
     fn parse(wire: pb::Stat, kind: FileKind) -> Result<Self, ParseError> {
         let is_file = kind == FileKind::File;
+        let data_suite: Option<DataSuite> = is_file.then(|| wire.data_suite.parse()).transpose()?;
+        let has_edek = data_suite.is_some_and(|suite| suite != DataSuite::Plain);
         Ok(Self {
             path: ZonePath::parse(&wire.path)?,
             kind,
@@ -101,9 +103,9 @@ impl Stat {
                 .transpose()?,
             zone_root: wire.zone_root,
             has_acl: wire.has_acl,
-            key_name: is_file.then(|| wire.key_name.parse()).transpose()?,
-            key_version: is_file.then_some(KeyVersion(wire.key_version)),
-            data_suite: is_file.then(|| wire.data_suite.parse()).transpose()?,
+            key_name: has_edek.then(|| wire.key_name.parse()).transpose()?,
+            key_version: has_edek.then_some(KeyVersion(wire.key_version)),
+            data_suite,
             blocks: wire.blocks,
             blocks_in_deficit: wire.blocks_in_deficit,
         })
@@ -136,6 +138,8 @@ pub struct Entry {
     pub blocks: u32,
     /// Whether there are permissions beyond the mode.
     pub has_acl: bool,
+    /// A file that is not encrypted.
+    pub plain: bool,
 }
 
 impl TryFrom<pb::Entry> for Entry {
@@ -156,6 +160,7 @@ impl TryFrom<pb::Entry> for Entry {
             zone_root: wire.zone_root,
             blocks: wire.blocks,
             has_acl: wire.has_acl,
+            plain: wire.plain,
         })
     }
 }
@@ -175,6 +180,7 @@ impl From<Stat> for Entry {
             zone_root: stat.zone_root,
             blocks: stat.blocks,
             has_acl: stat.has_acl,
+            plain: stat.data_suite == Some(DataSuite::Plain),
         }
     }
 }
@@ -244,6 +250,19 @@ pub struct Zone {
     pub files: Vec<VersionCount>,
     /// Pre-minted EDEKs in stock.
     pub edeks_in_stock: u32,
+    /// How what its directory held before it was a zone comes to be encrypted, if it held something.
+    pub adoption: Option<Adoption>,
+}
+
+/// How far a zone is that was made of a directory that held something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Adoption {
+    /// All files that are not encrypted were looked at: `left` is known.
+    pub looked: bool,
+    /// Files in the zone that are not encrypted, as far as they are known.
+    pub left: u64,
+    /// Every file in the zone is encrypted, and stays so.
+    pub ended: bool,
 }
 
 /// How many files' EDEKs use one key version.
@@ -280,6 +299,11 @@ impl Zone {
             created_ms: wire.created_ms,
             files: wire.files.into_iter().map(count).collect(),
             edeks_in_stock: wire.edeks_in_stock,
+            adoption: wire.adoption.map(|adoption| Adoption {
+                looked: adoption.looked,
+                left: adoption.left,
+                ended: adoption.ended,
+            }),
         })
     }
 }

@@ -1,8 +1,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use strongroom_dataplane::{Geometry, Manifest, ManifestError, ManifestExtent, ManifestKey, Seed};
-use strongroom_kms_unwrap::Dek;
+use strongroom_dataplane::{Geometry, Manifest, ManifestError, ManifestExtent, Seed};
 use strongroom_proto::{FileId, RequestId, ZonePath, limits::EXTENTS_PER_FILE_MAX, metadata::v1 as pb};
 
 use crate::{
@@ -10,6 +9,7 @@ use crate::{
     extent_writer::{Ended, ExtentWriter},
     lease::{Grant, Keeper, Lease},
     opening::{Opening, wire_extent},
+    plain::{CodeKey, PlainAllowed, Secret},
     suite,
 };
 
@@ -32,7 +32,9 @@ pub struct FileWriter {
     fs: ZoneFs,
     path: ZonePath,
     geometry: Geometry,
-    manifest_key: ManifestKey,
+    code_key: CodeKey,
+    /// Whether the file is not encrypted, which is allowed then.
+    plain: Option<PlainAllowed>,
     /// What keys and manifest are bound to.
     crypto_id: FileId,
     /// As readers see the file; none of a new one.
@@ -49,7 +51,7 @@ pub struct FileWriter {
 struct Published {
     stat: Stat,
     manifest: Manifest,
-    code: [u8; 32],
+    code: Bytes,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -72,24 +74,25 @@ impl FileWriter {
         fs: ZoneFs,
         path: ZonePath,
         lease: Arc<Lease>,
-        dek: &Dek,
+        secret: &Secret,
         geometry: Geometry,
         first: Seed,
     ) -> Result<Self, FsError> {
-        let dek = suite::data_key(geometry.suite(), dek)?;
+        let key = suite::file_key(geometry.suite(), secret)?;
         let file = lease.file();
         let extent = ExtentWriter::new(
             fs.clone(),
             path.clone(),
             Arc::clone(&lease),
-            &dek,
+            &key,
             file,
             geometry,
             first,
         )?;
         Ok(Self {
             geometry,
-            manifest_key: ManifestKey::derive(&dek, file.as_bytes()),
+            code_key: key.code(file),
+            plain: key.plain(),
             crypto_id: file,
             published: None,
             base: Vec::new(),
@@ -108,11 +111,11 @@ impl FileWriter {
         path: ZonePath,
         lease: Arc<Lease>,
         opening: &Opening,
-        dek: &Dek,
+        secret: &Secret,
         from: Option<u64>,
     ) -> Result<Self, FsError> {
-        let dek = suite::data_key(opening.geometry().suite(), dek)?;
-        let manifest = opening.prove(&dek)?;
+        let key = suite::file_key(opening.geometry().suite(), secret)?;
+        let manifest = opening.prove(&key)?;
         let length = manifest.length();
         let from = from.unwrap_or(length);
         if from > length {
@@ -120,16 +123,17 @@ impl FileWriter {
         }
         check_new(&lease, manifest)?;
         let crypto_id = opening.crypto_id;
-        let manifest_key = ManifestKey::derive(&dek, crypto_id.as_bytes());
+        let code_key = key.code(crypto_id);
         Ok(Self {
             geometry: manifest.geometry(),
             base: cut(manifest.extents(), from),
             published: Some(Published {
-                code: manifest_key.authenticate(manifest),
+                code: code_key.authenticate(manifest),
                 manifest: manifest.clone(),
                 stat: opening.stat.clone(),
             }),
-            manifest_key,
+            code_key,
+            plain: key.plain(),
             crypto_id,
             keeper: Some(Keeper::start(Arc::clone(&lease))),
             lease,
@@ -256,22 +260,19 @@ impl FileWriter {
     /// that wrapped it before may be gone.
     async fn next_extent(&self) -> Result<ExtentWriter, FsError> {
         self.lease.renew().await?;
-        let told = FsError::metadata_contradiction("it tells no EDEK");
-        let edek = self.lease.grant().edek.ok_or(told)?;
-        let suite = self.geometry.suite();
-        let dek = self.fs.unwrap(&self.path, &edek, suite).await?;
-        let dek = suite::data_key(suite, &dek)?;
+        let (edek, suite) = (self.lease.grant().edek, self.geometry.suite());
+        let secret = self.fs.unwrap(&self.path, edek.as_ref(), suite, self.plain).await?;
+        let key = suite::file_key(suite, &secret)?;
         if let Some(published) = &self.published {
             // Nobody can have us go on under another file's DEK.
-            let key = ManifestKey::derive(&dek, self.crypto_id.as_bytes());
-            let proof = key.verify(&published.manifest, &published.code);
+            let proof = key.code(self.crypto_id).verify(&published.manifest, &published.code);
             proof.map_err(|source| self.manifest_error(source))?;
         }
         ExtentWriter::new(
             self.fs.clone(),
             self.path.clone(),
             Arc::clone(&self.lease),
-            &dek,
+            &key,
             self.crypto_id,
             self.geometry,
             suite::salt()?,
@@ -317,7 +318,7 @@ impl FileWriter {
         ended: Option<Ended>,
         mtime_ms: u64,
         go_on: bool,
-    ) -> Result<(Manifest, [u8; 32], pb::CommitFileRequest), FsError> {
+    ) -> Result<(Manifest, Bytes, pb::CommitFileRequest), FsError> {
         let mut extents = self.base.clone();
         let (first_index, blocks) = match ended {
             Some(ended) => {
@@ -330,7 +331,7 @@ impl FileWriter {
         let generation = before.map_or(0, |published| published.manifest.generation()) + 1;
         let manifest = Manifest::new(self.geometry, generation, extents);
         let manifest = manifest.map_err(|source| self.manifest_error(source))?;
-        let code = self.manifest_key.authenticate(&manifest);
+        let code = self.code_key.authenticate(&manifest);
         let request = pb::CommitFileRequest {
             file_id: self.lease.file().into(),
             extent_id: self.lease.extent().into(),
@@ -338,7 +339,7 @@ impl FileWriter {
             extents: manifest.extents().iter().map(wire_extent).collect(),
             first_index,
             blocks,
-            manifest_mac: Bytes::copy_from_slice(&code),
+            manifest_mac: code.clone(),
             mtime_ms,
             go_on,
             request_id: RequestId::generate().into(),

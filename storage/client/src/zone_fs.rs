@@ -4,7 +4,7 @@ use std::sync::{
 };
 
 use strongroom_dataplane::Suite;
-use strongroom_kms_unwrap::{Dek, UnwrapClient};
+use strongroom_kms_unwrap::UnwrapClient;
 use strongroom_proto::{
     Edek, FileId, FrameSize, JobId, KeyName, KeyVersion, RequestId, ZoneId, ZonePath,
     metadata::v1 as pb,
@@ -14,12 +14,13 @@ use strongroom_proto::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    Acl, AclChange, Attributes, ClusterStatus, CreateOptions, Cursor, FileReader, FileWriter, FsError, Page, Stat,
+    Acl, AclChange, AdoptOptions, Attributes, ClusterStatus, CreateOptions, Cursor, FileReader, FileWriter, FsError, Page, Stat,
     Zone, ZoneOptions,
     lease::{Grant, Lease},
     metadata::Metadata,
     nodes::Nodes,
-    opening::Opening,
+    opening::{Opening, parse_edek},
+    plain::{PlainAllowed, PlainDirectories, Secret},
     suite,
     trash::job_of,
 };
@@ -46,6 +47,7 @@ struct Shared {
     tls: Arc<TlsIdentity>,
     blocks_in_flight: Arc<Semaphore>,
     umask: AtomicU32,
+    plain: PlainDirectories,
 }
 
 impl std::fmt::Debug for ZoneFs {
@@ -66,6 +68,7 @@ impl ZoneFs {
                 tls,
                 blocks_in_flight: Arc::new(Semaphore::new(BLOCKS_IN_FLIGHT)),
                 umask: AtomicU32::new(UMASK),
+                plain: PlainDirectories::default(),
             }),
         }
     }
@@ -79,6 +82,19 @@ impl ZoneFs {
     /// default ACL that ACL takes their place.
     pub fn set_umask(&self, umask: u32) {
         self.shared.umask.store(umask & 0o777, Ordering::Relaxed);
+    }
+
+    /// From now on takes part in files that are not encrypted, below these directories by the path that is named, and nowhere else; at first
+    /// nowhere. Without it whoever rules the metadata service could have this client write plaintext, by saying that a path is in no zone, or
+    /// read as a file of a zone what anybody wrote.
+    pub fn allow_plain(&self, directories: Vec<ZonePath>) {
+        self.shared.plain.set(directories);
+    }
+
+    /// Whether a file may be plain by what [`Self::allow_plain`] was told.
+    #[must_use]
+    pub fn allows_plain(&self, path: &ZonePath) -> bool {
+        self.plain_at(path).is_some()
     }
 
     /// Makes a directory; with `parents` also those above it, and none if it exists.
@@ -278,24 +294,34 @@ impl ZoneFs {
             path: path.into(),
             ..pb::OpenFileRequest::default()
         };
-        self.reader(path, request).await
+        self.reader(path, request, self.plain_at(path)).await
     }
 
-    /// Opens a file again that was at `path` when it was opened first.
-    pub(crate) async fn open_again(&self, path: &ZonePath, id: FileId) -> Result<FileReader, FsError> {
+    /// Opens a file again that was at `path` when it was opened first, and was plain or not.
+    pub(crate) async fn open_again(
+        &self,
+        path: &ZonePath,
+        id: FileId,
+        plain: Option<PlainAllowed>,
+    ) -> Result<FileReader, FsError> {
         let request = pb::OpenFileRequest {
             file_id: id.into(),
             ..pb::OpenFileRequest::default()
         };
-        self.reader(path, request).await
+        self.reader(path, request, plain).await
     }
 
-    async fn reader(&self, path: &ZonePath, request: pb::OpenFileRequest) -> Result<FileReader, FsError> {
+    async fn reader(
+        &self,
+        path: &ZonePath,
+        request: pb::OpenFileRequest,
+        plain: Option<PlainAllowed>,
+    ) -> Result<FileReader, FsError> {
         let opened = retry(Repeat::Harmless, || self.metadata().open_file(request.clone())).await?;
         let opening = Opening::parse(path, opened)?;
         let suite = opening.geometry().suite();
-        let dek = self.unwrap(path, &opening.edek, suite).await?;
-        FileReader::new(self.clone(), opening, &suite::data_key(suite, &dek)?)
+        let secret = self.unwrap(path, opening.edek.as_ref(), suite, plain).await?;
+        FileReader::new(self.clone(), opening, &suite::file_key(suite, &secret)?)
     }
 
     /// Makes an empty directory the root of a zone under an EZ key.
@@ -315,6 +341,25 @@ impl ZoneFs {
             request_id: RequestId::generate().into(),
         };
         retry(Repeat::Harmless, || self.metadata().create_zone(request.clone()))
+            .await?
+            .try_into()
+    }
+
+    /// Makes a directory the root of a zone whatever it holds, or goes on with that: looks for files in it that are not encrypted, and ends the
+    /// adoption when none is left. To be called until the answer says that all were looked at; then the files are for
+    /// [`Self::start_rewriting`], and this is called once more.
+    ///
+    /// # Errors
+    /// `already-zone` if it is one that adopts nothing, or in one; `key-not-found`; `permission-denied` for other than superusers if it is no
+    /// zone yet; `invalid-argument` if it was begun with another key, suite or frame size.
+    pub async fn adopt_zone(&self, path: &ZonePath, adopted: &AdoptOptions) -> Result<Zone, FsError> {
+        let request = pb::AdoptZoneRequest {
+            path: path.into(),
+            key_name: text(adopted.key.as_ref()),
+            data_suite: text(adopted.data_suite.as_ref()),
+            frame_bytes: adopted.frame.map(FrameSize::bytes).unwrap_or_default(),
+        };
+        retry(Repeat::Harmless, || self.metadata().adopt_zone(request.clone()))
             .await?
             .try_into()
     }
@@ -426,20 +471,18 @@ impl ZoneFs {
     async fn open_new(&self, path: &ZonePath, created: pb::CreatedFile) -> Result<FileWriter, FsError> {
         let suite = created.data_suite.parse().map_err(FsError::metadata_answer)?;
         let geometry = suite::geometry(path, suite, created.frame_bytes, created.block_bytes)?;
-        let edek = created
-            .edek
-            .ok_or_else(|| FsError::metadata_contradiction("it gives no EDEK"))?;
-        let edek = Edek::try_from(edek).map_err(FsError::metadata_answer)?;
-        let first = suite::first_seed(geometry.suite(), &edek)?;
+        let edek = parse_edek(created.edek)?;
+        let first = suite::first_seed(geometry.suite(), edek.as_ref())?;
         let lease = self.lease(created.grant)?;
-        let dek = match self.unwrap(path, &edek, geometry.suite()).await {
-            Ok(dek) => dek,
+        let unwrapped = self.unwrap(path, edek.as_ref(), geometry.suite(), self.plain_at(path));
+        let secret = match unwrapped.await {
+            Ok(secret) => secret,
             Err(error) => {
                 lease.abandon_in_background();
                 return Err(error);
             }
         };
-        FileWriter::create(self.clone(), path.clone(), lease, &dek, geometry, first)
+        FileWriter::create(self.clone(), path.clone(), lease, &secret, geometry, first)
     }
 
     async fn reopened(
@@ -454,8 +497,9 @@ impl ZoneFs {
         if opening.stat.file_id != lease.file() {
             return Err(FsError::metadata_contradiction("it grants another file"));
         }
-        let dek = self.unwrap(path, &opening.edek, opening.geometry().suite()).await?;
-        FileWriter::reopen(self.clone(), path.clone(), lease, &opening, &dek, from)
+        let (edek, suite) = (opening.edek.as_ref(), opening.geometry().suite());
+        let secret = self.unwrap(path, edek, suite, self.plain_at(path)).await?;
+        FileWriter::reopen(self.clone(), path.clone(), lease, &opening, &secret, from)
     }
 
     pub(crate) fn lease(&self, grant: Option<pb::WriteGrant>) -> Result<Arc<Lease>, FsError> {
@@ -464,12 +508,34 @@ impl ZoneFs {
         Ok(Arc::new(Lease::new(self.metadata().clone(), grant)))
     }
 
-    /// A DEK that files of a suite can have.
-    pub(crate) async fn unwrap(&self, path: &ZonePath, edek: &Edek, suite: Suite) -> Result<Dek, FsError> {
-        let unwrapped = self.shared.kms.unwrap(edek).await;
-        let fitting = |dek: Dek| {
-            suite::data_key(suite, &dek)?;
-            Ok(dek)
+    /// Whether the file that the user named `path` may be plain.
+    pub(crate) fn plain_at(&self, path: &ZonePath) -> Option<PlainAllowed> {
+        self.shared.plain.allow(path)
+    }
+
+    /// A DEK that files of a suite can have; none of a file that is not encrypted, if it may be that.
+    pub(crate) async fn unwrap(
+        &self,
+        path: &ZonePath,
+        edek: Option<&Edek>,
+        suite: Suite,
+        plain: Option<PlainAllowed>,
+    ) -> Result<Secret, FsError> {
+        let edek = match (edek, suite) {
+            (Some(edek), Suite::Gcm | Suite::CtrHdfs) => edek,
+            (None, Suite::Plain) => {
+                let refused = || FsError::Plain { path: path.clone() };
+                return plain.map(Secret::Plain).ok_or_else(refused);
+            }
+            (None, _) => return Err(FsError::metadata_contradiction("it gives no EDEK")),
+            (Some(_), Suite::Plain) => {
+                return Err(FsError::metadata_contradiction("it gives an EDEK of what is not encrypted"));
+            }
+        };
+        let unwrapped = self.shared.kms.unwrap(edek).await.map(Secret::Dek);
+        let fitting = |secret: Secret| {
+            suite::file_key(suite, &secret)?;
+            Ok(secret)
         };
         unwrapped.and_then(fitting).map_err(|failure| FsError::Unwrap {
             path: path.clone(),

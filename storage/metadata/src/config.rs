@@ -37,12 +37,12 @@ pub struct Config {
     /// Who is in which group, `group = ["user", "user"]`; the key service reads the same. Without it nobody is in any.
     #[serde(default)]
     pub groups: Option<PathBuf>,
-    /// Numbers with defaults.
+    /// What has defaults.
     #[serde(default)]
     pub settings: Settings,
 }
 
-/// Numbers that have a sane default.
+/// What has a sane default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
@@ -86,6 +86,8 @@ pub struct Settings {
     pub trash_ms: u64,
     /// How long what is removed is gathered for one checkpoint, in milliseconds; 0 for as long as one is kept.
     pub trash_checkpoint_ms: u64,
+    /// Whether files may be written outside of every zone, where they are not encrypted.
+    pub plain_files: bool,
 }
 
 impl Default for Settings {
@@ -111,6 +113,7 @@ impl Default for Settings {
             stray_percent_max: 1,
             trash_ms: 24 * 3_600_000,
             trash_checkpoint_ms: 0,
+            plain_files: false,
         }
     }
 }

@@ -215,6 +215,46 @@ pub enum MetadataError {
     /// A path in no zone.
     #[error("{0} is not in an encryption zone; make a zone with: strongroom zone create")]
     NotInZone(ZonePath),
+    /// A file in no zone, where the service allows none.
+    #[error(
+        "{0} is not in an encryption zone; make a zone with: strongroom zone create; files in no zone, which are not encrypted, take plain_files = true in the settings of the metadata service"
+    )]
+    NoPlainFiles(ZonePath),
+    /// A file that is not encrypted, in a zone whose files are.
+    #[error(
+        "{0} is not encrypted, and every file in its encryption zone is: what the metadata store says of it is wrong, and it is not read; see: strongroom fsck"
+    )]
+    PlainInZone(ZonePath),
+    /// A file that a zone is to encrypt before it is written.
+    #[error(
+        "{path} is not encrypted yet, and its zone {zone} is about to have it encrypted: it can be read, and written once that is done; go on with it: strongroom zone adopt {zone}"
+    )]
+    NotAdopted {
+        /// The file.
+        path: ZonePath,
+        /// The zone's root.
+        zone: ZonePath,
+    },
+    /// Files keep a zone from being proved to use a key in a certain way.
+    #[error(
+        "zone {zone} is adopting what its directory held: {left} files of it or more are not encrypted yet, and no proof is given before they are; go on with it: strongroom zone adopt PATH"
+    )]
+    ZoneAdopting {
+        /// The zone's path or id.
+        zone: String,
+        /// Files that are known not to be encrypted.
+        left: u64,
+    },
+    /// Adoption of a directory in a zone.
+    #[error(
+        "{path} is in the encryption zone {zone}, whose files are encrypted; to put files under another key, move them to a zone of it: strongroom fs mv --transfer"
+    )]
+    AdoptedAlready {
+        /// The directory.
+        path: ZonePath,
+        /// The zone's root.
+        zone: ZonePath,
+    },
     /// A path that is not the root of a zone.
     #[error("{path} is not the root of an encryption zone{}", inside(.zone.as_ref()))]
     NotZoneRoot {
@@ -431,13 +471,15 @@ impl MetadataError {
             Self::CrossZone { .. } => Reason::CrossZone,
             Self::QuotaExceeded { .. } | Self::TooManyOpenFiles { .. } => Reason::QuotaExceeded,
             Self::TooManyToCount { .. } | Self::TooLongToCount(_) | Self::TooLongToCheck(_) => Reason::InvalidMove,
-            Self::NotInZone(_) | Self::NotZoneRoot { .. } => Reason::NotInZone,
-            Self::AlreadyZone(_) => Reason::AlreadyZone,
+            Self::NotInZone(_) | Self::NoPlainFiles(_) | Self::NotZoneRoot { .. } => Reason::NotInZone,
+            Self::NotAdopted { .. } | Self::PlainInZone(_) => Reason::NotEncrypted,
+            Self::AlreadyZone(_) | Self::AdoptedAlready { .. } => Reason::AlreadyZone,
             Self::LeaseLost { .. } => Reason::LeaseLost,
             Self::LeaseHeld { .. } => Reason::LeaseHeld,
             Self::ZoneUsesVersion { .. } | Self::ZoneBeingRemoved { .. } | Self::NewestVersion { .. } => {
                 Reason::KeyInUse
             }
+            Self::ZoneAdopting { .. } => Reason::KeyInUse,
             Self::OlderVersion { .. } => Reason::KeyVersionUnusable,
             Self::Changed(_) | Self::MovedOn(_) => Reason::FileChanged,
             Self::JobHeld { .. } => Reason::JobHeld,

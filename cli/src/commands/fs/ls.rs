@@ -64,7 +64,11 @@ fn name(entry: &Entry) -> String {
 }
 
 fn long_line(entry: &Entry) -> String {
-    let zone = if entry.zone_root { "  (zone)" } else { "" };
+    let zone = match (entry.zone_root, entry.plain) {
+        (true, _) => "  (zone)",
+        (false, true) => "  (not encrypted)",
+        (false, false) => "",
+    };
     format!(
         "{} {:<12} {:<12} {:>14}  {}  {}{zone}",
         mode_text(entry),

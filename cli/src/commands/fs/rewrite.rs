@@ -1,9 +1,9 @@
-//! `fs compact`, `fs rekey`, `zone rekey`: files that are rewritten in place, as a job that this client holds.
+//! `fs compact`, `fs rekey`, `zone rekey`, `zone adopt`: files that are rewritten in place, as a job that this client holds.
 
 use std::sync::Arc;
 
 use strongroom_fs::{Entry, FileKind, FsError, RewriteOptions, Rewriting, RewritingKind, ZoneFs};
-use strongroom_proto::{Reason, ZonePath};
+use strongroom_proto::{JobId, Reason, ZonePath};
 
 use super::Listing;
 use crate::{
@@ -39,9 +39,18 @@ impl Wanted {
 
     /// New DEKs for a zone.
     pub(in crate::commands) const fn zone(pace: &PaceArgs) -> Self {
+        Self::whole(RewritingKind::Rekeying, pace)
+    }
+
+    /// First DEKs for what a zone adopts.
+    pub(in crate::commands) const fn adoption(pace: &PaceArgs) -> Self {
+        Self::whole(RewritingKind::Adoption, pace)
+    }
+
+    const fn whole(kind: RewritingKind, pace: &PaceArgs) -> Self {
         Self {
             options: RewriteOptions {
-                kind: RewritingKind::Rekeying,
+                kind,
                 throttle: pace.throttle,
                 whole_zone: true,
             },
@@ -58,6 +67,19 @@ pub(in crate::commands) async fn run(
     wanted: &Wanted,
     output: Output,
 ) -> Result<(), Error> {
+    let report = Arc::new(Report::start(Verb::Rewritten));
+    let stopped = pass(&fs, path, wanted, &report).await?;
+    report.finish(output)?;
+    stopped.map_or(Ok(()), |job| Err(Error::JobEnded { job }))
+}
+
+/// Gives every file its turn once. The job, if it was ended before all had it.
+pub(in crate::commands) async fn pass(
+    fs: &ZoneFs,
+    path: &ZonePath,
+    wanted: &Wanted,
+    report: &Arc<Report>,
+) -> Result<Option<JobId>, Error> {
     let root = Entry::from(fs.stat(path).await?);
     if root.kind == FileKind::Directory && !wanted.recursive {
         let message = format!("{path} is a directory; pass -r to rewrite all files below it");
@@ -70,24 +92,23 @@ pub(in crate::commands) async fn run(
     ));
     let work = Work {
         rewriting: rewriting.clone(),
-        report: Arc::new(Report::start(Verb::Rewritten)),
+        report: Arc::clone(report),
     };
     let mut pool = Pool::new(wanted.jobs);
     if root.kind == FileKind::Directory {
-        work.below(&fs, path, wanted.options.whole_zone, &mut pool).await?;
+        work.below(fs, path, wanted.options.whole_zone, &mut pool).await?;
     } else {
         pool.spawn(work.clone().file(path.clone())).await;
     }
     pool.finish().await;
     if !rewriting.goes_on().await {
-        work.report.finish(output)?;
-        return Err(Error::JobEnded { job: id });
+        return Ok(Some(id));
     }
     // What cannot be reached is left to another try.
     if !work.report.is_hopeless() {
         rewriting.end().await?;
     }
-    work.report.finish(output)
+    Ok(None)
 }
 
 #[derive(Clone)]
@@ -134,7 +155,7 @@ impl Work {
             tries += 1;
             let error = match Box::pin(self.rewriting.rewrite(&path)).await {
                 Ok(Some(stat)) => return self.report.file_done(stat.length),
-                Ok(None) => return,
+                Ok(None) => return self.report.unchanged(),
                 Err(error) => error,
             };
             match error.reason() {

@@ -51,7 +51,12 @@ pub(super) async fn encryption_info(fs: &ZoneFs, paths: &[ZonePath], output: Out
             },
             _ => error.into(),
         })?;
-        output.result(&info, || info.to_string())
+        match info {
+            Some(info) => output.result(&info, || info.to_string()),
+            None => output.result(&serde_json::json!({"path": path.as_str(), "dataSuite": "plain"}), || {
+                format!("No FileEncryptionInfo found for path {path}: it is not encrypted")
+            }),
+        }
     })
     .await
 }

@@ -57,16 +57,17 @@ pub(super) async fn run(fs: &ZoneFs, data_dirs: &[PathBuf], output: Output) -> R
     }
     let summary = search.summary;
     output.result(&summary, || text(&summary))?;
-    match summary.found {
-        0 => Ok(()),
-        found => Err(Error::NotCiphertext { found }),
+    match (summary.found, summary.plain) {
+        (0, 0) => Ok(()),
+        (0, plain) => Err(Error::PlainBlocks { plain }),
+        (found, _) => Err(Error::NotCiphertext { found }),
     }
 }
 
 fn text(summary: &Summary) -> String {
     let verdict = match (summary.found, summary.plain) {
         (0, 0) => "all of it is accounted for and looks like ciphertext",
-        (0, _) => "all but blocks of files that are not encrypted is accounted for and looks like ciphertext",
+        (0, _) => "not proven: blocks of files that are not encrypted are there; all others are accounted for and look like ciphertext",
         _ => "not all of it is what it should be",
     };
     format!(

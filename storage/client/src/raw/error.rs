@@ -22,6 +22,9 @@ pub enum RawError {
     /// A stream ends early, or does not end.
     #[error("it does not end where it has to; fetch it again")]
     End,
+    /// A file without ciphertext.
+    #[error("it is not encrypted, so that there is no ciphertext to carry; copy it with strongroom fs get")]
+    Plain,
     /// A file that HDFS cannot have.
     #[error(
         "{why}, so that HDFS cannot read it as it is; who may decrypt it can rewrite it to be so: strongroom fs compact, in a zone of suite ctr-hdfs"

@@ -36,13 +36,17 @@ impl RawHeader {
 
     pub(super) fn of(opening: &Opening, wire: &pb::OpenedFile) -> Result<Self, FsError> {
         let (stat, manifest) = (&opening.stat, opening.unproven());
+        let edek = opening.edek.clone().ok_or_else(|| FsError::Raw {
+            path: stat.path.clone(),
+            source: RawError::Plain,
+        })?;
         let file = pb::RawFile {
             length: stat.length,
             mode: stat.mode,
             owner: stat.owner.clone(),
             group: stat.group.clone(),
             mtime_ms: stat.mtime_ms,
-            edek: Some(opening.edek.clone().into()),
+            edek: Some(edek.into()),
             data_suite: stat.data_suite.map(|suite| suite.to_string()).unwrap_or_default(),
             frame_bytes: wire.frame_bytes,
             block_bytes: wire.block_bytes,

@@ -59,7 +59,10 @@ impl<S: Store, E: EdekSource> Jobs for Api<S, E> {
         let kind = match asked.kind() {
             pb::RewritingKind::Compaction => RewritingKind::Compaction,
             pb::RewritingKind::Rekeying => RewritingKind::Rekeying,
-            pb::RewritingKind::Unspecified => return Err(field("kind", "one of COMPACTION and REKEYING").into()),
+            pb::RewritingKind::Adoption => RewritingKind::Adoption,
+            pb::RewritingKind::Unspecified => {
+                return Err(field("kind", "one of COMPACTION, REKEYING and ADOPTION").into());
+            }
         };
         let start = Start {
             who,

@@ -11,7 +11,8 @@ use crate::{
     namespace::attributes::Attributes,
     reencrypt::job,
     zones::{
-        create::create,
+        adopt::advance,
+        create::{Wanted, create},
         prove::{Which, prove},
         source::EdekSource,
         view,
@@ -36,6 +37,18 @@ impl<S: Store, E: EdekSource> Zones for Api<S, E> {
         let path = parse(&asked.path)?;
         let zone = create(&self.core, &who, &call, &path, &asked, &handed).await?;
         tracing::info!(by = %who.name, %path, key = zone.key_name, "encryption zone made");
+        Ok(Response::new(zone))
+    }
+
+    async fn adopt_zone(&self, request: Request<pb::AdoptZoneRequest>) -> Result<Response<pb::Zone>, Status> {
+        let who = self.caller(&request, "make encryption zones")?;
+        let asked = request.into_inner();
+        let wanted = Wanted {
+            key_name: &asked.key_name,
+            data_suite: &asked.data_suite,
+            frame_bytes: asked.frame_bytes,
+        };
+        let zone = advance(&self.core, &who, &parse(&asked.path)?, wanted).await?;
         Ok(Response::new(zone))
     }
 

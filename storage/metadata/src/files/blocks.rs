@@ -86,7 +86,7 @@ pub(crate) async fn add<S: Store, E: EdekSource>(
     .await?;
     // However many nodes are healthy now: the blocks are recorded and the writer may wait for more.
     Ok(pb::WriteGrant {
-        edek: Some(Edek::try_from(&edek)?.into()),
+        edek: edek.as_ref().map(Edek::try_from).transpose()?.map(Into::into),
         ..write_grant(core, file, extent, &who.name)
     })
 }
@@ -117,33 +117,33 @@ async fn check_quotas(store: &impl Store, file: FileId, who: &Caller, report: &R
     quota::check(&mut view, &found.quotas, Usage::grown(replaced, written)).await
 }
 
+/// Answers with the file's EDEK, if it has one.
 async fn add_in(
     txn: &mut impl Txn,
     file: FileId,
     who: &Caller,
     report: &Report,
     lease_expires_ms: u64,
-) -> Result<records::Edek, MetadataError> {
+) -> Result<Option<records::Edek>, MetadataError> {
     let mut open = owned(txn, file, report.extent, &who.name).await?;
     open.lease_expires_ms = lease_expires_ms;
     record(txn, file, &mut open, report).await?;
     access::put(txn, &keys::open_file(file), &open);
-    let edek = match (&open.replaces, open.generation) {
+    match (&open.replaces, open.generation) {
         (Some(replaced), _) => {
             let (_, body) = unchanged(txn, who, replaced).await?;
             check_no_longer(file, &open, &body)?;
-            open.edek
+            Ok(open.edek)
         }
-        (None, 0) => open.edek,
+        (None, 0) => Ok(open.edek),
         (None, _) => {
             let removed = || lost(file, &who.name, "it was removed");
             let found = climb(txn, who, file).await?.ok_or_else(removed)?;
             check_writing(who, &found)?;
             let body = access::body(txn, file).await?.ok_or_else(removed)?;
-            Some(current(txn, &body).await?.clone())
+            Ok(current(txn, &body).await?.cloned())
         }
-    };
-    edek.ok_or(MetadataError::Corrupt { what: "file" })
+    }
 }
 
 /// A second body has the bytes of the first one, so that no more of it needs to be stored.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use strongroom_kv::{Store, Txn};
-use strongroom_proto::{ExtentId, FileId, ZoneId, metadata::v1 as pb};
+use strongroom_proto::{ExtentId, FileId, metadata::v1 as pb};
 
 use super::{
     blocks::{Report, record},
@@ -142,19 +142,11 @@ async fn publish(
     if let Some(there) = there {
         unlink_file(txn, &there).await?;
     }
-    let body = records::Body {
-        edek: open.edek.clone(),
-        data_suite: open.data_suite.clone(),
-        frame_bytes: open.frame_bytes,
-        block_bytes: open.block_bytes,
-        extents: commit.extents.clone(),
-        manifest_mac: commit.manifest_mac.clone(),
-        generation: commit.generation,
-        crypto_id: Bytes::new(),
-        dek_ms: open.dek_ms,
-        same_since: 0,
-        staged: None,
-    };
+    let body = open.body(commit.extents.clone(), commit.manifest_mac.clone(), commit.generation);
+    if body.plain.is_some() {
+        // One that has an EDEK is in the index since that was taken for it.
+        counted::enter(txn, &body, commit.file)?;
+    }
     let fresh = records::Entry {
         id: commit.file.into(),
         mode: open.mode,
@@ -222,7 +214,7 @@ fn cut_off(commit: &Commit, before: &records::Body) -> records::Purge {
     records::Purge { extents }
 }
 
-/// The directory that the file was opened in, wherever it is now; it must still be in the EDEK's zone.
+/// The directory that the file was opened in, wherever it is now; it must still be in the EDEK's zone, or in none if there is no EDEK.
 pub(super) async fn home(
     txn: &mut impl Txn,
     file: FileId,
@@ -233,13 +225,14 @@ pub(super) async fn home(
     let parent = climb(txn, who, open.parent.as_ref().try_into()?)
         .await?
         .ok_or_else(|| lost("its directory was removed"))?;
-    let edek = open.edek.as_ref().ok_or(MetadataError::Corrupt { what: "open file" })?;
-    let zone = ZoneId::try_from(edek.zone_id.as_ref())?;
-    if parent.zone.as_ref().is_some_and(|at| at.id == zone) {
-        Ok(parent)
-    } else {
-        Err(lost("its directory came to another zone"))
+    if open.fits(parent.zone.as_ref().map(|at| at.id)) {
+        return Ok(parent);
     }
+    Err(lost(if open.is_plain() {
+        "its directory became part of an encryption zone"
+    } else {
+        "its directory came to another zone"
+    }))
 }
 
 /// Blocks recorded in extents that the file does without become garbage.

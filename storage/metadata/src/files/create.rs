@@ -1,8 +1,9 @@
-//! Opening a new file for writing: an EDEK from the zone's stock, a lease, and nothing to see yet.
+//! Opening a new file for writing: an EDEK from the zone's stock, a lease, and nothing to see yet. Where files may be in no zone, one that
+//! is has no EDEK, and is written as it is (ADR 36).
 
 use strongroom_kv::{CommitError, Reader, Store, Txn};
 use strongroom_proto::{
-    Edek, ExtentId, FileId, FrameSize, KeyName, KeyVersion, ZoneId, ZonePath,
+    DataSuite, Edek, ExtentId, FileId, FrameSize, KeyName, KeyVersion, ZoneId, ZonePath,
     capability::Right,
     metadata::v1 as pb,
     transport::{PeerIdentity, UserName},
@@ -12,6 +13,7 @@ use super::{BLOCK_BYTES, lease::owned};
 use crate::{
     answers::Call,
     authority::Caller,
+    config::Settings,
     core::Core,
     error::MetadataError,
     namespace::{
@@ -45,34 +47,74 @@ struct Place {
     terms: Terms,
 }
 
-/// What a zone gives a new body.
+/// What a new body is given by the place that it comes to.
 pub(super) struct Terms {
-    pub(super) zone: ZoneId,
-    pub(super) key: KeyName,
-    pub(super) version_min: KeyVersion,
-    pub(super) data_suite: String,
-    pub(super) frame: FrameSize,
+    /// None in no zone: nothing is encrypted there.
+    zone: Option<ZoneTerms>,
+    data_suite: String,
+    frame: FrameSize,
+}
+
+/// What a zone gives a new body.
+struct ZoneTerms {
+    id: ZoneId,
+    key: KeyName,
+    version_min: KeyVersion,
 }
 
 impl Terms {
-    /// Those of the zone `at`, which holds `path`.
-    pub(super) async fn of(txn: &mut impl Reader, at: Option<&ZoneAt>, path: &ZonePath) -> Result<Self, MetadataError> {
-        let at = at.ok_or_else(|| MetadataError::NotInZone(path.clone()))?;
+    /// Those of the zone `at`, which holds `path`, or of no zone, if files may be there.
+    pub(super) async fn of(
+        txn: &mut impl Reader,
+        at: Option<&ZoneAt>,
+        path: &ZonePath,
+        settings: &Settings,
+    ) -> Result<Self, MetadataError> {
+        let Some(at) = at else {
+            check_plain(path, settings)?;
+            return Ok(Self {
+                zone: None,
+                data_suite: DataSuite::Plain.to_string(),
+                frame: FrameSize::MIN,
+            });
+        };
         let zone = access::zone(txn, at.id).await?;
         let zone = zone.ok_or(MetadataError::Corrupt { what: "zone" })?;
         Ok(Self {
-            zone: at.id,
-            key: zone.key_name.parse()?,
-            version_min: KeyVersion(zone.version_min),
+            zone: Some(ZoneTerms {
+                id: at.id,
+                key: zone.key_name.parse()?,
+                version_min: KeyVersion(zone.version_min),
+            }),
             data_suite: zone.data_suite,
             frame: FrameSize::from_wire(zone.frame_bytes)?,
         })
     }
 
+    pub(super) fn version_min(&self) -> KeyVersion {
+        self.zone.as_ref().map_or(KeyVersion(0), |zone| zone.version_min)
+    }
+
+    /// An EDEK for a body; none where nothing is encrypted.
+    pub(super) async fn take<S: Store, E: EdekSource>(&self, core: &Core<S, E>) -> Result<Option<Edek>, MetadataError> {
+        match &self.zone {
+            Some(zone) => core.stock.take(zone.id, &zone.key, zone.version_min).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// What [`Self::take`] gives, if that takes no waiting.
+    fn ready<S, E: EdekSource>(&self, core: &Core<S, E>) -> Option<Option<Edek>> {
+        match &self.zone {
+            Some(zone) => core.stock.ready(zone.id, &zone.key, zone.version_min).map(Some),
+            None => Some(None),
+        }
+    }
+
     /// What these terms say of a body that is begun in `extent`.
-    pub(super) fn open(&self, edek: &Edek, extent: ExtentId) -> records::OpenFile {
+    pub(super) fn open(&self, edek: Option<&Edek>, extent: ExtentId) -> records::OpenFile {
         records::OpenFile {
-            edek: Some(edek.clone().into()),
+            edek: edek.map(|edek| edek.clone().into()),
             data_suite: self.data_suite.clone(),
             frame_bytes: self.frame.bytes(),
             block_bytes: BLOCK_BYTES,
@@ -84,10 +126,24 @@ impl Terms {
         }
     }
 
-    /// Whether a body may have this EDEK.
-    pub(super) fn allow(&self, edek: &Edek) -> bool {
-        self.zone == edek.zone && self.key == edek.key && edek.version >= self.version_min
+    /// Whether a body may have this EDEK, or none.
+    pub(super) fn allow(&self, edek: Option<&Edek>) -> bool {
+        match (&self.zone, edek) {
+            (Some(zone), Some(edek)) => {
+                zone.id == edek.zone && zone.key == edek.key && edek.version >= zone.version_min
+            }
+            (None, None) => true,
+            _ => false,
+        }
     }
+}
+
+/// Refuses to write what is in no zone, unless the service is told to allow it.
+pub(super) fn check_plain(path: &ZonePath, settings: &Settings) -> Result<(), MetadataError> {
+    if settings.plain_files {
+        return Ok(());
+    }
+    Err(MetadataError::NoPlainFiles(path.clone()))
 }
 
 /// Opens a file for writing.
@@ -101,9 +157,9 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
         if let Some(done) = kept(&mut txn, &creation.call, &creation.who).await? {
             return granted(core, done, &creation.who.name);
         }
-        let place = place(&mut txn, &creation).await?;
+        let place = place(&mut txn, &creation, &core.settings).await?;
         core.cluster.check_enough()?;
-        version_min = place.terms.version_min;
+        version_min = place.terms.version_min();
         let (edek, begun) = match ready(core, &place) {
             Some(edek) => (edek, Some((txn, place))),
             None => {
@@ -112,10 +168,10 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
                     quota::check(&mut txn, &slot.parent.quotas, Usage::ONE_NAME).await?;
                 }
                 drop(txn);
-                (core.stock.take(terms.zone, &terms.key, version_min).await?, None)
+                (terms.take(core).await?, None)
             }
         };
-        let recorded = begin(core, &creation, &edek, begun).await;
+        let recorded = begin(core, &creation, edek, begun).await;
         if let Some(created) = quota::explained(&core.store, &creation.who, recorded).await? {
             return granted(core, created, &creation.who.name);
         }
@@ -123,18 +179,18 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
     Err(MetadataError::StaleEdek { needed: version_min })
 }
 
-/// An EDEK for a new file that can be recorded at once, without waiting for one. Not below a quota: what it has used changes with every
+/// An EDEK for a new file that can be recorded at once, without waiting for one, or none where nothing is encrypted. Not below a quota: what it has used changes with every
 /// file, and a transaction that has read that would conflict with all others.
-fn ready<S, E: EdekSource>(core: &Core<S, E>, Place { slot, terms }: &Place) -> Option<Edek> {
+fn ready<S, E: EdekSource>(core: &Core<S, E>, Place { slot, terms }: &Place) -> Option<Option<Edek>> {
     let is_free = slot.parent.quotas.is_empty();
-    is_free.then(|| core.stock.ready(terms.zone, &terms.key, terms.version_min))?
+    is_free.then(|| terms.ready(core))?
 }
 
 /// Records the open file: in the transaction that found its place, if that is still under way and nobody else was in between.
 async fn begin<S: Store, E: EdekSource>(
     core: &Core<S, E>,
     creation: &Creation,
-    edek: &Edek,
+    edek: Option<Edek>,
     begun: Option<(S::Txn, Place)>,
 ) -> Result<Option<pb::CreatedFile>, MetadataError> {
     let dek_ms = core.clock.now_ms();
@@ -142,11 +198,10 @@ async fn begin<S: Store, E: EdekSource>(
         file: FileId::generate(),
         extent: ExtentId::generate(),
         dek_ms,
-        lease_expires_ms: dek_ms + core.settings.lease_ms,
-        open_max: core.settings.open_files_per_user,
+        settings: core.settings,
     };
     if let Some((mut txn, place)) = begun {
-        let created = opening.record_at(&mut txn, creation, place, edek)?;
+        let created = opening.record_at(&mut txn, creation, place, edek.as_ref())?;
         match txn.commit().await {
             Ok(()) => return Ok(created),
             Err(CommitError::Store(error)) => return Err(error.into()),
@@ -154,7 +209,7 @@ async fn begin<S: Store, E: EdekSource>(
         }
     }
     transact!(&core.store, [creation, edek], |txn| opening
-        .record(txn, &creation, &edek))
+        .record(txn, &creation, edek.as_ref()))
     .await
 }
 
@@ -212,7 +267,7 @@ pub(crate) fn write_grant<S, E>(core: &Core<S, E>, file: FileId, extent: ExtentI
     }
 }
 
-async fn place(txn: &mut impl Txn, creation: &Creation) -> Result<Place, MetadataError> {
+async fn place(txn: &mut impl Txn, creation: &Creation, settings: &Settings) -> Result<Place, MetadataError> {
     let slot = slot(txn, &creation.who, &creation.path, "a file").await?;
     check_room(
         &creation.who,
@@ -221,7 +276,7 @@ async fn place(txn: &mut impl Txn, creation: &Creation) -> Result<Place, Metadat
         slot.found.as_ref(),
         creation.overwrite,
     )?;
-    let terms = Terms::of(txn, slot.parent.zone.as_ref(), &creation.path).await?;
+    let terms = Terms::of(txn, slot.parent.zone.as_ref(), &creation.path, settings).await?;
     Ok(Place { slot, terms })
 }
 
@@ -252,9 +307,7 @@ struct Opening {
     file: FileId,
     extent: ExtentId,
     dek_ms: u64,
-    lease_expires_ms: u64,
-    /// Files that its owner may have open.
-    open_max: u32,
+    settings: Settings,
 }
 
 impl Opening {
@@ -263,12 +316,12 @@ impl Opening {
         self,
         txn: &mut impl Txn,
         creation: &Creation,
-        edek: &Edek,
+        edek: Option<&Edek>,
     ) -> Result<Option<pb::CreatedFile>, MetadataError> {
         if let Some(done) = kept(txn, &creation.call, &creation.who).await? {
             return Ok(Some(done));
         }
-        let place = place(txn, creation).await?;
+        let place = place(txn, creation, &self.settings).await?;
         self.record_at(txn, creation, place, edek)
     }
 
@@ -277,7 +330,7 @@ impl Opening {
         txn: &mut impl Txn,
         creation: &Creation,
         Place { slot, terms }: Place,
-        edek: &Edek,
+        edek: Option<&Edek>,
     ) -> Result<Option<pb::CreatedFile>, MetadataError> {
         if !terms.allow(edek) {
             return Ok(None);
@@ -290,10 +343,10 @@ impl Opening {
             owner: creation.who.name.as_str().to_owned(),
             overwrite: creation.overwrite,
             dek_ms: self.dek_ms,
-            lease_expires_ms: self.lease_expires_ms,
+            lease_expires_ms: self.dek_ms + self.settings.lease_ms,
             ..terms.open(edek, self.extent)
         };
-        let created = begin_body(txn, self.file, &open, edek, self.open_max)?;
+        let created = begin_body(txn, self.file, &open, edek, self.settings.open_files_per_user)?;
         creation.call.keep(txn, &created);
         Ok(Some(created))
     }
@@ -304,10 +357,12 @@ pub(super) fn begin_body(
     txn: &mut impl Txn,
     id: FileId,
     open: &records::OpenFile,
-    edek: &Edek,
+    edek: Option<&Edek>,
     open_max: u32,
 ) -> Result<pb::CreatedFile, MetadataError> {
-    counted::put_index(txn, &edek.clone().into(), id)?;
+    if let Some(edek) = &open.edek {
+        counted::put_index(txn, edek, id)?;
+    }
     counted::put_open_file(txn, id, open, open_max);
     let extent_id = open.extents.first().map(|extent| extent.extent_id.clone());
     Ok(pb::CreatedFile {
@@ -316,7 +371,7 @@ pub(super) fn begin_body(
             extent_id: extent_id.unwrap_or_default(),
             ..pb::WriteGrant::default()
         }),
-        edek: Some(edek.clone().into()),
+        edek: edek.map(|edek| edek.clone().into()),
         data_suite: open.data_suite.clone(),
         frame_bytes: open.frame_bytes,
         block_bytes: open.block_bytes,

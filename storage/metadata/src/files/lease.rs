@@ -87,8 +87,9 @@ pub(crate) async fn give_up(
     dead_ms: u64,
 ) -> Result<(), MetadataError> {
     counted::delete_open_file(txn, file, &open.owner);
-    if open.generation == 0 {
-        let edek = open.edek.as_ref().ok_or(MetadataError::Corrupt { what: "open file" })?;
+    if open.generation == 0
+        && let Some(edek) = &open.edek
+    {
         counted::delete_index(txn, edek, file)?;
     }
     // Under an id of its own: the file's id may be purged for its own blocks.

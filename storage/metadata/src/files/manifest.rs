@@ -27,8 +27,9 @@ fn follows(commit: &Commit, open: &records::OpenFile, base: &[records::Extent]) 
     holds(commit.extents.len() <= EXTENTS_PER_FILE_MAX, || {
         format!("a file has at most {EXTENTS_PER_FILE_MAX} extents")
     })?;
-    holds(commit.manifest_mac.len() == 32, || {
-        "its manifest MAC must be 32 bytes".to_owned()
+    let mac_bytes = if open.is_plain() { 0 } else { 32 };
+    holds(commit.manifest_mac.len() == mac_bytes, || {
+        format!("its manifest MAC must be {mac_bytes} bytes")
     })?;
     let next = open.goes_on_from() + 1;
     holds(commit.generation == next, || {

@@ -299,6 +299,7 @@ fn body(file: &pb::RawFile, zone: &records::Zone, edek: &Edek) -> Result<records
         dek_ms: 0,
         same_since: 0,
         staged: None,
+        plain: None,
     })
 }
 

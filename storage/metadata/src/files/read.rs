@@ -63,13 +63,16 @@ pub(crate) async fn opened<S: Store, E: EdekSource>(
         .await?
         .ok_or(MetadataError::Corrupt { what: "file" })?;
     let edek = current(txn, &file).await?;
+    if edek.is_none() {
+        check_adopting(txn, found).await?;
+    }
     let blocks = match file.extents.first() {
         Some(extent) => Some(readable(core, txn, &file, extent, 0, user).await?),
         None => None,
     };
     Ok(pb::OpenedFile {
         stat: Some(shown(found, &file, edek)),
-        edek: Some(Edek::try_from(edek)?.into()),
+        edek: edek.map(Edek::try_from).transpose()?.map(Into::into),
         frame_bytes: file.frame_bytes,
         block_bytes: file.block_bytes,
         extents: file.extents.iter().map(wire_extent).collect(),
@@ -79,6 +82,15 @@ pub(crate) async fn opened<S: Store, E: EdekSource>(
         generation: file.generation,
         blocks,
     })
+}
+
+/// Refuses a file that is not encrypted in a zone whose files all are.
+async fn check_adopting(txn: &mut impl Reader, found: &Found) -> Result<(), MetadataError> {
+    let Some(at) = &found.zone else { return Ok(()) };
+    if access::zone(txn, at.id).await?.is_some_and(|zone| zone.is_adopting()) {
+        return Ok(());
+    }
+    Err(MetadataError::PlainInZone(found.path.clone()))
 }
 
 /// Further blocks of an opened file and a fresh capability.

@@ -4,7 +4,7 @@ use strongroom_kv::{Reader, Store, Txn};
 use strongroom_proto::{ExtentId, FileId, ZonePath, metadata::v1 as pb};
 
 use super::{
-    create::{ids, write_grant},
+    create::{check_plain, ids, write_grant},
     lease::{dead_ms, give_up, owned},
     read::opened,
 };
@@ -65,6 +65,9 @@ async fn reopen_in(
     }
     let (found, body) = file_at(txn, who, path).await?;
     check(who, &found, Rights::APPEND, path)?;
+    if body.plain.is_some() {
+        check_plain_here(&found, settings)?;
+    }
     let now_ms = call.now_ms();
     if let Some(other) = held(txn, found.id, path, now_ms).await? {
         give_up(txn, found.id, &other, dead_ms(now_ms, settings)).await?;
@@ -78,6 +81,17 @@ async fn reopen_in(
     };
     call.keep(txn, &grant);
     Ok(grant)
+}
+
+/// Whether somebody may begin to write at the end of a file that is not encrypted: in a zone that adopts it, it is to be encrypted first.
+fn check_plain_here(found: &Found, settings: &Settings) -> Result<(), MetadataError> {
+    match &found.zone {
+        Some(zone) => Err(MetadataError::NotAdopted {
+            path: found.path.clone(),
+            zone: zone.path.clone(),
+        }),
+        None => check_plain(&found.path, settings),
+    }
 }
 
 /// What a writer left whose lease ran out, if there is one; refused while somebody has the file open.

@@ -2,7 +2,6 @@
 //! (ADR 35). The file stays the same inode, so that whoever renames or removes it meanwhile is followed; whoever writes it is not
 //! kept from that, and then the rewriting is in vain.
 
-use bytes::Bytes;
 use strongroom_kv::{Reader, Store, Txn};
 use strongroom_proto::{Edek, ExtentId, FileId, JobId, KeyVersion, ZonePath, metadata::v1 as pb};
 
@@ -53,19 +52,20 @@ pub(crate) async fn begin<S: Store, E: EdekSource>(
         if let Some(done) = kept(&mut txn, &rewriting.call, &rewriting.who).await? {
             return both(core, &rewriting, done).await;
         }
-        let Some(Place { terms, .. }) = place(&mut txn, &rewriting).await? else {
+        let settings = core.settings;
+        let Some(Place { terms, .. }) = place(&mut txn, &rewriting, &settings).await? else {
             return Ok(pb::RewritingFile::default());
         };
         drop(txn);
         core.cluster.check_enough()?;
-        version_min = terms.version_min;
-        let edek = core.stock.take(terms.zone, &terms.key, version_min).await?;
+        version_min = terms.version_min();
+        let edek = terms.take(core).await?;
         let (id, extent) = (FileId::generate(), ExtentId::generate());
-        let (dek_ms, settings) = (core.clock.now_ms(), core.settings);
+        let dek_ms = core.clock.now_ms();
         let recorded = transact!(&core.store, [rewriting, edek], |txn| record(
             txn,
             &rewriting,
-            &edek,
+            edek.as_ref(),
             (id, extent),
             dek_ms,
             &settings
@@ -90,18 +90,22 @@ struct Place {
 }
 
 /// Where it is, for somebody who may read and write it; none if the job has nothing to do with it.
-async fn place(txn: &mut impl Txn, rewriting: &Rewriting) -> Result<Option<Place>, MetadataError> {
+async fn place(
+    txn: &mut impl Txn,
+    rewriting: &Rewriting,
+    settings: &Settings,
+) -> Result<Option<Place>, MetadataError> {
     let Rewriting { call, path, job, who } = rewriting;
     let (found, body) = file_at(txn, who, path).await?;
     check(who, &found, Rights::APPEND, path)?;
     if let Some((id, holder)) = *job
-        && is_done(&working(txn, who, id, holder).await?, &body)
+        && is_done(&working(txn, who, id, holder).await?, &body, found.zone.is_some())
     {
         return Ok(None);
     }
     held(txn, found.id, path, call.now_ms()).await?;
     Ok(Some(Place {
-        terms: Terms::of(txn, found.zone.as_ref(), path).await?,
+        terms: Terms::of(txn, found.zone.as_ref(), path, settings).await?,
         file: found.id,
         generation: body.generation,
     }))
@@ -111,7 +115,7 @@ async fn place(txn: &mut impl Txn, rewriting: &Rewriting) -> Result<Option<Place
 async fn record(
     txn: &mut impl Txn,
     rewriting: &Rewriting,
-    edek: &Edek,
+    edek: Option<&Edek>,
     (id, extent): (FileId, ExtentId),
     dek_ms: u64,
     settings: &Settings,
@@ -119,7 +123,7 @@ async fn record(
     if let Some(done) = kept(txn, &rewriting.call, &rewriting.who).await? {
         return Ok(Some(done));
     }
-    let Some(place) = place(txn, rewriting).await? else {
+    let Some(place) = place(txn, rewriting, settings).await? else {
         return Ok(None);
     };
     if !place.terms.allow(edek) {
@@ -204,19 +208,13 @@ pub(super) async fn put_in_place(
     let (mut found, before) = unchanged(txn, &commit.who, replaced).await?;
     let id = found.id;
     let lapsed = held(txn, id, &found.path, commit.call.now_ms()).await?;
-    let edek = edek_for(&found, open)?;
+    if !open.fits(found.zone.as_ref().map(|zone| zone.id)) {
+        // It came to another zone, or to one.
+        return Err(MetadataError::Changed(found.path));
+    }
     let body = records::Body {
-        edek: Some(edek.clone()),
-        data_suite: open.data_suite.clone(),
-        frame_bytes: open.frame_bytes,
-        block_bytes: open.block_bytes,
-        extents: commit.extents.clone(),
-        manifest_mac: commit.manifest_mac.clone(),
-        generation: commit.generation,
-        crypto_id: Bytes::new(),
-        dek_ms: open.dek_ms,
         same_since: before.same_since(),
-        staged: None,
+        ..open.body(commit.extents.clone(), commit.manifest_mac.clone(), commit.generation)
     };
     check_length(commit, &before, &body)?;
     if !replaced.job_id.is_empty() {
@@ -227,33 +225,21 @@ pub(super) async fn put_in_place(
         // Its writer may come back, and would go on from what is no more there.
         give_up(txn, id, &lapsed, commit.dead_ms).await?;
     }
-    let old = before.edek.as_ref().ok_or(MetadataError::Corrupt { what: "file" })?;
-    counted::delete_index(txn, old, id)?;
+    counted::withdraw(txn, &before, id)?;
     // What was staged for a move is of the old DEK.
     drop_index(txn, id, &before)?;
     if let Some(job) = found.moving {
         arrive(txn, job, id).await?;
     }
-    counted::delete_index(txn, &edek, commit.file)?;
-    counted::put_index(txn, &edek, id)?;
+    if let Some(edek) = &open.edek {
+        counted::delete_index(txn, edek, commit.file)?;
+    }
+    counted::enter(txn, &body, id)?;
     put_purge(txn, FileId::generate(), &before.garbage());
     found.entry.file = Some(body.size());
     access::put(txn, &keys::body(id), &body);
     access::put(txn, &found.key, &found.entry);
     Ok((found, body))
-}
-
-/// The second body's EDEK, which has to be of the zone that the file is in by now.
-fn edek_for(found: &Found, open: &records::OpenFile) -> Result<records::Edek, MetadataError> {
-    let edek = open.edek.clone().ok_or(MetadataError::Corrupt { what: "open file" })?;
-    if found
-        .zone
-        .as_ref()
-        .is_some_and(|zone| edek.zone_id == zone.id.as_bytes().as_slice())
-    {
-        return Ok(edek);
-    }
-    Err(MetadataError::Changed(found.path.clone()))
 }
 
 fn check_length(commit: &Commit, before: &records::Body, after: &records::Body) -> Result<(), MetadataError> {

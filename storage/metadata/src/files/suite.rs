@@ -12,7 +12,7 @@ const GCM_TAG_BYTES: u32 = 16;
 pub(crate) const fn sealed_bytes(suite: DataSuite, plain: u32, frame_bytes: u32) -> u32 {
     match suite {
         DataSuite::Gcm => plain + plain.div_ceil(frame_bytes) * GCM_TAG_BYTES,
-        DataSuite::CtrHdfs => plain,
+        DataSuite::CtrHdfs | DataSuite::Plain => plain,
     }
 }
 
@@ -25,6 +25,14 @@ pub(crate) fn frame(suite: DataSuite, wire_bytes: u32) -> Result<FrameSize, Meta
             field: "frame_bytes",
             rule: format!("files of suite {suite} are not sealed in frames; leave the frame size out"),
         }),
+        DataSuite::Plain => Err(MetadataError::Field {
+            field: "data_suite",
+            rule: format!(
+                "files in a zone are encrypted; take suite {} or {}",
+                DataSuite::Gcm,
+                DataSuite::CtrHdfs
+            ),
+        }),
     }
 }
 
@@ -32,7 +40,7 @@ pub(crate) fn frame(suite: DataSuite, wire_bytes: u32) -> Result<FrameSize, Meta
 pub(crate) fn check_key(suite: DataSuite, key: &KeyName, edeks: EdekSuite) -> Result<(), MetadataError> {
     match (suite, edeks) {
         (DataSuite::Gcm, _) | (DataSuite::CtrHdfs, EdekSuite::Hadoop) => Ok(()),
-        (DataSuite::CtrHdfs, _) => Err(MetadataError::SuiteOfKey {
+        (DataSuite::CtrHdfs | DataSuite::Plain, _) => Err(MetadataError::SuiteOfKey {
             suite,
             key: key.clone(),
             edeks,

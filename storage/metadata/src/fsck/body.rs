@@ -19,9 +19,8 @@ pub(super) async fn check(
     path: &bytes::Bytes,
 ) -> Result<Option<pb::Finding>, MetadataError> {
     let kind = pb::FindingKind::Edek;
-    if body.edek.is_none() {
-        let what = "a file in a zone has no EDEK: nobody can read it; restore it from a copy";
-        return Ok(zone.map(|_| finding(kind, path.clone(), what)));
+    if let Some(plain) = &body.plain {
+        return check_plain(reader, file, plain, zone, path).await;
     }
     let unreadable = || {
         Some(finding(
@@ -31,7 +30,8 @@ pub(super) async fn check(
         ))
     };
     let current = match current(reader, body).await {
-        Ok(current) => Edek::try_from(current),
+        Ok(Some(current)) => Edek::try_from(current),
+        Ok(None) => return Ok(unreadable()),
         Err(MetadataError::Corrupt { .. } | MetadataError::Parse(_)) => return Ok(unreadable()),
         Err(error) => return Err(error),
     };
@@ -57,19 +57,54 @@ pub(super) async fn check(
     Ok(None)
 }
 
+/// A file that is not encrypted: it is in no zone or in one that adopts it, and on the list.
+async fn check_plain(
+    reader: &mut impl Reader,
+    file: FileId,
+    plain: &records::Plain,
+    zone: Option<ZoneId>,
+    path: &bytes::Bytes,
+) -> Result<Option<pb::Finding>, MetadataError> {
+    let problem = |kind, what: &str| Ok(Some(finding(kind, path.clone(), what)));
+    let adopting = match zone {
+        Some(zone) => access::zone(reader, zone).await.unwrap_or_default(),
+        None => None,
+    };
+    let may_be_here = zone.is_none() || adopting.is_some_and(|record| record.is_adopting());
+    let Ok(listed) = plain.zone() else {
+        return problem(pb::FindingKind::Unreadable, "the zone that adopts the file cannot be read");
+    };
+    if !may_be_here || (listed.is_some() && listed != zone) {
+        let what = "the file is not encrypted, in a zone that does not adopt it: nobody can read it; restore it from a copy";
+        return problem(pb::FindingKind::Edek, what);
+    }
+    if reader.get(&keys::plain(listed, file)).await?.is_none() {
+        let what = "the file is not on the list of those that are not encrypted: a zone would not find it to adopt it";
+        return problem(pb::FindingKind::Index, what);
+    }
+    Ok(None)
+}
+
 /// The EDEK of a file, and that for the zone that it is being moved to.
 fn edeks(body: &records::Body) -> impl Iterator<Item = &records::Edek> {
     let staged = body.staged.as_ref().and_then(|staged| staged.edek.as_ref());
     body.edek.as_ref().into_iter().chain(staged)
 }
 
-/// Enters a file in the index, by the EDEKs that it has now. Says whether it was not there.
+/// Enters a file in the index, by the EDEKs that it has now, or in the list of those without. Says whether it was not there.
 pub(super) async fn enter(store: &impl Store, file: FileId) -> Result<bool, MetadataError> {
     transact!(store, [], |txn| enter_in(txn, file)).await
 }
 
 async fn enter_in(txn: &mut impl Txn, file: FileId) -> Result<bool, MetadataError> {
     let mut is_missing = false;
+    if let Some(body) = access::body(txn, file).await?
+        && let Some(plain) = &body.plain
+        && !access::there(txn, &keys::plain(plain.zone()?, file)).await?
+    {
+        counted::enter(txn, &body, file)?;
+        is_missing = true;
+    }
     for edek in edeks_of(txn, file).await? {
         let zone = edek.zone_id.as_ref().try_into()?;
         let row = keys::index(zone, KeyVersion(edek.key_version), file);

@@ -29,6 +29,7 @@ const COUNT_MAX: Duration = Duration::from_secs(10);
 /// What one page is about, by the cursor that leads to it.
 enum Subject {
     Table(Counted),
+    Plain,
     Zone(ZoneId),
     Quota(QuotaId),
 }
@@ -54,6 +55,7 @@ pub(super) async fn check<S: Store, E: EdekSource>(
         [1] => (Some(Subject::Table(Counted::Garbage)), vec![2]),
         [2] => (Some(Subject::Table(Counted::OpenFiles)), vec![3]),
         [QUOTAS, after @ ..] if after.is_empty() || after.len() == 16 => next_quota(&mut view, after).await?,
+        [3] => (Some(Subject::Plain), vec![4]),
         after => next_zone(&mut view, after).await?,
     };
     let mut page = pb::CheckPageResponse {
@@ -64,6 +66,10 @@ pub(super) async fn check<S: Store, E: EdekSource>(
     let (what, counts) = match subject {
         None => return Ok(page),
         Some(Subject::Table(table)) => (table_name(table).to_owned(), of_table(&mut view, table, deadline).await),
+        Some(Subject::Plain) => (
+            "files that are not encrypted".to_owned(),
+            of_plain(&mut view, deadline).await,
+        ),
         Some(Subject::Zone(zone)) => (
             format!("files of zone {zone} by key version"),
             of_zone(&mut view, zone, deadline).await,
@@ -207,16 +213,34 @@ async fn wrong(reader: &mut impl Reader, rows: BTreeMap<Vec<u8>, i64>) -> Result
     Ok(wrong)
 }
 
+async fn of_plain(reader: &mut impl Reader, deadline: Instant) -> Result<Counts, MetadataError> {
+    let counter = |key: &[u8]| keys::plain_entry(key).map(|(zone, _)| keys::plain_total(zone));
+    of_groups(reader, keys::all_plain(), counter, keys::plain_totals(), deadline).await
+}
+
 async fn of_zone(reader: &mut impl Reader, zone: ZoneId, deadline: Instant) -> Result<Counts, MetadataError> {
+    let counter = |key: &[u8]| keys::index_entry(key).map(|(version, _)| keys::files_total(zone, version));
+    let totals = keys::totals_of_zone(zone);
+    of_groups(reader, keys::index_of_zone(zone), counter, totals, deadline).await
+}
+
+/// Rows of which each is counted by the counter that it names, against all counters of their kind.
+async fn of_groups(
+    reader: &mut impl Reader,
+    range: KeyRange,
+    counter_of: impl Fn(&[u8]) -> Option<Vec<u8>>,
+    totals_range: KeyRange,
+    deadline: Instant,
+) -> Result<Counts, MetadataError> {
     let mut rows: BTreeMap<Vec<u8>, i64> = BTreeMap::new();
-    let is_whole = each(reader, keys::index_of_zone(zone), deadline, |key| {
-        if let Some((version, _)) = keys::index_entry(key) {
-            *rows.entry(keys::files_total(zone, version)).or_default() += 1;
+    let is_whole = each(reader, range, deadline, |key| {
+        if let Some(counter) = counter_of(key) {
+            *rows.entry(counter).or_default() += 1;
         }
     })
     .await?;
     let looked_at: i64 = rows.values().sum();
-    let is_whole = is_whole && with_totals(reader, keys::totals_of_zone(zone), deadline, &mut rows).await?;
+    let is_whole = is_whole && with_totals(reader, totals_range, deadline, &mut rows).await?;
     let wrong = wrong(reader, rows).await?;
     Ok(is_whole.then(|| (looked_at.unsigned_abs(), wrong)))
 }

@@ -53,6 +53,7 @@ pub(crate) async fn check<S: Store, E: EdekSource>(
         pb::CheckedPart::Bodies => orphans::bodies(core, question).await?,
         pb::CheckedPart::OpenFiles => orphans::open_files(core, question).await?,
         pb::CheckedPart::Index => orphans::index(core, question).await?,
+        pb::CheckedPart::Plain => orphans::plain(core, question).await?,
         pb::CheckedPart::Zones => zones::check(core, question).await?,
         pb::CheckedPart::Counters => counters::check(core, question).await?,
         pb::CheckedPart::Jobs => jobs::check(core, question).await?,

@@ -1,4 +1,4 @@
-//! Records that nothing leads to: places, bodies, open files and index entries.
+//! Records that nothing leads to: places, bodies, open files, index entries and rows of the list of files that are not encrypted.
 
 use bytes::Bytes;
 use strongroom_kv::{Reader, Store, Txn};
@@ -181,6 +181,52 @@ pub(super) async fn index<S: Store, E: EdekSource>(
         page.findings.push(found);
     }
     Ok(page)
+}
+
+/// Rows of files that are not encrypted, of no such file, or of one that is listed elsewhere.
+pub(super) async fn plain<S: Store, E: EdekSource>(
+    core: &Core<S, E>,
+    question: &Question,
+) -> Result<pb::CheckPageResponse, MetadataError> {
+    let mut view = core.store.snapshot().await?;
+    let (found, next) = rows(&mut view, keys::all_plain(), &question.after).await?;
+    let mut page = page(&found, next);
+    for (key, _) in found {
+        let Some((zone, file)) = keys::plain_entry(&key) else {
+            page.findings.push(unreadable("row of a file that is not encrypted", &key));
+            continue;
+        };
+        if is_plain(&mut view, zone, file).await? {
+            continue;
+        }
+        let what = format!("file {file} is on the list of those that are not encrypted, and is not one, or not there");
+        let mut found = finding(pb::FindingKind::Index, Bytes::new(), what);
+        if question.repair {
+            found.repaired = transact!(&core.store, [], |txn| drop_plain(txn, zone, file)).await?;
+        }
+        page.findings.push(found);
+    }
+    Ok(page)
+}
+
+/// Whether a file is not encrypted and listed with `zone`.
+async fn is_plain(reader: &mut impl Reader, zone: Option<ZoneId>, file: FileId) -> Result<bool, MetadataError> {
+    match access::body(reader, file).await {
+        Ok(body) => Ok(body
+            .and_then(|body| body.plain)
+            .is_some_and(|plain| plain.zone().is_ok_and(|listed| listed == zone))),
+        // What cannot be read is not to be forgotten.
+        Err(MetadataError::Corrupt { .. }) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+async fn drop_plain(txn: &mut impl Txn, zone: Option<ZoneId>, file: FileId) -> Result<bool, MetadataError> {
+    if !access::there(txn, &keys::plain(zone, file)).await? || is_plain(txn, zone, file).await? {
+        return Ok(false);
+    }
+    counted::drop_plain(txn, zone, file);
+    Ok(true)
 }
 
 async fn is_indexed(

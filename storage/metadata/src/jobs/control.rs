@@ -216,6 +216,7 @@ fn wire_rewriting(rewriting: &Rewriting) -> pb::Rewriting {
         RewritingKind::Unspecified => pb::RewritingKind::Unspecified,
         RewritingKind::Compaction => pb::RewritingKind::Compaction,
         RewritingKind::Rekeying => pb::RewritingKind::Rekeying,
+        RewritingKind::Adoption => pb::RewritingKind::Adoption,
     };
     pb::Rewriting {
         kind: kind.into(),

@@ -200,10 +200,13 @@ pub(crate) async fn working(
     Err(MetadataError::JobStopped(id))
 }
 
-/// Whether a job has nothing to do with a file.
-pub(crate) fn is_done(job: &Job, body: &records::Body) -> bool {
+/// Whether a job has nothing to do with a file, which is in a zone or in none.
+pub(crate) fn is_done(job: &Job, body: &records::Body, in_zone: bool) -> bool {
     match job.rewriting.as_ref().map(Rewriting::kind) {
         Some(RewritingKind::Compaction) => body.extents.len() <= 1,
+        // What is in no zone has no DEK, and gets none.
+        _ if !in_zone => true,
+        Some(RewritingKind::Adoption) => body.plain.is_none(),
         // A DEK that was given to the file since was nobody's before.
         Some(RewritingKind::Rekeying) => body.dek_ms >= job.created_ms,
         Some(RewritingKind::Unspecified) | None => true,
@@ -232,6 +235,7 @@ pub(super) fn note(job: &Job, now_ms: u64) -> Option<String> {
     let silent_s = (now_ms - rewriting.lease_expires_ms + LEASE_MS) / 1000;
     let how = match (rewriting.kind(), rewriting.whole_zone) {
         (RewritingKind::Compaction, _) => "fs compact -r",
+        (RewritingKind::Adoption, _) => "zone adopt",
         (_, true) => "zone rekey",
         (_, false) => "fs rekey -r",
     };

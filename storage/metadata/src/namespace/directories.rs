@@ -237,7 +237,11 @@ mod tests {
         access::put(&mut txn, &keys::dentry(ROOT, "d"), &entry(at));
         for number in 0..1500 {
             let file = records::Entry {
-                file: Some(records::Size { length: 5, blocks: 1 }),
+                file: Some(records::Size {
+                    length: 5,
+                    blocks: 1,
+                    ..records::Size::default()
+                }),
                 ..entry(FileId::generate())
             };
             access::put(&mut txn, &keys::dentry(at, &format!("{number:04}")), &file);

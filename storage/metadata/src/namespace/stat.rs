@@ -20,11 +20,11 @@ pub(crate) async fn stat(txn: &mut impl Reader, found: &Found) -> Result<pb::Sta
     Ok(shown(found, &body, current(txn, &body).await?))
 }
 
-/// The same of a file whose body, and the EDEK that opens it, are known.
-pub(crate) fn shown(found: &Found, body: &records::Body, edek: &records::Edek) -> pb::Stat {
+/// The same of a file whose body, and the EDEK that opens it if there is one, are known.
+pub(crate) fn shown(found: &Found, body: &records::Body, edek: Option<&records::Edek>) -> pb::Stat {
     pb::Stat {
-        key_name: edek.key_name.clone(),
-        key_version: edek.key_version,
+        key_name: edek.map(|edek| edek.key_name.clone()).unwrap_or_default(),
+        key_version: edek.map(|edek| edek.key_version).unwrap_or_default(),
         data_suite: body.data_suite.clone(),
         ..placed(found)
     }
@@ -80,6 +80,7 @@ pub(crate) fn listed(name: &str, entry: &records::Entry) -> pb::Entry {
         zone_root: !entry.zone_id.is_empty(),
         blocks: size.blocks,
         has_acl: has_acl(entry),
+        plain: size.plain,
     }
 }
 

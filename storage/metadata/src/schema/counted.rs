@@ -1,4 +1,4 @@
-//! Rows that are counted: files by key version, files being written, blocks that lack replicas, blocks to delete. Each kind has
+//! Rows that are counted: files by key version, files that are not encrypted, files being written, blocks that lack replicas, blocks to delete. Each kind has
 //! a counter, added to in the transaction that makes or removes a row, so that a total costs one read and every create can
 //! add to it without a conflict (ADR 30).
 //!
@@ -90,6 +90,46 @@ pub(crate) fn delete_index(txn: &mut impl Txn, edek: &records::Edek, file: FileI
     txn.delete(&keys::index(zone, version, file));
     add(txn, &keys::files_total(zone, version), -1);
     Ok(())
+}
+
+/// Enters a file where it is found by how it is encrypted: in the index of its zone, or in the list of files that are not. It is not
+/// there yet.
+pub(crate) fn enter(txn: &mut impl Txn, body: &records::Body, file: FileId) -> Result<(), MetadataError> {
+    match (&body.edek, &body.plain) {
+        (Some(edek), None) => put_index(txn, edek, file),
+        (None, Some(plain)) => {
+            let zone = plain.zone()?;
+            txn.put(&keys::plain(zone, file), Bytes::new());
+            add(txn, &keys::plain_total(zone), 1);
+            Ok(())
+        }
+        _ => Err(MetadataError::Corrupt { what: "file" }),
+    }
+}
+
+/// Takes a file that is there out of where [`enter`] put it.
+pub(crate) fn withdraw(txn: &mut impl Txn, body: &records::Body, file: FileId) -> Result<(), MetadataError> {
+    match (&body.edek, &body.plain) {
+        (Some(edek), None) => delete_index(txn, edek, file),
+        (None, Some(plain)) => {
+            drop_plain(txn, plain.zone()?, file);
+            Ok(())
+        }
+        _ => Err(MetadataError::Corrupt { what: "file" }),
+    }
+}
+
+/// Takes a row that is there out of the list of files that are not encrypted.
+pub(crate) fn drop_plain(txn: &mut impl Txn, zone: Option<ZoneId>, file: FileId) {
+    txn.delete(&keys::plain(zone, file));
+    add(txn, &keys::plain_total(zone), -1);
+}
+
+/// How many files that are not encrypted a zone is known to have.
+pub(crate) async fn plain_left(reader: &mut impl Reader, zone: ZoneId) -> Result<u64, MetadataError> {
+    let key = keys::plain_total(Some(zone));
+    let value = reader.get(&key).await?;
+    number(&key, value.as_deref())
 }
 
 fn indexed(edek: &records::Edek) -> Result<(ZoneId, KeyVersion), MetadataError> {

@@ -44,6 +44,7 @@ const QUOTA: u8 = b'q';
 const TRASH: u8 = b'T';
 const XATTRS: u8 = b'u';
 const REMOVED_ZONE: u8 = b'y';
+const PLAIN: u8 = b'P';
 
 /// A half-open range of keys.
 pub(crate) struct KeyRange {
@@ -186,6 +187,33 @@ pub(crate) fn index_of_version(zone: ZoneId, version: KeyVersion) -> KeyRange {
 pub(crate) fn index_entry(key: &[u8]) -> Option<(KeyVersion, FileId)> {
     let version = fixed(key, 17).map(u32::from_be_bytes)?;
     Some((KeyVersion(version), fixed(key, 21).map(FileId::from_bytes)?))
+}
+
+/// A file that is not encrypted, with the zone that adopts it if it is known to be in one. The byte before tells zones from none.
+pub(crate) fn plain(zone: Option<ZoneId>, file: FileId) -> Vec<u8> {
+    key(PLAIN, &[&plain_group(zone), file.as_bytes()])
+}
+pub(crate) fn all_plain() -> KeyRange {
+    KeyRange::of(vec![PLAIN])
+}
+pub(crate) fn plain_of(zone: Option<ZoneId>) -> KeyRange {
+    KeyRange::of(key(PLAIN, &[&plain_group(zone)]))
+}
+pub(crate) fn plain_entry(key: &[u8]) -> Option<(Option<ZoneId>, FileId)> {
+    match *key.get(1)? {
+        0 => Some((None, fixed(key, 2).map(FileId::from_bytes)?)),
+        _ => Some((fixed(key, 2).map(ZoneId::from_bytes), fixed(key, 18).map(FileId::from_bytes)?)),
+    }
+}
+/// How many there are.
+pub(crate) fn plain_total(zone: Option<ZoneId>) -> Vec<u8> {
+    key(COUNTER, &[&[PLAIN], &plain_group(zone)])
+}
+pub(crate) fn plain_totals() -> KeyRange {
+    KeyRange::of(key(COUNTER, &[&[PLAIN]]))
+}
+fn plain_group(zone: Option<ZoneId>) -> Vec<u8> {
+    zone.map_or_else(|| vec![0], |zone| [&[1], zone.as_bytes().as_slice()].concat())
 }
 
 pub(crate) fn deficit(block: BlockId) -> Vec<u8> {
@@ -533,6 +561,12 @@ mod tests {
                 index(zone, KeyVersion(7), file),
                 format!("78{}00000007{}", "02".repeat(16), "01".repeat(16)),
             ),
+            (plain(None, file), format!("5000{}", "01".repeat(16))),
+            (
+                plain(Some(zone), file),
+                format!("5001{}{}", "02".repeat(16), "01".repeat(16)),
+            ),
+            (plain_total(Some(zone)), format!("635001{}", "02".repeat(16))),
             (deficit(block), format!("66{}00000102", "03".repeat(16))),
             (garbage(&node, block), format!("676e3100{}00000102", "03".repeat(16))),
             (purge(file), format!("70{}", "01".repeat(16))),
@@ -575,6 +609,9 @@ mod tests {
             index_entry(&index(zone, KeyVersion(7), file)),
             Some((KeyVersion(7), file))
         );
+        for of in [None, Some(zone)] {
+            assert_eq!(plain_entry(&plain(of, file)), Some((of, file)));
+        }
         assert_eq!(total_version(&files_total(zone, KeyVersion(7))), Some(KeyVersion(7)));
         assert_eq!(running_job_of(&job_running(JobKind::Removal, job)), Some(job));
         assert_eq!(removal_of(&removal(job, file)), Some(file));

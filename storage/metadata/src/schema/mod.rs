@@ -10,6 +10,7 @@ pub(crate) mod records {
     include!(concat!(env!("OUT_DIR"), "/strongroom.metadata.records.v1.rs"));
 }
 
+use bytes::Bytes;
 use strongroom_proto::{DataSuite, Edek, ExtentId, FileId, JobId, KeyVersion, ParseError, ZoneId, transport::UserName};
 
 /// Block nodes of a cluster.
@@ -74,6 +75,7 @@ impl records::Body {
         records::Size {
             length: self.extents.iter().map(|extent| extent.visible).sum(),
             blocks: self.extents.iter().map(|extent| self.shown_blocks(extent)).sum(),
+            plain: self.plain.is_some(),
         }
     }
 
@@ -109,7 +111,54 @@ impl records::Body {
     }
 }
 
+impl records::Plain {
+    /// The zone that adopts the file, if it is known to be in one.
+    pub(crate) fn zone(&self) -> Result<Option<ZoneId>, ParseError> {
+        if self.zone_id.is_empty() {
+            return Ok(None);
+        }
+        self.zone_id.as_ref().try_into().map(Some)
+    }
+}
+
+impl records::Zone {
+    /// Whether files in the zone may be there that are not encrypted yet.
+    pub(crate) fn is_adopting(&self) -> bool {
+        self.adoption.as_ref().is_some_and(|adoption| !adoption.ended)
+    }
+}
+
 impl records::OpenFile {
+    /// Whether what is written is not encrypted.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.data_suite == DataSuite::Plain.as_str()
+    }
+
+    /// Whether a body like this may be in `zone`, or in none.
+    pub(crate) fn fits(&self, zone: Option<ZoneId>) -> bool {
+        match (&self.edek, zone) {
+            (Some(edek), Some(zone)) => edek.zone_id.as_ref() == zone.as_bytes(),
+            (None, None) => self.is_plain(),
+            _ => false,
+        }
+    }
+
+    /// What the body that is written becomes, of these extents.
+    pub(crate) fn body(&self, extents: Vec<records::Extent>, manifest_mac: Bytes, generation: u64) -> records::Body {
+        records::Body {
+            edek: self.edek.clone(),
+            plain: self.is_plain().then(records::Plain::default),
+            data_suite: self.data_suite.clone(),
+            frame_bytes: self.frame_bytes,
+            block_bytes: self.block_bytes,
+            extents,
+            manifest_mac,
+            generation,
+            dek_ms: self.dek_ms,
+            ..records::Body::default()
+        }
+    }
+
     /// What is recorded of `user` who goes on with a file, in an extent of its own.
     pub(crate) fn again(user: &UserName, body: &records::Body, extent: ExtentId, lease_expires_ms: u64) -> Self {
         Self {

@@ -73,8 +73,8 @@ async fn begin_in(
         check_room(txn, &asked.who, &ends.target, false, asked.overwrite).await?;
         let body = access::body(txn, ends.moved.id).await?;
         let body = body.ok_or(MetadataError::Corrupt { what: "file" })?;
+        let edek = staged::needed(txn, &body, &asked.from).await?;
         check_has_code(&body, &asked.from)?;
-        let edek = staged::current(txn, &body).await?;
         let file = Some(item(ends.moved.entry.id.clone(), edek));
         return Ok(pb::BegunTransfer { file, ..begun });
     }
@@ -129,6 +129,9 @@ pub(super) async fn crossing(txn: &mut impl Txn, asked: &Move) -> Result<Crossin
     if let Some((path, job)) = above.map(|job| (from, job)).or(into_moving.map(|job| (to, job))) {
         let path = path.clone();
         return Err(MetadataError::Moving { path, job });
+    }
+    if ends.moved.entry.is_directory() && access::zone(txn, here.id).await?.is_some_and(|zone| zone.is_adopting()) {
+        return no("files below it may not be encrypted yet; go on with what has its zone encrypt them: strongroom zone adopt");
     }
     let route = Route::between(txn, here.id, there.id).await?;
     Ok(Crossing { ends, route })

@@ -234,8 +234,8 @@ async fn look(
     check(who, parent, Rights::PASS, &parent.path)?;
     let found = child(parent, &place.name, entry)?;
     check(who, &found, Rights::READ, &found.path)?;
+    let edek = staged::needed(reader, &body, &found.path).await?;
     check_has_code(&body, &found.path)?;
-    let edek = staged::current(reader, &body).await?;
     if edek.zone_id.as_ref() != zone.as_bytes() {
         return Err(MetadataError::Corrupt { what: "file" });
     }

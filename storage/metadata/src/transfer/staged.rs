@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use strongroom_kv::{Reader, Txn};
-use strongroom_proto::{FileId, JobId};
+use strongroom_proto::{FileId, JobId, ZonePath};
 
 use crate::{
     error::MetadataError,
@@ -17,12 +17,29 @@ use crate::{
 
 const BROKEN: MetadataError = MetadataError::Corrupt { what: "file" };
 
-/// The EDEK that opens a file.
-pub(crate) async fn current<'a>(reader: &mut impl Reader, body: &'a Body) -> Result<&'a Edek, MetadataError> {
-    match &body.staged {
-        Some(staged) if has_moved(reader, staged).await? => staged.edek.as_ref().ok_or(BROKEN),
-        _ => body.edek.as_ref().ok_or(BROKEN),
+/// The EDEK that opens a file; none of one that is not encrypted.
+pub(crate) async fn current<'a>(reader: &mut impl Reader, body: &'a Body) -> Result<Option<&'a Edek>, MetadataError> {
+    if body.plain.is_some() {
+        return Ok(None);
     }
+    let edek = match &body.staged {
+        Some(staged) if has_moved(reader, staged).await? => staged.edek.as_ref(),
+        _ => body.edek.as_ref(),
+    };
+    edek.ok_or(BROKEN).map(Some)
+}
+
+/// The EDEK that opens the file at `path`, which a move to another zone takes.
+pub(super) async fn needed<'a>(
+    reader: &mut impl Reader,
+    body: &'a Body,
+    path: &ZonePath,
+) -> Result<&'a Edek, MetadataError> {
+    let edek = current(reader, body).await?;
+    edek.ok_or_else(|| MetadataError::Transfer {
+        path: path.clone(),
+        why: "it is not encrypted yet; go on with what has its zone encrypt it: strongroom zone adopt".to_owned(),
+    })
 }
 
 async fn has_moved(reader: &mut impl Reader, staged: &Staged) -> Result<bool, MetadataError> {

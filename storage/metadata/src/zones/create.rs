@@ -12,19 +12,33 @@ use crate::{
     core::Core,
     error::MetadataError,
     files::suite,
-    namespace::{attributes::Attributes, remove::is_empty, resolve::find},
+    namespace::{
+        attributes::Attributes,
+        remove::is_empty,
+        resolve::{Found, find},
+    },
     schema::{access, access::transact, keys, records},
     trash::provision,
 };
 
 /// What is made of a directory.
 #[derive(Debug, Clone)]
-struct Making {
-    path: ZonePath,
-    zone: ZoneId,
-    record: records::Zone,
-    handed: Attributes,
-    provision_trash: bool,
+pub(super) struct Making {
+    pub(super) path: ZonePath,
+    pub(super) zone: ZoneId,
+    pub(super) record: records::Zone,
+    pub(super) handed: Attributes,
+    pub(super) provision_trash: bool,
+}
+
+/// What a zone is asked to be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) key_name: &'a str,
+    /// Empty for the default.
+    pub(crate) data_suite: &'a str,
+    /// 0 for the default.
+    pub(crate) frame_bytes: u32,
 }
 
 /// Makes an empty directory a zone, and its root what is `handed` over. That the caller is a superuser was checked before.
@@ -39,32 +53,16 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
     if let Some(done) = call.answer(&mut core.store.begin().await?).await? {
         return Ok(done);
     }
-    if asked.key_name.is_empty() {
-        return Err(MetadataError::NoKeyGiven);
-    }
-    let key: KeyName = asked.key_name.parse()?;
-    let data_suite: DataSuite = match asked.data_suite.as_str() {
-        "" => DataSuite::default(),
-        named => named.parse()?,
+    let wanted = Wanted {
+        key_name: &asked.key_name,
+        data_suite: &asked.data_suite,
+        frame_bytes: asked.frame_bytes,
     };
-    let frame = suite::frame(data_suite, asked.frame_bytes)?;
     let zone = match asked.zone_id.as_ref() {
         [] => ZoneId::generate(),
         id => ZoneId::try_from(id)?,
     };
-    let current = look_at_key(core, &key, zone).await?;
-    // EDEKs are bound to the key's own name; an alias may name another key tomorrow.
-    let key = current.key;
-    suite::check_key(data_suite, &key, current.suite)?;
-    let record = records::Zone {
-        root: FileId::from_bytes([0; 16]).into(),
-        key_name: key.as_str().to_owned(),
-        edek_suite: current.suite.as_str().to_owned(),
-        data_suite: data_suite.as_str().to_owned(),
-        created_ms: core.clock.now_ms(),
-        version_min: 0,
-        frame_bytes: frame.bytes(),
-    };
+    let (key, record) = record_of(core, wanted, zone).await?;
     let making = Making {
         path: path.clone(),
         zone,
@@ -80,6 +78,37 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
         core.stock.warm(zone, &key);
     }
     Ok(made)
+}
+
+/// The record of a zone that has no root yet, if its key may be used.
+pub(super) async fn record_of<S: Store, E: EdekSource>(
+    core: &Core<S, E>,
+    wanted: Wanted<'_>,
+    zone: ZoneId,
+) -> Result<(KeyName, records::Zone), MetadataError> {
+    if wanted.key_name.is_empty() {
+        return Err(MetadataError::NoKeyGiven);
+    }
+    let key: KeyName = wanted.key_name.parse()?;
+    let data_suite: DataSuite = match wanted.data_suite {
+        "" => DataSuite::default(),
+        named => named.parse()?,
+    };
+    let frame = suite::frame(data_suite, wanted.frame_bytes)?;
+    let current = look_at_key(core, &key, zone).await?;
+    // EDEKs are bound to the key's own name; an alias may name another key tomorrow.
+    let key = current.key;
+    suite::check_key(data_suite, &key, current.suite)?;
+    let record = records::Zone {
+        root: FileId::from_bytes([0; 16]).into(),
+        key_name: key.as_str().to_owned(),
+        edek_suite: current.suite.as_str().to_owned(),
+        data_suite: data_suite.as_str().to_owned(),
+        created_ms: core.clock.now_ms(),
+        frame_bytes: frame.bytes(),
+        ..records::Zone::default()
+    };
+    Ok((key, record))
 }
 
 /// The key service's word that the key exists and may be used here. No EDEK is made yet: the key service keeps every zone that
@@ -112,7 +141,7 @@ async fn make_once(txn: &mut impl Txn, who: &Caller, call: &Call, making: &Makin
     Ok(made)
 }
 
-async fn make(txn: &mut impl Txn, who: &Caller, making: &Making) -> Result<pb::Zone, MetadataError> {
+pub(super) async fn make(txn: &mut impl Txn, who: &Caller, making: &Making) -> Result<pb::Zone, MetadataError> {
     let Making { path, zone, .. } = making;
     let mut found = find(txn, who, path).await?;
     if !found.entry.is_directory() {
@@ -125,11 +154,7 @@ async fn make(txn: &mut impl Txn, who: &Caller, making: &Making) -> Result<pb::Z
         let path = path.clone();
         return Err(MetadataError::Moving { path, job });
     }
-    // A trash that is empty would not be anybody else's work; with something in it, that is in no zone or in another.
-    let has_trash = provision::is_all(txn, &found).await?;
-    if !has_trash && !is_empty(txn, &found).await? {
-        return Err(MetadataError::ZoneNotEmpty(path.clone()));
-    }
+    check_content(txn, &found, making).await?;
     if is_taken(txn, *zone).await? {
         return Err(MetadataError::Field {
             field: "zone_id",
@@ -151,6 +176,25 @@ async fn make(txn: &mut impl Txn, who: &Caller, making: &Making) -> Result<pb::Z
     };
     access::put(txn, &keys::zone(*zone), &record);
     Ok(wire_zone(*zone, &record, &found.path, 0))
+}
+
+/// A new zone holds nothing that it does not encrypt; one that adopts what its directory holds does so with what is in no zone.
+async fn check_content(txn: &mut impl Txn, found: &Found, making: &Making) -> Result<(), MetadataError> {
+    let path = making.path.clone();
+    if making.record.adoption.is_some() {
+        return match &found.zone {
+            None => Ok(()),
+            Some(zone) => Err(MetadataError::AdoptedAlready {
+                path,
+                zone: zone.path.clone(),
+            }),
+        };
+    }
+    // A trash that is empty would not be anybody else's work; with something in it, that is in no zone or in another.
+    if provision::is_all(txn, found).await? || is_empty(txn, found).await? {
+        return Ok(());
+    }
+    Err(MetadataError::ZoneNotEmpty(path))
 }
 
 /// The least key version of its files: as it was if there was a zone of this id before, of which proofs may have been given.

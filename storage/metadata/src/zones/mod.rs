@@ -1,5 +1,6 @@
 //! Encryption zones: making and listing them, their stock of EDEKs, and proofs of what they use.
 
+pub(crate) mod adopt;
 pub(crate) mod create;
 pub(crate) mod prove;
 pub(crate) mod source;

@@ -89,6 +89,7 @@ async fn subject(txn: &mut impl Txn, who: &Caller, which: &Which) -> Result<Subj
     match which {
         Which::At(path) => {
             let (zone, record) = zone_at(txn, who, path).await?;
+            check_adopted(txn, zone, &record, path).await?;
             Ok(Subject {
                 zone,
                 key: record.key_name.parse()?,
@@ -98,6 +99,9 @@ async fn subject(txn: &mut impl Txn, who: &Caller, which: &Which) -> Result<Subj
         }
         Which::Id { zone, key } => {
             let record = access::zone(txn, *zone).await?;
+            if let Some(record) = &record {
+                check_adopted(txn, *zone, record, zone).await?;
+            }
             let known = record.is_some();
             let recorded = record.map(|record| record.key_name.parse::<KeyName>()).transpose()?;
             Ok(Subject {
@@ -108,6 +112,23 @@ async fn subject(txn: &mut impl Txn, who: &Caller, which: &Which) -> Result<Subj
             })
         }
     }
+}
+
+/// Refuses while files of the zone are not encrypted: they use no version of its key, and whoever reads the proof would take them for
+/// safe. A zone that is through with that never begins again.
+async fn check_adopted(
+    txn: &mut impl Txn,
+    zone: ZoneId,
+    record: &records::Zone,
+    name: &impl std::fmt::Display,
+) -> Result<(), MetadataError> {
+    if !record.is_adopting() {
+        return Ok(());
+    }
+    Err(MetadataError::ZoneAdopting {
+        zone: name.to_string(),
+        left: counted::plain_left(txn, zone).await?,
+    })
 }
 
 /// The zone's key, of what is recorded and what the caller says.

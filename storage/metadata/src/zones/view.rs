@@ -27,9 +27,8 @@ pub(crate) async fn get<S: Store, E: EdekSource>(
     let record = access::zone(&mut txn, at.id)
         .await?
         .ok_or(MetadataError::Corrupt { what: "zone" })?;
-    let mut zone = wire_zone(at.id, &record, &at.path, core.stock.count(at.id));
-    zone.files = files(&mut txn, at.id).await?;
-    Ok(zone)
+    let zone = wire_zone(at.id, &record, &at.path, core.stock.count(at.id));
+    counted_in(&mut txn, at.id, zone).await
 }
 
 /// Zones with ids greater than `after` whose roots the caller may reach, `limit` of those that are looked at for a page.
@@ -50,9 +49,8 @@ pub(crate) async fn list<S: Store, E: EdekSource>(
         let id = keys::zone_of(key).ok_or(MetadataError::Corrupt { what: "zone" })?;
         // A zone whose directory was removed is gone, though its purge is still to come.
         if let Some((record, root)) = zone_root(&mut view, who, id).await? {
-            let mut zone = wire_zone(id, &record, &root.path, core.stock.count(id));
-            zone.files = files(&mut view, id).await?;
-            listed.zones.push(zone);
+            let zone = wire_zone(id, &record, &root.path, core.stock.count(id));
+            listed.zones.push(counted_in(&mut view, id, zone).await?);
         }
         let is_last = position + 1 == found.len();
         if listed.zones.len() == limit || is_last {
@@ -77,7 +75,21 @@ pub(crate) fn wire_zone(id: ZoneId, record: &records::Zone, path: &ZonePath, ede
         files: Vec::new(),
         edeks_in_stock: u32::try_from(edeks_in_stock).unwrap_or(u32::MAX),
         frame_bytes: record.frame_bytes,
+        adoption: record.adoption.as_ref().map(|adoption| pb::Adoption {
+            looked: adoption.looked,
+            left: 0,
+            ended: adoption.ended,
+        }),
     }
+}
+
+/// The same with its file counts.
+async fn counted_in(reader: &mut impl Reader, id: ZoneId, mut zone: pb::Zone) -> Result<pb::Zone, MetadataError> {
+    zone.files = files(reader, id).await?;
+    if let Some(adoption) = &mut zone.adoption {
+        adoption.left = counted::plain_left(reader, id).await?;
+    }
+    Ok(zone)
 }
 
 /// How many files a zone has, by key version.

@@ -111,7 +111,7 @@ impl MetadataState {
             targets: self.targets.clone(),
             replicas: 3,
             min_replicas: 2,
-            edek: Some(file.edek.clone()),
+            edek: file.told_edek(),
         }
     }
 
@@ -128,6 +128,8 @@ impl MetadataState {
         let (edek_suite, wrapped) = match self.data_suite {
             DataSuite::Gcm => (EdekSuite::Kw, wrap(&dek)),
             DataSuite::CtrHdfs => (EdekSuite::Hadoop, wrap_hadoop(&dek)),
+            // Is told to nobody.
+            DataSuite::Plain => (EdekSuite::Kw, Bytes::new()),
         };
         let file = FileRecord {
             stat: Stat {
@@ -158,7 +160,7 @@ impl MetadataState {
         };
         let created = CreatedFile {
             grant: Some(self.grant(&file)),
-            edek: Some(file.edek.clone()),
+            edek: file.told_edek(),
             data_suite: self.data_suite.to_string(),
             frame_bytes: self.frame_bytes,
             block_bytes: self.block_bytes,
@@ -267,7 +269,7 @@ impl MetadataState {
         let first = file.extents.first().map(extent_id);
         Ok(OpenedFile {
             stat: Some(file.stat.clone()),
-            edek: Some(file.edek.clone()),
+            edek: file.told_edek(),
             frame_bytes: self.frame_bytes,
             block_bytes: self.block_bytes,
             extents: file.extents.clone(),
@@ -306,6 +308,11 @@ impl MetadataState {
 }
 
 impl FileRecord {
+    /// What is not encrypted has none.
+    fn told_edek(&self) -> Option<Edek> {
+        (self.stat.data_suite != DataSuite::Plain.as_str()).then(|| self.edek.clone())
+    }
+
     fn record(&mut self, first: u32, blocks: Vec<BlockPlacement>) {
         let extent = self.extent;
         self.blocks.extend((first..).map(|index| (extent, index)).zip(blocks));
