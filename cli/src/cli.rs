@@ -27,7 +27,7 @@ pub(crate) use token::{
     TokenLinkStepArgs, TokenWorkerArgs,
 };
 use zone::zone_id;
-pub(crate) use zone::{ZoneCommand, ZoneAdoptArgs, ZoneProofArgs};
+pub(crate) use zone::{ZoneAdoptArgs, ZoneCommand, ZoneProofArgs};
 
 /// Hardware-backed keys and encrypted zones.
 #[derive(Debug, Parser)]

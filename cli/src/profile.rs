@@ -87,7 +87,8 @@ impl TryFrom<String> for PlainPath {
 
     fn try_from(text: String) -> Result<Self, String> {
         let path = ZonePath::parse(text.as_bytes());
-        path.map(Self).map_err(|error| format!("plain lists directories by their paths: {error}"))
+        path.map(Self)
+            .map_err(|error| format!("plain lists directories by their paths: {error}"))
     }
 }
 

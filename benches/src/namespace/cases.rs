@@ -20,6 +20,8 @@ pub(super) const ROUNDS: usize = 3;
 pub(super) const RUN: Duration = Duration::from_millis(1500);
 /// The zone that everything is in.
 pub(super) const ZONE: &str = "/zone";
+/// What is held against it: in no zone, not encrypted.
+const PLAIN: &str = "/plain";
 /// Files that are made of a full stock, before it is filled up again; and how often that is done in a round.
 const BURST: u32 = 450;
 const BURSTS: u32 = 3;
@@ -56,17 +58,20 @@ async fn of_engine(name: &'static str, files: u32) -> Vec<Figure> {
         async || namespace.zone(ZONE, key.as_str()).await,
     )
     .await;
+    let plain = Load::prepare(|| namespace.channel(), PLAIN, async || {}).await;
     let mut bench = Bench {
         name,
         site: &site,
         namespace,
         load,
+        plain,
     };
     let store = limit::open(&engine.fresh(), &site.path("metadata")).await;
     let mut figures = Vec::new();
     for clients in CLIENTS {
         note(&format!("engine {name}, {clients} clients"));
-        let found = bench.operations(&store, clients).await;
+        let mut found = bench.operations(&store, clients).await;
+        found.extend(bench.against_plain(clients).await);
         tell(&found);
         figures.extend(found);
     }
@@ -81,6 +86,8 @@ pub(super) struct Bench<'a> {
     pub(super) site: &'a Site,
     pub(super) namespace: Namespace<'a>,
     pub(super) load: Load,
+    /// The same clients with files in no zone.
+    plain: Load,
 }
 
 impl Bench<'_> {
@@ -118,6 +125,38 @@ impl Bench<'_> {
         let what = format!("create-stocked/c{clients}");
         figures.push(self.figure(&what, "op/s", "kv-commits", medians(&stocked)));
         figures
+    }
+
+    /// What a zone costs: creates from a full stock, and the other operations, in it and outside of every zone, one right after the other and in
+    /// turns which one first.
+    async fn against_plain(&self, clients: u32) -> Vec<Figure> {
+        let mut measured = vec![Vec::new(); 1 + Operation::IN_BOTH.len()];
+        for round in 0..ROUNDS {
+            for (at, measured) in measured.iter_mut().enumerate() {
+                let zone = async || match at {
+                    0 => self.rate_of_stock(clients).await,
+                    _ => self.load.rate(Operation::IN_BOTH[at - 1], clients, RUN).await.0,
+                };
+                let plain = async || match at {
+                    0 => f64::from(BURST * BURSTS) / self.plain.burst(BURST * BURSTS, clients).await.as_secs_f64(),
+                    _ => self.plain.rate(Operation::IN_BOTH[at - 1], clients, RUN).await.0,
+                };
+                let (zone, plain) = if round % 2 == 0 {
+                    let zone = zone().await;
+                    (zone, plain().await)
+                } else {
+                    let plain = plain().await;
+                    (zone().await, plain)
+                };
+                measured.push((zone, zone / plain));
+            }
+        }
+        let names = ["create-stocked"].into_iter().chain(Operation::IN_BOTH.map(Operation::name));
+        let figure = |(name, rounds): (&str, &Vec<_>)| {
+            let what = format!("{name}-in-zone/c{clients}");
+            self.figure(&what, "op/s", "plain", medians(rounds))
+        };
+        names.zip(&measured).map(figure).collect()
     }
 
     /// Files a second while all EDEKs come out of a full stock and none is made: what is left of a zone's cost when the token has nothing to do.

@@ -50,6 +50,9 @@ impl Operation {
         Self::List,
     ];
 
+    /// Those that are held against the same outside of every zone, beside creates.
+    pub(super) const IN_BOTH: [Self; 3] = [Self::Rename, Self::Open, Self::List];
+
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::MakeDirectory => "mkdir",
@@ -75,6 +78,8 @@ impl Operation {
 pub(super) struct Load {
     channels: Vec<Channel>,
     root: &'static str,
+    /// Whether it is in no zone, so that files are not encrypted.
+    plain: bool,
     /// Names that were given out.
     names: AtomicU32,
     /// Files of a fill; 0 before it.
@@ -85,14 +90,18 @@ impl Load {
     /// Makes the directories and files that the clients need below `root`, which is made here and becomes a zone, or what it is to be,
     /// by `begin`. A connection is for a part of the clients.
     pub(super) async fn prepare(connect: impl Fn() -> Channel, root: &'static str, begin: impl AsyncFnOnce()) -> Self {
-        let load = Self {
+        let mut load = Self {
             channels: (0..FILLERS_PER_DIRECTORY).map(|_| connect()).collect(),
             root,
+            plain: false,
             names: AtomicU32::new(0),
             filled: AtomicU32::new(0),
         };
         load.make_directory(0, root).await;
         begin().await;
+        let request = pb::GetStatRequest { path: root.into() };
+        let stat = load.namespace(0).get_stat(request).await.expect("there");
+        load.plain = stat.into_inner().zone_path.is_empty();
         for client in 0..CLIENTS_MAX {
             load.make_directory(client, &format!("{root}/{client}")).await;
             load.create(client, &format!("{root}/{client}/turn-0")).await;
@@ -192,7 +201,7 @@ impl Load {
                         ..pb::OpenFileRequest::default()
                     })
                     .await;
-                assert!(opened.expect("opened").into_inner().edek.is_some());
+                assert_eq!(opened.expect("opened").into_inner().edek.is_none(), self.plain);
             }
             Operation::Stat => {
                 let path = self.looked_at(client, number).into();
@@ -246,13 +255,13 @@ impl Load {
             ..pb::CreateFileRequest::default()
         };
         let created = patiently(path, async || self.files(client).create_file(request.clone()).await).await;
-        assert!(created.edek.is_some());
+        assert_eq!(created.edek.is_none(), self.plain);
         let grant = created.grant.expect("a grant");
         let commit = pb::CommitFileRequest {
             file_id: grant.file_id,
             extent_id: grant.extent_id,
             generation: 1,
-            manifest_mac: vec![7; 32].into(),
+            manifest_mac: vec![7; if self.plain { 0 } else { 32 }].into(),
             mtime_ms: 1,
             request_id: RequestId::generate().into(),
             ..pb::CommitFileRequest::default()

@@ -76,7 +76,7 @@ impl<'a> Namespace<'a> {
         let tls = site.issue("metadata", "service/metadata");
         let text = format!(
             "listen = '{address}'\ndata_dir = '{}'\nkms = '{}'\nsuperusers = ['alice']\n{}{}\
-             [settings]\nstock_edeks = {STOCK}\nstock_low_edeks = {STOCK_LOW}\n",
+             [settings]\nplain_files = true\nstock_edeks = {STOCK}\nstock_low_edeks = {STOCK_LOW}\n",
             site.path("metadata").display(),
             kms.remote(),
             table(&tls),

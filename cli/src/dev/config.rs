@@ -116,7 +116,14 @@ mod tests {
             block: [7602, 7603, 7604],
         };
         let tokens = [DevToken::First, DevToken::Second];
-        write_all(&layout, &ports, Path::new("/usr/lib/softhsm/libsofthsm2.so"), &tokens, false).expect("writes");
+        write_all(
+            &layout,
+            &ports,
+            Path::new("/usr/lib/softhsm/libsofthsm2.so"),
+            &tokens,
+            false,
+        )
+        .expect("writes");
         let kms = strongroom_kms::Config::load(&layout.config(Role::Kms)).expect("the key service reads it");
         let labels: Vec<_> = kms.tokens.iter().map(|token| token.label.as_str()).collect();
         assert_eq!(labels, tokens.map(DevToken::label));

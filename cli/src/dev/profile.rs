@@ -130,7 +130,13 @@ mod tests {
                 layout.tls("alice").key
             );
         }
-        write(&layout, &ports, Some(&path), &[ZonePath::parse(b"/landing").expect("a path")]).expect("replaces its own");
+        write(
+            &layout,
+            &ports,
+            Some(&path),
+            &[ZonePath::parse(b"/landing").expect("a path")],
+        )
+        .expect("replaces its own");
     }
 
     #[test]
@@ -138,7 +144,9 @@ mod tests {
         let (dir, layout, ports) = fresh();
         let path = dir.path().join("mine.toml");
         fs::write(&path, "# mine\n").expect("writes");
-        let error = write(&layout, &ports, Some(&path), &[]).expect_err("in the way").to_string();
+        let error = write(&layout, &ports, Some(&path), &[])
+            .expect_err("in the way")
+            .to_string();
         assert!(error.contains("--profile-out"), "{error}");
         assert_eq!(fs::read_to_string(&path).expect("is there"), "# mine\n");
     }

@@ -10,9 +10,7 @@ use strongroom_dataplane::{ExtentSealer, Geometry, ManifestExtent, SealError, Se
 use strongroom_proto::{BlockId, FileId, NodeId, ZonePath, limits::BLOCKS_PER_CALL_MAX, metadata::v1 as pb};
 use tokio::task::JoinSet;
 
-use crate::{
-    FsError, ZoneFs, lease::Lease, nodes::SealedBlock, plain::FileKey, random, replicate::replicate,
-};
+use crate::{FsError, ZoneFs, lease::Lease, nodes::SealedBlock, plain::FileKey, random, replicate::replicate};
 
 /// Blocks of one file that are being sealed and stored at once.
 const BLOCKS_IN_FLIGHT: usize = 4;

@@ -47,7 +47,8 @@ pub use stream::ByteStream;
 pub use transfer::TransferProgress;
 pub use trash::{Expunged, Kept, Removed};
 pub use values::{
-    Adoption, ClusterStatus, Cursor, Entry, FileKind, NodeStatus, Page, Reencryption, ReencryptionState, Stat, VersionCount, Zone,
+    Adoption, ClusterStatus, Cursor, Entry, FileKind, NodeStatus, Page, Reencryption, ReencryptionState, Stat,
+    VersionCount, Zone,
 };
 pub use writer::{CreateOptions, FileWriter};
 pub use zone_fs::ZoneFs;

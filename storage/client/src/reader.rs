@@ -143,11 +143,7 @@ impl FileReader {
     }
 }
 
-fn open_extents(
-    manifest: &Manifest,
-    opening: &Opening,
-    key: &FileKey<'_>,
-) -> Result<Vec<OpenExtent>, ExtentKeyError> {
+fn open_extents(manifest: &Manifest, opening: &Opening, key: &FileKey<'_>) -> Result<Vec<OpenExtent>, ExtentKeyError> {
     let geometry = manifest.geometry();
     let mut next = 0;
     let open = |(extent, stored): (&ManifestExtent, &ExtentId)| {
@@ -254,7 +250,10 @@ impl OpenFile {
 
     /// The file as it is now, if it has the bytes that it had.
     async fn open_rewritten(&self) -> Result<FileReader, FsError> {
-        let again = self.fs.open_again(&self.stat.path, self.stat.file_id, self.plain).await?;
+        let again = self
+            .fs
+            .open_again(&self.stat.path, self.stat.file_id, self.plain)
+            .await?;
         let is_same = again.file.same_since <= self.generation && again.len() == self.stat.length;
         if is_same && again.file.generation > self.generation {
             return Ok(again);

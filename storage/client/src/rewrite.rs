@@ -70,7 +70,9 @@ impl ZoneFs {
         let opening = Opening::parse(path, file)?;
         let (id, generation, length) = (opening.stat.file_id, opening.generation(), opening.stat.length);
         let suite = opening.geometry().suite();
-        let old = self.unwrap(path, opening.edek.as_ref(), suite, self.plain_at(path)).await?;
+        let old = self
+            .unwrap(path, opening.edek.as_ref(), suite, self.plain_at(path))
+            .await?;
         let key = suite::file_key(suite, &old)?;
         let (mut extent, seal) = self.second_body(path, lease, (&opening, &key), body).await?;
         let reader = FileReader::new(self.clone(), opening, &key)?;

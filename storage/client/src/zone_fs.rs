@@ -14,8 +14,8 @@ use strongroom_proto::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    Acl, AclChange, AdoptOptions, Attributes, ClusterStatus, CreateOptions, Cursor, FileReader, FileWriter, FsError, Page, Stat,
-    Zone, ZoneOptions,
+    Acl, AclChange, AdoptOptions, Attributes, ClusterStatus, CreateOptions, Cursor, FileReader, FileWriter, FsError,
+    Page, Stat, Zone, ZoneOptions,
     lease::{Grant, Lease},
     metadata::Metadata,
     nodes::Nodes,
@@ -529,7 +529,9 @@ impl ZoneFs {
             }
             (None, _) => return Err(FsError::metadata_contradiction("it gives no EDEK")),
             (Some(_), Suite::Plain) => {
-                return Err(FsError::metadata_contradiction("it gives an EDEK of what is not encrypted"));
+                return Err(FsError::metadata_contradiction(
+                    "it gives an EDEK of what is not encrypted",
+                ));
             }
         };
         let unwrapped = self.shared.kms.unwrap(edek).await.map(Secret::Dek);

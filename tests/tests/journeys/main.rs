@@ -1,6 +1,7 @@
 //! Journeys across real processes: `strongroom dev` with its key service, metadata service and block nodes, used
 //! through the command line and the client library, and hurt in every way that the fixtures know.
 
+mod adopt;
 mod blocks;
 #[path = "../../../storage/kv/tests/cluster/mod.rs"]
 mod cluster;

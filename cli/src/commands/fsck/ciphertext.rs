@@ -67,7 +67,9 @@ pub(super) async fn run(fs: &ZoneFs, data_dirs: &[PathBuf], output: Output) -> R
 fn text(summary: &Summary) -> String {
     let verdict = match (summary.found, summary.plain) {
         (0, 0) => "all of it is accounted for and looks like ciphertext",
-        (0, _) => "not proven: blocks of files that are not encrypted are there; all others are accounted for and look like ciphertext",
+        (0, _) => {
+            "not proven: blocks of files that are not encrypted are there; all others are accounted for and look like ciphertext"
+        }
         _ => "not all of it is what it should be",
     };
     format!(

@@ -3,5 +3,6 @@
 mod ctr;
 mod files;
 mod growing;
+mod plain;
 mod rewriting;
 mod stand_ins;

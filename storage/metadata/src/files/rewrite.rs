@@ -90,11 +90,7 @@ struct Place {
 }
 
 /// Where it is, for somebody who may read and write it; none if the job has nothing to do with it.
-async fn place(
-    txn: &mut impl Txn,
-    rewriting: &Rewriting,
-    settings: &Settings,
-) -> Result<Option<Place>, MetadataError> {
+async fn place(txn: &mut impl Txn, rewriting: &Rewriting, settings: &Settings) -> Result<Option<Place>, MetadataError> {
     let Rewriting { call, path, job, who } = rewriting;
     let (found, body) = file_at(txn, who, path).await?;
     check(who, &found, Rights::APPEND, path)?;

@@ -72,10 +72,14 @@ async fn check_plain(
     };
     let may_be_here = zone.is_none() || adopting.is_some_and(|record| record.is_adopting());
     let Ok(listed) = plain.zone() else {
-        return problem(pb::FindingKind::Unreadable, "the zone that adopts the file cannot be read");
+        return problem(
+            pb::FindingKind::Unreadable,
+            "the zone that adopts the file cannot be read",
+        );
     };
     if !may_be_here || (listed.is_some() && listed != zone) {
-        let what = "the file is not encrypted, in a zone that does not adopt it: nobody can read it; restore it from a copy";
+        let what =
+            "the file is not encrypted, in a zone that does not adopt it: nobody can read it; restore it from a copy";
         return problem(pb::FindingKind::Edek, what);
     }
     if reader.get(&keys::plain(listed, file)).await?.is_none() {

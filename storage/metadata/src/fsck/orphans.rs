@@ -193,7 +193,8 @@ pub(super) async fn plain<S: Store, E: EdekSource>(
     let mut page = page(&found, next);
     for (key, _) in found {
         let Some((zone, file)) = keys::plain_entry(&key) else {
-            page.findings.push(unreadable("row of a file that is not encrypted", &key));
+            page.findings
+                .push(unreadable("row of a file that is not encrypted", &key));
             continue;
         };
         if is_plain(&mut view, zone, file).await? {

@@ -174,7 +174,9 @@ pub(crate) async fn unlink_file(txn: &mut impl Txn, found: &Found) -> Result<(),
 /// Removes an inode that is a file without an entry, which was `entry`.
 pub(super) async fn drop_file(txn: &mut impl Txn, entry: &records::Entry) -> Result<(), MetadataError> {
     let id = entry.file_id()?;
-    let body = access::body(txn, id).await?.ok_or(MetadataError::Corrupt { what: "file" })?;
+    let body = access::body(txn, id)
+        .await?
+        .ok_or(MetadataError::Corrupt { what: "file" })?;
     counted::withdraw(txn, &body, id)?;
     drop_index(txn, id, &body)?;
     xattrs::forget(txn, entry)?;

@@ -202,7 +202,10 @@ pub(crate) fn plain_of(zone: Option<ZoneId>) -> KeyRange {
 pub(crate) fn plain_entry(key: &[u8]) -> Option<(Option<ZoneId>, FileId)> {
     match *key.get(1)? {
         0 => Some((None, fixed(key, 2).map(FileId::from_bytes)?)),
-        _ => Some((fixed(key, 2).map(ZoneId::from_bytes), fixed(key, 18).map(FileId::from_bytes)?)),
+        _ => Some((
+            fixed(key, 2).map(ZoneId::from_bytes),
+            fixed(key, 18).map(FileId::from_bytes)?,
+        )),
     }
 }
 /// How many there are.

@@ -131,7 +131,9 @@ pub(super) async fn crossing(txn: &mut impl Txn, asked: &Move) -> Result<Crossin
         return Err(MetadataError::Moving { path, job });
     }
     if ends.moved.entry.is_directory() && access::zone(txn, here.id).await?.is_some_and(|zone| zone.is_adopting()) {
-        return no("files below it may not be encrypted yet; go on with what has its zone encrypt them: strongroom zone adopt");
+        return no(
+            "files below it may not be encrypted yet; go on with what has its zone encrypt them: strongroom zone adopt",
+        );
     }
     let route = Route::between(txn, here.id, there.id).await?;
     Ok(Crossing { ends, route })

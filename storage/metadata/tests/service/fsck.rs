@@ -16,11 +16,11 @@ use crate::fixture::{
 
 /// The stored records, from the same file that the service is built from.
 #[allow(missing_docs, clippy::all, unreachable_pub, dead_code)]
-mod records {
+pub(super) mod records {
     include!(concat!(env!("OUT_DIR"), "/strongroom.metadata.records.v1.rs"));
 }
 
-const PARTS: [CheckedPart; 9] = [
+const PARTS: [CheckedPart; 10] = [
     CheckedPart::Zones,
     CheckedPart::Entries,
     CheckedPart::Places,
@@ -28,23 +28,24 @@ const PARTS: [CheckedPart; 9] = [
     CheckedPart::OpenFiles,
     CheckedPart::Index,
     CheckedPart::Jobs,
+    CheckedPart::Plain,
     CheckedPart::Counters,
     CheckedPart::Nodes,
 ];
 
 /// A change to the store.
-type Fault = fn(&mut Faults);
+pub(super) type Fault = fn(&mut Faults);
 
 /// What faults are made of.
-struct Faults {
+pub(super) struct Faults {
     rows: Vec<(Bytes, Bytes)>,
-    puts: Vec<(Vec<u8>, Vec<u8>)>,
-    deletes: Vec<Vec<u8>>,
+    pub(super) puts: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) deletes: Vec<Vec<u8>>,
 }
 
 impl Faults {
     /// The one row of a table whose value has some bytes.
-    fn row(&self, table: u8, holds: &[u8]) -> (Vec<u8>, Bytes) {
+    pub(super) fn row(&self, table: u8, holds: &[u8]) -> (Vec<u8>, Bytes) {
         let mut rows = self.rows.iter().filter(|(key, _)| key[0] == table);
         let found = rows.find(|(key, value)| contains(value, holds) || contains(key, holds));
         let (key, value) = found.expect("a row");
@@ -58,7 +59,7 @@ impl Faults {
     }
 
     /// The key of the row of a table that is about the file `name`.
-    fn of(&self, table: u8, name: &str) -> Vec<u8> {
+    pub(super) fn of(&self, table: u8, name: &str) -> Vec<u8> {
         let (_, entry) = self.entry(name);
         let mut rows = self.rows.iter().filter(|(key, _)| key[0] == table);
         rows.find(|(key, _)| key.ends_with(&entry.id))
@@ -72,7 +73,7 @@ fn contains(bytes: &[u8], what: &[u8]) -> bool {
     bytes.windows(what.len()).any(|window| window == what)
 }
 
-async fn damage(world: &mut World, fault: Fault) {
+pub(super) async fn damage(world: &mut World, fault: Fault) {
     world.stop().await;
     let store = world.open_store().await;
     let mut txn = store.begin().await.expect("a transaction");
@@ -100,7 +101,7 @@ async fn page(world: &World, user: &str, request: pb::CheckPageRequest) -> Resul
 }
 
 /// All findings.
-async fn findings(world: &World, repair: bool) -> Vec<pb::Finding> {
+pub(super) async fn findings(world: &World, repair: bool) -> Vec<pb::Finding> {
     let mut found = Vec::new();
     for part in PARTS {
         let mut after = Bytes::new();
@@ -275,7 +276,11 @@ async fn what_is_derived_is_repaired_and_what_nothing_refers_to_is_removed() {
         }),
         ("a wrong size", FindingKind::Size, "listings say 1 bytes", |faults| {
             let (key, mut entry) = faults.entry("c");
-            entry.file = Some(records::Size { length: 1, blocks: 1 });
+            entry.file = Some(records::Size {
+                length: 1,
+                blocks: 1,
+                plain: false,
+            });
             faults.puts.push((key, entry.encode_to_vec()));
         }),
         (

@@ -5,6 +5,7 @@
 mod fixture;
 
 mod acls;
+mod adopt;
 mod export;
 mod expunge;
 mod files;
@@ -18,6 +19,7 @@ mod jobs;
 mod limits;
 mod namespace;
 mod permissions;
+mod plain;
 mod proof;
 mod quotas;
 mod raw;

@@ -260,8 +260,19 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         topic: FILES,
         hdfs: "a file in no zone is not encrypted",
-        here: Otherwise("there is none, unless the cluster allows plain files"),
+        here: Otherwise("there is none, unless the metadata service and the client's profile allow plain files there"),
         steps: &[Refused("fs put {f} {d}/a", 8, &["not in an encryption zone"])],
+    },
+    Row {
+        topic: FILES,
+        hdfs: "to encrypt what is there it is copied into a zone",
+        here: Better(
+            "`strongroom zone adopt` makes the directory a zone and encrypts its files in place, readable throughout",
+        ),
+        steps: &[Test(
+            "tests/tests/journeys/adopt.rs",
+            "a_directory_is_adopted_by_a_client_that_is_killed_while_others_read",
+        )],
     },
     Row {
         topic: FILES,

@@ -11,6 +11,7 @@ use crate::keys::Keys;
 
 pub(super) fn check(tables: &Tables, keys: &Keys, broken: &mut Broken) {
     check_index(tables, broken);
+    check_plain(tables, broken);
     check_counters(tables, broken);
     check_open(tables, broken);
     check_staged(tables, broken);
@@ -24,12 +25,15 @@ pub(super) fn check(tables: &Tables, keys: &Keys, broken: &mut Broken) {
 
 /// Of all files that show, of those that move to another zone the second one, too, and of all new files.
 fn edeks(tables: &Tables) -> impl Iterator<Item = (Id, &Edek)> {
-    let bodies = tables.bodies.iter();
+    let bodies = tables.bodies.iter().filter(|(_, body)| body.plain.is_none());
     let staged = bodies
         .clone()
         .filter_map(|(id, body)| Some((*id, body.staged.as_ref()?.edek.as_ref())));
     let bodies = bodies.map(|(id, body)| (*id, body.edek.as_ref())).chain(staged);
-    let fresh = tables.open.iter().filter(|(_, open)| open.generation == 0);
+    let fresh = tables
+        .open
+        .iter()
+        .filter(|(_, open)| open.generation == 0 && open.data_suite != "plain");
     let fresh = fresh.map(|(id, open)| (*id, open.edek.as_ref()));
     bodies
         .chain(fresh)
@@ -46,11 +50,30 @@ fn check_index(tables: &Tables, broken: &mut Broken) {
     });
 }
 
+/// Files that are not encrypted are those listed as such.
+fn check_plain(tables: &Tables, broken: &mut Broken) {
+    let bodies = tables.bodies.iter().filter_map(|(id, body)| {
+        let zone = &body.plain.as_ref()?.zone_id;
+        let group = [&[u8::from(!zone.is_empty())], zone.as_ref()].concat();
+        Some((group, *id))
+    });
+    let expected: BTreeSet<_> = bodies.collect();
+    broken.unless(expected == tables.plain, || {
+        format!(
+            "the files {expected:?} are not encrypted, {:?} are listed",
+            tables.plain
+        )
+    });
+}
+
 fn check_counters(tables: &Tables, broken: &mut Broken) {
     let mut expected = BTreeMap::<Vec<u8>, i64>::new();
     for (zone, version, _) in &tables.index {
         let key = [b"x", zone.bytes().as_slice(), &version.to_be_bytes()].concat();
         *expected.entry(key).or_default() += 1;
+    }
+    for (group, _) in &tables.plain {
+        *expected.entry([b"P", group.as_slice()].concat()).or_default() += 1;
     }
     let rows = [
         (b"f", tables.deficits.len()),

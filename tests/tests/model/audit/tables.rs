@@ -49,6 +49,8 @@ pub(crate) struct Tables {
     pub(super) zones: BTreeMap<Id, records::Zone>,
     /// Zone, key version, file.
     pub(super) index: BTreeSet<(Id, u32, Id)>,
+    /// Files that are not encrypted, with the group that they are listed in: one byte, and the zone that adopts them.
+    pub(super) plain: BTreeSet<(Vec<u8>, Id)>,
     pub(super) deficits: BTreeSet<Block>,
     pub(super) garbage: BTreeSet<(String, Block)>,
     pub(super) purges: BTreeMap<Id, records::Purge>,
@@ -101,6 +103,10 @@ impl Tables {
             b'b' => _ = self.chunks.insert((id(key, 0), number(key, 16)), decode(value)),
             b'z' => _ = self.zones.insert(id(key, 0), decode(value)),
             b'x' => _ = self.index.insert((id(key, 0), number(key, 16), id(key, 20))),
+            b'P' => {
+                let (group, file) = key.split_at(key.len() - 16);
+                self.plain.insert((group.to_vec(), Id::of(file)));
+            }
             b'f' => _ = self.deficits.insert((id(key, 0), number(key, 16))),
             b'g' => {
                 let end = key.iter().position(|byte| *byte == 0).expect("a node's id ends");

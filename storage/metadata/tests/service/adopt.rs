@@ -1,0 +1,368 @@
+//! Directories that hold something and become zones, through the gRPC face: every file is found however it is renamed, none comes or goes
+//! unencrypted meanwhile, and the zone says that it is through only when it is.
+
+use prost::Message;
+use strongroom_proto::{Failure, Reason, metadata::v1 as pb};
+
+use super::{
+    fsck::{damage, findings, records},
+    plain::world,
+};
+use crate::fixture::{
+    NODES, World, check,
+    files::{commit_plain, commit_request},
+    refused,
+};
+
+const HOLDER: [u8; 16] = [1; 16];
+/// Files that one call looks at.
+const PAGE: usize = 500;
+
+async fn adopt_as(world: &World, user: &str, path: &str, key: &str) -> Result<pb::Zone, Failure> {
+    let request = pb::AdoptZoneRequest {
+        path: path.to_owned().into(),
+        key_name: key.to_owned(),
+        ..pb::AdoptZoneRequest::default()
+    };
+    Ok(world.user(user).zones.adopt_zone(request).await?.into_inner())
+}
+
+/// Goes on until all files were looked at.
+async fn adopt(world: &World, path: &str) -> pb::Adoption {
+    loop {
+        let zone = adopt_as(world, "fsadmin", path, "payroll").await.expect("a zone");
+        let adoption = zone.adoption.expect("it adopts");
+        if adoption.looked {
+            return adoption;
+        }
+    }
+}
+
+async fn start(world: &World, path: &str) -> pb::Job {
+    let request = pb::StartRewritingRequest {
+        path: path.to_owned().into(),
+        kind: pb::RewritingKind::Adoption.into(),
+        holder: HOLDER.to_vec().into(),
+        throttle: None,
+        whole_zone: true,
+    };
+    let job = world.user("alice").jobs.start_rewriting(request).await;
+    job.expect("a job").into_inner()
+}
+
+async fn begin(world: &World, job: &pb::Job, path: &str) -> Result<pb::RewritingFile, Failure> {
+    let request = pb::RewriteFileRequest {
+        path: path.to_owned().into(),
+        job_id: job.job_id.clone(),
+        holder: HOLDER.to_vec().into(),
+        ..pb::RewriteFileRequest::default()
+    };
+    Ok(world.user("alice").files.rewrite_file(request).await?.into_inner())
+}
+
+async fn put_in_place(world: &World, begun: pb::RewritingFile) -> Result<pb::Stat, Failure> {
+    let (file, body) = (begun.file.expect("the file"), begun.body.expect("a body"));
+    assert!(file.edek.is_none() && body.edek.is_some());
+    let length = file.stat.expect("known").length;
+    let mut request = commit_request(&body.grant.expect("a grant"), length, &NODES);
+    request.generation = file.generation + 1;
+    world.commit(request).await
+}
+
+async fn encrypt(world: &World, job: &pb::Job, path: &str) -> pb::Stat {
+    let begun = begin(world, job, path).await.expect("begun");
+    put_in_place(world, begun).await.expect("put in place")
+}
+
+fn told(looked: bool, left: u64, ended: bool) -> pb::Adoption {
+    pb::Adoption { looked, left, ended }
+}
+
+/// A directory with two plain files, one of them deeper, beside one that is not in it.
+async fn with_files() -> World {
+    let world = world().await;
+    world.mkdir("/a/d").await;
+    world.mkdir("/b").await;
+    for path in ["/a/f", "/a/d/g", "/b/h"] {
+        world.write_plain(path, 10).await.expect("a plain file");
+    }
+    world
+}
+
+#[tokio::test]
+async fn what_is_there_is_encrypted_in_place_and_what_is_new_at_once() {
+    let world = with_files().await;
+    world.zone("/a/inner", "other").await;
+    let before = world.stat("/a/f").await.expect("there");
+    assert_eq!(adopt(&world, "/a").await, told(true, 2, false));
+    assert_eq!(adopt(&world, "/a").await, told(true, 2, false), "a repeat does no harm");
+    assert_eq!(world.stat("/a/f").await.expect("there").data_suite, "plain");
+    assert_eq!(world.read("/a/d/g").await.expect("it opens").edek, None);
+    assert_eq!(world.stat("/b/h").await.expect("there").zone_path, "");
+    world.open_to_all("/a").await;
+    assert!(world.create("/a/new", false).await.expect("created").edek.is_some());
+    world.write("/a/new", 10, &NODES).await.expect("written");
+
+    let job = start(&world, "/a").await;
+    let after = encrypt(&world, &job, "/a/f").await;
+    assert_eq!(
+        (after.file_id, after.mtime_ms, after.owner),
+        (before.file_id, before.mtime_ms, before.owner)
+    );
+    assert_eq!((after.data_suite.as_str(), after.key_name.as_str()), ("gcm", "payroll"));
+    assert_eq!(
+        begin(&world, &job, "/a/f").await,
+        Ok(pb::RewritingFile::default()),
+        "done"
+    );
+    assert_eq!(
+        begin(&world, &job, "/a/new").await,
+        Ok(pb::RewritingFile::default()),
+        "never was plain"
+    );
+    let zone = world.get_zone("/a/d").await.expect("a zone").into_inner();
+    assert_eq!(zone.adoption, Some(told(true, 1, false)));
+    assert_eq!(findings(&world, false).await, []);
+    encrypt(&world, &job, "/a/d/g").await;
+    assert_eq!(adopt(&world, "/a").await, told(true, 0, true));
+    assert_eq!(adopt(&world, "/a").await, told(true, 0, true));
+    assert!(world.read("/a/d/g").await.expect("it opens").edek.is_some());
+    assert!(world.reopen("/a/f").await.is_ok(), "it can be written again");
+    assert_eq!(world.read("/b/h").await.expect("it opens").edek, None);
+    assert_eq!(findings(&world, false).await, []);
+}
+
+#[tokio::test]
+async fn no_file_escapes_by_being_renamed_however_many_there_are() {
+    let world = with_files().await;
+    for number in 0..PAGE {
+        world
+            .write_plain(&format!("/b/{number}"), 0)
+            .await
+            .expect("a plain file");
+    }
+    let first = adopt_as(&world, "fsadmin", "/a", "payroll").await.expect("a zone");
+    let adoption = first.adoption.expect("it adopts");
+    assert!(
+        !adoption.looked && !adoption.ended,
+        "503 files are more than a page: {adoption:?}"
+    );
+    world.mkdir("/a/e").await;
+    world.rename("/a/d", "/a/e/d", false).await.expect("within the zone");
+    world.rename("/a/f", "/a/e/f", false).await.expect("within the zone");
+    assert_eq!(adopt(&world, "/a").await, told(true, 2, false));
+    let job = start(&world, "/a").await;
+    for path in ["/a/e/f", "/a/e/d/g"] {
+        encrypt(&world, &job, path).await;
+    }
+    assert_eq!(adopt(&world, "/a").await, told(true, 0, true));
+}
+
+#[tokio::test]
+async fn a_plain_file_of_it_is_read_renamed_and_removed_and_neither_written_nor_let_out() {
+    let world = with_files().await;
+    adopt(&world, "/a").await;
+    let failure = world.reopen("/a/f").await.map(|_| ()).expect_err("not encrypted yet");
+    check(&failure, Reason::NotEncrypted, &["/a/f", "zone adopt /a"]);
+    for (from, to) in [("/a/f", "/b/f"), ("/b/h", "/a/h"), ("/a/d", "/b/d")] {
+        let failure = world.rename(from, to, false).await.expect_err("another zone");
+        check(&failure, Reason::CrossZone, &[from]);
+    }
+    world.zone("/z", "payroll").await;
+    for (from, words) in [
+        ("/a/f", "it is not encrypted yet"),
+        ("/a/d", "may not be encrypted yet"),
+    ] {
+        let request = pb::BeginTransferRequest {
+            from: from.into(),
+            to: "/z/x".into(),
+            overwrite: false,
+        };
+        let failure = refused(world.user("alice").transfers.begin_transfer(request).await);
+        check(&failure, Reason::InvalidMove, &[from, words, "zone adopt"]);
+    }
+    let proof = pb::ProveZoneRequest {
+        path: "/a".into(),
+        ..pb::ProveZoneRequest::default()
+    };
+    let failure = refused(world.user("fsadmin").zones.prove_zone(proof).await);
+    check(&failure, Reason::KeyInUse, &["/a", "2 files", "zone adopt"]);
+
+    world.rename("/a/f", "/a/d/f", false).await.expect("within the zone");
+    world
+        .write("/a/d/f", 10, &NODES)
+        .await
+        .expect("replaced by one that is encrypted");
+    assert_eq!(adopt(&world, "/a").await, told(true, 1, false));
+    let to_trash = pb::RemoveRequest {
+        path: "/a/d/g".into(),
+        to_trash: true,
+        ..pb::RemoveRequest::default()
+    };
+    let removed = world
+        .user("alice")
+        .namespace
+        .remove(to_trash)
+        .await
+        .expect("removed")
+        .into_inner();
+    assert!(
+        removed.trash_path.starts_with(b"/a/.Trash/"),
+        "{:?}",
+        removed.trash_path
+    );
+    assert_eq!(adopt(&world, "/a").await, told(true, 1, false), "it is in the zone yet");
+    world.remove("/a/.Trash", true).await.expect("removed");
+    world
+        .until("the removal is carried out, and the zone is through", async |world| {
+            adopt(world, "/a").await.ended
+        })
+        .await;
+    assert_eq!(findings(&world, false).await, []);
+}
+
+#[tokio::test]
+async fn who_was_writing_goes_on_or_is_refused_and_nothing_plain_is_left_behind() {
+    let world = with_files().await;
+    let new = world
+        .create("/a/new", false)
+        .await
+        .expect("created")
+        .grant
+        .expect("a grant");
+    let reopened = world.reopen("/a/f").await.expect("opened");
+    let second = world.rewrite("/a/d/g").await.expect("begun");
+    assert_eq!(adopt(&world, "/a").await, told(true, 2, false));
+    let failure = world
+        .commit(commit_plain(&new, 10, &NODES))
+        .await
+        .expect_err("a new plain file");
+    check(&failure, Reason::LeaseLost, &["part of an encryption zone"]);
+    let body = second.body.expect("a body").grant.expect("a grant");
+    let mut compacted = commit_plain(&body, 10, &NODES);
+    compacted.generation = 2;
+    let failure = world.commit(compacted).await.expect_err("a plain body");
+    check(&failure, Reason::FileChanged, &["/a/d/g"]);
+
+    let job = start(&world, "/a").await;
+    let failure = begin(&world, &job, "/a/f").await.expect_err("somebody writes it");
+    check(&failure, Reason::LeaseHeld, &["/a/f"]);
+    let (file, grant) = (reopened.file.expect("the file"), reopened.grant.expect("a grant"));
+    let mut request = commit_plain(&grant, 5, &NODES);
+    let added = std::mem::replace(&mut request.extents, file.extents);
+    request.extents.extend(added);
+    request.generation = 2;
+    assert_eq!(
+        world
+            .commit(request)
+            .await
+            .expect("what was begun before is not lost")
+            .length,
+        15
+    );
+    assert_eq!(encrypt(&world, &job, "/a/f").await.length, 15);
+    encrypt(&world, &job, "/a/d/g").await;
+    assert_eq!(adopt(&world, "/a").await, told(true, 0, true));
+    assert_eq!(findings(&world, false).await, []);
+}
+
+#[tokio::test]
+async fn it_goes_on_after_restarts_and_by_others_and_is_begun_by_superusers_only() {
+    let mut world = with_files().await;
+    let failure = adopt_as(&world, "alice", "/a", "payroll")
+        .await
+        .expect_err("no superuser");
+    check(&failure, Reason::PermissionDenied, &["make encryption zones"]);
+    for (path, key, reason, word) in [
+        ("/a", "", Reason::InvalidArgument, "key name"),
+        ("/a", "nosuch", Reason::KeyNotFound, "nosuch"),
+        ("/nowhere", "payroll", Reason::NotFound, "/nowhere"),
+        ("/a/f", "payroll", Reason::NotADirectory, "/a/f"),
+    ] {
+        let failure = adopt_as(&world, "fsadmin", path, key).await.expect_err(word);
+        check(&failure, reason, &[word]);
+    }
+    adopt(&world, "/a").await;
+    for (path, key, reason, word) in [
+        ("/a", "other", Reason::InvalidArgument, "begun with payroll"),
+        ("/a/d", "payroll", Reason::AlreadyZone, "in the encryption zone /a"),
+    ] {
+        let failure = adopt_as(&world, "fsadmin", path, key).await.expect_err(word);
+        check(&failure, reason, &[word]);
+    }
+    world.zone("/z", "payroll").await;
+    let failure = adopt_as(&world, "fsadmin", "/z", "payroll")
+        .await
+        .expect_err("it adopts nothing");
+    check(&failure, Reason::AlreadyZone, &["/z"]);
+    let job = start(&world, "/a").await;
+    encrypt(&world, &job, "/a/f").await;
+    world.kill();
+    world.run().await;
+    let zone = adopt_as(&world, "alice", "/a", "")
+        .await
+        .expect("anybody may go on who may list it");
+    assert_eq!(zone.adoption, Some(told(true, 1, false)));
+    encrypt(&world, &job, "/a/d/g").await;
+    let zone = adopt_as(&world, "alice", "/a", "").await.expect("through");
+    assert_eq!(zone.adoption, Some(told(true, 0, true)));
+    let proof = pb::ProveZoneRequest {
+        path: "/a".into(),
+        ..pb::ProveZoneRequest::default()
+    };
+    let failure = refused(world.user("fsadmin").zones.prove_zone(proof).await);
+    check(&failure, Reason::KeyInUse, &["is the newest"]);
+}
+
+#[tokio::test]
+async fn quotas_are_as_they_were() {
+    let world = with_files().await;
+    let request = pb::SetQuotaRequest {
+        path: "/a".into(),
+        names_max: Some(100),
+        bytes_max: Some(1 << 20),
+        ..pb::SetQuotaRequest::default()
+    };
+    let before = world
+        .user("fsadmin")
+        .namespace
+        .set_quota(request)
+        .await
+        .expect("set")
+        .into_inner();
+    adopt(&world, "/a").await;
+    let job = start(&world, "/a").await;
+    for path in ["/a/f", "/a/d/g"] {
+        encrypt(&world, &job, path).await;
+    }
+    let request = pb::GetQuotasRequest { path: "/a".into() };
+    let after = world
+        .user("fsadmin")
+        .namespace
+        .get_quotas(request)
+        .await
+        .expect("told")
+        .into_inner();
+    assert_eq!(before.quotas, after.quotas);
+    assert_eq!((after.quotas[0].names, after.quotas[0].bytes), (4, 20));
+}
+
+#[tokio::test]
+async fn a_plain_file_in_a_zone_that_is_through_is_not_read() {
+    let mut world = with_files().await;
+    adopt(&world, "/a").await;
+    damage(&mut world, |faults| {
+        let (key, value) = faults.row(b'z', b"payroll");
+        let mut zone = records::Zone::decode(value).expect("a zone");
+        zone.adoption.get_or_insert_default().ended = true;
+        faults.puts.push((key, zone.encode_to_vec()));
+    })
+    .await;
+    let failure = world.read("/a/f").await.map(|_| ()).expect_err("a lie");
+    check(&failure, Reason::NotEncrypted, &["/a/f", "fsck"]);
+    let found = findings(&world, false).await;
+    assert!(
+        found.iter().any(|found| found.what.contains("does not adopt it")),
+        "{found:?}"
+    );
+}
