@@ -1,7 +1,7 @@
 //! Extents round trip at every size, read at random, and refuse every change.
 
 use proptest::prelude::*;
-use strongroom_dataplane::{DataKey, ExtentKey, Geometry, OpenError, SealError, Seed, Suite};
+use strongroom_dataplane::{DataKey, ExtentKey, ExtentKeyError, Geometry, OpenError, SealError, Seed, Suite};
 
 const FRAME: u32 = 4096;
 const BLOCK: u32 = 3 * FRAME;
@@ -292,4 +292,30 @@ fn frames_beyond_five_gib_and_the_last_there_can_be() {
 fn debug_shows_no_key() {
     assert_eq!(format!("{:?}", key(1, 1)), "ExtentKey(withheld)");
     assert_eq!(format!("{:?}", DataKey::new(&DEK)), "DataKey(withheld)");
+}
+
+#[test]
+fn nothing_is_encrypted_without_a_key_and_nothing_left_plain_with_one() {
+    let suites = [Suite::Gcm, Suite::CtrHdfs, Suite::Plain];
+    for suite in suites {
+        let geometry = Geometry::new(suite, FRAME, BLOCK).expect("valid");
+        let refused = Err(ExtentKeyError::Keyless { suite });
+        let derived = ExtentKey::derive(&DataKey::new(&DEK), &[1; 16], Seed::Salt([2; 16]), geometry);
+        assert_eq!(derived.map(|_| ()).is_err(), suite == Suite::Plain, "{suite}");
+        let plain = ExtentKey::plain(geometry).map(|_| ());
+        assert_eq!(plain, if suite == Suite::Plain { Ok(()) } else { refused });
+    }
+    let geometry = Geometry::new(Suite::Plain, FRAME, BLOCK).expect("valid");
+    let key = ExtentKey::plain(geometry).expect("of its suite");
+    let text = plain(BLOCK as usize);
+    let mut block = text.clone();
+    let crc = key.seal_block(0, false, &mut block).expect("a block");
+    assert!(block == text);
+    assert_eq!(
+        u64::from(crc),
+        crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &text)
+    );
+    let (first, run) = (1, &text[FRAME as usize..2 * FRAME as usize]);
+    assert!(open(&key, text.len() as u64, first, run, run.len()).expect("as it is") == run);
+    open(&key, text.len() as u64, first, &run[1..], run.len()).expect_err("a byte is missing");
 }
