@@ -151,7 +151,9 @@ impl Bench<'_> {
                 measured.push((zone, zone / plain));
             }
         }
-        let names = ["create-stocked"].into_iter().chain(Operation::IN_BOTH.map(Operation::name));
+        let names = ["create-stocked"]
+            .into_iter()
+            .chain(Operation::IN_BOTH.map(Operation::name));
         let figure = |(name, rounds): (&str, &Vec<_>)| {
             let what = format!("{name}-in-zone/c{clients}");
             self.figure(&what, "op/s", "plain", medians(rounds))

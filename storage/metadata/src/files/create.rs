@@ -208,8 +208,11 @@ async fn begin<S: Store, E: EdekSource>(
             Err(CommitError::Conflict) => {}
         }
     }
-    transact!(&core.store, [creation, edek], |txn| opening
-        .record(txn, &creation, edek.as_ref()))
+    transact!(&core.store, [creation, edek], |txn| opening.record(
+        txn,
+        &creation,
+        edek.as_ref()
+    ))
     .await
 }
 
