@@ -211,14 +211,14 @@ pub(crate) enum Error {
     /// A disk holds what does not look like ciphertext, or what nothing accounts for.
     #[error("{found} files on the disks of block nodes are not as they should be; each is named above")]
     NotCiphertext { found: u64 },
-    /// Blocks of files that are not encrypted keep disks from being proved.
+    /// Blocks that are not encrypted keep disks from being proved.
     #[error(
-        "{plain} blocks are of files that are not encrypted, each of them named above; nothing is proved before they are: strongroom zone adopt"
+        "{plain} blocks are of files that are not encrypted, and {unseen} of such that are being written or deleted, each of them named above; nothing is proved before those files are encrypted, with strongroom zone adopt, and what was deleted is gone from the disks"
     )]
-    PlainBlocks { plain: u64 },
+    PlainBlocks { plain: u64, unseen: u64 },
     /// Files of a zone are left that are not encrypted.
     #[error(
-        "{left} files in {zone} are not encrypted yet; give the same command again, as a user who may read and write them"
+        "{left} files in {zone} are not encrypted yet; give the same command again, as a user who may read and write them; files that are being removed count until they are gone, see: strongroom job list"
     )]
     NotAdopted { zone: String, left: u64 },
     /// `strongroom dev`.

@@ -26,8 +26,9 @@ pub(super) async fn run(session: &Session, args: ZoneAdoptArgs, output: Output) 
         data_suite: args.suite,
         frame: args.frame_size,
     };
-    let wanted = rewrite::Wanted::adoption(&args.pace);
     let mut zone = found(&admin, &path, &asked).await?;
+    check_terms(&zone, &args)?;
+    let wanted = rewrite::Wanted::adoption(&zone, &args.pace);
     let report = Arc::new(Report::start(Verb::Encrypted));
     let mut stopped = None;
     for _ in 0..PASSES_MAX {
@@ -35,6 +36,7 @@ pub(super) async fn run(session: &Session, args: ZoneAdoptArgs, output: Output) 
             break;
         }
         stopped = rewrite::pass(&fs, &path, &wanted, &report).await?;
+        report.go_through_again();
         zone = admin.adopt_zone(&path, &asked).await?;
         if stopped.is_some() || report.is_partly() {
             break;
@@ -50,6 +52,25 @@ fn check_listed(fs: &ZoneFs, path: &ZonePath) -> Result<(), Error> {
     }
     let message = format!(
         "to encrypt what is below {path} it has to be read as it is, not authenticated by anything; allow that in the profile first, plain = [\"{path}\"], and take it out again when it is done"
+    );
+    Err(Error::Usage { message })
+}
+
+/// The metadata service says what the zone is like; its files are not written otherwise than the user asked for.
+fn check_terms(zone: &Zone, args: &ZoneAdoptArgs) -> Result<(), Error> {
+    if let Some(key) = args.key.as_ref().filter(|key| **key != zone.key_name) {
+        note(&format!(
+            "strongroom: the zone is under key {}, of which {key} is an alias by the word of the metadata service",
+            zone.key_name
+        ));
+    }
+    // Files that are not authenticated are a choice that somebody has to have made here.
+    if args.suite.unwrap_or_default() == zone.data_suite {
+        return Ok(());
+    }
+    let (path, suite) = (&zone.path, zone.data_suite);
+    let message = format!(
+        "{path} is of data suite {suite} by the word of the metadata service; if that is meant, pass --suite {suite}"
     );
     Err(Error::Usage { message })
 }
@@ -71,16 +92,22 @@ fn left(zone: &Zone) -> u64 {
 fn tell(path: &ZonePath, zone: &Zone, report: &Report, stopped: Option<JobId>, output: Output) -> Result<(), Error> {
     let left = left(zone);
     report.leave(left);
-    report.finish(output)?;
+    let done = report.finish(output);
     if let Some(job) = stopped {
         return Err(Error::JobEnded { job });
     }
+    // What failed is told. It is the files that are left that count.
     if left > 0 {
         let zone = path.to_string();
         return Err(Error::NotAdopted { zone, left });
     }
+    if !zone.adoption.is_none_or(|adoption| adoption.ended) {
+        return done;
+    }
     if !output.is_json() {
-        note(&format!("strongroom: every file in {path} is encrypted"));
+        note(&format!(
+            "strongroom: every file in {path} is encrypted, by the word of the metadata service; take {path} off the list plain of every profile now, and what is left on disks is for: strongroom fsck --ciphertext"
+        ));
     }
     Ok(())
 }

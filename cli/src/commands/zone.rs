@@ -106,9 +106,18 @@ fn row(zone: &Zone) -> [String; 5] {
 fn files_text(zone: &Zone) -> String {
     let encrypted = zone.files.iter().map(|count| count.files).sum::<u64>();
     match zone.adoption {
-        Some(Adoption { ended: false, left, .. }) => format!("{encrypted}, {left} to adopt"),
+        Some(Adoption {
+            ended: false,
+            looked,
+            left,
+        }) => format!("{encrypted}, {left}{} to adopt", or_more(looked)),
         _ => encrypted.to_string(),
     }
+}
+
+/// Beside a number of files that may grow until all were looked at.
+const fn or_more(looked: bool) -> &'static str {
+    if looked { "" } else { " or more" }
 }
 
 fn show(zone: &Zone, output: Output) -> Result<(), Error> {
@@ -132,7 +141,7 @@ fn zone_text(zone: &Zone) -> String {
         zone.edeks_in_stock
     );
     if let Some(adoption) = zone.adoption.filter(|adoption| !adoption.ended) {
-        let least = if adoption.looked { "" } else { " or more" };
+        let least = or_more(adoption.looked);
         text.push_str(&format!(
             "adopts   {}{least} that are not encrypted yet; go on with: strongroom zone adopt {}\n",
             adoption.left, zone.path

@@ -67,6 +67,8 @@ struct Counts {
     /// The exit code of the first failure.
     exit: Option<Exit>,
     unavailable_in_a_row: u32,
+    /// Everything was met once.
+    again: bool,
 }
 
 /// A failure in the summary.
@@ -124,9 +126,15 @@ impl Report {
         self.bar.set_message(format!("{} files", counts.files));
     }
 
+    /// All is gone through once more: what was met before is not counted again.
+    pub(crate) fn go_through_again(&self) {
+        self.counts().again = true;
+    }
+
     /// There was nothing to do with a file.
     pub(crate) fn unchanged(&self) {
-        self.counts().unchanged += 1;
+        let mut counts = self.counts();
+        counts.unchanged += u64::from(!counts.again);
     }
 
     /// So many files are to be done yet.
@@ -142,7 +150,8 @@ impl Report {
 
     /// A directory is done.
     pub(crate) fn directory_done(&self) {
-        self.counts().directories += 1;
+        let mut counts = self.counts();
+        counts.directories += u64::from(!counts.again);
     }
 
     /// Something that cannot be transferred was left out; `allowed` if the user said so.

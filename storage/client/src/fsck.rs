@@ -149,6 +149,11 @@ impl ZoneFs {
     }
 }
 
+fn block_ids(wire: Vec<strongroom_proto::block::v1::BlockId>) -> Result<Vec<BlockId>, FsError> {
+    let ids = wire.into_iter().map(|id| BlockId::try_from(Some(id)));
+    Ok(ids.collect::<Result<_, _>>()?)
+}
+
 /// Blocks on a disk that nothing accounts for, or that are recorded otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unaccounted {
@@ -175,6 +180,28 @@ impl ZoneFs {
     /// # Errors
     /// `permission-denied`, `invalid-argument`.
     pub async fn account_for(&self, node: &NodeId, blocks: &[StoredBlock]) -> Result<Unaccounted, FsError> {
+        let answer = self.ask_for(node, blocks, false).await?;
+        Ok(Unaccounted {
+            unknown: block_ids(answer.unknown)?,
+            different: block_ids(answer.different)?,
+        })
+    }
+
+    /// Which of at most 1000 blocks on a node's disk no file shows: they are of what is being written, or wait to be deleted. For
+    /// superusers.
+    ///
+    /// # Errors
+    /// `permission-denied`, or `invalid-argument` for more blocks.
+    pub async fn unseen_blocks(&self, node: &NodeId, blocks: &[StoredBlock]) -> Result<Vec<BlockId>, FsError> {
+        block_ids(self.ask_for(node, blocks, true).await?.unseen)
+    }
+
+    async fn ask_for(
+        &self,
+        node: &NodeId,
+        blocks: &[StoredBlock],
+        unseen: bool,
+    ) -> Result<pb::AccountForResponse, FsError> {
         let placed = |block: &StoredBlock| pb::PlacedBlock {
             block_id: Some(block.id.into()),
             length: block.length,
@@ -184,17 +211,9 @@ impl ZoneFs {
         let request = pb::AccountForRequest {
             node_id: node.to_string(),
             blocks: blocks.iter().map(placed).collect(),
+            unseen,
         };
-        let answer = retry(Repeat::Harmless, || self.metadata().account_for(request.clone())).await?;
-        let ids = |ids: Vec<_>| {
-            ids.into_iter()
-                .map(|id| BlockId::try_from(Some(id)))
-                .collect::<Result<_, _>>()
-        };
-        Ok(Unaccounted {
-            unknown: ids(answer.unknown)?,
-            different: ids(answer.different)?,
-        })
+        Ok(retry(Repeat::Harmless, || self.metadata().account_for(request.clone())).await?)
     }
 
     /// The extents of files that are not encrypted, with their paths. For superusers.

@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc};
 
 use strongroom_dataplane::{Geometry, Manifest};
 use strongroom_proto::{
-    RequestId, ZonePath,
+    DataSuite, KeyName, RequestId, ZonePath,
     metadata::v1 as pb,
     transport::{Repeat, retry},
 };
@@ -32,22 +32,27 @@ impl ZoneFs {
             request_id: RequestId::generate().into(),
             ..pb::RewriteFileRequest::default()
         };
-        let rewritten = self.rewrite_at(path, request, |_| std::future::ready(())).await?;
+        let rewritten = self.rewrite_at(path, request, None, |_| std::future::ready(())).await?;
         rewritten.ok_or_else(|| FsError::metadata_contradiction("it grants nothing"))
     }
 
-    /// The same for a job, which may have nothing to do with the file. Before each piece it waits for its `turn`.
+    /// The same for a job, which may have nothing to do with the file, and may have to encrypt it on `terms`. Before each piece it waits for
+    /// its `turn`.
     pub(crate) async fn rewrite_at<F: Future<Output = ()>>(
         &self,
         path: &ZonePath,
         request: pb::RewriteFileRequest,
+        terms: Option<&Terms>,
         turn: impl Fn(usize) -> F,
     ) -> Result<Option<Stat>, FsError> {
         let answer = retry(Repeat::Harmless, || self.metadata().rewrite_file(request.clone())).await?;
         let Some(body) = answer.body else { return Ok(None) };
         let lease = self.lease(body.grant.clone())?;
         let giving_up = GivingUp(Some(Arc::clone(&lease)));
-        let outcome = self.rewrite_under(path, &lease, answer.file, body, turn).await;
+        let outcome = match terms.map_or(Ok(()), |terms| terms.check(&body)) {
+            Ok(()) => self.rewrite_under(path, &lease, answer.file, body, turn).await,
+            Err(error) => Err(error),
+        };
         giving_up.disarm();
         if outcome.is_err()
             && let Err(failure) = lease.abandon().await
@@ -132,6 +137,25 @@ impl ZoneFs {
             key: key.code(file),
         };
         Ok((extent, seal))
+    }
+}
+
+/// What a file is put under that was not encrypted: its user said so, and the metadata service has no say in it.
+#[derive(Debug, Clone)]
+pub(crate) struct Terms {
+    pub(crate) key: KeyName,
+    pub(crate) suite: DataSuite,
+}
+
+impl Terms {
+    fn check(&self, body: &pb::CreatedFile) -> Result<(), FsError> {
+        let key = body.edek.as_ref().map(|edek| edek.key_name.as_str());
+        if key == Some(self.key.as_str()) && body.data_suite == self.suite.as_str() {
+            return Ok(());
+        }
+        Err(FsError::metadata_contradiction(
+            "it has a file written in another suite or under another key than those of the zone that adopts it",
+        ))
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use strongroom_proto::{
-    JobId, Reason, RequestId, ZonePath,
+    DataSuite, JobId, KeyName, Reason, RequestId, ZonePath,
     metadata::v1 as pb,
     transport::{Repeat, retry},
 };
@@ -17,25 +17,30 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use crate::{FsError, Job, JobState, Stat, ZoneFs, random};
+use crate::{FsError, Job, JobState, Stat, ZoneFs, random, rewrite::Terms};
 
 /// How often the job's holder is heard of, and hears whether it is to go on.
 const BEAT: Duration = Duration::from_secs(2);
 const MIB: u64 = 1 << 20;
 
 /// What is to be done to files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RewritingKind {
     /// Files of several extents get one.
     Compaction,
     /// Every file gets another DEK.
     Rekeying,
-    /// Files that are not encrypted get their first.
-    Adoption,
+    /// Files that are not encrypted get their first. What the metadata service gives for it has to be this, or no byte is written.
+    Adoption {
+        /// The zone's key.
+        key: KeyName,
+        /// How the zone's files are encrypted.
+        suite: DataSuite,
+    },
 }
 
 /// Which files are rewritten, and how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RewriteOptions {
     /// What is done.
     pub kind: RewritingKind,
@@ -57,6 +62,8 @@ struct Shared {
     fs: ZoneFs,
     id: JobId,
     holder: [u8; 16],
+    /// What files are put under that were not encrypted.
+    terms: Option<Terms>,
     told: Mutex<Told>,
     pace: Pace,
     /// As it was heard of last, and whether it is another client's.
@@ -90,10 +97,13 @@ impl ZoneFs {
     /// `not-found` or `permission-denied`; `job-held` while another client works on it; `not-in-zone` if the path is to be a zone's and is not.
     pub async fn start_rewriting(&self, path: &ZonePath, options: &RewriteOptions) -> Result<Rewriting, FsError> {
         let holder: [u8; 16] = random::bytes()?;
-        let kind = match options.kind {
-            RewritingKind::Compaction => pb::RewritingKind::Compaction,
-            RewritingKind::Rekeying => pb::RewritingKind::Rekeying,
-            RewritingKind::Adoption => pb::RewritingKind::Adoption,
+        let (kind, terms) = match &options.kind {
+            RewritingKind::Compaction => (pb::RewritingKind::Compaction, None),
+            RewritingKind::Rekeying => (pb::RewritingKind::Rekeying, None),
+            RewritingKind::Adoption { key, suite } => {
+                let (key, suite) = (key.clone(), *suite);
+                (pb::RewritingKind::Adoption, Some(Terms { key, suite }))
+            }
         };
         let request = pb::StartRewritingRequest {
             path: path.into(),
@@ -108,6 +118,7 @@ impl ZoneFs {
             fs: self.clone(),
             id: job.job_id,
             holder,
+            terms,
             told: Mutex::default(),
             pace: Pace::new(),
             job: watch::Sender::new(Heard { job, lost: false }),
@@ -140,14 +151,18 @@ impl Rewriting {
     /// # Errors
     /// As [`ZoneFs::rewrite`]; `job-stopped` if the job was paused or ended meanwhile, which [`Self::goes_on`] tells.
     pub async fn rewrite(&self, path: &ZonePath) -> Result<Option<Stat>, FsError> {
-        let Shared { fs, id, holder, .. } = &*self.shared;
+        let Shared {
+            fs, id, holder, terms, ..
+        } = &*self.shared;
         let request = pb::RewriteFileRequest {
             path: path.into(),
             request_id: RequestId::generate().into(),
             job_id: (*id).into(),
             holder: holder.to_vec().into(),
         };
-        let outcome = fs.rewrite_at(path, request, |bytes| self.shared.turn(bytes)).await;
+        let outcome = fs
+            .rewrite_at(path, request, terms.as_ref(), |bytes| self.shared.turn(bytes))
+            .await;
         if outcome
             .as_ref()
             .is_err_and(|error| error.reason() == Reason::JobStopped)

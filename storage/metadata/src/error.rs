@@ -220,6 +220,11 @@ pub enum MetadataError {
         "{0} is not in an encryption zone; make a zone with: strongroom zone create; files in no zone, which are not encrypted, take plain_files = true in the settings of the metadata service"
     )]
     NoPlainFiles(ZonePath),
+    /// A file in no zone, which was to get a DEK.
+    #[error(
+        "{0} is not encrypted, and has no DEK outside of encryption zones; make its directory one with: strongroom zone adopt"
+    )]
+    NoDek(ZonePath),
     /// A file that is not encrypted, in a zone whose files are.
     #[error(
         "{0} is not encrypted, and every file in its encryption zone is: what the metadata store says of it is wrong, and it is not read; see: strongroom fsck"
@@ -309,6 +314,11 @@ pub enum MetadataError {
     /// Zone creation on a zone.
     #[error("directory {0} is already an encryption zone")]
     AlreadyZone(ZonePath),
+    /// Adoption of a directory in which somebody's trash is.
+    #[error(
+        "{0} holds something named .Trash, which would become the trash of everybody in the zone; move it elsewhere or remove it first, with: strongroom fs rm -r --skip-trash"
+    )]
+    TrashInTheWay(ZonePath),
     /// Zone creation on a directory that holds something.
     #[error("attempt to create an encryption zone for a non-empty directory: {0}; make a new, empty directory")]
     ZoneNotEmpty(ZonePath),
@@ -465,14 +475,14 @@ impl MetadataError {
             Self::Exists(_) => Reason::AlreadyExists,
             Self::NotADirectory(_) | Self::ZoneOnFile(_) => Reason::NotADirectory,
             Self::IsADirectory(_) => Reason::IsADirectory,
-            Self::NotEmpty(_) | Self::ZoneNotEmpty(_) => Reason::NotEmpty,
+            Self::NotEmpty(_) | Self::ZoneNotEmpty(_) | Self::TrashInTheWay(_) => Reason::NotEmpty,
             Self::InvalidMove { .. } | Self::TooDeep(_) | Self::Transfer { .. } => Reason::InvalidMove,
             Self::Moving { .. } | Self::TransferStopped { .. } | Self::ZoneGone(_) => Reason::InvalidMove,
             Self::CrossZone { .. } => Reason::CrossZone,
             Self::QuotaExceeded { .. } | Self::TooManyOpenFiles { .. } => Reason::QuotaExceeded,
             Self::TooManyToCount { .. } | Self::TooLongToCount(_) | Self::TooLongToCheck(_) => Reason::InvalidMove,
             Self::NotInZone(_) | Self::NoPlainFiles(_) | Self::NotZoneRoot { .. } => Reason::NotInZone,
-            Self::NotAdopted { .. } | Self::PlainInZone(_) => Reason::NotEncrypted,
+            Self::NotAdopted { .. } | Self::PlainInZone(_) | Self::NoDek(_) => Reason::NotEncrypted,
             Self::AlreadyZone(_) | Self::AdoptedAlready { .. } => Reason::AlreadyZone,
             Self::LeaseLost { .. } => Reason::LeaseLost,
             Self::LeaseHeld { .. } => Reason::LeaseHeld,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use strongroom_fs::{Entry, FileKind, FsError, RewriteOptions, Rewriting, RewritingKind, ZoneFs};
+use strongroom_fs::{Entry, FileKind, FsError, RewriteOptions, Rewriting, RewritingKind, Zone, ZoneFs};
 use strongroom_proto::{JobId, Reason, ZonePath};
 
 use super::Listing;
@@ -25,7 +25,7 @@ pub(in crate::commands) struct Wanted {
 
 impl Wanted {
     /// A file, or all below a directory.
-    pub(super) const fn files(kind: RewritingKind, args: &RewriteArgs) -> Self {
+    pub(super) fn files(kind: RewritingKind, args: &RewriteArgs) -> Self {
         Self {
             options: RewriteOptions {
                 kind,
@@ -38,16 +38,17 @@ impl Wanted {
     }
 
     /// New DEKs for a zone.
-    pub(in crate::commands) const fn zone(pace: &PaceArgs) -> Self {
+    pub(in crate::commands) fn zone(pace: &PaceArgs) -> Self {
         Self::whole(RewritingKind::Rekeying, pace)
     }
 
-    /// First DEKs for what a zone adopts.
-    pub(in crate::commands) const fn adoption(pace: &PaceArgs) -> Self {
-        Self::whole(RewritingKind::Adoption, pace)
+    /// First DEKs for what a zone adopts, as the zone has them.
+    pub(in crate::commands) fn adoption(zone: &Zone, pace: &PaceArgs) -> Self {
+        let (key, suite) = (zone.key_name.clone(), zone.data_suite);
+        Self::whole(RewritingKind::Adoption { key, suite }, pace)
     }
 
-    const fn whole(kind: RewritingKind, pace: &PaceArgs) -> Self {
+    fn whole(kind: RewritingKind, pace: &PaceArgs) -> Self {
         Self {
             options: RewriteOptions {
                 kind,

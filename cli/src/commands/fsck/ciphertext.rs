@@ -33,6 +33,8 @@ struct Summary {
     short: u64,
     /// Blocks of files that are not encrypted.
     plain: u64,
+    /// Blocks that no file shows and that do not look like ciphertext: being written, or waiting to be deleted.
+    unseen: u64,
     found: u64,
 }
 
@@ -57,28 +59,29 @@ pub(super) async fn run(fs: &ZoneFs, data_dirs: &[PathBuf], output: Output) -> R
     }
     let summary = search.summary;
     output.result(&summary, || text(&summary))?;
-    match (summary.found, summary.plain) {
-        (0, 0) => Ok(()),
-        (0, plain) => Err(Error::PlainBlocks { plain }),
-        (found, _) => Err(Error::NotCiphertext { found }),
+    match (summary.found, summary.plain, summary.unseen) {
+        (0, 0, 0) => Ok(()),
+        (0, plain, unseen) => Err(Error::PlainBlocks { plain, unseen }),
+        (found, ..) => Err(Error::NotCiphertext { found }),
     }
 }
 
 fn text(summary: &Summary) -> String {
-    let verdict = match (summary.found, summary.plain) {
+    let verdict = match (summary.found, summary.plain + summary.unseen) {
         (0, 0) => "all of it is accounted for and looks like ciphertext",
         (0, _) => {
-            "not proven: blocks of files that are not encrypted are there; all others are accounted for and look like ciphertext"
+            "not proven: blocks that are not encrypted are there; all others are accounted for and look like ciphertext"
         }
         _ => "not all of it is what it should be",
     };
     format!(
-        "blocks   {}, {}\nshort    {}, of fewer than {} bytes: no statistics\nplain    {}, of files that are not encrypted\nfound    {}\nverdict  {verdict}",
+        "blocks   {}, {}\nshort    {}, of fewer than {} bytes: no statistics\nplain    {}, of files that are not encrypted, and {} that no file shows\nfound    {}\nverdict  {verdict}",
         summary.blocks,
         human_bytes(summary.bytes),
         summary.short,
         looks::STATISTICS_BYTES_MIN,
         summary.plain,
+        summary.unseen,
         summary.found
     )
 }
@@ -113,6 +116,12 @@ impl Search<'_> {
         };
         let stored: Vec<StoredBlock> = looked.iter().filter_map(|file| file.stored).collect();
         let unaccounted = self.fs.account_for(node, &stored).await?;
+        let odd = looked.iter().filter(|file| file.problem.is_some());
+        let odd: Vec<_> = odd.filter_map(|file| file.stored).collect();
+        let unseen = match odd.as_slice() {
+            [] => Vec::new(),
+            odd => self.fs.unseen_blocks(node, odd).await?,
+        };
         for Looked { path, stored, problem } in looked {
             let Some(block) = stored else {
                 self.tell(&path, problem.unwrap_or_default())?;
@@ -128,13 +137,13 @@ impl Search<'_> {
             if unaccounted.different.contains(&block.id) {
                 self.tell(&path, "it is recorded with other bytes than these".to_owned())?;
             }
-            self.content(&path, block.id, problem)?;
+            self.content(&path, block.id, problem, unseen.contains(&block.id))?;
         }
         Ok(())
     }
 
-    /// What is not ciphertext is named, unless it is of a file that is not encrypted, which is counted.
-    fn content(&mut self, path: &Path, id: BlockId, problem: Option<String>) -> Result<(), Error> {
+    /// What is not ciphertext is named, unless it is of a file that is not encrypted, or was or will be, which is counted.
+    fn content(&mut self, path: &Path, id: BlockId, problem: Option<String>, unseen: bool) -> Result<(), Error> {
         if let Some(file) = self.plain.get(&id.extent) {
             self.summary.plain += 1;
             if !self.output.is_json() {
@@ -146,6 +155,16 @@ impl Search<'_> {
             return Ok(());
         }
         match problem {
+            Some(_) if unseen => {
+                self.summary.unseen += 1;
+                if !self.output.is_json() {
+                    print(&format!(
+                        "{}: of a file that is being written, or waiting to be deleted, and not encrypted",
+                        path.display()
+                    ))?;
+                }
+                Ok(())
+            }
             Some(problem) => self.tell(path, format!("it does not look like ciphertext: {problem}")),
             None => Ok(()),
         }

@@ -79,7 +79,7 @@ impl<S: Store, E: EdekSource> Fsck for Api<S, E> {
             return Err(field("blocks", "at most 1000").into());
         }
         let node: NodeId = asked.node_id.parse().map_err(MetadataError::from)?;
-        let answer = fsck::account_for(&self.core.store, &node, asked.blocks).await?;
+        let answer = fsck::account_for(&self.core.store, &node, asked.blocks, asked.unseen).await?;
         Ok(Response::new(answer))
     }
 

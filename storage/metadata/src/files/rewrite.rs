@@ -19,7 +19,7 @@ use crate::{
     config::Settings,
     core::Core,
     error::MetadataError,
-    jobs::rewriting::{Holder, count, is_done, working},
+    jobs::rewriting::{Holder, count, gives_deks, is_done, working},
     namespace::{
         permission::{Rights, check},
         remove::put_purge,
@@ -94,10 +94,14 @@ async fn place(txn: &mut impl Txn, rewriting: &Rewriting, settings: &Settings) -
     let Rewriting { call, path, job, who } = rewriting;
     let (found, body) = file_at(txn, who, path).await?;
     check(who, &found, Rights::APPEND, path)?;
-    if let Some((id, holder)) = *job
-        && is_done(&working(txn, who, id, holder).await?, &body, found.zone.is_some())
-    {
-        return Ok(None);
+    if let Some((id, holder)) = *job {
+        let job = working(txn, who, id, holder).await?;
+        if found.zone.is_none() && gives_deks(&job) {
+            return Err(MetadataError::NoDek(path.clone()));
+        }
+        if is_done(&job, &body) {
+            return Ok(None);
+        }
     }
     held(txn, found.id, path, call.now_ms()).await?;
     Ok(Some(Place {

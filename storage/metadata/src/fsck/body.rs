@@ -5,9 +5,11 @@ use strongroom_proto::{Edek, FileId, KeyVersion, ZoneId, metadata::v1 as pb};
 
 use super::finding;
 use crate::{
+    authority::Caller,
     error::MetadataError,
     schema::{access, access::transact, counted, keys, records},
     transfer::staged::current,
+    zones::adopt::take_in,
 };
 
 /// Checks the EDEKs of a file in `zone` and their index entries.
@@ -67,10 +69,11 @@ async fn check_plain(
 ) -> Result<Option<pb::Finding>, MetadataError> {
     let problem = |kind, what: &str| Ok(Some(finding(kind, path.clone(), what)));
     let adopting = match zone {
-        Some(zone) => access::zone(reader, zone).await.unwrap_or_default(),
+        Some(zone) => access::zone(reader, zone).await?.and_then(|record| record.adoption),
         None => None,
     };
-    let may_be_here = zone.is_none() || adopting.is_some_and(|record| record.is_adopting());
+    let adopting = adopting.filter(|adoption| !adoption.ended);
+    let may_be_here = zone.is_none() || adopting.is_some();
     let Ok(listed) = plain.zone() else {
         return problem(
             pb::FindingKind::Unreadable,
@@ -82,7 +85,8 @@ async fn check_plain(
             "the file is not encrypted, in a zone that does not adopt it: nobody can read it; restore it from a copy";
         return problem(pb::FindingKind::Edek, what);
     }
-    if reader.get(&keys::plain(listed, file)).await?.is_none() {
+    let missed = listed.is_none() && adopting.is_some_and(|adoption| adoption.looked);
+    if missed || reader.get(&keys::plain(listed, file)).await?.is_none() {
         let what = "the file is not on the list of those that are not encrypted: a zone would not find it to adopt it";
         return problem(pb::FindingKind::Index, what);
     }
@@ -96,18 +100,21 @@ fn edeks(body: &records::Body) -> impl Iterator<Item = &records::Edek> {
 }
 
 /// Enters a file in the index, by the EDEKs that it has now, or in the list of those without. Says whether it was not there.
-pub(super) async fn enter(store: &impl Store, file: FileId) -> Result<bool, MetadataError> {
-    transact!(store, [], |txn| enter_in(txn, file)).await
+pub(super) async fn enter(store: &impl Store, who: &Caller, file: FileId) -> Result<bool, MetadataError> {
+    let keeper = Caller::keeper(who.name.clone());
+    transact!(store, [keeper], |txn| enter_in(txn, &keeper, file)).await
 }
 
-async fn enter_in(txn: &mut impl Txn, file: FileId) -> Result<bool, MetadataError> {
+async fn enter_in(txn: &mut impl Txn, keeper: &Caller, file: FileId) -> Result<bool, MetadataError> {
     let mut is_missing = false;
     if let Some(body) = access::body(txn, file).await?
         && let Some(plain) = &body.plain
-        && !access::there(txn, &keys::plain(plain.zone()?, file)).await?
     {
-        counted::enter(txn, &body, file)?;
-        is_missing = true;
+        if !access::there(txn, &keys::plain(plain.zone()?, file)).await? {
+            counted::enter(txn, &body, file)?;
+            is_missing = true;
+        }
+        is_missing |= take_in(txn, keeper, None, file).await?;
     }
     for edek in edeks_of(txn, file).await? {
         let zone = edek.zone_id.as_ref().try_into()?;

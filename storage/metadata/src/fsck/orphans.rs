@@ -146,7 +146,7 @@ pub(super) async fn open_files<S: Store, E: EdekSource>(
                 open.owner
             );
             let mut found = finding(pb::FindingKind::Index, Bytes::new(), what);
-            found.repaired = question.repair && enter(&core.store, id).await?;
+            found.repaired = question.repair && enter(&core.store, &question.who, id).await?;
             page.findings.push(found);
         }
     }

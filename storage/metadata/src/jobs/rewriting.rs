@@ -200,12 +200,16 @@ pub(crate) async fn working(
     Err(MetadataError::JobStopped(id))
 }
 
-/// Whether a job has nothing to do with a file, which is in a zone or in none.
-pub(crate) fn is_done(job: &Job, body: &records::Body, in_zone: bool) -> bool {
+/// Whether a job is to put files under DEKs, which only those in zones can have.
+pub(crate) fn gives_deks(job: &Job) -> bool {
+    let kind = job.rewriting.as_ref().map(Rewriting::kind);
+    matches!(kind, Some(RewritingKind::Rekeying | RewritingKind::Adoption))
+}
+
+/// Whether a job has nothing to do with a file.
+pub(crate) fn is_done(job: &Job, body: &records::Body) -> bool {
     match job.rewriting.as_ref().map(Rewriting::kind) {
         Some(RewritingKind::Compaction) => body.extents.len() <= 1,
-        // What is in no zone has no DEK, and gets none.
-        _ if !in_zone => true,
         Some(RewritingKind::Adoption) => body.plain.is_none(),
         // A DEK that was given to the file since was nobody's before.
         Some(RewritingKind::Rekeying) => body.dek_ms >= job.created_ms,

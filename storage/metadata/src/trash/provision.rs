@@ -97,5 +97,18 @@ pub(crate) async fn is_all(txn: &mut impl Txn, directory: &Found) -> Result<bool
         return Ok(false);
     }
     let trash = child(directory, TRASH, access::decode(value.clone(), "directory entry")?)?;
-    Ok(trash.entry.is_directory() && trash.entry.zone_id.is_empty() && is_empty(txn, &trash).await?)
+    is_fresh(txn, &trash).await
+}
+
+/// Whether a directory has something else than an empty directory where a zone's trash would be.
+pub(crate) async fn is_in_the_way(txn: &mut impl Txn, directory: &Found) -> Result<bool, MetadataError> {
+    let Some(entry) = access::entry(txn, directory.id, TRASH).await? else {
+        return Ok(false);
+    };
+    let there = child(directory, TRASH, entry)?;
+    Ok(!is_fresh(txn, &there).await?)
+}
+
+async fn is_fresh(txn: &mut impl Txn, trash: &Found) -> Result<bool, MetadataError> {
+    Ok(trash.entry.is_directory() && trash.entry.zone_id.is_empty() && is_empty(txn, trash).await?)
 }

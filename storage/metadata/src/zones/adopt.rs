@@ -140,31 +140,37 @@ async fn look<S: Store, E: EdekSource>(core: &Core<S, E>, who: &Caller, zone: Zo
     let mut last = None;
     for (key, _) in &found {
         let (_, file) = keys::plain_entry(key).ok_or(MetadataError::Corrupt { what: "list of files" })?;
-        transact!(&core.store, [keeper], |txn| take_in(txn, &keeper, zone, file)).await?;
+        transact!(&core.store, [keeper], |txn| take_in(txn, &keeper, Some(zone), file)).await?;
         last = Some(file);
     }
     let looked = found.len() < LOOKED_AT_MAX;
     transact!(&core.store, [], |txn| note(txn, zone, last, looked)).await
 }
 
-/// Enters a file in the zone's list if it is in the zone.
-async fn take_in(txn: &mut impl Txn, keeper: &Caller, zone: ZoneId, file: FileId) -> Result<(), MetadataError> {
+/// Enters a file in the list of its zone, if that is `wanted` or any will do. Says whether it was not there.
+pub(crate) async fn take_in(
+    txn: &mut impl Txn,
+    keeper: &Caller,
+    wanted: Option<ZoneId>,
+    file: FileId,
+) -> Result<bool, MetadataError> {
     let Some(mut body) = access::body(txn, file).await? else {
-        return Ok(());
+        return Ok(false);
     };
     let is_listed = !matches!(&body.plain, Some(plain) if plain.zone_id.is_empty());
     if is_listed {
-        return Ok(());
+        return Ok(false);
     }
     let found = climb(txn, keeper, file).await?;
-    let is_here = found.and_then(|found| found.zone).is_some_and(|at| at.id == zone);
-    if is_here {
-        counted::withdraw(txn, &body, file)?;
-        body.plain = Some(records::Plain { zone_id: zone.into() });
-        counted::enter(txn, &body, file)?;
-        access::put(txn, &keys::body(file), &body);
-    }
-    Ok(())
+    let at = found.and_then(|found| found.zone).map(|zone| zone.id);
+    let Some(zone) = at.filter(|at| wanted.is_none_or(|wanted| wanted == *at)) else {
+        return Ok(false);
+    };
+    counted::withdraw(txn, &body, file)?;
+    body.plain = Some(records::Plain { zone_id: zone.into() });
+    counted::enter(txn, &body, file)?;
+    access::put(txn, &keys::body(file), &body);
+    Ok(true)
 }
 
 /// Notes how far the files were looked at. Of two calls at once each has looked at all up to where it says, so either is right.

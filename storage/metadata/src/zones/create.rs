@@ -182,12 +182,14 @@ pub(super) async fn make(txn: &mut impl Txn, who: &Caller, making: &Making) -> R
 async fn check_content(txn: &mut impl Txn, found: &Found, making: &Making) -> Result<(), MetadataError> {
     let path = making.path.clone();
     if making.record.adoption.is_some() {
-        return match &found.zone {
-            None => Ok(()),
-            Some(zone) => Err(MetadataError::AdoptedAlready {
-                path,
-                zone: zone.path.clone(),
-            }),
+        if let Some(zone) = &found.zone {
+            let zone = zone.path.clone();
+            return Err(MetadataError::AdoptedAlready { path, zone });
+        }
+        // It would become the trash of all who use the zone, with what somebody put there as his own.
+        return match provision::is_in_the_way(txn, found).await? {
+            true => Err(MetadataError::TrashInTheWay(path)),
+            false => Ok(()),
         };
     }
     // A trash that is empty would not be anybody else's work; with something in it, that is in no zone or in another.
