@@ -211,3 +211,37 @@ impl Drop for GivingUp {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use strongroom_proto::kms::v1::Edek;
+
+    use super::*;
+
+    #[test]
+    fn an_adopted_file_is_put_under_what_its_user_said_and_nothing_else() {
+        let terms = Terms {
+            key: "payroll".parse().expect("a name"),
+            suite: DataSuite::Gcm,
+        };
+        let edek = |key: &str| Edek {
+            key_name: key.to_owned(),
+            ..Edek::default()
+        };
+        for (edek, suite, is_allowed) in [
+            (Some(edek("payroll")), "gcm", true),
+            (Some(edek("other")), "gcm", false),
+            (Some(edek("payroll")), "ctr-hdfs", false),
+            (Some(edek("payroll")), "plain", false),
+            (None, "plain", false),
+            (None, "gcm", false),
+        ] {
+            let body = pb::CreatedFile {
+                edek,
+                data_suite: suite.to_owned(),
+                ..pb::CreatedFile::default()
+            };
+            assert_eq!(terms.check(&body).is_ok(), is_allowed, "{body:?}");
+        }
+    }
+}

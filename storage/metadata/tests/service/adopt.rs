@@ -366,3 +366,53 @@ async fn a_plain_file_in_a_zone_that_is_through_is_not_read() {
         "{found:?}"
     );
 }
+
+#[tokio::test]
+async fn what_a_zone_missed_is_found_before_it_is_through() {
+    let mut world = with_files().await;
+    adopt(&world, "/a").await;
+    damage(&mut world, |faults| {
+        let (listed, body) = (faults.of(b'P', "f"), faults.of(b'e', "f"));
+        let (_, value) = faults.row(b'e', &body[1..]);
+        let mut record = records::Body::decode(value).expect("a body");
+        record.plain.get_or_insert_default().zone_id.clear();
+        faults.puts.push((body.clone(), record.encode_to_vec()));
+        faults.puts.push(([&[b'P', 0][..], &body[1..]].concat(), Vec::new()));
+        faults.deletes.push(listed);
+    })
+    .await;
+    let found = findings(&world, true).await;
+    let missed = found
+        .iter()
+        .find(|found| found.what.contains("would not find it to adopt it"));
+    assert!(missed.is_some_and(|found| found.repaired), "{found:?}");
+    assert_eq!(findings(&world, false).await, []);
+    assert_eq!(adopt(&world, "/a").await, told(true, 2, false));
+}
+
+#[tokio::test]
+async fn somebodys_trash_does_not_become_the_zones() {
+    let world = world().await;
+    world.mkdir("/a/.Trash/alice").await;
+    let failure = adopt_as(&world, "fsadmin", "/a", "payroll")
+        .await
+        .expect_err("in the way");
+    check(&failure, Reason::NotEmpty, &["/a", ".Trash", "--skip-trash"]);
+    world.mkdir("/b/.Trash").await;
+    adopt(&world, "/b").await;
+}
+
+#[tokio::test]
+async fn new_deks_are_not_promised_outside_of_zones() {
+    let world = with_files().await;
+    let request = pb::StartRewritingRequest {
+        path: "/b".into(),
+        kind: pb::RewritingKind::Rekeying.into(),
+        holder: HOLDER.to_vec().into(),
+        ..pb::StartRewritingRequest::default()
+    };
+    let job = world.user("alice").jobs.start_rewriting(request).await;
+    let job = job.expect("a job").into_inner();
+    let failure = begin(&world, &job, "/b/h").await.expect_err("it has no DEK");
+    check(&failure, Reason::NotEncrypted, &["/b/h", "zone adopt"]);
+}
