@@ -401,18 +401,3 @@ async fn somebodys_trash_does_not_become_the_zones() {
     world.mkdir("/b/.Trash").await;
     adopt(&world, "/b").await;
 }
-
-#[tokio::test]
-async fn new_deks_are_not_promised_outside_of_zones() {
-    let world = with_files().await;
-    let request = pb::StartRewritingRequest {
-        path: "/b".into(),
-        kind: pb::RewritingKind::Rekeying.into(),
-        holder: HOLDER.to_vec().into(),
-        ..pb::StartRewritingRequest::default()
-    };
-    let job = world.user("alice").jobs.start_rewriting(request).await;
-    let job = job.expect("a job").into_inner();
-    let failure = begin(&world, &job, "/b/h").await.expect_err("it has no DEK");
-    check(&failure, Reason::NotEncrypted, &["/b/h", "zone adopt"]);
-}

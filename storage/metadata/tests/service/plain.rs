@@ -136,12 +136,8 @@ async fn one_neither_enters_a_zone_nor_leaves_one() {
         holder: vec![1; 16].into(),
         ..pb::RewriteFileRequest::default()
     };
-    let done = world.user("alice").files.rewrite_file(request).await.expect("heard");
-    assert_eq!(
-        done.into_inner(),
-        pb::RewritingFile::default(),
-        "there is no DEK to change"
-    );
+    let failure = refused(world.user("alice").files.rewrite_file(request).await);
+    check(&failure, Reason::NotEncrypted, &["/landing/f", "zone adopt"]);
 }
 
 #[tokio::test]
