@@ -78,7 +78,8 @@ pub struct Settings {
     pub inventory_ms: u64,
     /// How old a block on a disk is before it is deleted because nothing that is recorded needs it, in milliseconds.
     pub stray_ms: u64,
-    /// How many such blocks of a node may be deleted without a superuser's word; if so many percent of what it has are more, those.
+    /// How many blocks of a node, of any age, may be needed by nothing for the old ones to be deleted without a superuser's word; if so
+    /// many percent of what it has are more, those.
     pub stray_blocks_max: u64,
     /// The percentage.
     pub stray_percent_max: u64,

@@ -295,7 +295,9 @@ async fn replace_gone<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
 async fn take_inventory<S: Store, E: EdekSource>(core: Arc<Core<S, E>>) {
     let mut inventory = Inventory::default();
     loop {
-        logged("inventory", inventory.round(&core.store, &core.cluster)).await;
+        if let Some(fence) = core.duty.fence() {
+            logged("inventory", inventory.round(&core.store, &core.cluster, fence.term())).await;
+        }
         sleep(INVENTORY_EVERY).await;
     }
 }

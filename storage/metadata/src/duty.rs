@@ -177,6 +177,10 @@ pub(crate) async fn is_held(store: &impl Store, clock: &Clock) -> Result<bool, M
 }
 
 impl Fence {
+    pub(crate) const fn term(self) -> u64 {
+        self.term
+    }
+
     /// Whether the term is still under way when `txn` commits.
     pub(crate) async fn holds(&self, txn: &mut impl Txn) -> Result<bool, MetadataError> {
         Ok(self.record(txn).await?.is_some())

@@ -60,9 +60,14 @@ struct Slice {
 }
 
 impl Inventory {
-    /// One bounded round: asks for the next pages of surveys, and once the nodes have answered for one slice of the block lists sends
-    /// them the next.
-    pub(crate) async fn round(&mut self, store: &impl Store, cluster: &Cluster) -> Result<(), MetadataError> {
+    /// One bounded round in a `term` of the duties: asks for the next pages of surveys, and once the nodes have answered for one slice of
+    /// the block lists sends them the next.
+    pub(crate) async fn round(
+        &mut self,
+        store: &impl Store,
+        cluster: &Cluster,
+        term: u64,
+    ) -> Result<(), MetadataError> {
         let alive = cluster.nodes.alive_nodes(cluster.now_ms());
         let counted = {
             let mut commands = cluster.commands();
@@ -76,7 +81,7 @@ impl Inventory {
             return Ok(());
         }
         if self.pass.is_none() {
-            self.begin(store, cluster, &alive).await?;
+            self.begin(store, cluster, &alive, term).await?;
         }
         let Some(pass) = &mut self.pass else { return Ok(()) };
         pass.skipped.extend(cluster.commands().take_unanswered());
@@ -100,7 +105,13 @@ impl Inventory {
     }
 
     /// Begins a pass if one is due, or goes on with one that was begun before a restart.
-    async fn begin(&mut self, store: &impl Store, cluster: &Cluster, alive: &[NodeId]) -> Result<(), MetadataError> {
+    async fn begin(
+        &mut self,
+        store: &impl Store,
+        cluster: &Cluster,
+        alive: &[NodeId],
+        term: u64,
+    ) -> Result<(), MetadataError> {
         let now_ms = cluster.now_ms();
         if now_ms.abs_diff(self.looked_ms) < LOOK_EVERY_MS {
             return Ok(());
@@ -129,10 +140,11 @@ impl Inventory {
         }
         self.repeats = if asking == self.asking { self.repeats + 1 } else { 0 };
         self.asking = asking;
+        let unbounded = last.has_the_word(term);
         let record = if goes_on { last } else { last.next(&unchecked, now_ms) };
         cluster.commands().take_unanswered();
-        if period_ms > 0 || record.delete_strays {
-            cluster.commands().surveys.begin(alive, record.delete_strays);
+        if period_ms > 0 || unbounded {
+            cluster.commands().surveys.begin(alive, unbounded);
         }
         self.pass = Some(Pass {
             record,
@@ -154,13 +166,31 @@ impl records::Inventory {
         self.begun_ms == 0 && self.ended_ms > 0
     }
 
+    /// Whether a superuser asked for a pass, in this `term` of the duties, that deletes what nothing needs however much it is. No other
+    /// term goes on with that: this may be a copy of the store as it was when he said so, and newer blocks are in none of its records.
+    fn has_the_word(&self, term: u64) -> bool {
+        let is_given = self.delete_strays_in_term > 0;
+        let is_valid = is_given && self.is_asked_for() && self.delete_strays_in_term == term;
+        if is_given && !is_valid && (self.is_asked_for() || self.ended_ms == 0) {
+            tracing::warn!(
+                "a superuser had blocks deleted that nothing needs before this instance took the duties over: this ended then, \
+                 and is to be asked for again with strongroom fsck --repair --delete-strays"
+            );
+        }
+        is_valid
+    }
+
     /// The pass behind this one. Its number is above all marks of nodes, which may come from another store.
     fn next(&self, unchecked: &BTreeMap<NodeId, u64>, now_ms: u64) -> Self {
         let newest = unchecked.values().copied().max().unwrap_or_default().max(self.pass);
         Self {
             begun_ms: now_ms,
             pass: newest.saturating_add(1),
-            delete_strays: self.is_asked_for() && self.delete_strays,
+            delete_strays_in_term: if self.is_asked_for() {
+                self.delete_strays_in_term
+            } else {
+                0
+            },
             ..Self::default()
         }
     }
@@ -248,24 +278,33 @@ async fn save(store: &impl Store, record: &records::Inventory) -> Result<bool, M
 async fn save_in(txn: &mut impl Txn, record: &records::Inventory) -> Result<bool, MetadataError> {
     let last = recorded(txn).await?.unwrap_or_default();
     // A pass that was begun since takes the place of the request for it.
-    if last.is_asked_for() && (record.pass <= last.pass || last.delete_strays && !record.delete_strays) {
+    let has_same_word = last.delete_strays_in_term == record.delete_strays_in_term;
+    if last.is_asked_for() && (record.pass <= last.pass || !has_same_word) {
         return Ok(false);
     }
     access::put(txn, &keys::inventory(), record);
     Ok(true)
 }
 
-/// Has a pass begin soon. `delete_strays`: what nothing needs is deleted in it, however much it is.
+/// Has a pass begin soon. `delete_strays`: what nothing needs is deleted in it, however much it is, if the instance begins it that has the
+/// duties now.
 pub(crate) async fn ask_for(store: &impl Store, delete_strays: bool) -> Result<(), MetadataError> {
     transact!(store, [], |txn| ask_for_in(txn, delete_strays)).await
 }
 
 async fn ask_for_in(txn: &mut impl Txn, delete_strays: bool) -> Result<(), MetadataError> {
     let last = recorded(txn).await?.unwrap_or_default();
+    let delete_strays_in_term = if delete_strays {
+        access::duty(txn).await?.unwrap_or_default().term
+    } else if last.is_asked_for() {
+        last.delete_strays_in_term
+    } else {
+        0
+    };
     let asked = records::Inventory {
         ended_ms: 1,
         pass: last.pass,
-        delete_strays: delete_strays || last.is_asked_for() && last.delete_strays,
+        delete_strays_in_term,
         ..records::Inventory::default()
     };
     access::put(txn, &keys::inventory(), &asked);
@@ -329,4 +368,47 @@ async fn note_counted_in(txn: &mut impl Txn, counted: &Counted) -> Result<(), Me
         access::put(txn, &key, &known);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use strongroom_kv::EmbeddedStore;
+    use strongroom_proto::Clock;
+
+    use super::*;
+    use crate::duty::Duty;
+
+    /// A store that was put back to a time at which he had just said so comes to an instance that begins a term of its own.
+    #[tokio::test]
+    async fn a_superusers_word_holds_in_the_term_in_which_it_was_given() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = EmbeddedStore::open(&dir.path().join("store")).expect("a store");
+        let (first, second) = (Duty::new(Clock::system()), Duty::new(Clock::system()));
+        let asked = async || {
+            let mut view = store.snapshot().await.expect("a view");
+            recorded(&mut view).await.expect("readable").expect("asked for")
+        };
+        first.win(&store).await;
+        let term = first.fence().expect("it has just won").term();
+        ask_for(&store, false).await.expect("asked");
+        assert!(!asked().await.has_the_word(term), "nobody said so");
+        ask_for(&store, true).await.expect("asked");
+        ask_for(&store, false).await.expect("asked by another one");
+        assert!(asked().await.has_the_word(term));
+        let under_way = asked().await.next(&BTreeMap::new(), 1);
+        assert!(save(&store, &under_way).await.expect("saved"));
+        assert!(!asked().await.has_the_word(term), "it is not resumed");
+
+        ask_for(&store, true).await.expect("asked");
+        second.win(&store).await;
+        let next = second.fence().expect("it has just won").term();
+        assert!(!asked().await.has_the_word(next), "another term");
+        let without = asked().await.next(&BTreeMap::new(), 1);
+        assert!(
+            save(&store, &without).await.expect("saved"),
+            "the pass begins all the same"
+        );
+        ask_for(&store, true).await.expect("asked again");
+        assert!(asked().await.has_the_word(next));
+    }
 }

@@ -6,6 +6,9 @@
 //! its blocks or until it is given up: so what is in neither at one moment is never recorded later. A copy that a node was told to
 //! make is not recorded any more once it is garbage. A copy too many goes only if there are surely enough others.
 //!
+//! What is in no record counts at any age: how much there is of it says whether the namespace is an old copy, and is not to be
+//! known a slice at a time, as the blocks get old. What waits to be deleted anyway does not count.
+//!
 //! A page may be old when it is dealt with: a copy that is found is recorded when its node, asked again, has it.
 
 use std::collections::{BTreeSet, HashMap};
@@ -18,7 +21,7 @@ use super::{
     Cluster,
     commands::Expected,
     nodes::Standing,
-    replicas::{counting, has, lost_in, readable, sure},
+    replicas::{counting, has, is_doomed, lost_in, readable, sure},
 };
 use crate::{
     error::MetadataError,
@@ -45,8 +48,8 @@ enum Verdict {
     Adopt,
     /// Its block is recorded otherwise, or on enough other nodes, so many of which have to be sure.
     Surplus { sure: usize },
-    /// It is in no record.
-    Unknown,
+    /// It is in no record. A young one only counts.
+    Unknown { is_old: bool },
 }
 
 /// A block that a node has.
@@ -68,9 +71,9 @@ struct Question {
 /// What became of a page.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Compared {
-    /// Blocks that nothing needs.
+    /// Blocks that nothing needs, those in no record at any age.
     pub(crate) strays: u64,
-    /// Those of them that are deleted now.
+    /// Those of them that are deleted now: no young ones.
     pub(crate) deleted: u64,
 }
 
@@ -97,6 +100,7 @@ pub(crate) async fn compare(
         strays: strays.len() as u64,
         deleted: 0,
     };
+    strays.retain(|(_, verdict)| !verdict.is_young());
     strays.truncate(usize::try_from(delete_max).unwrap_or(usize::MAX));
     let some: Vec<Found> = lost.into_iter().chain(strays).map(|(found, _)| found).collect();
     for some in some.chunks(AT_ONCE) {
@@ -123,16 +127,26 @@ async fn odd_ones(
             continue;
         };
         let verdict = question.verdict(known.as_ref(), &replica);
-        if question.is_to_act(&mut view, known.as_ref(), verdict).await? {
+        if question.is_to_act(&mut view, id, known.as_ref(), verdict).await? {
             odd.push((Found { id, replica }, verdict));
         }
     }
-    if odd.iter().any(|(_, verdict)| *verdict == Verdict::Unknown) {
+    if odd.iter().any(|(_, verdict)| verdict.is_unknown()) {
         let open = open_extents(&mut view).await?;
         let is_open = |found: &Found| open.as_ref().is_none_or(|open| open.contains(&found.id.extent));
-        odd.retain(|(found, verdict)| *verdict != Verdict::Unknown || !is_open(found));
+        odd.retain(|(found, verdict)| !verdict.is_unknown() || !is_open(found));
     }
     Ok(odd)
+}
+
+impl Verdict {
+    const fn is_unknown(self) -> bool {
+        matches!(self, Self::Unknown { .. })
+    }
+
+    const fn is_young(self) -> bool {
+        matches!(self, Self::Unknown { is_old: false })
+    }
 }
 
 impl Found {
@@ -165,7 +179,9 @@ async fn known(
 impl Question {
     fn verdict(&self, known: Option<&records::Block>, replica: &Replica) -> Verdict {
         let Some(known) = known else {
-            return self.if_old(replica, Verdict::Unknown);
+            return Verdict::Unknown {
+                is_old: self.is_old(replica),
+            };
         };
         let is_same = (known.length, known.crc32c) == (replica.length, replica.crc32c);
         match (has(known, &self.node), replica.aside) {
@@ -178,26 +194,30 @@ impl Question {
         }
     }
 
-    /// Whether a verdict is to be carried out. A copy too many is kept while others are not sure to be there.
+    /// Whether a verdict counts. A copy too many is kept while others are not sure to be there; what waits to be deleted is dealt with.
     async fn is_to_act(
         &self,
         reader: &mut impl Reader,
+        id: BlockId,
         known: Option<&records::Block>,
         verdict: Verdict,
     ) -> Result<bool, MetadataError> {
         match (verdict, known) {
             (Verdict::Leave, _) => Ok(false),
-            (Verdict::Surplus { sure: least }, Some(known)) => Ok(sure(reader, known, &self.standing).await? >= least),
-            _ => Ok(true),
+            (Verdict::Lost | Verdict::Adopt, _) => Ok(true),
+            (Verdict::Surplus { sure: least }, Some(known)) if sure(reader, known, &self.standing).await? < least => {
+                Ok(false)
+            }
+            (Verdict::Surplus { .. } | Verdict::Unknown { .. }, _) => Ok(!is_doomed(reader, &self.node, id).await?),
         }
     }
 
+    const fn is_old(&self, replica: &Replica) -> bool {
+        replica.age_ms >= self.stray_ms
+    }
+
     const fn if_old(&self, replica: &Replica, verdict: Verdict) -> Verdict {
-        if replica.age_ms >= self.stray_ms {
-            verdict
-        } else {
-            Verdict::Leave
-        }
+        if self.is_old(replica) { verdict } else { Verdict::Leave }
     }
 }
 
@@ -234,13 +254,13 @@ async fn settle_all(txn: &mut impl Txn, question: &Question, odd: &[Found]) -> R
         };
         let known = chunk.blocks.get(access::chunk_position(id.index));
         let verdict = question.verdict(known, replica);
-        if !question.is_to_act(txn, known, verdict).await? {
+        if !question.is_to_act(txn, *id, known, verdict).await? {
             continue;
         }
         match verdict {
             Verdict::Lost => _ = lost_in(txn, *id, &question.node).await?,
-            Verdict::Surplus { .. } | Verdict::Unknown => deleted.push(*id),
-            Verdict::Leave | Verdict::Adopt => {}
+            Verdict::Surplus { .. } | Verdict::Unknown { is_old: true } => deleted.push(*id),
+            Verdict::Leave | Verdict::Adopt | Verdict::Unknown { is_old: false } => {}
         }
     }
     counted::put_garbage(txn, &question.node, &deleted).await?;
@@ -290,9 +310,9 @@ mod tests {
             ..replica(age_ms)
         };
         for (known, replica, verdict) in [
-            (None, replica(999), Verdict::Leave),
-            (None, replica(1000), Verdict::Unknown),
-            (None, aside(1000), Verdict::Unknown),
+            (None, replica(999), Verdict::Unknown { is_old: false }),
+            (None, replica(1000), Verdict::Unknown { is_old: true }),
+            (None, aside(1000), Verdict::Unknown { is_old: true }),
             (on(&["n1", "n2"]), replica(1000), Verdict::Leave),
             (on(&["n1", "n2"]), aside(0), Verdict::Lost),
             (on(&["n2", "n3"]), replica(0), Verdict::Adopt),

@@ -1,6 +1,6 @@
 //! Surveys: each node tells all that it has, page by page. What nothing needs is only counted at first. Once all nodes have told, it is
 //! deleted in a second survey, unless it is so much on any of them that it is rather the namespace that is an old one: then everything
-//! is kept until a superuser says otherwise.
+//! is kept until a superuser says otherwise. His word is for the surveys of one pass, and ends with each of them.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,6 @@ pub(crate) struct Counted {
 #[derive(Debug, Default)]
 pub(crate) struct Surveys {
     of_nodes: BTreeMap<NodeId, Survey>,
-    is_unbounded: bool,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +47,8 @@ struct Survey {
     stage: Stage,
     told: Told,
     failures: u32,
+    /// However much nothing needs, it is deleted.
+    is_unbounded: bool,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -68,11 +69,17 @@ impl Bounds {
 }
 
 impl Surveys {
-    /// Has nodes tell all that they have, unless they are at that. What nothing needs is deleted however much it is if that is `unbounded`.
+    /// Has nodes tell all that they have, unless they are at that. What nothing needs is deleted however much it is if that is `unbounded`,
+    /// also by surveys of these nodes that are under way.
     pub(crate) fn begin(&mut self, nodes: &[NodeId], unbounded: bool) {
-        self.is_unbounded |= unbounded;
         for node in nodes {
-            self.of_nodes.entry(node.clone()).or_default();
+            let survey = self.of_nodes.entry(node.clone()).or_default();
+            survey.is_unbounded |= unbounded;
+            if let Stage::Deleting { left } = &mut survey.stage
+                && unbounded
+            {
+                *left = u64::MAX;
+            }
         }
     }
 
@@ -145,19 +152,20 @@ impl Surveys {
         if self.is_counting() {
             return Vec::new();
         }
-        let is_unbounded = self.is_unbounded;
-        let counted = |survey: &Survey| survey.stage == Stage::Counted;
-        let is_too_much = |told: Told| told.strays > bounds.of(told.blocks);
-        let is_kept =
-            !is_unbounded && (self.of_nodes.values()).any(|survey| counted(survey) && is_too_much(survey.told));
+        let mut counted = self.of_nodes.values().filter(|survey| survey.stage == Stage::Counted);
+        let is_too_much = counted.any(|survey| survey.told.strays > bounds.of(survey.told.blocks));
         let mut decided = Vec::new();
         self.of_nodes.retain(|node, survey| {
             if survey.stage != Stage::Counted {
                 return true;
             }
             let told = survey.told;
-            let is_kept = is_kept && told.strays > 0;
-            let left = if is_unbounded { u64::MAX } else { bounds.of(told.blocks) };
+            let is_kept = is_too_much && !survey.is_unbounded && told.strays > 0;
+            let left = if survey.is_unbounded {
+                u64::MAX
+            } else {
+                bounds.of(told.blocks)
+            };
             survey.stage = Stage::Deleting { left };
             decided.push(Counted {
                 node: node.clone(),
@@ -166,7 +174,6 @@ impl Surveys {
             });
             told.strays > 0 && !is_kept
         });
-        self.is_unbounded &= !self.of_nodes.is_empty();
         decided
     }
 }
@@ -230,6 +237,31 @@ mod tests {
             assert_eq!(surveys.next_pages(&nodes()).len(), if unbounded { 2 } else { 0 });
         }
         assert_eq!(surveys.may_delete(&a), u64::MAX);
+    }
+
+    #[test]
+    fn a_word_ends_with_the_surveys_that_it_was_given_for() {
+        let ([a, b], mut surveys) = (nodes(), Surveys::default());
+        surveys.begin(&nodes(), true);
+        for node in &nodes() {
+            surveys.surveyed(node, told(10, 5), 0, None);
+        }
+        assert!(surveys.decide(BOUNDS).iter().all(|counted| !counted.is_kept));
+        surveys.surveyed(&a, told(10, 5), 5, None);
+        // The next pass, while one is at it still.
+        surveys.begin(&nodes(), false);
+        surveys.surveyed(&a, told(10, 5), 0, None);
+        let decided = surveys.decide(BOUNDS);
+        assert!(decided.len() == 1 && decided[0].is_kept, "{decided:?}");
+        assert_eq!((surveys.may_delete(&a), surveys.may_delete(&b)), (0, u64::MAX));
+        surveys.surveyed(&b, told(10, 5), 5, None);
+        surveys.begin(&nodes(), false);
+        surveys.surveyed(&a, told(10, 2), 0, None);
+        surveys.surveyed(&b, told(10, 1), 0, None);
+        surveys.decide(BOUNDS);
+        assert_eq!((surveys.may_delete(&a), surveys.may_delete(&b)), (2, 2));
+        surveys.begin(std::slice::from_ref(&b), true);
+        assert_eq!((surveys.may_delete(&a), surveys.may_delete(&b)), (2, u64::MAX));
     }
 
     #[test]
