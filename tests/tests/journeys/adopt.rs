@@ -192,7 +192,7 @@ fn the_report_says_what_was_done_and_what_is_left() {
         .map(|number| (LENGTH + number) as u64)
         .sum();
     assert_eq!(report["bytes"], bytes);
-    outcome.fails(7, &["1 failed"]);
+    outcome.fails(7, &["1 files in /landing are not encrypted yet"]);
     assert!(cli.line("zone list").text().contains("1 to adopt"));
     cli.as_user("fsadmin").line("fs chown alice /landing/d/f1").ok();
     cli.line("fs chmod 644 /landing/d/f1").ok();
