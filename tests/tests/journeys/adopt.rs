@@ -3,11 +3,12 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Stdio},
     time::Duration,
 };
 
 use strongroom_tests::{BLOCK_NODES, Cli, Dev, until};
+
+use crate::rewriting::start;
 
 const FILES: usize = 24;
 const LENGTH: usize = 1 << 20;
@@ -17,15 +18,6 @@ fn content(number: usize) -> Vec<u8> {
     let head = format!("file {number}, ").into_bytes();
     let bytes = head.into_iter().chain(MARKER.iter().copied().cycle());
     bytes.take(LENGTH + number).collect()
-}
-
-fn start(cli: &Cli, line: &str) -> Child {
-    let mut command = cli.command();
-    command
-        .args(line.split(' '))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    command.spawn().expect("started")
 }
 
 fn all_are_read(cli: &Cli) {

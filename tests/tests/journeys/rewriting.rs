@@ -12,7 +12,8 @@ use strongroom_tests::{Bytes, Cli, Dev, seed, until};
 const FILES: usize = 24;
 const LENGTH: usize = 1 << 20;
 
-fn start(cli: &Cli, line: &str) -> Child {
+/// Starts a command and leaves it to itself.
+pub(crate) fn start(cli: &Cli, line: &str) -> Child {
     let mut command = cli.command();
     command
         .args(line.split(' '))
