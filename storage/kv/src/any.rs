@@ -159,6 +159,13 @@ impl Txn for AnyTxn {
         }
     }
 
+    fn is_overtaken(&self) -> bool {
+        match self {
+            Self::Embedded(txn) => txn.is_overtaken(),
+            Self::Postgres(txn) => txn.is_overtaken(),
+        }
+    }
+
     async fn commit(self) -> Result<(), CommitError> {
         match self {
             Self::Embedded(txn) => txn.commit().await,

@@ -89,6 +89,10 @@ pub trait Txn: Reader {
     /// refused with [`StoreError::CounterOver`] if the counter would rise above `max`; lowering it is always allowed.
     fn add(&mut self, key: &[u8], by: i64, max: i64);
 
+    /// Whether the engine undid this transaction in favour of another while it read. The read that failed then did so for no other reason, and
+    /// the transaction may run again.
+    fn is_overtaken(&self) -> bool;
+
     /// Makes the writes durable, all or none. Dropping the future does not take the commit back: it may happen.
     ///
     /// # Errors

@@ -13,8 +13,8 @@ const ATTEMPTS_MAX: u32 = 64;
 const PAUSE_FIRST: Duration = Duration::from_micros(500);
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
-/// Runs `body` in a transaction and commits it, again on a fresh snapshot after each conflict. `body` must have
-/// no other effects, since it may run up to 64 times.
+/// Runs `body` in a transaction and commits it, again on a fresh snapshot after each conflict, be it at the commit or at a read. `body` must
+/// have no other effects, since it may run up to 64 times.
 ///
 /// ```
 /// # use strongroom_kv::{Reader, Store, StoreError, Txn, transact};
@@ -40,12 +40,16 @@ where
 {
     for attempt in 0..ATTEMPTS_MAX {
         let mut txn = store.begin().await?;
-        let value = body(&mut txn).await?;
-        match txn.commit().await {
-            Ok(()) => return Ok(value),
-            Err(CommitError::Store(error)) => return Err(error.into()),
-            Err(CommitError::Conflict) => tokio::time::sleep(pause(attempt)).await,
+        match body(&mut txn).await {
+            Ok(value) => match txn.commit().await {
+                Ok(()) => return Ok(value),
+                Err(CommitError::Store(error)) => return Err(error.into()),
+                Err(CommitError::Conflict) => {}
+            },
+            Err(_) if txn.is_overtaken() => {}
+            Err(error) => return Err(error),
         }
+        tokio::time::sleep(pause(attempt)).await;
     }
     Err(StoreError::Contended { attempts: ATTEMPTS_MAX }.into())
 }

@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -219,6 +219,44 @@ async fn a_silent_committer_holds_nobody_up_for_long() {
     assert_eq!(get(&store, b"a").await.as_deref(), Some(&b"2"[..]));
     silent.kill().expect("killed");
     silent.wait().expect("ends");
+}
+
+/// As databases do that let a transaction begin and find out at a read that its place among the others is taken.
+#[tokio::test]
+async fn what_the_database_undoes_at_a_read_runs_again() {
+    let cluster = Cluster::start();
+    let url = cluster.fresh_url();
+    put(&open(url.clone()).await, b"a", b"1").await.expect("commit");
+    cluster.run_sql_in(
+        "db0",
+        // What a transaction may do that only reads, and that outlives it: a session's lock for each time.
+        "CREATE FUNCTION is_in_time() RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
+         DECLARE times bigint := count(*) FROM pg_locks WHERE locktype = 'advisory';
+         BEGIN
+             IF times < 3 THEN
+                 PERFORM pg_advisory_lock(times);
+                 RAISE EXCEPTION 'restart read required' USING ERRCODE = '40001';
+             END IF;
+             RETURN true;
+         END $$;
+         ALTER TABLE strongroom_kv RENAME TO kept;
+         CREATE VIEW strongroom_kv AS SELECT * FROM kept WHERE is_in_time()",
+    );
+    let store = open(url).await;
+    let overtaken = store.begin().await.expect("begin").get(b"a").await;
+    let error = overtaken.expect_err("undone");
+    assert!(matches!(error, StoreError::Contended { attempts: 1 }), "{error:?}");
+    let runs = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&runs);
+    let found = strongroom_kv::transact(&store, |txn| {
+        let runs = Arc::clone(&counted);
+        Box::pin(async move {
+            runs.fetch_add(1, Ordering::SeqCst);
+            txn.get(b"a").await
+        })
+    });
+    assert_eq!(found.await.expect("read").as_deref(), Some(&b"1"[..]));
+    assert_eq!(runs.load(Ordering::SeqCst), 3, "twice more it was undone");
 }
 
 #[tokio::test]

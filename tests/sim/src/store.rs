@@ -251,6 +251,10 @@ impl Txn for MemoryTxn {
         self.writes.insert(Bytes::copy_from_slice(key), sum);
     }
 
+    fn is_overtaken(&self) -> bool {
+        false
+    }
+
     async fn commit(self) -> Result<(), CommitError> {
         if let Some(refused) = self.refused {
             return Err(refused.into());

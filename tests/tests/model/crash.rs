@@ -207,6 +207,10 @@ impl<T: Txn> Txn for CrashTxn<T> {
         self.view.inner.add(key, by, max);
     }
 
+    fn is_overtaken(&self) -> bool {
+        self.view.inner.is_overtaken()
+    }
+
     async fn commit(self) -> Result<(), CommitError> {
         let CrashView { inner, life } = self.view;
         life.go_on().await;

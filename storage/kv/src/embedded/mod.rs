@@ -190,6 +190,10 @@ impl Txn for EmbeddedTxn {
         self.writes.add(key, Delta { by, max });
     }
 
+    fn is_overtaken(&self) -> bool {
+        false
+    }
+
     async fn commit(self) -> Result<(), CommitError> {
         let writes = self.writes.checked()?;
         if writes.is_empty() {

@@ -83,6 +83,7 @@ impl Connections {
                 client: Some(client),
                 database: Arc::clone(&self.database),
                 answer: self.answer,
+                is_overtaken: false,
             }),
             Err(PoolError::Timeout(TimeoutType::Wait)) => Err(StoreError::Overloaded {
                 waited_ms: millis(self.wait),
@@ -120,9 +121,15 @@ pub(super) struct Connection {
     client: Option<Object>,
     database: Arc<str>,
     answer: Duration,
+    /// The database undid the transaction in favour of another.
+    is_overtaken: bool,
 }
 
 impl Connection {
+    pub(super) const fn is_overtaken(&self) -> bool {
+        self.is_overtaken
+    }
+
     /// Runs statements without parameters; the first column of the last row, if there was one.
     pub(super) async fn simple(&mut self, what: &'static str, statements: &str) -> Result<Option<String>, Trouble> {
         let client = self.client(what)?;
@@ -165,7 +172,11 @@ impl Connection {
         let trouble = match outcome {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => match refusal(&error) {
-                Some(refusal) => return Err(refused(&self.database, what, refusal, self.answer)),
+                Some(refusal) => {
+                    let trouble = refused(&self.database, what, refusal, self.answer);
+                    self.is_overtaken |= matches!(trouble, Trouble::Conflict);
+                    return Err(trouble);
+                }
                 None => unreachable(&self.database, what, error),
             },
             Err(elapsed) => unreachable(&self.database, what, elapsed),

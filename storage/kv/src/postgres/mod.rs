@@ -143,7 +143,7 @@ impl Store for PostgresStore {
         loop {
             let mut connection = self.connections.get().await?;
             match connection.simple("begin a transaction", BEGIN).await {
-                Err(Trouble::Lost(_)) if attempt < CONNECTION_ATTEMPTS_MAX => attempt += 1,
+                Err(Trouble::Lost(_) | Trouble::Conflict) if attempt < CONNECTION_ATTEMPTS_MAX => attempt += 1,
                 Err(trouble) => return Err(trouble.into()),
                 Ok(head) => {
                     let seq = head.and_then(|head| head.parse().ok());
@@ -255,6 +255,10 @@ impl Txn for PostgresTxn {
 
     fn add(&mut self, key: &[u8], by: i64, max: i64) {
         self.writes.add(key, Delta { by, max });
+    }
+
+    fn is_overtaken(&self) -> bool {
+        self.snapshot.connection.is_overtaken()
     }
 
     async fn commit(self) -> Result<(), CommitError> {
