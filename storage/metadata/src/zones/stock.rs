@@ -41,6 +41,8 @@ struct Shared<E> {
     calls: Semaphore,
     keys: Mutex<HashMap<KeyName, Arc<Semaphore>>>,
     zones: Mutex<HashMap<ZoneId, Arc<Shelf>>>,
+    /// The key at which the last round that looked for rolls ended early.
+    looked_to: Mutex<Option<KeyName>>,
 }
 
 /// The stock of one zone.
@@ -79,6 +81,7 @@ impl<E: EdekSource> Stock<E> {
             calls: Semaphore::new(CALLS_MAX),
             keys: Mutex::default(),
             zones: Mutex::default(),
+            looked_to: Mutex::default(),
         };
         Self {
             shared: Arc::new(shared),
@@ -161,12 +164,20 @@ impl<E: EdekSource> Stock<E> {
     }
 
     /// Asks which version each key in stock mints under now, so that a roll drains also the stock of a zone where no file is
-    /// made. What cannot be asked now is asked in the next round.
+    /// made. The first key that cannot be asked now ends the round, since it may be the key service that is away; the next round begins
+    /// behind it, so that a key that is away alone keeps no other from being asked.
     pub(crate) async fn look_for_rolls(&self) {
-        for (key, shelf) in self.shared.stocked_keys() {
+        let mut stocked: Vec<_> = self.shared.stocked_keys().into_iter().collect();
+        let ended_at = lock(&self.shared.looked_to).clone();
+        let behind = stocked.partition_point(|(key, _)| ended_at.as_ref().is_some_and(|end| key <= end));
+        stocked.rotate_left(behind);
+        for (key, shelf) in stocked {
             match self.shared.mint(&shelf, 0).await {
                 Ok(current) => self.shared.learned(&key, current.version),
-                Err(failure) if failure.is_transient() => return,
+                Err(failure) if failure.is_transient() => {
+                    *lock(&self.shared.looked_to) = Some(key);
+                    return;
+                }
                 Err(failure) => tracing::warn!(%key, %failure, "cannot ask whether a key was rolled"),
             }
         }

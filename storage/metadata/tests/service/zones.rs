@@ -309,6 +309,35 @@ async fn a_roll_drains_the_stock_of_a_zone_where_nobody_makes_files() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_away_hides_no_roll_of_another() {
+    let world = World::with(Settings {
+        stock_look_ms: 200,
+        ..crate::fixture::quick()
+    })
+    .await;
+    // Looked at first, by its name.
+    world.zone("/away", "other").await;
+    world.zone("/z", "payroll").await;
+    let full = async |world: &World| stock(world, "/z").await == 10 && stock(world, "/away").await == 10;
+    world.until("the stocks are full", full).await;
+    world
+        .kms
+        .break_key("other", Failure::new(Reason::TokenUnavailable, "its token is away"));
+    world.kms.roll("payroll");
+    world
+        .until("the old EDEKs are gone", async |world| stock(world, "/z").await == 0)
+        .await;
+    assert_eq!(stock(&world, "/away").await, 10);
+    world.kms.mend_key("other");
+    world.kms.roll("other");
+    world
+        .until("those of the other key, too", async |world| {
+            stock(world, "/away").await == 0
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn reads_and_the_namespace_need_no_key_service_and_survive_a_restart() {
     let mut world = World::start().await;
     world.zone("/z", "payroll").await;
