@@ -243,6 +243,12 @@ async fn reencrypt(
             message: progress.message,
         });
     }
+    if let (true, Some(through)) = (wait && !output.is_json(), progress.target_version.0.checked_sub(1)) {
+        note(&format!(
+            "strongroom: no file needs {key}@{through} or older any more; for the key service: strongroom zone proof {path} --through-version {through} -o FILE",
+            key = progress.key_name
+        ));
+    }
     Ok(())
 }
 

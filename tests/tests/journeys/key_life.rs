@@ -73,7 +73,9 @@ fn old_version_goes_on_proof(dev: &Dev) {
             .line(&format!("zone proof /payroll --through-version 0 -o {proof}"))
     };
     assert_ne!(prove().code, Some(0), "a file needs the version");
-    dev.cli().line("zone reencrypt /payroll --wait").ok();
+    let done = dev.cli().line("zone reencrypt /payroll --wait").ok();
+    let next = "strongroom zone proof /payroll --through-version 0 -o FILE";
+    assert!(done.stderr.contains(next), "{}", done.stderr);
 
     let pending = |key: &serde_json::Value| key["versions"][0]["deletion"]["due_ms"].as_u64();
     until("a proof", LIMIT, || (prove().code == Some(0)).then_some(()));

@@ -250,6 +250,50 @@ async fn a_listing_does_not_go_on_in_another_directory() {
     assert_eq!(page.entries[0].name, "b");
 }
 
+/// A page is of one moment, and the next one goes on behind its last name: what is there all the time is told once, whatever comes and goes.
+#[tokio::test]
+async fn what_stays_is_listed_once_while_names_around_it_change() {
+    let world = World::start().await;
+    let names: Vec<String> = (10..40).map(|number| format!("n{number}")).collect();
+    for name in &names {
+        world.mkdir(&format!("/d/{name}")).await;
+    }
+    let mut namespace = world.user("alice").namespace;
+    let (mut listed, mut touched) = (Vec::<String>::new(), Vec::<String>::new());
+    let mut request = pb::ListRequest {
+        path: "/d".into(),
+        limit: 4,
+        ..pb::ListRequest::default()
+    };
+    loop {
+        let page = namespace.list(request.clone()).await.expect("a page").into_inner();
+        listed.extend(page.entries.into_iter().map(|entry| entry.name));
+        if !page.more {
+            break;
+        }
+        let (turn, last) = (listed.len(), listed.last().expect("a page has entries").clone());
+        let ahead = names.iter().filter(|name| **name > last && !touched.contains(name));
+        let ahead: Vec<String> = ahead.take(3).cloned().collect();
+        if let [removed, back, _] = &ahead[..] {
+            world.remove(&format!("/d/{removed}"), false).await.expect("removed");
+            world
+                .rename(&format!("/d/{back}"), &format!("/d/n0{turn}"), false)
+                .await
+                .expect("behind us");
+            touched.extend([removed.clone(), back.clone()]);
+        }
+        world.mkdir(&format!("/d/m{turn}")).await;
+        world.mkdir(&format!("/d/{last}x")).await;
+        world.remove(&format!("/d/{last}"), false).await.expect("removed");
+        request.after = last;
+        request.directory_id = page.directory_id;
+    }
+    assert!(touched.len() > 5, "{touched:?}");
+    assert!(listed.is_sorted_by(|a, b| a < b), "{listed:?}");
+    let untouched = names.iter().filter(|name| !touched.contains(name));
+    assert!(untouched.clone().all(|name| listed.contains(name)), "{listed:?}");
+}
+
 #[tokio::test]
 async fn what_a_rename_moved_beyond_the_longest_path_is_listed_committed_and_removed() {
     let world = World::start().await;
