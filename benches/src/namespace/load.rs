@@ -18,9 +18,9 @@ use crate::{latency::Latencies, report::note};
 /// Clients at most, each with a directory of its own; and files in a directory that all look at.
 pub(super) const CLIENTS_MAX: u32 = 64;
 const LOOKED_AT: u32 = 1000;
-/// A fill has so many clients for each directory: more than one commit can wait for another.
-const FILLERS_PER_DIRECTORY: u32 = 4;
-const FILLERS: u32 = CLIENTS_MAX * FILLERS_PER_DIRECTORY;
+/// A fill has so many clients on each connection: more than one commit can wait for another.
+const CONNECTIONS: u32 = 4;
+const FILLERS: u32 = CLIENTS_MAX * CONNECTIONS;
 /// Tries of one call of a create, and the pause between two.
 const TRIES_MAX: u32 = 10;
 const PAUSE: Duration = Duration::from_secs(1);
@@ -91,7 +91,7 @@ impl Load {
     /// by `begin`. A connection is for a part of the clients.
     pub(super) async fn prepare(connect: impl Fn() -> Channel, root: &'static str, begin: impl AsyncFnOnce()) -> Self {
         let mut load = Self {
-            channels: (0..FILLERS_PER_DIRECTORY).map(|_| connect()).collect(),
+            channels: (0..CONNECTIONS).map(|_| connect()).collect(),
             root,
             plain: false,
             names: AtomicU32::new(0),
@@ -107,6 +107,7 @@ impl Load {
             load.create(client, &format!("{root}/{client}/turn-0")).await;
         }
         load.make_directory(0, &format!("{root}/list")).await;
+        load.make_directory(0, &format!("{root}/full")).await;
         join_all((0..LOOKED_AT).map(|n| load.create_looked_at(n))).await;
         load
     }
@@ -151,7 +152,8 @@ impl Load {
         started.elapsed()
     }
 
-    /// Makes `count` files with many clients at once: files a second. Afterwards whoever opens or looks at files does so with all of them.
+    /// Makes `count` files in one directory with many clients at once: files a second. Afterwards whoever opens, looks at or lists files does so
+    /// with all of them.
     pub(super) async fn fill(&self, count: u32) -> f64 {
         let (started, made) = (Instant::now(), AtomicU32::new(0));
         let made = &made;
@@ -172,19 +174,27 @@ impl Load {
     }
 
     fn filled_path(&self, number: u32) -> String {
-        format!("{}/{}/fill-{number:08}", self.root, number % CLIENTS_MAX)
+        format!("{}/full/{}", self.root, filled_name(number))
     }
 
     /// A file to look at: those of a fill in an order that looks like chance.
     fn looked_at(&self, client: u32, number: u32) -> String {
         match self.filled.load(Ordering::Relaxed) {
             0 => format!("{}/list/{:04}", self.root, number % LOOKED_AT),
-            filled => {
-                let turn = u64::from(number) * u64::from(CLIENTS_MAX) + u64::from(client);
-                // A prime, greater than there are files: all of them in turn, none beside the one before.
-                let place = (turn + 1) * 2_654_435_761 % u64::from(filled);
-                self.filled_path(u32::try_from(place).expect("less than there are files"))
-            }
+            filled => self.filled_path(by_chance(client, number, filled)),
+        }
+    }
+
+    /// A whole page of a listing, anywhere in a directory that is full.
+    fn page(&self, client: u32, number: u32) -> pb::ListRequest {
+        let (directory, after) = match self.filled.load(Ordering::Relaxed) {
+            0 => ("list", String::new()),
+            filled => ("full", filled_name(by_chance(client, number, filled - LOOKED_AT))),
+        };
+        pb::ListRequest {
+            path: format!("{}/{directory}", self.root).into(),
+            after,
+            ..pb::ListRequest::default()
         }
     }
 
@@ -209,10 +219,7 @@ impl Load {
                 assert_eq!(stat.expect("there").into_inner().kind(), pb::FileKind::File);
             }
             Operation::List => {
-                let request = pb::ListRequest {
-                    path: format!("{}/list", self.root).into(),
-                    ..pb::ListRequest::default()
-                };
+                let request = self.page(client, number);
                 let page = self.namespace(client).list(request).await.expect("a page").into_inner();
                 assert_eq!(page.entries.len(), LOOKED_AT as usize);
             }
@@ -280,6 +287,19 @@ impl Load {
     fn namespace(&self, client: u32) -> NamespaceClient<Channel> {
         NamespaceClient::new(self.channel(client)).max_decoding_message_size(16 << 20)
     }
+}
+
+/// What a file of a fill is called. In the order of numbers.
+fn filled_name(number: u32) -> String {
+    format!("fill-{number:08}")
+}
+
+/// Which of so many files a client takes: all of them in turn, none beside the one before.
+fn by_chance(client: u32, number: u32, files: u32) -> u32 {
+    // A prime, greater than there are files.
+    const STEP: u64 = 2_654_435_761;
+    let turn = u64::from(number) * u64::from(CLIENTS_MAX) + u64::from(client);
+    u32::try_from((turn + 1) * STEP % u64::from(files)).expect("less than there are files")
 }
 
 /// The answer to a call that is made again when it fails for a while, as the library's clients do: a fill takes hours.
