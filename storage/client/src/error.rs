@@ -156,6 +156,14 @@ pub enum FsError {
         /// The file.
         path: ZonePath,
     },
+    /// What was written is shown, and nothing may follow.
+    #[error(
+        "what was flushed of {path} is there, and this writer may add no more: the file was taken from it, or is in a zone that encrypts it first, which strongroom zone info tells; open the file again then"
+    )]
+    WriterLetGo {
+        /// The file.
+        path: ZonePath,
+    },
     /// Files of a directory cannot be moved to another zone.
     #[error(
         "{files} files cannot be moved to the other zone: {failure}; nothing has moved. Move them away and go on with the same command, or cancel it with: strongroom job cancel {job}"
@@ -215,7 +223,7 @@ impl FsError {
             Self::CutShort { .. } => Reason::NotFound,
             Self::BlockUnreadable { troubles, .. } => unreadable_reason(troubles),
             Self::TooFewNodes { troubles, .. } => too_few_reason(troubles),
-            Self::WriterFailed { .. } => Reason::LeaseLost,
+            Self::WriterFailed { .. } | Self::WriterLetGo { .. } => Reason::LeaseLost,
             Self::Raw { .. }
             | Self::Geometry { .. }
             | Self::ExtentKey { .. }

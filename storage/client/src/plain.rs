@@ -22,10 +22,11 @@ impl PlainDirectories {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = directories;
     }
 
-    /// Whether the file that the user named `path` may be plain.
+    /// Whether the file that the user named `path` may be plain. The root is no such directory: nothing would be left that has to be encrypted.
     pub(crate) fn allow(&self, path: &ZonePath) -> Option<PlainAllowed> {
         let directories = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let is_listed = directories.iter().any(|directory| path.is_within(directory));
+        let mut listed = directories.iter().filter(|directory| !directory.is_root());
+        let is_listed = listed.any(|directory| path.is_within(directory));
         is_listed.then_some(PlainAllowed(()))
     }
 }
@@ -101,7 +102,7 @@ mod tests {
         let path = |text: &str| ZonePath::parse(text.as_bytes()).expect("a path");
         let directories = PlainDirectories::default();
         assert!(directories.allow(&path("/landing/a")).is_none(), "nothing is listed");
-        directories.set(vec![path("/landing"), path("/tmp/x")]);
+        directories.set(vec![path("/landing"), path("/tmp/x"), path("/")]);
         for (asked, allowed) in [
             ("/landing", true),
             ("/landing/a/b", true),

@@ -252,6 +252,9 @@ pub struct Zone {
     pub edeks_in_stock: u32,
     /// How what its directory held before it was a zone comes to be encrypted, if it held something.
     pub adoption: Option<Adoption>,
+    /// Where files are that it has yet to encrypt, the first 100 of them that the user may know of. Told of one zone alone.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "texts")]
+    pub not_encrypted: Vec<ZonePath>,
 }
 
 /// How far a zone is that was made of a directory that held something.
@@ -261,7 +264,7 @@ pub struct Adoption {
     pub looked: bool,
     /// Files in the zone that are not encrypted, as far as they are known.
     pub left: u64,
-    /// Every file in the zone is encrypted, and stays so.
+    /// Every file in the zone is encrypted, and stays so, unless `fsck` finds a defect.
     pub ended: bool,
 }
 
@@ -304,6 +307,11 @@ impl Zone {
                 left: adoption.left,
                 ended: adoption.ended,
             }),
+            not_encrypted: wire
+                .not_encrypted
+                .iter()
+                .map(|path| ZonePath::parse(path))
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -470,6 +478,10 @@ impl NodeStatus {
 
 pub(crate) fn text<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
+}
+
+fn texts<T: Display, S: Serializer>(values: &[T], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(values.iter().map(ToString::to_string))
 }
 
 fn optional_text<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -58,6 +58,8 @@ struct Published {
 enum State {
     Open,
     Failed,
+    /// All is shown, and the metadata service lets nothing follow.
+    LetGo,
     /// Finished or given up.
     Over,
 }
@@ -172,12 +174,15 @@ impl FileWriter {
 
     /// Makes everything durable and shows it to readers, with the modification time `mtime_ms` in milliseconds since the Unix
     /// epoch, and goes on. Without anything new it does nothing, but for a new file, which shows then. If the file was taken away from
-    /// the writer right after, it was shown all the same: this succeeds, and the next call fails.
+    /// the writer right after, or is not encrypted and came to be in a zone, it was shown all the same: this succeeds, and the next write fails.
     ///
     /// # Errors
     /// As [`FileWriter::write`]; also if the path of a new file was taken meanwhile. [`FsError::TooManyExtents`] leaves the writer
     /// as it was.
     pub async fn flush(&mut self, mtime_ms: u64) -> Result<Stat, FsError> {
+        if let Some(stat) = self.let_go() {
+            return Ok(stat);
+        }
         self.check_open()?;
         if let Some(stat) = self.unchanged() {
             return Ok(stat);
@@ -187,8 +192,11 @@ impl FileWriter {
         }
         self.state = State::Failed;
         let (stat, grant) = self.publish(mtime_ms, true).await?;
-        // The first answer was lost, and so was the lease before it was asked for again.
-        let Some(grant) = grant else { return Ok(stat) };
+        // The first answer was lost, and so was the lease before it was asked for again; or a zone is to encrypt the file first.
+        let Some(grant) = grant else {
+            self.state = State::LetGo;
+            return Ok(stat);
+        };
         let grant = Grant::try_from(grant).map_err(FsError::metadata_answer)?;
         if grant.file != self.lease.file() {
             return Err(FsError::metadata_contradiction("it goes on with another file"));
@@ -209,6 +217,10 @@ impl FileWriter {
     /// # Errors
     /// As [`FileWriter::write`]; also if the path of a new file was taken meanwhile. Then readers see what they saw before.
     pub async fn finish(mut self, mtime_ms: u64) -> Result<Stat, FsError> {
+        if let Some(stat) = self.let_go() {
+            self.state = State::Over;
+            return Ok(stat);
+        }
         self.check_open()?;
         if let Some(stat) = self.unchanged() {
             self.abandon().await?;
@@ -234,12 +246,18 @@ impl FileWriter {
     }
 
     fn check_open(&self) -> Result<(), FsError> {
-        if self.state == State::Open {
-            return Ok(());
+        let path = self.path.clone();
+        match self.state {
+            State::Open => Ok(()),
+            State::LetGo => Err(FsError::WriterLetGo { path }),
+            State::Failed | State::Over => Err(FsError::WriterFailed { path }),
         }
-        Err(FsError::WriterFailed {
-            path: self.path.clone(),
-        })
+    }
+
+    /// What readers see, if nothing may follow: all is there that was written.
+    fn let_go(&self) -> Option<Stat> {
+        let published = self.published.as_ref().filter(|_| self.state == State::LetGo);
+        published.map(|published| published.stat.clone())
     }
 
     fn too_many_extents(&self) -> FsError {

@@ -86,7 +86,7 @@ impl ZoneFs {
 
     /// From now on takes part in files that are not encrypted, below these directories by the path that is named, and nowhere else; at first
     /// nowhere. Without it whoever rules the metadata service could have this client write plaintext, by saying that a path is in no zone, or
-    /// read as a file of a zone what anybody wrote.
+    /// read as a file of a zone what anybody wrote. The root is passed over: it would be every file there is.
     pub fn allow_plain(&self, directories: Vec<ZonePath>) {
         self.shared.plain.set(directories);
     }

@@ -227,9 +227,14 @@ pub enum MetadataError {
     NoDek(ZonePath),
     /// A file that is not encrypted, in a zone whose files are.
     #[error(
-        "{0} is not encrypted, and every file in its encryption zone is: what the metadata store says of it is wrong, and it is not read; see: strongroom fsck"
+        "{path} is not encrypted, and its zone {zone} takes every file in it for encrypted: there is a defect in the metadata store, and it is not read; have a superuser open the adoption of the zone again, strongroom fsck --repair, and then encrypt it: strongroom zone adopt {zone}"
     )]
-    PlainInZone(ZonePath),
+    PlainInZone {
+        /// The file.
+        path: ZonePath,
+        /// The zone's root.
+        zone: ZonePath,
+    },
     /// A file that a zone is to encrypt before it is written.
     #[error(
         "{path} is not encrypted yet, and its zone {zone} is about to have it encrypted: it can be read, and written once that is done; go on with it: strongroom zone adopt {zone}"
@@ -240,9 +245,19 @@ pub enum MetadataError {
         /// The zone's root.
         zone: ZonePath,
     },
+    /// More of a file that a zone is to encrypt, from somebody who began before.
+    #[error(
+        "{path} came to be in the encryption zone {zone} while it was written, and is not encrypted yet, so that no more is added to it as it is; what was shown of it stays; append the rest once it is encrypted: strongroom zone adopt {zone}"
+    )]
+    WrittenPlain {
+        /// The file.
+        path: ZonePath,
+        /// The zone's root.
+        zone: ZonePath,
+    },
     /// Files keep a zone from being proved to use a key in a certain way.
     #[error(
-        "zone {zone} is adopting what its directory held: {left} files of it or more are not encrypted yet, and no proof is given before they are; go on with it: strongroom zone adopt PATH"
+        "zone {zone} is adopting what its directory held: at least {left} files of it are not encrypted yet, and no proof is given before they are; go on with it: strongroom zone adopt PATH"
     )]
     ZoneAdopting {
         /// The zone's path or id.
@@ -482,7 +497,9 @@ impl MetadataError {
             Self::QuotaExceeded { .. } | Self::TooManyOpenFiles { .. } => Reason::QuotaExceeded,
             Self::TooManyToCount { .. } | Self::TooLongToCount(_) | Self::TooLongToCheck(_) => Reason::InvalidMove,
             Self::NotInZone(_) | Self::NoPlainFiles(_) | Self::NotZoneRoot { .. } => Reason::NotInZone,
-            Self::NotAdopted { .. } | Self::PlainInZone(_) | Self::NoDek(_) => Reason::NotEncrypted,
+            Self::NotAdopted { .. } | Self::WrittenPlain { .. } | Self::PlainInZone { .. } | Self::NoDek(_) => {
+                Reason::NotEncrypted
+            }
             Self::AlreadyZone(_) | Self::AdoptedAlready { .. } => Reason::AlreadyZone,
             Self::LeaseLost { .. } => Reason::LeaseLost,
             Self::LeaseHeld { .. } => Reason::LeaseHeld,

@@ -74,6 +74,27 @@ async fn where_it_is_listed_a_plain_file_is_written_and_read_as_any_other() {
 }
 
 #[tokio::test]
+async fn who_may_not_go_on_is_told_why_and_loses_nothing_that_he_flushed() {
+    let world = world().await;
+    let name = "/landing/f";
+    let mut writer = world.fs.create(&path(name), NEW).await.expect("created");
+    writer.write(&text(BLOCK + 1)).await.expect("written");
+    world.metadata.lock().lets_go = true;
+    assert_eq!(writer.flush(7).await.expect("it is shown").length, BLOCK as u64 + 1);
+    let puts = world.nodes[0].lock().puts;
+    let error = writer.write(b"more").await.expect_err("no more");
+    assert_eq!(error.reason(), Reason::LeaseLost);
+    for word in [name, "zone info"] {
+        assert!(error.to_string().contains(word), "{error}");
+    }
+    assert_eq!(world.nodes[0].lock().puts, puts, "no byte was sent");
+    for stat in [writer.flush(8).await, writer.finish(9).await] {
+        assert_eq!(stat.expect("nothing is missing").length, BLOCK as u64 + 1);
+    }
+    assert!(read(&world, name).await.expect("read") == text(BLOCK + 1));
+}
+
+#[tokio::test]
 async fn elsewhere_neither_is_plaintext_written_nor_a_plain_file_believed() {
     let world = world().await;
     for name in ["/z/f", "/landings/f"] {

@@ -8,6 +8,7 @@ use strongroom_proto::{
 };
 
 use super::{
+    commit::home,
     create::write_grant,
     lease::{lost, owned},
     rewrite::unchanged,
@@ -17,7 +18,10 @@ use crate::{
     authority::Caller,
     core::Core,
     error::MetadataError,
-    namespace::{permission::check_writing, resolve::climb},
+    namespace::{
+        permission::check_writing,
+        resolve::{Found, climb},
+    },
     quota::{self, Usage},
     schema::{access, access::transact, counted, keys, records},
     transfer::staged::current,
@@ -131,18 +135,41 @@ async fn add_in(
     access::put(txn, &keys::open_file(file), &open);
     match (&open.replaces, open.generation) {
         (Some(replaced), _) => {
-            let (_, body) = unchanged(txn, who, replaced).await?;
+            let (found, body) = unchanged(txn, who, replaced).await?;
+            if open.is_plain() && found.zone.is_some() {
+                return Err(MetadataError::Changed(found.path));
+            }
             check_no_longer(file, &open, &body)?;
             Ok(open.edek)
         }
-        (None, 0) => Ok(open.edek),
+        (None, 0) => {
+            if open.is_plain() {
+                home(txn, file, who, &open).await?;
+            }
+            Ok(open.edek)
+        }
         (None, _) => {
             let removed = || lost(file, &who.name, "it was removed");
             let found = climb(txn, who, file).await?.ok_or_else(removed)?;
             check_writing(who, &found)?;
             let body = access::body(txn, file).await?.ok_or_else(removed)?;
+            if body.plain.is_some() && !report.blocks.is_empty() {
+                check_no_zone(&found)?;
+            }
             Ok(current(txn, &body).await?.cloned())
         }
+    }
+}
+
+/// What somebody adds to a file that is not encrypted ends with the commit that he has in hand, once a zone is to encrypt it: neither is he
+/// to write what everybody reads without end, nor has the zone to wait for him.
+fn check_no_zone(found: &Found) -> Result<(), MetadataError> {
+    match &found.zone {
+        Some(zone) => Err(MetadataError::WrittenPlain {
+            path: found.path.clone(),
+            zone: zone.path.clone(),
+        }),
+        None => Ok(()),
     }
 }
 

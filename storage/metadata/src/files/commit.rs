@@ -90,7 +90,7 @@ async fn commit_in(txn: &mut impl Txn, commit: &Commit, next: ExtentId) -> Resul
     drop_unused(txn, commit, &open);
     let done = pb::CommittedFile {
         stat: Some(stat(txn, &found).await?),
-        grant: go_on(txn, commit, &body, next),
+        grant: go_on(txn, commit, (&found, &body), next),
     };
     commit.call.keep(txn, &done);
     Ok(done)
@@ -111,9 +111,15 @@ async fn done_before(
     }
 }
 
-/// Ends the writing, or grants the next extent.
-fn go_on(txn: &mut impl Txn, commit: &Commit, body: &records::Body, next: ExtentId) -> Option<pb::WriteGrant> {
-    let Some(lease_expires_ms) = commit.lease_expires_ms else {
+/// Ends the writing, or grants the next extent. Of a file that is not encrypted, in a zone that is to do that, nobody gets another.
+fn go_on(
+    txn: &mut impl Txn,
+    commit: &Commit,
+    (found, body): (&Found, &records::Body),
+    next: ExtentId,
+) -> Option<pb::WriteGrant> {
+    let may_go_on = body.plain.is_none() || found.zone.is_none();
+    let Some(lease_expires_ms) = commit.lease_expires_ms.filter(|_| may_go_on) else {
         counted::delete_open_file(txn, commit.file, commit.who.name.as_str());
         return None;
     };

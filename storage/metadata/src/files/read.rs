@@ -90,7 +90,10 @@ async fn check_adopting(txn: &mut impl Reader, found: &Found) -> Result<(), Meta
     if access::zone(txn, at.id).await?.is_some_and(|zone| zone.is_adopting()) {
         return Ok(());
     }
-    Err(MetadataError::PlainInZone(found.path.clone()))
+    Err(MetadataError::PlainInZone {
+        path: found.path.clone(),
+        zone: at.path.clone(),
+    })
 }
 
 /// Further blocks of an opened file and a fresh capability.

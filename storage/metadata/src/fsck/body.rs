@@ -7,9 +7,10 @@ use super::finding;
 use crate::{
     authority::Caller,
     error::MetadataError,
+    namespace::resolve::climb,
     schema::{access, access::transact, counted, keys, records},
     transfer::staged::current,
-    zones::adopt::take_in,
+    zones::adopt::{enlist, readopt},
 };
 
 /// Checks the EDEKs of a file in `zone` and their index entries.
@@ -73,17 +74,19 @@ async fn check_plain(
         None => None,
     };
     let adopting = adopting.filter(|adoption| !adoption.ended);
-    let may_be_here = zone.is_none() || adopting.is_some();
     let Ok(listed) = plain.zone() else {
         return problem(
             pb::FindingKind::Unreadable,
             "the zone that adopts the file cannot be read",
         );
     };
-    if !may_be_here || (listed.is_some() && listed != zone) {
-        let what =
-            "the file is not encrypted, in a zone that does not adopt it: nobody can read it; restore it from a copy";
+    if zone.is_some() && adopting.is_none() {
+        let what = "the file is not encrypted, in a zone that does not adopt it: nobody can read it; fsck --repair has the zone do so, and then: strongroom zone adopt";
         return problem(pb::FindingKind::Edek, what);
+    }
+    if listed.is_some() && listed != zone {
+        let what = "the file is not encrypted, and on the list of a zone in which it is not";
+        return problem(pb::FindingKind::Index, what);
     }
     let missed = listed.is_none() && adopting.is_some_and(|adoption| adoption.looked);
     if missed || reader.get(&keys::plain(listed, file)).await?.is_none() {
@@ -106,16 +109,7 @@ pub(super) async fn enter(store: &impl Store, who: &Caller, file: FileId) -> Res
 }
 
 async fn enter_in(txn: &mut impl Txn, keeper: &Caller, file: FileId) -> Result<bool, MetadataError> {
-    let mut is_missing = false;
-    if let Some(body) = access::body(txn, file).await?
-        && let Some(plain) = &body.plain
-    {
-        if !access::there(txn, &keys::plain(plain.zone()?, file)).await? {
-            counted::enter(txn, &body, file)?;
-            is_missing = true;
-        }
-        is_missing |= take_in(txn, keeper, None, file).await?;
-    }
+    let mut is_missing = enter_plain(txn, keeper, file).await?.unwrap_or_default();
     for edek in edeks_of(txn, file).await? {
         let zone = edek.zone_id.as_ref().try_into()?;
         let row = keys::index(zone, KeyVersion(edek.key_version), file);
@@ -125,6 +119,43 @@ async fn enter_in(txn: &mut impl Txn, keeper: &Caller, file: FileId) -> Result<b
         }
     }
     Ok(is_missing)
+}
+
+/// Has the zone of a file that is not encrypted adopt it, if it did not. Says whether the file is one of those.
+pub(super) async fn adopt(store: &impl Store, who: &Caller, file: FileId) -> Result<bool, MetadataError> {
+    let keeper = Caller::keeper(who.name.clone());
+    let entered = transact!(store, [keeper], |txn| enter_plain(txn, &keeper, file)).await;
+    entered.map(|entered| entered.is_some())
+}
+
+/// Sees to it that a file that is not encrypted is on the list of the zone that it is in, which adopts it, or on that of none. Says whether
+/// it was not; nothing of a file that is encrypted, gone, or cut off.
+async fn enter_plain(txn: &mut impl Txn, keeper: &Caller, file: FileId) -> Result<Option<bool>, MetadataError> {
+    let Some(body) = access::body(txn, file).await? else {
+        return Ok(None);
+    };
+    let Some(plain) = &body.plain else { return Ok(None) };
+    let Some(found) = climb(txn, keeper, file).await? else {
+        return Ok(None);
+    };
+    let (listed, zone) = (plain.zone()?, found.zone.map(|zone| zone.id));
+    if let Some(zone) = zone
+        && !readopt(txn, zone).await?
+    {
+        return Ok(None);
+    }
+    let is_there = access::there(txn, &keys::plain(listed, file)).await?;
+    if is_there && listed == zone {
+        return Ok(Some(false));
+    }
+    if is_there {
+        counted::drop_plain(txn, listed, file);
+    }
+    if listed != zone && access::there(txn, &keys::plain(zone, file)).await? {
+        counted::drop_plain(txn, zone, file);
+    }
+    enlist(txn, file, body, zone)?;
+    Ok(Some(true))
 }
 
 /// The EDEKs that a file is in the index with: those of one that shows, or that of a new one that is being written.

@@ -216,6 +216,7 @@ async fn repaired<S: Store, E: EdekSource>(
         finding.repaired = match finding.kind() {
             pb::FindingKind::Namespace | pb::FindingKind::Size => mend(store, entry).await?,
             pb::FindingKind::Index => body::enter(store, &question.who, entry.id).await?,
+            pb::FindingKind::Edek => body::adopt(store, &question.who, entry.id).await?,
             pb::FindingKind::Deficit => super::blocks::mark_deficits(store, entry.id, wanted).await?,
             _ => false,
         };

@@ -1,5 +1,6 @@
 //! The tree of names: resolution, directories, rename, removal.
 
+pub(crate) mod above;
 pub(crate) mod acl;
 pub(crate) mod attributes;
 pub(crate) mod clearing;

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Directories between an inode and the root, at most. A path's bytes bound it for what is made; renames further up can add to it.
-const DEPTH_MAX: usize = 2048;
+pub(super) const DEPTH_MAX: usize = 2048;
 
 /// A zone and where its root is.
 #[derive(Debug, Clone, PartialEq, Eq)]

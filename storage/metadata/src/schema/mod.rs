@@ -121,6 +121,13 @@ impl records::Plain {
     }
 }
 
+impl records::Adoption {
+    /// Whether files are left to look at.
+    pub(crate) const fn is_looking(&self) -> bool {
+        !self.looked && !self.ended
+    }
+}
+
 impl records::Zone {
     /// Whether files in the zone may be there that are not encrypted yet.
     pub(crate) fn is_adopting(&self) -> bool {

@@ -3,8 +3,11 @@
 //! files that are not encrypted once, by their ids, which no rename changes; each that is in the zone is entered in the zone's own list, and
 //! leaves that in the transaction that encrypts or removes it. Once all were looked at and the list is empty, the zone is one like any other.
 
+use std::time::Duration;
+
 use strongroom_kv::{Store, Txn};
 use strongroom_proto::{FileId, FrameSize, ZoneId, ZonePath, metadata::v1 as pb};
+use tokio::time::Instant;
 
 use super::{
     create::{Making, Wanted, make, record_of},
@@ -16,15 +19,21 @@ use crate::{
     core::Core,
     error::MetadataError,
     namespace::{
+        above::Above,
         attributes::Attributes,
         permission::{Rights, check},
-        resolve::{climb, find},
+        resolve::find,
     },
     schema::{access, access::transact, counted, keys, records},
 };
 
-/// Files that are not encrypted, looked at in one call.
-const LOOKED_AT_MAX: usize = 500;
+/// Files that are not encrypted, looked at together, and how often in one call.
+const PAGE: usize = 500;
+const PAGES_MAX: usize = 10;
+/// Files entered in one transaction: with 1024 extents each they are half of what it may write.
+const BATCH: usize = 100;
+/// After so long a call looks no further: it is answered, and made again, long before its caller gives up waiting.
+const LOOKS_FOR: Duration = Duration::from_secs(5);
 
 /// Makes a directory a zone that adopts what it holds, if it is none, and takes the next step of what there is to do.
 pub(crate) async fn advance<S: Store, E: EdekSource>(
@@ -37,7 +46,12 @@ pub(crate) async fn advance<S: Store, E: EdekSource>(
         Some(zone) => zone,
         None => begin(core, who, path, wanted).await?,
     };
-    look(core, who, zone).await?;
+    let until = Instant::now() + LOOKS_FOR;
+    for _ in 0..PAGES_MAX {
+        if look(&core.store, zone, until).await? || Instant::now() >= until {
+            break;
+        }
+    }
     transact!(&core.store, [], |txn| end(txn, zone)).await?;
     view::get(core, who, path).await
 }
@@ -121,71 +135,124 @@ async fn begin<S: Store, E: EdekSource>(
     }
 }
 
-/// Goes through the next of the files that are not encrypted and in no zone that is known.
-async fn look<S: Store, E: EdekSource>(core: &Core<S, E>, who: &Caller, zone: ZoneId) -> Result<(), MetadataError> {
-    let mut view = core.store.snapshot().await?;
-    let record = access::zone(&mut view, zone).await?;
-    let adoption = record.and_then(|record| record.adoption);
-    let adoption = adoption.ok_or(MetadataError::Corrupt { what: "zone" })?;
-    if adoption.looked {
-        return Ok(());
+/// Goes through the next of the files that are not encrypted and in no zone that is known. Says whether all were looked at. However late it is,
+/// some are, and what was seen of them is kept.
+async fn look(store: &impl Store, zone: ZoneId, until: Instant) -> Result<bool, MetadataError> {
+    let Some((files, above)) = unseen(store, zone).await? else {
+        return Ok(true);
+    };
+    let mut rest = files.as_slice();
+    loop {
+        let (batch, later) = rest.split_at(rest.len().min(BATCH));
+        let is_last = later.is_empty();
+        let mut seen = Seen {
+            mine: Vec::new(),
+            last: batch.last().copied(),
+            all: is_last && files.len() < PAGE,
+        };
+        for file in batch {
+            if above.zone(*file)? == Some(zone) {
+                seen.mine.push(*file);
+            }
+        }
+        if is_last || !seen.mine.is_empty() {
+            transact!(store, [seen], |txn| note(txn, zone, &seen)).await?;
+            if is_last || Instant::now() >= until {
+                return Ok(seen.all);
+            }
+        }
+        rest = later;
     }
+}
+
+/// The next files to look at, and what is above them; none once all were looked at. Read in a view, as most may be elsewhere. Nothing comes to
+/// the zone or leaves it any more, so that what is seen of that stays true.
+async fn unseen(store: &impl Store, zone: ZoneId) -> Result<Option<(Vec<FileId>, Above)>, MetadataError> {
+    let mut view = store.snapshot().await?;
+    let record = access::zone(&mut view, zone).await?;
+    let record = record.ok_or(MetadataError::ZoneGone(zone))?;
+    let Some(adoption) = record.adoption.filter(records::Adoption::is_looking) else {
+        return Ok(None);
+    };
     let mut range = keys::plain_of(None);
     if !adoption.after.is_empty() {
         range = range.after(&keys::plain(None, access::file_id(&adoption.after)?));
     }
-    let found = access::page(&mut view, &range, LOOKED_AT_MAX).await?;
-    drop(view);
-    let keeper = Caller::keeper(who.name.clone());
-    let mut last = None;
-    for (key, _) in &found {
-        let (_, file) = keys::plain_entry(key).ok_or(MetadataError::Corrupt { what: "list of files" })?;
-        transact!(&core.store, [keeper], |txn| take_in(txn, &keeper, Some(zone), file)).await?;
-        last = Some(file);
+    let mut files = Vec::new();
+    for (key, _) in access::page(&mut view, &range, PAGE).await? {
+        let (_, file) = keys::plain_entry(&key).ok_or(MetadataError::Corrupt { what: "list of files" })?;
+        files.push(file);
     }
-    let looked = found.len() < LOOKED_AT_MAX;
-    transact!(&core.store, [], |txn| note(txn, zone, last, looked)).await
+    let above = Above::read(&mut view, &files).await?;
+    Ok(Some((files, above)))
 }
 
-/// Enters a file in the list of its zone, if that is `wanted` or any will do. Says whether it was not there.
-pub(crate) async fn take_in(
-    txn: &mut impl Txn,
-    keeper: &Caller,
-    wanted: Option<ZoneId>,
-    file: FileId,
-) -> Result<bool, MetadataError> {
-    let Some(mut body) = access::body(txn, file).await? else {
-        return Ok(false);
-    };
-    let is_listed = !matches!(&body.plain, Some(plain) if plain.zone_id.is_empty());
-    if is_listed {
-        return Ok(false);
-    }
-    let found = climb(txn, keeper, file).await?;
-    let at = found.and_then(|found| found.zone).map(|zone| zone.id);
-    let Some(zone) = at.filter(|at| wanted.is_none_or(|wanted| wanted == *at)) else {
-        return Ok(false);
-    };
-    counted::withdraw(txn, &body, file)?;
-    body.plain = Some(records::Plain { zone_id: zone.into() });
-    counted::enter(txn, &body, file)?;
-    access::put(txn, &keys::body(file), &body);
-    Ok(true)
+/// What came of looking at some files.
+#[derive(Debug, Clone)]
+struct Seen {
+    /// Those in the zone.
+    mine: Vec<FileId>,
+    /// The last one of all.
+    last: Option<FileId>,
+    /// None is left to look at.
+    all: bool,
 }
 
-/// Notes how far the files were looked at. Of two calls at once each has looked at all up to where it says, so either is right.
-async fn note(txn: &mut impl Txn, zone: ZoneId, last: Option<FileId>, looked: bool) -> Result<(), MetadataError> {
-    let Some(mut record) = access::zone(txn, zone).await? else {
-        return Err(MetadataError::ZoneGone(zone));
+/// Enters files in the list of their zone, and how far all were looked at. Of two calls at once each has looked at all up to where it says.
+async fn note(txn: &mut impl Txn, zone: ZoneId, seen: &Seen) -> Result<(), MetadataError> {
+    let record = access::zone(txn, zone).await?;
+    let mut record = record.ok_or(MetadataError::ZoneGone(zone))?;
+    let Some(adoption) = record.adoption.as_mut().filter(|adoption| adoption.is_looking()) else {
+        return Ok(());
     };
-    if let Some(adoption) = record.adoption.as_mut().filter(|adoption| !adoption.looked) {
-        adoption.looked = looked;
-        if let Some(last) = last {
-            adoption.after = last.into();
+    adoption.looked = seen.all;
+    if let Some(last) = seen.last
+        && adoption.after.as_ref() < last.as_bytes().as_slice()
+    {
+        adoption.after = last.into();
+    }
+    access::put(txn, &keys::zone(zone), &record);
+    let keys: Vec<_> = seen.mine.iter().map(|file| keys::body(*file)).collect();
+    let bodies: Vec<Option<records::Body>> = access::records(txn, &keys, "file").await?;
+    for (file, body) in seen.mine.iter().zip(bodies) {
+        // Others were removed or encrypted meanwhile, or entered by another call.
+        let body = body.filter(|body| matches!(&body.plain, Some(plain) if plain.zone_id.is_empty()));
+        if let Some(body) = body {
+            counted::withdraw(txn, &body, *file)?;
+            enlist(txn, *file, body, Some(zone))?;
         }
-        access::put(txn, &keys::zone(zone), &record);
     }
     Ok(())
+}
+
+/// Enters a file that is not encrypted in the list of a zone, or of none, in which it is not.
+pub(crate) fn enlist(
+    txn: &mut impl Txn,
+    file: FileId,
+    mut body: records::Body,
+    zone: Option<ZoneId>,
+) -> Result<(), MetadataError> {
+    body.plain = Some(records::Plain {
+        zone_id: zone.map(Into::into).unwrap_or_default(),
+    });
+    counted::enter(txn, &body, file)?;
+    access::put(txn, &keys::body(file), &body);
+    Ok(())
+}
+
+/// Has a zone adopt what it holds, also if it was through with that, or never did: a file in it was found that is not encrypted. Says whether
+/// it does; there may be no such zone.
+pub(crate) async fn readopt(txn: &mut impl Txn, zone: ZoneId) -> Result<bool, MetadataError> {
+    let Some(mut record) = access::zone(txn, zone).await? else {
+        return Ok(false);
+    };
+    if !record.is_adopting() {
+        // All files are looked at again: where there is one, there may be others.
+        record.adoption = Some(records::Adoption::default());
+        access::put(txn, &keys::zone(zone), &record);
+        tracing::warn!(%zone, "the zone adopts again, since a file in it is not encrypted");
+    }
+    Ok(true)
 }
 
 /// Ends the adoption if no file is left that is not encrypted.
@@ -196,8 +263,8 @@ async fn end(txn: &mut impl Txn, zone: ZoneId) -> Result<(), MetadataError> {
     let Some(adoption) = record.adoption.as_mut() else {
         return Ok(());
     };
-    let is_over = adoption.ended || !adoption.looked;
-    if is_over || !access::page(txn, &keys::plain_of(Some(zone)), 1).await?.is_empty() {
+    let is_early = adoption.ended || !adoption.looked;
+    if is_early || !access::page(txn, &keys::plain_of(Some(zone)), 1).await?.is_empty() {
         return Ok(());
     }
     adoption.ended = true;
@@ -205,4 +272,73 @@ async fn end(txn: &mut impl Txn, zone: ZoneId) -> Result<(), MetadataError> {
     access::put(txn, &keys::zone(zone), &record);
     tracing::info!(%zone, "every file of the zone is encrypted");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use strongroom_kv::EmbeddedStore;
+
+    use super::*;
+    use crate::{namespace::resolve::root, quota::links::put_new, schema::ROOT};
+
+    async fn adoption(store: &EmbeddedStore, zone: ZoneId) -> records::Adoption {
+        let mut view = store.snapshot().await.expect("a view");
+        let record = access::zone(&mut view, zone).await.expect("readable");
+        record.expect("there").adoption.expect("it adopts")
+    }
+
+    /// Over a store of which each call is too late as soon as it begins.
+    #[tokio::test]
+    async fn however_slow_it_is_each_call_gets_further() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = EmbeddedStore::open(&dir.path().join("store")).expect("a store");
+        let zone = ZoneId::generate();
+        let directory = |id: FileId, zone: Option<ZoneId>| records::Entry {
+            id: id.into(),
+            zone_id: zone.map(Into::into).unwrap_or_default(),
+            ..records::Entry::default()
+        };
+        let record = records::Zone {
+            adoption: Some(records::Adoption::default()),
+            ..records::Zone::default()
+        };
+        let files = 4 * BATCH;
+        let mut txn = store.begin().await.expect("a transaction");
+        access::put(&mut txn, &keys::root(), &directory(ROOT, None));
+        access::put(&mut txn, &keys::zone(zone), &record);
+        let top = root(&mut txn).await.expect("there");
+        let mine = put_new(&mut txn, &top, "mine", directory(FileId::generate(), Some(zone))).expect("new");
+        let deep = put_new(&mut txn, &mine, "deep", directory(FileId::generate(), None)).expect("new");
+        for number in 0..files {
+            let entry = records::Entry {
+                file: Some(records::Size::default()),
+                ..directory(FileId::generate(), None)
+            };
+            let id = entry.file_id().expect("an id");
+            let body = records::Body {
+                plain: Some(records::Plain::default()),
+                ..records::Body::default()
+            };
+            // Every other one is elsewhere.
+            let at = if number % 2 == 0 { &deep } else { &top };
+            put_new(&mut txn, at, &number.to_string(), entry).expect("new");
+            counted::enter(&mut txn, &body, id).expect("a plain file");
+            access::put(&mut txn, &keys::body(id), &body);
+        }
+        txn.commit().await.expect("committed");
+
+        let (mut calls, mut before) = (1, adoption(&store, zone).await);
+        while !look(&store, zone, Instant::now()).await.expect("looked") {
+            let now = adoption(&store, zone).await;
+            assert!(now.after > before.after && !now.looked, "{now:?}");
+            (calls, before) = (calls + 1, now);
+        }
+        assert_eq!(calls, files / BATCH);
+        assert!(adoption(&store, zone).await.looked);
+        let mut view = store.snapshot().await.expect("a view");
+        let listed = access::page(&mut view, &keys::plain_of(Some(zone)), files).await;
+        assert_eq!(listed.expect("readable").len(), files / 2);
+        let left = counted::plain_left(&mut view, zone).await.expect("readable");
+        assert_eq!(left as usize, files / 2);
+    }
 }

@@ -115,7 +115,7 @@ async fn subject(txn: &mut impl Txn, who: &Caller, which: &Which) -> Result<Subj
 }
 
 /// Refuses while files of the zone are not encrypted: they use no version of its key, and whoever reads the proof would take them for
-/// safe. A zone that is through with that never begins again.
+/// safe. A zone that is through with that begins again only if a defect is found in it.
 async fn check_adopted(
     txn: &mut impl Txn,
     zone: ZoneId,

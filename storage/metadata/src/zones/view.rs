@@ -1,19 +1,22 @@
 //! Looking at zones: one by path, or all in pages.
 
+use bytes::Bytes;
 use strongroom_kv::{Reader, Store};
-use strongroom_proto::{ZoneId, ZonePath, metadata::v1 as pb};
+use strongroom_proto::{ZoneId, ZonePath, limits::PATH_BYTES_MAX, metadata::v1 as pb};
 
 use super::source::EdekSource;
 use crate::{
     authority::Caller,
     core::Core,
     error::MetadataError,
-    namespace::{remove::zone_root, resolve::find},
+    namespace::{above::Above, remove::zone_root, resolve::find},
     schema::{access, counted, keys, records},
 };
 
 /// Zones looked at for one page of a listing.
 const LOOKED_AT_MAX: usize = 1000;
+/// Files that are named of those that a zone has yet to encrypt.
+const NAMED_MAX: usize = 100;
 
 /// The zone that holds `path`.
 pub(crate) async fn get<S: Store, E: EdekSource>(
@@ -28,7 +31,33 @@ pub(crate) async fn get<S: Store, E: EdekSource>(
         .await?
         .ok_or(MetadataError::Corrupt { what: "zone" })?;
     let zone = wire_zone(at.id, &record, &at.path, core.stock.count(at.id));
-    counted_in(&mut txn, at.id, zone).await
+    let mut zone = counted_in(&mut txn, at.id, zone).await?;
+    if record.is_adopting() {
+        zone.not_encrypted = not_encrypted(&mut txn, who, at.id).await?;
+    }
+    Ok(zone)
+}
+
+/// Where some of the files are that a zone has yet to encrypt, as far as somebody may know.
+async fn not_encrypted(reader: &mut impl Reader, who: &Caller, zone: ZoneId) -> Result<Vec<Bytes>, MetadataError> {
+    let mut files = Vec::new();
+    for (key, _) in access::page(reader, &keys::plain_of(Some(zone)), NAMED_MAX).await? {
+        let (_, file) = keys::plain_entry(&key).ok_or(MetadataError::Corrupt { what: "list of files" })?;
+        files.push(file);
+    }
+    let above = Above::read(reader, &files).await?;
+    let mut paths = Vec::new();
+    for file in files {
+        match above.listed(who, file) {
+            Ok(found) => paths.extend(found.map(|found| found.path)),
+            Err(MetadataError::Forbidden(_) | MetadataError::TooDeep(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // Renames further up make paths that nobody could name.
+    paths.retain(|path| path.as_str().len() <= PATH_BYTES_MAX);
+    paths.sort();
+    Ok(paths.iter().map(Bytes::from).collect())
 }
 
 /// Zones with ids greater than `after` whose roots the caller may reach, `limit` of those that are looked at for a page.
@@ -80,6 +109,7 @@ pub(crate) fn wire_zone(id: ZoneId, record: &records::Zone, path: &ZonePath, ede
             left: 0,
             ended: adoption.ended,
         }),
+        not_encrypted: Vec::new(),
     }
 }
 

@@ -5,7 +5,7 @@ use prost::Message;
 use strongroom_proto::{Failure, Reason, metadata::v1 as pb};
 
 use super::{
-    fsck::{damage, findings, records},
+    fsck::{Faults, damage, findings, records},
     plain::world,
 };
 use crate::fixture::{
@@ -15,10 +15,8 @@ use crate::fixture::{
 };
 
 const HOLDER: [u8; 16] = [1; 16];
-/// Files that one call looks at.
-const PAGE: usize = 500;
 
-async fn adopt_as(world: &World, user: &str, path: &str, key: &str) -> Result<pb::Zone, Failure> {
+pub(super) async fn adopt_as(world: &World, user: &str, path: &str, key: &str) -> Result<pb::Zone, Failure> {
     let request = pb::AdoptZoneRequest {
         path: path.to_owned().into(),
         key_name: key.to_owned(),
@@ -28,7 +26,7 @@ async fn adopt_as(world: &World, user: &str, path: &str, key: &str) -> Result<pb
 }
 
 /// Goes on until all files were looked at.
-async fn adopt(world: &World, path: &str) -> pb::Adoption {
+pub(super) async fn adopt(world: &World, path: &str) -> pb::Adoption {
     loop {
         let zone = adopt_as(world, "fsadmin", path, "payroll").await.expect("a zone");
         let adoption = zone.adoption.expect("it adopts");
@@ -38,7 +36,7 @@ async fn adopt(world: &World, path: &str) -> pb::Adoption {
     }
 }
 
-async fn start(world: &World, path: &str) -> pb::Job {
+pub(super) async fn start(world: &World, path: &str) -> pb::Job {
     let request = pb::StartRewritingRequest {
         path: path.to_owned().into(),
         kind: pb::RewritingKind::Adoption.into(),
@@ -50,7 +48,7 @@ async fn start(world: &World, path: &str) -> pb::Job {
     job.expect("a job").into_inner()
 }
 
-async fn begin(world: &World, job: &pb::Job, path: &str) -> Result<pb::RewritingFile, Failure> {
+pub(super) async fn begin(world: &World, job: &pb::Job, path: &str) -> Result<pb::RewritingFile, Failure> {
     let request = pb::RewriteFileRequest {
         path: path.to_owned().into(),
         job_id: job.job_id.clone(),
@@ -69,17 +67,17 @@ async fn put_in_place(world: &World, begun: pb::RewritingFile) -> Result<pb::Sta
     world.commit(request).await
 }
 
-async fn encrypt(world: &World, job: &pb::Job, path: &str) -> pb::Stat {
+pub(super) async fn encrypt(world: &World, job: &pb::Job, path: &str) -> pb::Stat {
     let begun = begin(world, job, path).await.expect("begun");
     put_in_place(world, begun).await.expect("put in place")
 }
 
-fn told(looked: bool, left: u64, ended: bool) -> pb::Adoption {
+pub(super) fn told(looked: bool, left: u64, ended: bool) -> pb::Adoption {
     pb::Adoption { looked, left, ended }
 }
 
 /// A directory with two plain files, one of them deeper, beside one that is not in it.
-async fn with_files() -> World {
+pub(super) async fn with_files() -> World {
     let world = world().await;
     world.mkdir("/a/d").await;
     world.mkdir("/b").await;
@@ -122,6 +120,7 @@ async fn what_is_there_is_encrypted_in_place_and_what_is_new_at_once() {
     );
     let zone = world.get_zone("/a/d").await.expect("a zone").into_inner();
     assert_eq!(zone.adoption, Some(told(true, 1, false)));
+    assert_eq!(zone.not_encrypted, ["/a/d/g"]);
     assert_eq!(findings(&world, false).await, []);
     encrypt(&world, &job, "/a/d/g").await;
     assert_eq!(adopt(&world, "/a").await, told(true, 0, true));
@@ -130,32 +129,6 @@ async fn what_is_there_is_encrypted_in_place_and_what_is_new_at_once() {
     assert!(world.reopen("/a/f").await.is_ok(), "it can be written again");
     assert_eq!(world.read("/b/h").await.expect("it opens").edek, None);
     assert_eq!(findings(&world, false).await, []);
-}
-
-#[tokio::test]
-async fn no_file_escapes_by_being_renamed_however_many_there_are() {
-    let world = with_files().await;
-    for number in 0..PAGE {
-        world
-            .write_plain(&format!("/b/{number}"), 0)
-            .await
-            .expect("a plain file");
-    }
-    let first = adopt_as(&world, "fsadmin", "/a", "payroll").await.expect("a zone");
-    let adoption = first.adoption.expect("it adopts");
-    assert!(
-        !adoption.looked && !adoption.ended,
-        "503 files are more than a page: {adoption:?}"
-    );
-    world.mkdir("/a/e").await;
-    world.rename("/a/d", "/a/e/d", false).await.expect("within the zone");
-    world.rename("/a/f", "/a/e/f", false).await.expect("within the zone");
-    assert_eq!(adopt(&world, "/a").await, told(true, 2, false));
-    let job = start(&world, "/a").await;
-    for path in ["/a/e/f", "/a/e/d/g"] {
-        encrypt(&world, &job, path).await;
-    }
-    assert_eq!(adopt(&world, "/a").await, told(true, 0, true));
 }
 
 #[tokio::test]
@@ -221,8 +194,19 @@ async fn a_plain_file_of_it_is_read_renamed_and_removed_and_neither_written_nor_
     assert_eq!(findings(&world, false).await, []);
 }
 
+/// Says that so much of a grant's extent is stored, and renews the grant.
+async fn add(world: &World, grant: &pb::WriteGrant, length: u64) -> Result<pb::WriteGrant, Failure> {
+    let request = pb::AddBlocksRequest {
+        file_id: grant.file_id.clone(),
+        extent_id: grant.extent_id.clone(),
+        blocks: commit_plain(grant, length, &NODES).blocks,
+        ..pb::AddBlocksRequest::default()
+    };
+    Ok(world.user("alice").files.add_blocks(request).await?.into_inner())
+}
+
 #[tokio::test]
-async fn who_was_writing_goes_on_or_is_refused_and_nothing_plain_is_left_behind() {
+async fn who_was_writing_ends_what_he_has_in_hand_and_nothing_plain_is_left_behind() {
     let world = with_files().await;
     let new = world
         .create("/a/new", false)
@@ -233,6 +217,10 @@ async fn who_was_writing_goes_on_or_is_refused_and_nothing_plain_is_left_behind(
     let reopened = world.reopen("/a/f").await.expect("opened");
     let second = world.rewrite("/a/d/g").await.expect("begun");
     assert_eq!(adopt(&world, "/a").await, told(true, 2, false));
+    for length in [0, 10] {
+        let failure = add(&world, &new, length).await.expect_err("a new plain file");
+        check(&failure, Reason::LeaseLost, &["part of an encryption zone"]);
+    }
     let failure = world
         .commit(commit_plain(&new, 10, &NODES))
         .await
@@ -241,26 +229,33 @@ async fn who_was_writing_goes_on_or_is_refused_and_nothing_plain_is_left_behind(
     let body = second.body.expect("a body").grant.expect("a grant");
     let mut compacted = commit_plain(&body, 10, &NODES);
     compacted.generation = 2;
-    let failure = world.commit(compacted).await.expect_err("a plain body");
-    check(&failure, Reason::FileChanged, &["/a/d/g"]);
+    for failure in [
+        add(&world, &body, 10).await.map(|_| ()),
+        world.commit(compacted).await.map(|_| ()),
+    ] {
+        check(&failure.expect_err("a plain body"), Reason::FileChanged, &["/a/d/g"]);
+    }
 
     let job = start(&world, "/a").await;
     let failure = begin(&world, &job, "/a/f").await.expect_err("somebody writes it");
     check(&failure, Reason::LeaseHeld, &["/a/f"]);
     let (file, grant) = (reopened.file.expect("the file"), reopened.grant.expect("a grant"));
+    let failure = add(&world, &grant, 5).await.expect_err("more of it");
+    check(
+        &failure,
+        Reason::NotEncrypted,
+        &["/a/f", "no more is added", "zone adopt /a"],
+    );
+    add(&world, &grant, 0).await.expect("he has the time to end it");
     let mut request = commit_plain(&grant, 5, &NODES);
     let added = std::mem::replace(&mut request.extents, file.extents);
     request.extents.extend(added);
-    request.generation = 2;
-    assert_eq!(
-        world
-            .commit(request)
-            .await
-            .expect("what was begun before is not lost")
-            .length,
-        15
-    );
-    assert_eq!(encrypt(&world, &job, "/a/f").await.length, 15);
+    (request.generation, request.go_on) = (2, true);
+    let done = world.user("alice").files.commit_file(request).await;
+    let done = done.expect("what was begun before is not lost").into_inner();
+    assert_eq!(done.stat.map(|stat| stat.length), Some(15));
+    assert_eq!(done.grant, None, "he asked to go on");
+    assert_eq!(encrypt(&world, &job, "/a/f").await.length, 15, "nobody writes it");
     encrypt(&world, &job, "/a/d/g").await;
     assert_eq!(adopt(&world, "/a").await, told(true, 0, true));
     assert_eq!(findings(&world, false).await, []);
@@ -347,8 +342,37 @@ async fn quotas_are_as_they_were() {
     assert_eq!((after.quotas[0].names, after.quotas[0].bytes), (4, 20));
 }
 
+/// Repairs a zone that takes its two plain files for encrypted, and has it adopt them.
+async fn adopted_again(world: &World) {
+    let failure = world.read("/a/f").await.map(|_| ()).expect_err("a defect");
+    check(
+        &failure,
+        Reason::NotEncrypted,
+        &["/a/f", "strongroom fsck --repair", "strongroom zone adopt /a"],
+    );
+    let untouched = findings(world, false).await;
+    assert!(
+        untouched.iter().any(|found| found.what.contains("does not adopt it")),
+        "{untouched:?}"
+    );
+    let repaired = findings(world, true).await;
+    assert!(
+        repaired.len() >= 2 && repaired.iter().all(|found| found.repaired),
+        "{repaired:?}"
+    );
+    assert_eq!(findings(world, false).await, []);
+    assert_eq!(world.read("/a/f").await.expect("it opens").edek, None);
+    assert_eq!(adopt(world, "/a").await, told(true, 2, false));
+    let job = start(world, "/a").await;
+    for path in ["/a/f", "/a/d/g"] {
+        encrypt(world, &job, path).await;
+    }
+    assert_eq!(adopt(world, "/a").await, told(true, 0, true));
+    assert_eq!(findings(world, false).await, []);
+}
+
 #[tokio::test]
-async fn a_plain_file_in_a_zone_that_is_through_is_not_read() {
+async fn a_zone_that_is_through_adopts_again_if_a_plain_file_is_found_in_it() {
     let mut world = with_files().await;
     adopt(&world, "/a").await;
     damage(&mut world, |faults| {
@@ -358,29 +382,40 @@ async fn a_plain_file_in_a_zone_that_is_through_is_not_read() {
         faults.puts.push((key, zone.encode_to_vec()));
     })
     .await;
-    let failure = world.read("/a/f").await.map(|_| ()).expect_err("a lie");
-    check(&failure, Reason::NotEncrypted, &["/a/f", "fsck"]);
-    let found = findings(&world, false).await;
-    assert!(
-        found.iter().any(|found| found.what.contains("does not adopt it")),
-        "{found:?}"
-    );
+    adopted_again(&world).await;
+}
+
+#[tokio::test]
+async fn so_does_one_that_forgot_that_it_ever_did() {
+    let mut world = with_files().await;
+    adopt(&world, "/a").await;
+    damage(&mut world, |faults| {
+        let (key, value) = faults.row(b'z', b"payroll");
+        let mut zone = records::Zone::decode(value).expect("a zone");
+        zone.adoption = None;
+        faults.puts.push((key, zone.encode_to_vec()));
+        miss(faults, "f");
+    })
+    .await;
+    adopted_again(&world).await;
+}
+
+/// Has a file be in the list of those in no zone, as one that was never looked at.
+fn miss(faults: &mut Faults, name: &str) {
+    let (listed, body) = (faults.of(b'P', name), faults.of(b'e', name));
+    let (_, value) = faults.row(b'e', &body[1..]);
+    let mut record = records::Body::decode(value).expect("a body");
+    record.plain.get_or_insert_default().zone_id.clear();
+    faults.puts.push((body.clone(), record.encode_to_vec()));
+    faults.puts.push(([&[b'P', 0][..], &body[1..]].concat(), Vec::new()));
+    faults.deletes.push(listed);
 }
 
 #[tokio::test]
 async fn what_a_zone_missed_is_found_before_it_is_through() {
     let mut world = with_files().await;
     adopt(&world, "/a").await;
-    damage(&mut world, |faults| {
-        let (listed, body) = (faults.of(b'P', "f"), faults.of(b'e', "f"));
-        let (_, value) = faults.row(b'e', &body[1..]);
-        let mut record = records::Body::decode(value).expect("a body");
-        record.plain.get_or_insert_default().zone_id.clear();
-        faults.puts.push((body.clone(), record.encode_to_vec()));
-        faults.puts.push(([&[b'P', 0][..], &body[1..]].concat(), Vec::new()));
-        faults.deletes.push(listed);
-    })
-    .await;
+    damage(&mut world, |faults| miss(faults, "f")).await;
     let found = findings(&world, true).await;
     let missed = found
         .iter()
@@ -400,4 +435,51 @@ async fn somebodys_trash_does_not_become_the_zones() {
     check(&failure, Reason::NotEmpty, &["/a", ".Trash", "--skip-trash"]);
     world.mkdir("/b/.Trash").await;
     adopt(&world, "/b").await;
+}
+
+#[tokio::test]
+async fn the_files_that_are_left_are_named_to_those_who_may_list_them() {
+    let world = with_files().await;
+    let named = async |user: &str| {
+        let request = pb::GetZoneRequest { path: "/a".into() };
+        let zone = world.user(user).zones.get_zone(request).await;
+        zone.expect("a zone").into_inner().not_encrypted
+    };
+    adopt(&world, "/a").await;
+    let private = pb::SetAttributesRequest {
+        path: "/a/d".into(),
+        // Who knows a name in it gets there.
+        mode: Some(0o711),
+        ..pb::SetAttributesRequest::default()
+    };
+    let set = world.user("alice").namespace.set_attributes(private).await;
+    set.expect("her own");
+    assert_eq!(named("alice").await, ["/a/d/g", "/a/f"]);
+    assert_eq!(named("fsadmin").await, ["/a/d/g", "/a/f"]);
+    assert_eq!(named("bob").await, ["/a/f"]);
+    let request = pb::ListZonesRequest::default();
+    let of_all = world.user("alice").zones.list_zones(request).await;
+    let of_all = of_all.expect("zones").into_inner().zones;
+    assert!(of_all[0].not_encrypted.is_empty());
+    world.remove("/a/f", false).await.expect("removed");
+    let job = start(&world, "/a").await;
+    encrypt(&world, &job, "/a/d/g").await;
+    assert_eq!(named("alice").await, Vec::<&[u8]>::new());
+}
+
+#[tokio::test]
+async fn no_plain_file_may_be_made_any_more_and_those_that_are_there_are_adopted() {
+    let mut world = with_files().await;
+    adopt(&world, "/a").await;
+    world.settings.plain_files = false;
+    world.restart().await;
+    assert_eq!(adopt(&world, "/b").await, told(true, 1, false));
+    for (zone, paths) in [("/a", &["/a/f", "/a/d/g"][..]), ("/b", &["/b/h"])] {
+        let job = start(&world, zone).await;
+        for path in paths {
+            encrypt(&world, &job, path).await;
+        }
+        assert_eq!(adopt(&world, zone).await, told(true, 0, true));
+    }
+    assert_eq!(findings(&world, false).await, []);
 }

@@ -12,6 +12,10 @@ use strongroom_metadata::{Config, ExportError, Settings, Summary, export, import
 use strongroom_proto::metadata::v1 as pb;
 use tempfile::TempDir;
 
+use super::{
+    adopt::{adopt, encrypt, start, told},
+    fsck::findings,
+};
 use crate::fixture::{NODES, World, cluster::Cluster, files::commit_request, in_database, pki::Pki, quick};
 
 /// Bytes of an export before its records and after the last one's end.
@@ -112,6 +116,47 @@ async fn a_namespace_moves_to_a_database_and_back_and_works_in_both() {
         .expect_err("a service runs");
     assert!(matches!(error, ExportError::Running), "{error}");
     export(&inside, &place.path("fourth"), true).await.expect("a copy");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zone_goes_on_adopting_where_its_namespace_was_moved_to() {
+    let (database, place) = (Cluster::start(), Place::new());
+    let shared = in_database(&database.fresh_url());
+    let settings = Settings {
+        plain_files: true,
+        ..quick()
+    };
+    let mut world = World::with_store(settings, StoreConfig::default()).await;
+    world.mkdir("/a").await;
+    for name in ["f", "g", "h"] {
+        world
+            .write_plain(&format!("/a/{name}"), 10)
+            .await
+            .expect("a plain file");
+    }
+    world.mkdir("/b").await;
+    world.write_plain("/b/i", 10).await.expect("a plain file");
+    assert_eq!(adopt(&world, "/a").await, told(true, 3, false));
+    let job = start(&world, "/a").await;
+    encrypt(&world, &job, "/a/f").await;
+    world.stop().await;
+
+    let there = place.config("there", StoreConfig::default());
+    fs::create_dir(place.path("there")).expect("a directory");
+    fs::copy(world.store_path(), place.path("there/metadata.redb")).expect("a copy");
+    let exported = place.path("exported");
+    export(&there, &exported, false).await.expect("exported");
+    import(&place.config("inside", shared.clone()), &exported, None)
+        .await
+        .expect("imported");
+    let world = World::over(world, shared).await;
+    assert_eq!(adopt(&world, "/a").await, told(true, 2, false));
+    for path in ["/a/g", "/a/h"] {
+        encrypt(&world, &job, path).await;
+    }
+    assert_eq!(adopt(&world, "/a").await, told(true, 0, true));
+    assert_eq!(world.read("/b/i").await.expect("it opens").edek, None);
+    assert_eq!(findings(&world, false).await, []);
 }
 
 /// A small export and its configuration.

@@ -6,6 +6,7 @@ mod fixture;
 
 mod acls;
 mod adopt;
+mod adopt_races;
 mod export;
 mod expunge;
 mod files;

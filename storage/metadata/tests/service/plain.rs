@@ -17,6 +17,8 @@ const LENGTH: u64 = BLOCK_BYTES + 10;
 pub(super) async fn world() -> World {
     let settings = Settings {
         plain_files: true,
+        // What is adopted takes EDEKs from a small stock.
+        mint_wait_ms: 20_000,
         ..quick()
     };
     World::with(settings).await

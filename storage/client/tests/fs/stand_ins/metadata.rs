@@ -66,6 +66,8 @@ pub(crate) struct MetadataState {
     pub(crate) removals: Vec<Bytes>,
     /// Grants the extent again that was granted before.
     pub(crate) same_extents: bool,
+    /// Lets nobody go on after a commit.
+    pub(crate) lets_go: bool,
     /// Gives a second body the EDEK of the first.
     pub(crate) same_deks: bool,
     next_dek: u8,
@@ -97,6 +99,7 @@ impl MetadataState {
             block_lists: 0,
             removals: Vec::new(),
             same_extents: false,
+            lets_go: false,
             same_deks: false,
             next_dek: 1,
         }
@@ -226,7 +229,7 @@ impl MetadataState {
         self.files.insert(file.stat.path.clone(), file.clone());
         Ok(CommittedFile {
             stat: Some(file.stat.clone()),
-            grant: request.go_on.then(|| self.open_again(file)),
+            grant: (request.go_on && !self.lets_go).then(|| self.open_again(file)),
         })
     }
 
