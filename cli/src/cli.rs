@@ -9,7 +9,10 @@ use strongroom_kms::{
 };
 use strongroom_proto::{EdekSuite, KeyName, ZoneId, ZonePath};
 
-use crate::{error::EXIT_CODES_HELP, profile::PROFILE_VARIABLE};
+use crate::{
+    error::EXIT_CODES_HELP,
+    profile::{PROFILE_VARIABLE, PlainPath},
+};
 
 mod fs;
 mod job;
@@ -153,7 +156,7 @@ pub(crate) struct FsckArgs {
 }
 
 fn plain_directory(text: &str) -> Result<ZonePath, String> {
-    ZonePath::parse(text.as_bytes()).map_err(|error| error.to_string())
+    PlainPath::try_from(text.to_owned()).map(|directory| directory.path())
 }
 
 #[derive(Debug, Args)]

@@ -71,7 +71,8 @@ impl From<Umask> for String {
     }
 }
 
-/// A directory as the filesystem names it.
+/// A directory in which files may be that are not encrypted, as the filesystem names it. Not the root: then nothing would be held against the
+/// metadata service's word any more.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub(crate) struct PlainPath(ZonePath);
@@ -86,9 +87,11 @@ impl TryFrom<String> for PlainPath {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let path = ZonePath::parse(text.as_bytes());
-        path.map(Self)
-            .map_err(|error| format!("plain lists directories by their paths: {error}"))
+        match ZonePath::parse(text.as_bytes()) {
+            Ok(path) if path.is_root() => Err("plain lists single directories; with / no file would have to be encrypted, whatever zone it is in, if the metadata service said so".to_owned()),
+            Ok(path) => Ok(Self(path)),
+            Err(error) => Err(format!("plain lists directories by their paths: {error}")),
+        }
     }
 }
 
@@ -309,6 +312,7 @@ mod tests {
             ("localhost:7600", "localhost", "host:port"),
             ("fs = \"alice\"", "", "missing field `fs`"),
             ("kms =", "plain = [\"landing\"]\nkms =", "plain lists directories"),
+            ("kms =", "plain = [\"/\"]\nkms =", "plain lists single directories"),
         ] {
             let error = toml::from_str::<Profile>(&SAMPLE.replace(from, to))
                 .expect_err("invalid")

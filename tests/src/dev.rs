@@ -125,6 +125,11 @@ impl Dev {
         self.builder.arguments.push(argument.into());
     }
 
+    /// No argument of its own from the next start on.
+    pub fn drop_arguments(&mut self) {
+        self.builder.arguments.clear();
+    }
+
     /// Starts the processes, which must not run, and waits until they are ready.
     pub fn start_again(&mut self) {
         if let Err(refused) = self.try_start() {

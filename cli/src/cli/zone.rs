@@ -82,8 +82,8 @@ pub(crate) enum ZoneCommand {
     },
     /// Make a directory a zone with all it holds, and encrypt that in place
     ///
-    /// For directories in no zone. The zone is made at once, by the profile's zone administrator: files made from then on are encrypted, and
-    /// what was there stays readable while the profile's user of files encrypts it, file by file, in the foreground. What was interrupted
+    /// For directories in no zone. The zone is made at once, by the profile's zone administrator: files made from then on are encrypted, who is
+    /// appending to one that is not may end what he has in hand, and what was there stays readable while the profile's user of files encrypts it, file by file, in the foreground. What was interrupted
     /// goes on when the command is given again, by whoever may read and write the files. The profile has to list the directory:
     /// plain = ["/landing"]. Zones inside are left alone. Old bytes are deleted as those of any file: docs/operations.md says what that leaves.
     #[command(

@@ -47,6 +47,10 @@ pub(super) async fn run(session: &Session, args: ZoneAdoptArgs, output: Output) 
 
 /// Its files are read as they are, which this client has to be told to do.
 fn check_listed(fs: &ZoneFs, path: &ZonePath) -> Result<(), Error> {
+    if path.is_root() {
+        let message = "adopt the directories in / one by one: no profile lists / itself as plain, since that would be every file there is".to_owned();
+        return Err(Error::Usage { message });
+    }
     if fs.allows_plain(path) {
         return Ok(());
     }
@@ -91,7 +95,7 @@ fn left(zone: &Zone) -> u64 {
 
 fn tell(path: &ZonePath, zone: &Zone, report: &Report, stopped: Option<JobId>, output: Output) -> Result<(), Error> {
     let left = left(zone);
-    report.leave(left);
+    report.leave(left, zone.not_encrypted.iter().map(ToString::to_string).collect());
     let done = report.finish(output);
     if let Some(job) = stopped {
         return Err(Error::JobEnded { job });

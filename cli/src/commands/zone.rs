@@ -20,6 +20,9 @@ use crate::{
 /// The pause between two looks at a re-encryption.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
+/// Files that are named of those that a zone has yet to encrypt.
+const NAMED_MAX: usize = 10;
+
 /// What the creator of a zone as HDFS has them gives up.
 const UNAUTHENTICATED: &str = "note: files of suite ctr-hdfs are hidden and not authenticated: a byte that somebody changes on a block node's disk is not noticed; suite gcm, the default, notices it";
 
@@ -110,14 +113,14 @@ fn files_text(zone: &Zone) -> String {
             ended: false,
             looked,
             left,
-        }) => format!("{encrypted}, {left}{} to adopt", or_more(looked)),
+        }) => format!("{encrypted}, {}{left} to adopt", at_least(looked)),
         _ => encrypted.to_string(),
     }
 }
 
-/// Beside a number of files that may grow until all were looked at.
-const fn or_more(looked: bool) -> &'static str {
-    if looked { "" } else { " or more" }
+/// Before a number of files that may grow until all were looked at.
+const fn at_least(looked: bool) -> &'static str {
+    if looked { "" } else { "at least " }
 }
 
 fn show(zone: &Zone, output: Output) -> Result<(), Error> {
@@ -141,11 +144,19 @@ fn zone_text(zone: &Zone) -> String {
         zone.edeks_in_stock
     );
     if let Some(adoption) = zone.adoption.filter(|adoption| !adoption.ended) {
-        let least = or_more(adoption.looked);
         text.push_str(&format!(
-            "adopts   {}{least} that are not encrypted yet; go on with: strongroom zone adopt {}\n",
-            adoption.left, zone.path
+            "adopts   {}{} files that are not encrypted yet; go on with: strongroom zone adopt {}\n",
+            at_least(adoption.looked),
+            adoption.left,
+            zone.path
         ));
+        for path in zone.not_encrypted.iter().take(NAMED_MAX) {
+            text.push_str(&format!("left     {}\n", one_line(path.as_str())));
+        }
+        let named = NAMED_MAX.min(zone.not_encrypted.len()) as u64;
+        if named > 0 && adoption.left > named {
+            text.push_str("left     … and more; --json names up to 100 of those in directories that you may list\n");
+        }
     }
     if zone.files.is_empty() {
         text.push_str("files    none");

@@ -56,7 +56,8 @@ pub(super) async fn wait_until_ready(layout: &Layout, ports: &Ports) -> Result<(
     }
 }
 
-fn channel(ports: &Ports, role: Role, identity: &TlsIdentity) -> Result<Channel, DevError> {
+/// How a role is reached.
+pub(super) fn channel(ports: &Ports, role: Role, identity: &TlsIdentity) -> Result<Channel, DevError> {
     let remote: Remote = format!("localhost:{}", ports.of(role)).parse()?;
     let expected = match role {
         Role::Kms => transport::Role::Kms,

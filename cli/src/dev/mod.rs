@@ -9,6 +9,7 @@ mod files;
 mod health;
 mod layout;
 mod pki;
+mod plain;
 mod ports;
 mod profile;
 mod supervisor;
@@ -55,7 +56,7 @@ pub(crate) async fn run(options: DevOptions, output: Output) -> Result<(), Error
         () = stop.requested() => None,
     };
     let outcome = match ready {
-        Some(Ok(())) => announce(&prepared, output).map(|()| true),
+        Some(Ok(())) => tell(&prepared, &options, output).await.map(|()| true),
         Some(Err(error)) => Err(error.into()),
         None => Ok(false),
     };
@@ -106,6 +107,13 @@ struct Ready<'a> {
     profile_is_default: bool,
     tokens: usize,
     block: &'a [u16],
+}
+
+async fn tell(prepared: &Prepared, options: &DevOptions, output: Output) -> Result<(), Error> {
+    if options.plain.is_empty() {
+        plain::tell_of_unserved(&prepared.layout, &prepared.ports).await?;
+    }
+    announce(prepared, output)
 }
 
 fn announce(prepared: &Prepared, output: Output) -> Result<(), Error> {

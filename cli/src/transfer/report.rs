@@ -15,6 +15,8 @@ use crate::{
 
 /// Failures that are listed at the end; more are only counted.
 const LISTED_MAX: usize = 100;
+/// Files that are named to people of those that are left.
+const LEFT_NAMED_MAX: usize = 10;
 
 /// After so many failures in a row because a service, the token or the nodes cannot be reached, the rest is not tried:
 /// each try takes its time to fail.
@@ -59,6 +61,8 @@ struct Counts {
     unchanged: u64,
     /// Files that are to be done yet, where that is known.
     left: Option<u64>,
+    /// Where some of them are.
+    left_files: Vec<String>,
     skipped: u64,
     /// Of `skipped`, those that nobody allowed.
     unexpected: u64,
@@ -91,6 +95,8 @@ struct Summary<'a> {
     unchanged: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     left: Option<u64>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    left_files: &'a [String],
     skipped: u64,
     failed: u64,
     failures: &'a [Listed],
@@ -137,9 +143,11 @@ impl Report {
         counts.unchanged += u64::from(!counts.again);
     }
 
-    /// So many files are to be done yet.
-    pub(crate) fn leave(&self, files: u64) {
-        self.counts().left = Some(files);
+    /// So many files are to be done yet, some of them at these paths.
+    pub(crate) fn leave(&self, files: u64, paths: Vec<String>) {
+        let mut counts = self.counts();
+        counts.left = Some(files);
+        counts.left_files = paths;
     }
 
     /// Whether something failed or was skipped.
@@ -219,6 +227,7 @@ impl Counts {
             files_per_s: per_second(self.files as f64),
             unchanged: self.unchanged,
             left: self.left,
+            left_files: &self.left_files,
             skipped: self.skipped,
             failed: self.failed,
             failures: &self.listed,
@@ -238,6 +247,9 @@ impl Counts {
         let more = self.failed - self.listed.len() as u64;
         if more > 0 {
             note(&format!("strongroom: … and {more} more failures"));
+        }
+        for path in self.left_files.iter().take(LEFT_NAMED_MAX) {
+            note(&format!("strongroom: left: {}", one_line(path)));
         }
         if self.is_hopeless() {
             note("strongroom: gave up, since nothing can be reached any more; the rest was not tried");

@@ -179,6 +179,9 @@ fn the_report_says_what_was_done_and_what_is_left() {
         "{report}"
     );
     assert_eq!(report["failures"][0]["reason"], "permission-denied");
+    let left = serde_json::json!(["/landing/d/f1"]);
+    assert_eq!(report["left_files"], left, "{report}");
+    assert_eq!(cli.line("--json zone info /landing").json()["not_encrypted"], left);
     let bytes: u64 = (0..FILES)
         .filter(|number| *number != 1)
         .map(|number| (LENGTH + number) as u64)
@@ -195,4 +198,8 @@ fn the_report_says_what_was_done_and_what_is_left() {
         "{report}"
     );
     assert!(!cli.line("zone list").text().contains("to adopt"));
+    let told = cli.line("zone adopt /landing").ok();
+    let advice = "take /landing off the list plain";
+    assert!(told.stderr.contains(advice), "{}", told.stderr);
+    cli.line("zone adopt / --key landing").fails(2, &["one by one"]);
 }

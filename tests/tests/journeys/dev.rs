@@ -45,6 +45,31 @@ fn everything_survives_a_restart_and_needs_no_flags() {
 }
 
 #[test]
+fn files_that_are_not_encrypted_are_told_of_where_no_directory_is_named_for_them() {
+    let mut dev = Dev::builder().argument("--plain").argument("/landing").start();
+    let file = dev.scratch("in").join("a");
+    fs::write(&file, "plain as day").expect("own directory");
+    let cli = dev.cli();
+    cli.as_user("fsadmin").line("fs mkdir /landing").ok();
+    cli.as_user("fsadmin").line("fs chown alice /landing").ok();
+    cli.run(["fs", "put", file.to_str().expect("UTF-8"), "/landing/a"]).ok();
+    assert!(!dev.stderr().contains("not encrypted"), "{}", dev.stderr());
+    dev.stop();
+    dev.drop_arguments();
+    dev.start_again();
+    until("it is told", Duration::from_secs(30), || {
+        dev.stderr().contains("start with --plain DIR").then_some(())
+    });
+    cli.line("fs cat /landing/a").fails(8, &["/landing/a", "plain = ["]);
+    dev.stop();
+    dev.add_argument("--plain");
+    dev.add_argument("/landing");
+    dev.start_again();
+    assert_eq!(cli.line("fs cat /landing/a").text(), "plain as day");
+    cli.line("dev --plain /").fails(2, &["single directories"]);
+}
+
+#[test]
 fn secrets_are_for_their_owner_only() {
     let dev = Dev::start();
     for path in [
