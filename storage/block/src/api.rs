@@ -77,14 +77,19 @@ impl Blocks for BlocksService {
             .check(expected, request.deep)
             .await
             .map_err(Failure::from)?;
-        // Whoever asks takes what is not named as there.
-        if let Some((_, error)) = checked.unreadable.into_iter().next() {
-            return Err(Failure::from(error).into());
+        let mut unreadable = Vec::new();
+        for (block, error) in checked.unreadable {
+            if !request.tell_unreadable {
+                return Err(Failure::from(error).into());
+            }
+            tracing::error!(%block, %error, "a file of a block cannot be read");
+            unreadable.push(block.into());
         }
         let (damaged, missing): (Vec<_>, Vec<_>) = checked.lacking.into_iter().partition(|block| block.damaged);
         Ok(Response::new(CheckBlocksResponse {
             missing: missing.into_iter().map(|block| block.id.into()).collect(),
             damaged: damaged.into_iter().map(|block| block.id.into()).collect(),
+            unreadable,
         }))
     }
 }

@@ -10,7 +10,7 @@ use crc_fast::crc32_iscsi;
 use strongroom_block::{RunError, run};
 use strongroom_proto::{
     BlockId, ExtentId, Reason,
-    block::v1::{PutBlockRequest, Target},
+    block::v1::{CheckBlocksRequest, ExpectedBlock, PutBlockRequest, Target},
     capability::{Capability, Right, Signer},
     limits::BLOCK_BYTES_MAX,
     metadata::v1::{CheckReplicas, Replica, Replicate, TellReplicas, command},
@@ -502,6 +502,42 @@ async fn a_node_says_what_it_has_and_what_it_lacks() {
     fs::remove_dir_all(cluster.data("node-1")).expect("a new disk");
     let node = cluster.join("node-1").await;
     assert_ne!(cluster.heard().heartbeats["node-1"].incarnation, incarnation);
+    node.stop().await;
+}
+
+/// A file that cannot be read keeps nobody from hearing of the others, if he asks for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_is_told_beside_what_is_missing() {
+    let cluster = Cluster::new().await;
+    let node = cluster.join("node-1").await;
+    let (here, data) = (some_id(), some_data(1000));
+    let [hurt, gone] = [1, 2].map(|index| BlockId { index, ..here });
+    let mut alice = cluster.client(ALICE, &node);
+    for id in [here, hurt] {
+        alice.put(put(&cluster, id, &data, &[])).await.expect("put");
+    }
+    let path = file(&cluster, "node-1", hurt);
+    fs::remove_file(&path).expect("removed");
+    fs::create_dir(&path).expect("what cannot be read");
+    let expected = |id: BlockId| ExpectedBlock {
+        block_id: Some(id.into()),
+        length: 1000,
+        crc32c: crc32_iscsi(&data),
+    };
+    let request = CheckBlocksRequest {
+        capability: cluster.capability(Right::Read, ALICE, here.extent),
+        blocks: [here, hurt, gone].map(expected).into(),
+        tell_unreadable: true,
+        ..CheckBlocksRequest::default()
+    };
+    let answer = alice.check(request.clone()).await.expect("told");
+    assert_eq!((answer.missing, answer.unreadable), (vec![gone.into()], vec![hurt.into()]));
+    assert_eq!(answer.damaged, []);
+    let request = CheckBlocksRequest {
+        tell_unreadable: false,
+        ..request
+    };
+    alice.check(request).await.expect_err("it would be taken as there");
     node.stop().await;
 }
 

@@ -94,7 +94,7 @@ pub struct FsckSummary {
     pub replicas: u64,
     /// Replicas that are missing or damaged.
     pub bad_replicas: u64,
-    /// Replicas on nodes that did not answer, and which nodes those are.
+    /// Replicas on nodes that did not answer, and those that their disks did not give back.
     pub unknown_replicas: u64,
     /// Nodes that did not answer.
     pub silent_nodes: BTreeSet<String>,
@@ -388,7 +388,7 @@ impl<T: FnMut(&FsckFinding) + Send> Walk<'_, T> {
             let id = BlockId::try_from(block.block_id.clone())?;
             let seen = looked.of(id, &block.nodes);
             self.summary.replicas += block.nodes.len() as u64;
-            self.summary.bad_replicas += seen.bad.len() as u64;
+            self.summary.bad_replicas += seen.lost().count() as u64;
             self.summary.unknown_replicas += seen.unknown;
             if seen.bad.is_empty() {
                 continue;
@@ -409,7 +409,7 @@ impl<T: FnMut(&FsckFinding) + Send> Walk<'_, T> {
     async fn bad_replicas(&mut self, path: &[u8], bad: &[(BlockId, Seen)]) -> Result<(), FsError> {
         let mut of_nodes: BTreeMap<&NodeId, Vec<BlockId>> = BTreeMap::new();
         for (id, seen) in bad {
-            for (node, _) in &seen.bad {
+            for node in seen.lost() {
                 of_nodes.entry(node).or_default().push(*id);
             }
         }
@@ -468,9 +468,19 @@ fn kind_of(found: &pb::Finding) -> Result<FsckKind, FsError> {
 /// What nodes said.
 #[derive(Default)]
 struct Looked {
-    /// By node and block, whether something else is there.
-    bad: BTreeMap<(NodeId, BlockId), bool>,
+    /// By node and block.
+    bad: BTreeMap<(NodeId, BlockId), Bad>,
     silent: BTreeSet<NodeId>,
+}
+
+/// Why a replica is not good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bad {
+    Missing,
+    /// Something else is there.
+    Damaged,
+    /// The disk does not give it back. Nobody knows what is there.
+    Unreadable,
 }
 
 /// The replicas of one block.
@@ -478,8 +488,8 @@ struct Looked {
 struct Seen {
     good: u64,
     unknown: u64,
-    /// Where it is not, and whether something else is there.
-    bad: Vec<(NodeId, bool)>,
+    /// Where it is not, or cannot be read, which is unknown as well.
+    bad: Vec<(NodeId, Bad)>,
 }
 
 impl Looked {
@@ -488,8 +498,9 @@ impl Looked {
         for node in nodes.iter().filter_map(|node| node.parse::<NodeId>().ok()) {
             if self.silent.contains(&node) {
                 seen.unknown += 1;
-            } else if let Some(damaged) = self.bad.get(&(node.clone(), id)) {
-                seen.bad.push((node, *damaged));
+            } else if let Some(bad) = self.bad.get(&(node.clone(), id)) {
+                seen.unknown += u64::from(*bad == Bad::Unreadable);
+                seen.bad.push((node, *bad));
             } else {
                 seen.good += 1;
             }
@@ -500,11 +511,21 @@ impl Looked {
 
 impl Seen {
     fn words(&self) -> String {
-        let word = |(node, damaged): &(NodeId, bool)| {
-            let how = if *damaged { "damaged" } else { "missing" };
+        let word = |(node, bad): &(NodeId, Bad)| {
+            let how = match bad {
+                Bad::Missing => "missing",
+                Bad::Damaged => "damaged",
+                Bad::Unreadable => "cannot be read",
+            };
             format!("{how} on {node}")
         };
         self.bad.iter().map(word).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The nodes that surely do not have it.
+    fn lost(&self) -> impl Iterator<Item = &NodeId> {
+        let lost = self.bad.iter().filter(|(_, bad)| *bad != Bad::Unreadable);
+        lost.map(|(node, _)| node)
     }
 }
 
@@ -538,21 +559,21 @@ async fn look(nodes: &Nodes, list: &pb::ReplicaList, deep: bool) -> Result<Looke
         match bad {
             Some(bad) => looked
                 .bad
-                .extend(bad.into_iter().map(|(id, damaged)| ((node.clone(), id), damaged))),
+                .extend(bad.into_iter().map(|(id, bad)| ((node.clone(), id), bad))),
             None => _ = looked.silent.insert(node),
         }
     }
     Ok(looked)
 }
 
-/// The blocks that a node has not as they should be, and whether something else is there; none if it does not say.
+/// The blocks that a node has not as they should be; none if it does not say.
 async fn ask(
     nodes: &Nodes,
     node: &Node,
     capability: &bytes::Bytes,
     blocks: &[ExpectedBlock],
     deep: bool,
-) -> Option<Vec<(BlockId, bool)>> {
+) -> Option<Vec<(BlockId, Bad)>> {
     let mut bad = Vec::new();
     let at_once = if deep {
         DEEP_CHECKS_PER_CALL_MAX
@@ -564,6 +585,7 @@ async fn ask(
             capability: capability.clone(),
             blocks: some.to_vec(),
             deep,
+            tell_unreadable: true,
         };
         let answer = match nodes.check(node, request).await {
             Ok(answer) => answer,
@@ -572,9 +594,13 @@ async fn ask(
                 return None;
             }
         };
-        for (ids, damaged) in [(answer.missing, false), (answer.damaged, true)] {
+        for (ids, why) in [
+            (answer.missing, Bad::Missing),
+            (answer.damaged, Bad::Damaged),
+            (answer.unreadable, Bad::Unreadable),
+        ] {
             for id in ids {
-                bad.push((BlockId::try_from(Some(id)).ok()?, damaged));
+                bad.push((BlockId::try_from(Some(id)).ok()?, why));
             }
         }
     }

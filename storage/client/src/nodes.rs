@@ -134,6 +134,7 @@ impl Nodes {
                 crc32c: block.crc32c,
             }],
             deep: false,
+            tell_unreadable: false,
         };
         let mut client = self.client(node);
         let answer = self.note(node, once(CONFIRM_TIMEOUT, client.check_blocks(request)).await)?;

@@ -141,7 +141,7 @@ fn text(summary: &FsckSummary) -> String {
         format!("files     {}, {}", summary.files, human_bytes(summary.bytes)),
         format!("blocks    {}", summary.blocks),
         format!(
-            "replicas  {}, {} bad, {} on nodes that do not answer",
+            "replicas  {}, {} bad, {} not known to be good",
             summary.replicas, summary.bad_replicas, summary.unknown_replicas
         ),
         format!("found     {found}, {} of them repaired", summary.repaired),

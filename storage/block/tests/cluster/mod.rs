@@ -15,7 +15,8 @@ use strongroom_pki::{Authority, PrivateKey, Validity};
 use strongroom_proto::{
     BlockId, ExtentId, Failure,
     block::v1::{
-        GetBlockRequest, GetBlockResponse, PutBlockRequest, PutBlockResponse, Target, blocks_client::BlocksClient,
+        CheckBlocksRequest, CheckBlocksResponse, GetBlockRequest, GetBlockResponse, PutBlockRequest, PutBlockResponse,
+        Target, blocks_client::BlocksClient,
     },
     capability::{Capability, Right, Signer},
     limits::MESSAGE_BYTES_MAX,
@@ -335,5 +336,9 @@ impl Client {
             length: range.1,
         };
         Ok(self.0.get_block(request).await?.into_inner())
+    }
+
+    pub(crate) async fn check(&mut self, request: CheckBlocksRequest) -> Result<CheckBlocksResponse, Failure> {
+        Ok(self.0.check_blocks(request).await?.into_inner())
     }
 }
