@@ -16,7 +16,11 @@ pub(super) async fn run(session: &Session, output: Output) -> Result<(), Error> 
 
 fn text(status: &ClusterStatus) -> String {
     let rows: Vec<_> = status.nodes.iter().map(row).collect();
-    let notes: String = status.nodes.iter().filter_map(note).collect();
+    let notes: String = status.nodes.iter().flat_map(notes).collect();
+    let word = match status.deleting_strays {
+        true => "\nblocks that nothing needs are deleted at a superuser's word, however many they are",
+        false => "",
+    };
     format!(
         "{}{notes}\n\nblocks with missing replicas: {}\nreplicas to delete: {}\nfiles being written: {}",
         table(
@@ -26,18 +30,24 @@ fn text(status: &ClusterStatus) -> String {
         status.blocks_in_deficit,
         status.blocks_to_delete,
         status.files_open
-    )
+    ) + word
 }
 
 /// What is to be looked at on a node.
-fn note(node: &NodeStatus) -> Option<String> {
-    if node.strays + node.unreadable == 0 {
-        return None;
+fn notes(node: &NodeStatus) -> Vec<String> {
+    let (id, mut notes) = (&node.node_id, Vec::new());
+    if node.strays + node.unreadable > 0 {
+        notes.push(format!(
+            "\n{id}: {} blocks that nothing needs are kept, {} files cannot be read; see strongroom fsck",
+            node.strays, node.unreadable
+        ));
     }
-    Some(format!(
-        "\n{}: {} blocks that nothing needs are kept, {} files cannot be read; see strongroom fsck",
-        node.node_id, node.strays, node.unreadable
-    ))
+    if node.untold {
+        notes.push(format!(
+            "\n{id}: did not tell all that it has; until it does, blocks that nothing needs are kept on all nodes"
+        ));
+    }
+    notes
 }
 
 fn row(node: &NodeStatus) -> [String; 7] {

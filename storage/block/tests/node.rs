@@ -531,7 +531,10 @@ async fn what_cannot_be_read_is_told_beside_what_is_missing() {
         ..CheckBlocksRequest::default()
     };
     let answer = alice.check(request.clone()).await.expect("told");
-    assert_eq!((answer.missing, answer.unreadable), (vec![gone.into()], vec![hurt.into()]));
+    assert_eq!(
+        (answer.missing, answer.unreadable),
+        (vec![gone.into()], vec![hurt.into()])
+    );
     assert_eq!(answer.damaged, []);
     let request = CheckBlocksRequest {
         tell_unreadable: false,

@@ -420,6 +420,8 @@ pub struct ClusterStatus {
     pub blocks_to_delete: u64,
     /// Files being written.
     pub files_open: u64,
+    /// Whether a superuser said that what nothing needs is deleted, however much it is, and that is not done yet.
+    pub deleting_strays: bool,
 }
 
 /// A block node.
@@ -440,10 +442,13 @@ pub struct NodeStatus {
     pub blocks: u64,
     /// When it reported last, in milliseconds since the Unix epoch.
     pub last_seen_ms: u64,
-    /// Blocks on it that nothing needs, and that are kept because they are too many to be only left over.
+    /// Blocks on it that nothing needs, and that are kept: because they are too many to be only left over, or until all nodes have told
+    /// what they have.
     pub strays: u64,
     /// Files that its disk could not read when it told last what it has.
     pub unreadable: u64,
+    /// Whether it did not tell all that it has when it was asked last.
+    pub untold: bool,
 }
 
 impl TryFrom<pb::ClusterStatus> for ClusterStatus {
@@ -456,6 +461,7 @@ impl TryFrom<pb::ClusterStatus> for ClusterStatus {
             blocks_in_deficit: wire.blocks_in_deficit,
             blocks_to_delete: wire.blocks_to_delete,
             files_open: wire.files_open,
+            deleting_strays: wire.deleting_strays,
         })
     }
 }
@@ -472,6 +478,7 @@ impl NodeStatus {
             last_seen_ms: wire.last_seen_ms,
             strays: wire.strays,
             unreadable: wire.unreadable,
+            untold: wire.untold,
         })
     }
 }

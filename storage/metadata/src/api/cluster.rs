@@ -15,6 +15,7 @@ use super::Api;
 use crate::{
     cluster::{
         commands::{Expected, Work},
+        inventory,
         nodes::Report,
         replicas, strays,
         surveys::Told,
@@ -58,11 +59,15 @@ impl<S: Store, E: EdekSource> Cluster for Api<S, E> {
         self.caller(&request, "look at the cluster")?;
         let view = &mut self.core.store.snapshot().await.map_err(MetadataError::from)?;
         let mut nodes = self.core.cluster.nodes.status(self.core.clock.now_ms());
+        let gone = self.core.cluster.gone();
         for (key, value) in access::page(view, &keys::nodes(), NODES_MAX).await? {
-            let node = keys::node_of(&key).map(|node| node.to_string());
+            // What is on nodes that are gone is nobody's concern until they come back.
+            let node = keys::node_of(&key).filter(|node| !gone.contains(node));
+            let node = node.map(|node| node.to_string());
             let status = nodes.iter_mut().find(|status| Some(&status.node_id) == node.as_ref());
             if let (Some(status), Ok(record)) = (status, access::decode::<records::Node>(value, "node")) {
                 (status.strays, status.unreadable) = (record.strays_kept, record.unreadable);
+                status.untold = record.untold;
             }
         }
         Ok(Response::new(pb::ClusterStatus {
@@ -70,6 +75,7 @@ impl<S: Store, E: EdekSource> Cluster for Api<S, E> {
             blocks_in_deficit: counted::total(view, Counted::Deficits).await?,
             blocks_to_delete: counted::total(view, Counted::Garbage).await?,
             files_open: counted::total(view, Counted::OpenFiles).await?,
+            deleting_strays: inventory::has_a_word(view).await?,
         }))
     }
 }
@@ -132,13 +138,11 @@ impl<S: Store, E: EdekSource> Api<S, E> {
                     continue;
                 }
                 Some(Work::Delete { block }) => deleted.push(block),
-                Some(Work::Check { replicas }) => {
-                    if !self.checked(node, &replicas, result).await? {
-                        cluster.commands().failed(node, id, cluster.now_ms());
-                        continue;
-                    }
+                Some(Work::Check { replicas, doubted }) => self.checked(node, &replicas, doubted, result).await?,
+                Some(Work::Tell { from }) => {
+                    self.told(node, &from, result).await?;
+                    continue;
                 }
-                Some(Work::Tell { .. }) => self.told(node, result).await?,
                 None => continue,
             }
             // Not before it was recorded what is missing: until then the node counts as not asked.
@@ -188,50 +192,58 @@ impl<S: Store, E: EdekSource> Api<S, E> {
         Ok(())
     }
 
-    /// What a node was asked for and has not. Says whether it could tell: not if its disk gives back next to nothing.
+    /// What a node was asked for and has not, or cannot read. Of what is `doubted` it could not read any when it was asked last.
     async fn checked(
         &self,
         node: &NodeId,
         asked: &[pb::Replica],
+        doubted: bool,
         result: pb::CommandResult,
-    ) -> Result<bool, MetadataError> {
-        let unreadable = result.unreadable.len();
-        if unreadable > 0 {
-            tracing::error!(%node, files = unreadable, "a block node cannot read what it was asked for; look at its disk and its log");
-        }
-        if unreadable > asked.len() / 2 {
-            return Ok(false);
-        }
-        let asked: HashSet<BlockId> = asked
+    ) -> Result<(), MetadataError> {
+        let (store, cluster) = (&self.core.store, &self.core.cluster);
+        let mut rest: HashSet<BlockId> = asked
             .iter()
             .filter_map(|replica| BlockId::try_from(replica.block_id.clone()).ok())
             .collect();
-        let missing = result.missing.into_iter().map(|block| BlockId::try_from(Some(block)));
-        let mut missing = missing.collect::<Result<Vec<_>, _>>()?;
-        missing.retain(|block| asked.contains(block));
+        let missing = take_of(&mut rest, result.missing)?;
+        let unreadable = take_of(&mut rest, result.unreadable)?;
+        if !unreadable.is_empty() {
+            tracing::error!(%node, files = unreadable.len(), "a block node cannot read what it was asked for; look at its disk and its log");
+            replicas::doubt_all(store, &unreadable, node).await?;
+        }
         if !missing.is_empty() {
             tracing::warn!(%node, blocks = missing.len(), "blocks are not on a node that should have them; they are copied anew");
-            replicas::lost_all(&self.core.store, &missing, node).await?;
+            replicas::lost_all(store, &missing, node).await?;
         }
-        Ok(true)
+        if doubted {
+            let readable: Vec<BlockId> = rest.into_iter().collect();
+            replicas::trust_all(store, &readable, node, cluster.replicas(), &cluster.standing()).await?;
+        }
+        Ok(())
     }
 
-    /// A page of what a node has.
-    async fn told(&self, node: &NodeId, result: pb::CommandResult) -> Result<(), MetadataError> {
-        let cluster = &self.core.cluster;
+    /// A page of what a node has, `from` there on.
+    async fn told(
+        &self,
+        node: &NodeId,
+        from: &pb::TellReplicas,
+        result: pb::CommandResult,
+    ) -> Result<(), MetadataError> {
+        let (store, cluster) = (&self.core.store, &self.core.cluster);
+        let Some(fence) = self.core.duty.fence() else {
+            return Ok(());
+        };
         let page = result.page.unwrap_or_default();
         let blocks = page.replicas.len() as u64;
-        let delete_max = cluster.commands().surveys.may_delete(node);
-        let compared = strays::compare(&self.core.store, cluster, node, page.replicas, delete_max).await?;
+        let delete_max = cluster.commands().surveys.may_delete(node, from);
+        let compared = strays::compare(store, cluster, node, page.replicas, delete_max, fence).await?;
         let told = Told {
             blocks,
             strays: compared.strays,
             unreadable: result.unreadable.len() as u64,
         };
-        cluster
-            .commands()
-            .surveys
-            .surveyed(node, told, compared.deleted, page.next);
+        let id = result.command_id;
+        cluster.commands().told(node, id, told, compared.deleted, page.next);
         Ok(())
     }
 
@@ -246,6 +258,14 @@ impl<S: Store, E: EdekSource> Api<S, E> {
         }
         Ok(())
     }
+}
+
+/// Takes those of `blocks` that are in `rest` out of it.
+fn take_of(rest: &mut HashSet<BlockId>, blocks: Vec<block::BlockId>) -> Result<Vec<BlockId>, MetadataError> {
+    let blocks = blocks.into_iter().map(|block| BlockId::try_from(Some(block)));
+    let mut blocks = blocks.collect::<Result<Vec<_>, _>>()?;
+    blocks.retain(|block| rest.remove(block));
+    Ok(blocks)
 }
 
 fn check_size(result: &pb::CommandResult) -> Result<(), MetadataError> {

@@ -9,7 +9,7 @@ use strongroom_proto::{
     metadata::v1::{Replica, TellReplicas},
 };
 
-use super::surveys::Surveys;
+use super::surveys::{Surveys, Told};
 use crate::schema::keys::EVERY_BLOCK;
 
 /// Commands under way for one node, but for questions.
@@ -45,6 +45,8 @@ pub(crate) enum Work {
     Check {
         /// At most [`REPLICAS_PER_COMMAND_MAX`](strongroom_proto::limits::REPLICAS_PER_COMMAND_MAX).
         replicas: Vec<Replica>,
+        /// Whether the node's disk did not give them back when it was asked last.
+        doubted: bool,
     },
     /// Tell what is there.
     Tell {
@@ -113,7 +115,8 @@ pub(crate) struct Commands {
     /// Checks under way, and nodes that left one unanswered.
     checks: usize,
     unanswered: BTreeSet<NodeId>,
-    telling: HashSet<NodeId>,
+    /// Who is asked for a page of what he has, and with which command.
+    telling: HashMap<NodeId, u64>,
     pub(crate) surveys: Surveys,
 }
 
@@ -130,7 +133,7 @@ impl Commands {
             per_node: HashMap::new(),
             checks: 0,
             unanswered: BTreeSet::new(),
-            telling: HashSet::new(),
+            telling: HashMap::new(),
             surveys: Surveys::default(),
         }
     }
@@ -176,7 +179,13 @@ impl Commands {
                 self.checks += 1;
                 true
             }
-            Work::Tell { .. } => self.telling.insert(node.clone()),
+            Work::Tell { .. } => {
+                let is_new = !self.telling.contains_key(node);
+                if is_new {
+                    self.telling.insert(node.clone(), self.next_id);
+                }
+                is_new
+            }
         };
         if !is_new {
             return;
@@ -221,6 +230,13 @@ impl Commands {
     pub(crate) fn done(&mut self, node: &NodeId, id: u64) -> Option<Work> {
         self.asked(node, id)?;
         self.remove(id).map(|(_, work)| work)
+    }
+
+    /// A page of what `node` has was dealt with. It counts if the command that asked for it stands still.
+    pub(crate) fn told(&mut self, node: &NodeId, id: u64, page: Told, deleted: u64, next: Option<TellReplicas>) {
+        if let Some(Work::Tell { from }) = self.done(node, id) {
+            self.surveys.surveyed(node, &from, page, deleted, next);
+        }
     }
 
     /// Asks `node` whether it has blocks, unless they are about to be deleted there or it is asked already.
@@ -275,6 +291,7 @@ impl Commands {
     pub(crate) fn failed(&mut self, node: &NodeId, id: u64, now_ms: u64) {
         if let Some(command) = self.commands.get_mut(&id)
             && &command.node == node
+            && !matches!(command.state, State::Resting { .. })
         {
             command.state = State::Resting { since_ms: now_ms };
             if let Work::Tell { .. } = command.work {
@@ -337,9 +354,21 @@ impl Commands {
         std::mem::take(&mut self.unanswered)
     }
 
-    /// Asks those of the nodes that have something to tell for their next page.
-    pub(crate) fn plan_surveys(&mut self, alive: &[NodeId]) {
-        for (node, from) in self.surveys.next_pages(alive) {
+    /// Asks those of the nodes that have something to tell for their next page, and none for a page of a survey that is over.
+    pub(crate) fn plan_surveys(&mut self, known: &BTreeSet<NodeId>, heard: &BTreeSet<NodeId>) {
+        let pages = self.surveys.next_pages(known, heard);
+        let asked = self.telling.iter().map(|(node, id)| (node, *id, self.commands.get(id)));
+        let is_over = asked.filter(|(node, _, command)| {
+            command.is_none_or(|command| match &command.work {
+                Work::Tell { from } => !self.surveys.is_asking(node, from),
+                _ => true,
+            })
+        });
+        let over: Vec<u64> = is_over.map(|(_, id, _)| id).collect();
+        for id in over {
+            self.remove(id);
+        }
+        for (node, from) in pages {
             self.plan(&node, Work::Tell { from });
         }
     }
@@ -391,6 +420,7 @@ mod tests {
     use strongroom_proto::ExtentId;
 
     use super::*;
+    use crate::cluster::surveys::Bounds;
 
     fn block(index: u32) -> BlockId {
         BlockId {
@@ -489,6 +519,46 @@ mod tests {
             .done(&b, PER_NODE_MAX as u64 + 2)
             .expect("the extent is deleted");
         assert!(!commands.is_confirming(&b, block(0)) && !commands.is_replicating(block(0)));
+    }
+
+    /// A survey that is over leaves no question behind: its answer would count for the next one.
+    #[test]
+    fn a_late_answer_counts_for_no_other_survey() {
+        let (mut commands, both) = (Commands::new(10, 0), BTreeSet::from([node("a"), node("b")]));
+        let (a, b, page) = (node("a"), node("b"), |fan| TellReplicas { fan, after: None });
+        let told = Told {
+            blocks: 1,
+            ..Told::default()
+        };
+        let from = |commands: &mut Commands, node: &NodeId| {
+            let asked = commands.take(node, 0).into_iter().map(|(id, work)| match work {
+                Work::Tell { from } => (id, from),
+                other => panic!("{other:?}"),
+            });
+            asked.collect::<Vec<_>>()
+        };
+        commands.surveys.begin(false);
+        commands.plan_surveys(&both, &both);
+        assert_eq!(from(&mut commands, &a), [(0, page(0))]);
+        commands.told(&a, 0, told, 0, Some(page(200)));
+        commands.plan_surveys(&both, &both);
+        assert_eq!(from(&mut commands, &a), [(2, page(200))]);
+        // Others begin anew while that is on its way.
+        commands.surveys.begin(true);
+        commands.plan_surveys(&both, &both);
+        assert_eq!(commands.asked(&a, 2), None);
+        commands.told(&a, 2, told, 0, None);
+        assert_eq!(from(&mut commands, &a), [(3, page(0))], "asked for all of it");
+        commands.told(&a, 3, told, 0, None);
+        commands.told(&a, 3, told, 0, None);
+        let [(first, _)] = from(&mut commands, &b)[..] else {
+            panic!("one question")
+        };
+        commands.told(&b, first, told, 0, None);
+        let bounds = Bounds { blocks: 0, percent: 0 };
+        let decision = commands.surveys.decide(bounds, &both).expect("all have told");
+        assert_eq!(decision.of_nodes[&a], Some(told));
+        assert!(commands.busy_nodes().is_empty());
     }
 
     #[test]

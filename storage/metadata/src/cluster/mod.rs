@@ -138,7 +138,7 @@ impl Cluster {
                 pb::command::Command::DeleteExtent(block.extent.into())
             }
             Work::Delete { block } => pb::command::Command::Delete(block.into()),
-            Work::Check { replicas } => pb::command::Command::Check(pb::CheckReplicas { replicas }),
+            Work::Check { replicas, .. } => pb::command::Command::Check(pb::CheckReplicas { replicas }),
             Work::Confirm { blocks } => pb::command::Command::Check(pb::CheckReplicas {
                 replicas: blocks.into_iter().map(Into::into).collect(),
             }),

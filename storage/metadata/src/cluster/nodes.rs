@@ -118,6 +118,13 @@ impl Nodes {
         gone.map(|(id, _)| id.clone()).collect()
     }
 
+    /// Nodes whose replicas count.
+    pub(crate) fn not_gone(&self, now_ms: u64) -> BTreeSet<NodeId> {
+        let gone = self.gone(now_ms);
+        let nodes = self.lock();
+        nodes.keys().filter(|node| !gone.contains(*node)).cloned().collect()
+    }
+
     /// How all stand now.
     pub(crate) fn standing(&self, now_ms: u64) -> Standing {
         Standing {

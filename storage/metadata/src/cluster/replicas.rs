@@ -16,30 +16,34 @@ use crate::{
     },
 };
 
-/// Replicas that are recorded as lost in one transaction.
-const LOST_AT_ONCE: usize = 200;
+/// Replicas of which is recorded in one transaction what a node said.
+const AT_ONCE: usize = 200;
 
-/// How many replicas a block has, those on `gone` nodes not counted.
+/// How many replicas a block has, those on `gone` nodes not counted, nor those that their disks did not give back.
 pub(crate) fn counting(block: &records::Block, gone: &BTreeSet<NodeId>) -> usize {
     let is_gone = |name: &String| gone.iter().any(|node| node.as_str() == name);
-    block.nodes.iter().filter(|name| !is_gone(name)).count()
+    let counts = |name: &&String| !is_gone(name) && !block.unread.contains(name);
+    block.nodes.iter().filter(counts).count()
 }
 
-/// Replicas on nodes that report and whose data directory is the one in which they were recorded: those that are there, as far as anybody
-/// can know who does not ask for them now.
+/// Replicas on nodes that report, whose data directory is the one in which they were recorded, and whose disk gave back all of its files
+/// when it told last: those that are there, as far as anybody can know who does not ask for them now.
 pub(super) async fn sure(
     reader: &mut impl Reader,
     block: &records::Block,
     standing: &Standing,
 ) -> Result<usize, MetadataError> {
     let mut sure = 0;
-    for node in block.nodes.iter().filter_map(|name| name.parse::<NodeId>().ok()) {
+    let read = block.nodes.iter().filter(|name| !block.unread.contains(name));
+    for node in read.filter_map(|name| name.parse::<NodeId>().ok()) {
         if standing.heard.contains(&node) {
             let record = told(
                 access::record::<records::Node>(reader, &keys::node(&node), "node").await,
                 node.as_str(),
             )?;
-            sure += usize::from(record.flatten().is_some_and(|record| record.unchecked_since_ms == 0));
+            let gives_back = |record: &records::Node| record.unreadable == 0 && !record.untold;
+            let is_sure = |record: records::Node| record.unchecked_since_ms == 0 && gives_back(&record);
+            sure += usize::from(record.flatten().is_some_and(is_sure));
         }
     }
     Ok(sure)
@@ -99,6 +103,7 @@ async fn won_in(
     if !has(known, node) {
         known.nodes.push(node.to_string());
     }
+    known.unread.retain(|name| name != node.as_str());
     settle(txn, block, known, wanted, standing).await?;
     access::put(txn, &keys::chunk(block.extent, block.index), &chunk);
     Ok(())
@@ -157,9 +162,7 @@ async fn settle(
         for node in &gone {
             counted::put_garbage(txn, node, &[block]).await?;
         }
-        known
-            .nodes
-            .retain(|name| !gone.iter().any(|node| node.as_str() == name));
+        drop_from(known, &gone);
     }
     Ok(gives_up)
 }
@@ -175,9 +178,72 @@ pub(crate) async fn lost(store: &impl Store, block: BlockId, node: &NodeId) -> R
 
 /// The same for blocks that a node was asked for and has not.
 pub(crate) async fn lost_all(store: &impl Store, blocks: &[BlockId], node: &NodeId) -> Result<(), MetadataError> {
-    for some in blocks.chunks(LOST_AT_ONCE) {
+    for some in blocks.chunks(AT_ONCE) {
         let some = some.to_vec();
         transact!(store, [some, node], |txn| lost_some(txn, &some, &node)).await?;
+    }
+    Ok(())
+}
+
+/// Records that a node's disk does not give blocks back. It may some day: they stay recorded there, and do not count.
+pub(crate) async fn doubt_all(store: &impl Store, blocks: &[BlockId], node: &NodeId) -> Result<(), MetadataError> {
+    for some in blocks.chunks(AT_ONCE) {
+        let some = some.to_vec();
+        transact!(store, [some, node], |txn| doubt_some(txn, &some, &node)).await?;
+    }
+    Ok(())
+}
+
+async fn doubt_some(txn: &mut impl Txn, blocks: &[BlockId], node: &NodeId) -> Result<(), MetadataError> {
+    for block in blocks {
+        let Some(mut chunk) = readable(txn, *block).await? else {
+            continue;
+        };
+        let known = chunk.blocks.get_mut(access::chunk_position(block.index));
+        if let Some(known) = known.filter(|known| has(known, node) && !is_unread(known, node)) {
+            known.unread.push(node.to_string());
+            counted::mark_deficits(txn, &[*block], true).await?;
+            access::put(txn, &keys::chunk(block.extent, block.index), &chunk);
+        }
+    }
+    Ok(())
+}
+
+/// Records that a node's disk gives blocks back again.
+pub(crate) async fn trust_all(
+    store: &impl Store,
+    blocks: &[BlockId],
+    node: &NodeId,
+    wanted: usize,
+    standing: &Standing,
+) -> Result<(), MetadataError> {
+    for some in blocks.chunks(AT_ONCE) {
+        let some = some.to_vec();
+        transact!(store, [some, node, standing], |txn| trust_some(
+            txn, &some, &node, wanted, &standing
+        ))
+        .await?;
+    }
+    Ok(())
+}
+
+async fn trust_some(
+    txn: &mut impl Txn,
+    blocks: &[BlockId],
+    node: &NodeId,
+    wanted: usize,
+    standing: &Standing,
+) -> Result<(), MetadataError> {
+    for block in blocks {
+        let Some(mut chunk) = readable(txn, *block).await? else {
+            continue;
+        };
+        let known = chunk.blocks.get_mut(access::chunk_position(block.index));
+        if let Some(known) = known.filter(|known| is_unread(known, node)) {
+            known.unread.retain(|name| name != node.as_str());
+            settle(txn, *block, known, wanted, standing).await?;
+            access::put(txn, &keys::chunk(block.extent, block.index), &chunk);
+        }
     }
     Ok(())
 }
@@ -203,7 +269,7 @@ pub(super) async fn lost_in(txn: &mut impl Txn, block: BlockId, node: &NodeId) -
     if known.nodes.len() == 1 {
         return Ok(false);
     }
-    known.nodes.retain(|name| name != node.as_str());
+    drop_from(known, std::slice::from_ref(node));
     access::put(txn, &keys::chunk(block.extent, block.index), &chunk);
     Ok(true)
 }
@@ -275,4 +341,15 @@ async fn node_seen_in(
 
 pub(super) fn has(block: &records::Block, node: &NodeId) -> bool {
     block.nodes.iter().any(|name| name == node.as_str())
+}
+
+fn is_unread(block: &records::Block, node: &NodeId) -> bool {
+    block.unread.iter().any(|name| name == node.as_str())
+}
+
+/// Takes nodes off a block's record.
+fn drop_from(block: &mut records::Block, nodes: &[NodeId]) {
+    let is_dropped = |name: &String| nodes.iter().any(|node| node.as_str() == name);
+    block.nodes.retain(|name| !is_dropped(name));
+    block.unread.retain(|name| !is_dropped(name));
 }

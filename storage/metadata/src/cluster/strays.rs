@@ -24,6 +24,7 @@ use super::{
     replicas::{counting, has, is_doomed, lost_in, readable, sure},
 };
 use crate::{
+    duty::Fence,
     error::MetadataError,
     schema::{
         access,
@@ -77,13 +78,15 @@ pub(crate) struct Compared {
     pub(crate) deleted: u64,
 }
 
-/// Deals with a page of what a node has. Of what nothing needs, at most `delete_max` blocks are deleted.
+/// Deals with a page of what a node has. Of what nothing needs, at most `delete_max` blocks are deleted, and none once the term of
+/// `fence` is over: the next one counts for itself what may be.
 pub(crate) async fn compare(
     store: &impl Store,
     cluster: &Cluster,
     node: &NodeId,
     replicas: Vec<Replica>,
     delete_max: u64,
+    fence: Fence,
 ) -> Result<Compared, MetadataError> {
     let question = Question {
         node: node.clone(),
@@ -105,7 +108,10 @@ pub(crate) async fn compare(
     let some: Vec<Found> = lost.into_iter().chain(strays).map(|(found, _)| found).collect();
     for some in some.chunks(AT_ONCE) {
         let some = some.to_vec();
-        compared.deleted += transact!(store, [question, some], |txn| settle_all(txn, &question, &some)).await?;
+        compared.deleted += transact!(store, [question, some, fence], |txn| settle_all(
+            txn, &question, &some, fence
+        ))
+        .await?;
     }
     if compared.deleted > 0 {
         tracing::warn!(%node, blocks = compared.deleted, "blocks that nothing needs are deleted");
@@ -246,7 +252,15 @@ fn extents_of(open: &Bytes) -> Result<Vec<ExtentId>, MetadataError> {
 }
 
 /// Looks once more and does what is to be done. Says how many are deleted.
-async fn settle_all(txn: &mut impl Txn, question: &Question, odd: &[Found]) -> Result<u64, MetadataError> {
+async fn settle_all(
+    txn: &mut impl Txn,
+    question: &Question,
+    odd: &[Found],
+    fence: Fence,
+) -> Result<u64, MetadataError> {
+    if !fence.holds(txn).await? {
+        return Ok(0);
+    }
     let mut deleted = Vec::new();
     for Found { id, replica } in odd {
         let Some(chunk) = readable(txn, *id).await? else {
@@ -269,7 +283,11 @@ async fn settle_all(txn: &mut impl Txn, question: &Question, odd: &[Found]) -> R
 
 #[cfg(test)]
 mod tests {
+    use strongroom_kv::EmbeddedStore;
+    use strongroom_proto::Clock;
+
     use super::*;
+    use crate::duty::Duty;
 
     fn question() -> Question {
         Question {
@@ -288,7 +306,13 @@ mod tests {
             length: 10,
             crc32c: 7,
             nodes: nodes.iter().map(|node| (*node).to_owned()).collect(),
+            unread: Vec::new(),
         })
+    }
+
+    fn unread(node: &str, nodes: &[&str]) -> Option<records::Block> {
+        let unread = vec![node.to_owned()];
+        on(nodes).map(|block| records::Block { unread, ..block })
     }
 
     #[test]
@@ -321,6 +345,7 @@ mod tests {
             (on(&["n2", "n3", "n4"]), replica(1000), Verdict::Surplus { sure: 3 }),
             (on(&["n2", "n3"]), other.clone(), Verdict::Surplus { sure: 1 }),
             (on(&["n2", "n3"]), aside(1000), Verdict::Leave),
+            (unread("n4", &["n2", "n3", "n4"]), replica(1000), Verdict::Adopt),
         ] {
             assert_eq!(
                 question().verdict(known.as_ref(), &replica),
@@ -328,5 +353,34 @@ mod tests {
                 "{known:?} {replica:?}"
             );
         }
+    }
+
+    /// Who had the duties before may have counted less than who has them now.
+    #[tokio::test]
+    async fn a_late_holder_of_the_duties_deletes_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = EmbeddedStore::open(&dir.path().join("store")).expect("a store");
+        let (first, second) = (Duty::new(Clock::system()), Duty::new(Clock::system()));
+        let found = Found {
+            id: BlockId {
+                extent: ExtentId::from_bytes([1; 16]),
+                index: 0,
+            },
+            replica: Replica {
+                age_ms: 1000,
+                ..Replica::default()
+            },
+        };
+        let settled = async |fence: Fence| {
+            let mut txn = store.begin().await.expect("a transaction");
+            let odd = std::slice::from_ref(&found);
+            settle_all(&mut txn, &question(), odd, fence).await.expect("settled")
+        };
+        first.win(&store).await;
+        let late = first.fence().expect("it has just won");
+        assert_eq!(settled(late).await, 1);
+        second.win(&store).await;
+        assert_eq!(settled(late).await, 0);
+        assert_eq!(settled(second.fence().expect("it has just won")).await, 1);
     }
 }

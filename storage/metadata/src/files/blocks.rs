@@ -281,7 +281,7 @@ fn merge(
             known.nodes.push(node.clone());
         }
     }
-    Ok(known.nodes.len())
+    Ok(known.nodes.len() - known.unread.len())
 }
 
 async fn placed<S: Store, E: EdekSource>(
@@ -315,6 +315,7 @@ async fn placed<S: Store, E: EdekSource>(
         length: block.length,
         crc32c: block.crc32c,
         nodes: nodes.iter().map(ToString::to_string).collect(),
+        unread: Vec::new(),
     })
 }
 

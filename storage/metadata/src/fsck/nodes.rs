@@ -24,6 +24,7 @@ pub(super) async fn check<S: Store, E: EdekSource>(
         looked_at: found.len() as u64,
         ..pb::CheckPageResponse::default()
     };
+    let gone = core.cluster.gone();
     for (key, value) in found {
         let record: Option<records::Node> = access::decode(value, "node").ok();
         let (Some(node), Some(record)) = (keys::node_of(&key), record) else {
@@ -32,6 +33,9 @@ pub(super) async fn check<S: Store, E: EdekSource>(
                 .push(finding(pb::FindingKind::Unreadable, Bytes::new(), what));
             continue;
         };
+        if gone.contains(&node) {
+            continue;
+        }
         let problems = problems(&node, &record).into_iter().flatten();
         page.findings
             .extend(problems.map(|what| finding(pb::FindingKind::Node, Bytes::new(), what)));
@@ -39,8 +43,8 @@ pub(super) async fn check<S: Store, E: EdekSource>(
     Ok(page)
 }
 
-fn problems(node: &NodeId, record: &records::Node) -> [Option<String>; 2] {
-    let strays = (record.strays_kept > 0).then(|| {
+fn problems(node: &NodeId, record: &records::Node) -> [Option<String>; 3] {
+    let strays = (record.strays_kept > 0 && !record.strays_wait).then(|| {
         format!(
             "{} blocks on node {node} are needed by nothing, and are too many to be deleted: if the namespace is not an old copy, \
              have them deleted with strongroom fsck --repair --delete-strays",
@@ -53,5 +57,11 @@ fn problems(node: &NodeId, record: &records::Node) -> [Option<String>; 2] {
             record.unreadable
         )
     });
-    [strays, unreadable]
+    let untold = record.untold.then(|| {
+        format!(
+            "node {node} did not tell all that it has when it was asked last: until all nodes do, blocks that nothing needs are deleted \
+             on none; look at its disk and its log, or take it away"
+        )
+    });
+    [strays, unreadable, untold]
 }

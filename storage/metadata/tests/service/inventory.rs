@@ -57,6 +57,8 @@ async fn a_node_that_comes_back_with_an_empty_disk_is_filled_again() {
         })
         .await;
     assert_eq!(world.nodes.blocks(), 12, "and nothing was copied elsewhere or deleted");
+    assert!(world.nodes.checks("n1") > 0);
+    assert_eq!(world.nodes.checks("n2"), 0, "only who asks for it is asked");
 }
 
 #[tokio::test]
@@ -144,7 +146,7 @@ async fn a_copy_of_which_nobody_heard_is_taken_into_account() {
         .await;
     let blocks = world.read("/z/f").await.expect("opened").blocks.expect("blocks").blocks;
     assert!(blocks[0].nodes.contains(&"n4".to_owned()), "{blocks:?}");
-    // A survey waits until those that fail have failed often enough.
+    // Nothing is deleted as long as somebody does not tell what he has.
     for node in ["n1", "n2"] {
         world.nodes.set_failing(node, false);
     }
@@ -174,9 +176,11 @@ async fn a_clock_that_is_set_back_hides_no_emptied_disk() {
     world.zone("/z", "payroll").await;
     let kept = world.write("/z/kept", 10, &["n1", "n3", "n4"]).await.expect("a file");
     world.write("/z/slow", 10, &["n2", "n3", "n4"]).await.expect("a file");
-    // Nothing is copied to this one, and a pass waits for it.
+    // Nothing is copied to this one, and a pass over all waits for it.
     world.nodes.set_full("n2", true);
     world.nodes.set_lazy("n2", true);
+    let asked = pb::TakeInventoryRequest::default();
+    world.fsck("fsadmin").take_inventory(asked).await.expect("taken");
     let is_filled = async |world: &World| {
         world.nodes.has("n1", block_id(&kept, 0)) && world.cluster_status().await.blocks_in_deficit == 0
     };
@@ -197,11 +201,13 @@ async fn a_copy_too_many_stays_while_others_are_only_said_to_be_there() {
     world.zone("/z", "payroll").await;
     world.add_node("n4");
     let grant = world.write("/z/f", 10, &NODES).await.expect("a file");
-    let block = block_id(&grant, 0);
-    world.nodes.set_silent("n3", true);
+    let other = world.write("/z/other", 10, &NODES).await.expect("a file");
+    let (block, other) = (block_id(&grant, 0), block_id(&other, 0));
+    // Its disk does not give back what it has.
+    world.nodes.make_unreadable("n3", other);
     world
-        .until("the node is silent", async |world| {
-            !world.cluster_status().await.nodes[2].alive
+        .until("that is seen, and copied once more", async |world| {
+            world.cluster_status().await.nodes[2].unreadable == 1 && world.nodes.has("n4", other)
         })
         .await;
     world.nodes.store_aged("n4", block, sealed(10), 2 * DAY);
@@ -214,11 +220,86 @@ async fn a_copy_too_many_stays_while_others_are_only_said_to_be_there() {
             .await;
     }
     assert!(world.nodes.has("n4", block), "the third is only said to be there");
-    world.nodes.set_silent("n3", false);
+    world.nodes.make_readable("n3");
     world
         .until("it is one too many", async |world| !world.nodes.has("n4", block))
         .await;
     assert!(NODES.iter().all(|node| world.nodes.has(node, block)));
+    assert!(world.nodes.has("n4", other), "it is recorded");
+}
+
+/// Which nodes did not tell what they have.
+async fn untold(world: &World) -> Vec<bool> {
+    let nodes = world.cluster_status().await.nodes;
+    nodes.iter().map(|node| node.untold).collect()
+}
+
+/// What one does not tell may be what shows that the namespace is an old copy.
+#[tokio::test]
+async fn nothing_is_deleted_until_all_nodes_tell_what_they_have() {
+    let world = World::with(often()).await;
+    world.nodes.set_silent("n3", true);
+    world
+        .until("it does not tell", async |world| {
+            untold(world).await == [false, false, true]
+        })
+        .await;
+    world.nodes.store_aged("n1", unknown(1), 100, 2 * DAY);
+    world
+        .until("it is counted", async |world| strays(world).await == [1, 0, 0])
+        .await;
+    let found = node_findings(&world).await;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].what.contains("node n3 did not tell"), "{found:?}");
+    assert_eq!(world.nodes.blocks(), 1, "nothing was deleted");
+    world.nodes.set_silent("n3", false);
+    world
+        .until("it is deleted", async |world| {
+            world.nodes.blocks() == 0 && strays(world).await == [0; 3] && untold(world).await == [false; 3]
+        })
+        .await;
+    assert_eq!(node_findings(&world).await, []);
+}
+
+/// One that is gone has no say.
+#[tokio::test]
+async fn a_node_that_is_gone_keeps_nothing_from_being_deleted() {
+    let settings = Settings {
+        inventory_ms: 1000,
+        ..crate::fixture::quick_to_give_up()
+    };
+    let world = World::with(settings).await;
+    world.nodes.set_silent("n3", true);
+    world.nodes.store_aged("n1", unknown(1), 100, 2 * DAY);
+    world
+        .until("it is deleted", async |world| !world.nodes.has("n1", unknown(1)))
+        .await;
+}
+
+/// A new disk of which the only file that is asked for cannot be read was looked through all the same.
+#[tokio::test]
+async fn what_a_disk_does_not_give_back_is_copied_once_more() {
+    let settings = Settings {
+        inventory_ms: 0,
+        ..crate::fixture::quick()
+    };
+    let mut world = World::with(settings).await;
+    world.zone("/z", "payroll").await;
+    world.add_node("n4");
+    let grant = world.write("/z/f", 10, &NODES).await.expect("a file");
+    let block = block_id(&grant, 0);
+    world.nodes.replace_disk("n1");
+    world.nodes.store_aged("n1", block, sealed(10), DAY);
+    world.nodes.make_unreadable("n1", block);
+    world
+        .until("a copy more is made", async |world| {
+            world.nodes.has("n4", block) && world.cluster_status().await.blocks_in_deficit == 0
+        })
+        .await;
+    let blocks = world.read("/z/f").await.expect("opened").blocks.expect("blocks").blocks;
+    let mut nodes = blocks[0].nodes.clone();
+    nodes.sort();
+    assert_eq!(nodes, ["n1", "n2", "n3", "n4"], "it may be readable some day");
 }
 
 /// Disks are compared every second, and no more than four blocks of a node are deleted unasked.
@@ -233,6 +314,16 @@ fn four_at_most() -> Settings {
 async fn strays(world: &World) -> Vec<u64> {
     let nodes = world.cluster_status().await.nodes;
     nodes.iter().map(|node| node.strays).collect()
+}
+
+/// What people are to look at on nodes.
+async fn node_findings(world: &World) -> Vec<pb::Finding> {
+    let nodes = pb::CheckPageRequest {
+        part: CheckedPart::Nodes.into(),
+        ..pb::CheckPageRequest::default()
+    };
+    let found = world.fsck("fsadmin").check_page(nodes).await.expect("a page");
+    found.into_inner().findings
 }
 
 /// A superuser has them deleted, however many they are.
@@ -357,12 +448,7 @@ async fn an_old_copy_of_the_namespace_costs_no_block() {
     world
         .until("they are seen", async |world| strays(world).await == [7, 6, 6])
         .await;
-    let nodes = pb::CheckPageRequest {
-        part: CheckedPart::Nodes.into(),
-        ..pb::CheckPageRequest::default()
-    };
-    let found = world.fsck("fsadmin").check_page(nodes).await.expect("a page");
-    let found = found.into_inner().findings;
+    let found = node_findings(&world).await;
     assert_eq!(found.len(), 3, "{found:?}");
     assert_eq!(found[0].kind(), FindingKind::Node);
     assert!(found[0].what.contains("7 blocks on node n1"), "{found:?}");
@@ -378,6 +464,11 @@ async fn an_old_copy_of_the_namespace_costs_no_block() {
     world
         .until("they are deleted", async |world| {
             world.nodes.blocks() == 3 && strays(world).await == [0, 0, 0]
+        })
+        .await;
+    world
+        .until("his word has ended", async |world| {
+            !world.cluster_status().await.deleting_strays
         })
         .await;
     world.read("/z/old").await.expect("it is there");
@@ -398,6 +489,17 @@ async fn a_file_that_cannot_be_read_keeps_nobody_from_looking_on() {
         .await;
     let blocks = world.read("/z/f").await.expect("opened").blocks.expect("blocks").blocks;
     assert!(blocks[0].nodes.contains(&"n2".to_owned()), "nobody knows what is in it");
+    world
+        .until("it lacks a replica, and there is nowhere to make one", async |world| {
+            world.cluster_status().await.blocks_in_deficit == 1
+        })
+        .await;
+    world.nodes.make_readable("n2");
+    world
+        .until("it lacks none", async |world| {
+            world.cluster_status().await.blocks_in_deficit == 0
+        })
+        .await;
     // A record that cannot be read is passed over as well, in comparisons and in what nodes report.
     world.stop().await;
     let store = world.open_store().await;
