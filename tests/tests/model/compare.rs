@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use strongroom_fs::{FileKind, ZoneFs};
-use strongroom_proto::{Reason, ZonePath};
+use strongroom_proto::{DataSuite, Reason, ZonePath};
 
 use crate::{
     oracle::{Found, Oracle},
@@ -42,6 +42,9 @@ pub(crate) async fn path(fs: &ZoneFs, oracle: &Oracle, at: &ZonePath) -> Result<
         (stat, Found::File(file)) if stat.kind == FileKind::File => {
             if !is_as(&stat, file.bytes.len() as u64, file.mtime_ms) {
                 return Err(format!("{at} is {stat:?}, expected {} bytes", file.bytes.len()));
+            }
+            if (stat.data_suite == Some(DataSuite::Plain)) != file.plain {
+                return Err(format!("{at} is {stat:?}, expected that it is plain: {}", file.plain));
             }
             bytes(fs, at, &file.bytes).await?;
         }

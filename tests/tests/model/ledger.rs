@@ -6,7 +6,7 @@
 //! sums were made with the same key and counter; no salt, no key and no counter need be known for that.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -25,6 +25,8 @@ pub(crate) struct Ledger(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     seen: HashMap<[u8; CELL], Seen>,
+    /// Blocks that came as they were written.
+    plain: BTreeSet<BlockId>,
     reused: Vec<String>,
     cells: u64,
 }
@@ -51,6 +53,11 @@ impl Ledger {
         self.lock().reused.clone()
     }
 
+    /// All blocks that were not encrypted.
+    pub(crate) fn plain(&self) -> BTreeSet<BlockId> {
+        self.lock().plain.clone()
+    }
+
     /// How many cells were looked at.
     pub(crate) fn cells(&self) -> u64 {
         self.lock().cells
@@ -64,6 +71,11 @@ impl Ledger {
 impl State {
     fn enter(&mut self, block: BlockId, cell: usize, ciphertext: [u8; CELL]) {
         let sums = ciphertext.map(|byte| byte ^ ciphertext[0]);
+        if sums == [0; CELL] {
+            // No keystream: this is a cell as it was written.
+            self.plain.insert(block);
+            return;
+        }
         self.cells += 1;
         let fresh = Seen {
             block,
@@ -128,6 +140,9 @@ mod tests {
             assert!(same_block > 300, "{same_block} cells of 5000 bytes are found");
             ledger.enter(block(3), &sealed(suite, 2, 1));
             assert!(ledger.reused().len() > same_block, "the same bytes at another place");
+            assert_eq!(ledger.plain(), BTreeSet::new());
+            ledger.enter(block(4), &plaintext(1, 0, 100));
+            assert_eq!(ledger.plain(), BTreeSet::from([block(4)]));
         }
     }
 }

@@ -56,6 +56,8 @@ const SECONDS: u64 = 25;
 const AT_ONCE: usize = 4;
 /// One in so many has a key service that gives every EDEK out twice.
 const REPEATING: u64 = 4;
+/// One in so many has files that are in no zone.
+const PLAIN: u64 = 3;
 /// One in so many has a metadata service that hands out extents twice.
 const REGRANTING: u64 = 8;
 /// Attempts to make a failing sequence shorter.
@@ -83,6 +85,10 @@ fn every_sequence_of_operations_gives_what_the_oracle_says() {
         totals.regrants > 0 || totals.cases < 4 * REGRANTING,
         "no extent was granted twice"
     );
+    assert!(
+        totals.adopted > 0 || totals.cases < 20 * PLAIN,
+        "no file was encrypted by the zone that adopted it"
+    );
 }
 
 /// Sequences that are tried, several at once: each waits most of its time.
@@ -102,6 +108,7 @@ struct Totals {
     faults: u64,
     cells: u64,
     regrants: u64,
+    adopted: u64,
     wrong: Vec<String>,
 }
 
@@ -140,19 +147,21 @@ impl Trial {
         if seed % REGRANTING == 1 {
             return search(seed, &steps(), &async |steps| self.regrant(identities, steps).await);
         }
-        let repeats = seed.is_multiple_of(REPEATING);
-        search(seed, &operations(), &async |operations| {
-            self.play(identities, operations, repeats).await
+        search(seed, &operations(seed.is_multiple_of(PLAIN)), &async |operations| {
+            self.play(identities, operations, seed).await
         })
     }
 
-    async fn play(&self, identities: &Identities, operations: &[Operation], repeats: bool) -> Result<(), String> {
-        let world = World::start(identities, chosen_store()).await;
-        if repeats {
-            world.keys.repeat();
+    async fn play(&self, identities: &Identities, operations: &[Operation], seed: u64) -> Result<(), String> {
+        let mut game = match seed.is_multiple_of(PLAIN) {
+            true => Game::with_plain_files(World::with_plain_files(identities, chosen_store()).await),
+            false => Game::new(World::start(identities, chosen_store()).await),
+        };
+        if seed.is_multiple_of(REPEATING) {
+            game.world.keys.repeat();
         }
-        let mut game = Game::new(world);
         let played = game.play(operations).await;
+        self.lock().adopted += game.adopted;
         self.end(&game.world, operations.len(), played).await
     }
 

@@ -17,6 +17,8 @@ use crate::{
 
 /// Names below a directory. Few, so that operations meet each other.
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+/// All names that ever are in the root: those, and that of the homes, where the trash is of what is in no zone.
+pub(crate) const TOP: [&str; 5] = ["a", "b", "c", "d", "user"];
 /// Names on a path at most.
 const DEPTH: usize = 7;
 
@@ -31,6 +33,15 @@ pub(crate) enum Operation {
         at: Spot,
         key: usize,
         ctr: bool,
+    },
+    /// A zone of a directory that may hold something, or the next step of that.
+    Adopt {
+        at: Spot,
+        key: usize,
+    },
+    /// A job that encrypts what a zone has adopted.
+    Encrypt {
+        zone: usize,
     },
     Write {
         at: Spot,
@@ -223,11 +234,14 @@ fn writer() -> impl Strategy<Value = usize> {
     any::<u8>().prop_map(usize::from)
 }
 
-/// A whole sequence. Most begin with two zones, so that files can be made at once.
-pub(crate) fn operations() -> impl Strategy<Value = Vec<Operation>> {
+/// A whole sequence. Most begin with two zones, so that files can be made at once; or, where files may be in no zone, with some of those.
+pub(crate) fn operations(plain: bool) -> impl Strategy<Value = Vec<Operation>> {
+    let adopting = if plain { 12 } else { 3 };
     let namespace = prop_oneof![
         6 => (new(), any::<bool>()).prop_map(|(at, parents)| Operation::MakeDirectory { at, parents }),
         5 => (directory(), 0..3_usize, any::<bool>()).prop_map(|(at, key, ctr)| Operation::MakeZone { at, key, ctr }),
+        adopting => (directory(), 0..3_usize).prop_map(|(at, key)| Operation::Adopt { at, key }),
+        adopting => writer().prop_map(|zone| Operation::Encrypt { zone }),
         6 => (anything(), new(), any::<bool>())
             .prop_map(|(from, to, overwrite)| Operation::Rename { from, to, overwrite }),
         2 => (anything(), anything(), any::<bool>())
@@ -274,7 +288,8 @@ pub(crate) fn operations() -> impl Strategy<Value = Vec<Operation>> {
     ];
     let one = prop_oneof![5 => namespace, 9 => files, 2 => keys, 4 => fate];
     let sequence = proptest::collection::vec(one, 10..90);
-    let begin = prop_oneof![1 => Just(Vec::new()), 5 => Just(two_zones())];
+    let first = if plain { files_in_no_zone() } else { two_zones() };
+    let begin = prop_oneof![1 => Just(Vec::new()), 5 => Just(first)];
     (begin, sequence).prop_map(|(begin, sequence)| [begin, sequence].concat())
 }
 
@@ -291,6 +306,28 @@ pub(crate) fn one_file() -> Vec<Operation> {
         overwrite: false,
     };
     [two_zones(), vec![write]].concat()
+}
+
+/// A directory with two files, and another one with a third.
+pub(crate) fn files_in_no_zone() -> Vec<Operation> {
+    let at = |choice, name| Spot {
+        choice,
+        wanted: Wanted::Directory,
+        name: Some(name),
+    };
+    let directory = |at| Operation::MakeDirectory { at, parents: false };
+    let write = |at| Operation::Write {
+        at,
+        bytes: 5000,
+        overwrite: false,
+    };
+    vec![
+        directory(at(0, 0)),
+        write(at(1, 0)),
+        write(at(1, 1)),
+        directory(at(1, 2)),
+        write(at(2, 3)),
+    ]
 }
 
 pub(crate) fn two_zones() -> Vec<Operation> {

@@ -1,6 +1,7 @@
 //! What the namespace has to be, as plainly as it can be said: inodes in a map, a file's bytes in a vector, and for every operation
 //! the outcome that the documents promise. Nothing in here knows of stores, blocks or keys.
 
+mod adoption;
 mod trash;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,8 @@ pub(crate) struct Oracle {
     made: u32,
     /// Directories that something was removed into.
     trashes: BTreeSet<Inode>,
+    /// Files may be in no zone, and are not encrypted there.
+    plain: bool,
 }
 
 struct Node {
@@ -42,12 +45,16 @@ enum Kind {
 pub(crate) struct Zone {
     number: u32,
     pub(crate) key: String,
+    /// It was made of a directory that may have held something; and it is not known to be through with that.
+    adopted: bool,
+    adopts: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct File {
     pub(crate) bytes: Vec<u8>,
     pub(crate) mtime_ms: u64,
+    pub(crate) plain: bool,
     /// Who has it open.
     writer: Option<u32>,
 }
@@ -79,7 +86,7 @@ enum Place {
     New {
         parent: Inode,
         name: String,
-        zone: u32,
+        zone: Option<u32>,
         overwrite: bool,
     },
     File(Inode),
@@ -88,7 +95,7 @@ enum Place {
 type Outcome<T = ()> = Result<T, Reason>;
 
 impl Oracle {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(plain: bool) -> Self {
         let root = Node {
             parent: ROOT,
             name: String::new(),
@@ -100,6 +107,7 @@ impl Oracle {
             inodes: BTreeMap::from([(ROOT, root)]),
             made: ROOT,
             trashes: BTreeSet::new(),
+            plain,
         }
     }
 
@@ -172,6 +180,8 @@ impl Oracle {
         *zone = Some(Zone {
             number,
             key: key.to_owned(),
+            adopted: false,
+            adopts: false,
         });
         self.made = number;
         Ok(())
@@ -205,6 +215,7 @@ impl Oracle {
         if here.is_none() || other.is_none() || here == other || self.is_zone(moved) || is_trash {
             return Err(Reason::InvalidMove);
         }
+        self.check_encrypted(source, moved, there, overwrite)?;
         self.relink((source, &name), moved, (target, new_name, there), overwrite)
     }
 
@@ -262,8 +273,10 @@ impl Oracle {
     pub(crate) fn create(&mut self, path: &ZonePath, overwrite: bool) -> Outcome<Draft> {
         let (parent, name, there) = self.slot(path)?;
         self.check_publishing(there, overwrite)?;
-        let (_, zone) = self.zone_root(parent).ok_or(Reason::NotInZone)?;
-        let zone = zone.number;
+        let zone = self.zone_number(parent);
+        if zone.is_none() && !self.plain {
+            return Err(Reason::NotInZone);
+        }
         self.made += 1;
         Ok(Draft {
             number: self.made,
@@ -291,9 +304,13 @@ impl Oracle {
     pub(crate) fn append(&mut self, path: &ZonePath, from: Option<u64>) -> Outcome<Draft> {
         let number = self.made + 1;
         let inode = self.find(path)?;
+        let is_adopted = self.zone_number(inode).is_some();
         let Kind::File(file) = &mut self.node(inode).kind else {
             return Err(Reason::IsADirectory);
         };
+        if file.plain && is_adopted {
+            return Err(Reason::NotEncrypted);
+        }
         if file.writer.is_some() {
             return Err(Reason::LeaseHeld);
         }
@@ -327,6 +344,10 @@ impl Oracle {
     /// Whether a writer has been cut off from a file that shows, so that nothing he adds will count.
     pub(crate) fn is_lost(&self, draft: &Draft) -> bool {
         match draft.place {
+            // One that is not encrypted is lost as soon as a zone has its directory.
+            Place::New { parent, zone: None, .. } => {
+                !self.inodes.contains_key(&parent) || self.zone_number(parent).is_some()
+            }
             Place::New { .. } => false,
             Place::File(inode) => self.writer(inode) != Some(draft.number),
         }
@@ -352,20 +373,23 @@ impl Oracle {
         draft.added.clear();
         draft.changed = false;
         draft.place = Place::File(inode);
-        let writer = Some(draft.number);
+        let is_plain = self.is_plain(inode);
+        // Nobody goes on with one that a zone is to encrypt first.
+        let goes_on = !is_plain || self.zone_number(inode).is_none();
         self.node(inode).kind = Kind::File(File {
             bytes,
             mtime_ms,
-            writer,
+            plain: is_plain,
+            writer: goes_on.then_some(draft.number),
         });
         Ok(())
     }
 
-    fn publish_new(&mut self, parent: Inode, name: &str, zone: u32, overwrite: bool) -> Outcome<Inode> {
+    fn publish_new(&mut self, parent: Inode, name: &str, zone: Option<u32>, overwrite: bool) -> Outcome<Inode> {
         if !self.inodes.contains_key(&parent) {
             return Err(Reason::LeaseLost);
         }
-        if self.zone_root(parent).is_none_or(|(_, found)| found.number != zone) {
+        if self.zone_number(parent) != zone {
             return Err(Reason::LeaseLost);
         }
         let there = self.children(parent).and_then(|children| children.get(name)).copied();
@@ -373,7 +397,11 @@ impl Oracle {
         if let Some(there) = there {
             self.drop(there);
         }
-        Ok(self.add(parent, name, Kind::File(File::default())))
+        let file = File {
+            plain: zone.is_none(),
+            ..File::default()
+        };
+        Ok(self.add(parent, name, Kind::File(file)))
     }
 
     /// Nobody writes a draft any more.
@@ -445,6 +473,10 @@ impl Oracle {
                 _ => at = node.parent,
             }
         }
+    }
+
+    fn zone_number(&self, inode: Inode) -> Option<u32> {
+        self.zone_root(inode).map(|(_, zone)| zone.number)
     }
 
     fn path(&self, inode: Inode) -> ZonePath {

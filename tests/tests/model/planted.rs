@@ -9,7 +9,7 @@ use prost::Message;
 use crate::{
     audit::records,
     chosen_store,
-    operation::{one_file, two_zones},
+    operation::{files_in_no_zone, one_file, two_zones},
     play::Game,
     world::{Identities, Plant, Rows, World},
 };
@@ -19,6 +19,15 @@ async fn broken_by(plant: Plant) -> String {
     let world = World::start(&Identities::new(), chosen_store()).await;
     let mut game = Game::new(world);
     game.play(&one_file()).await.expect("as the oracle says");
+    game.world.plant(plant).await;
+    game.world.stop().await.join("\n")
+}
+
+/// The same where three files are in no zone.
+async fn broken_in_no_zone(plant: Plant) -> String {
+    let world = World::with_plain_files(&Identities::new(), chosen_store()).await;
+    let mut game = Game::with_plain_files(world);
+    game.play(&files_in_no_zone()).await.expect("as the oracle says");
     game.world.plant(plant).await;
     game.world.stop().await.join("\n")
 }
@@ -37,6 +46,27 @@ async fn an_index_without_a_file_is_found() {
     let plant = |rows| of_table(rows, b'x').map(|(key, _)| (key, None)).collect();
     let broken = broken_by(Box::new(plant)).await;
     has(&broken, "the index has [] too much and lacks [");
+}
+
+#[tokio::test]
+async fn a_list_without_a_file_that_is_not_encrypted_is_found() {
+    let plant = |rows| of_table(rows, b'P').map(|(key, _)| (key, None)).collect();
+    let broken = broken_in_no_zone(Box::new(plant)).await;
+    has(&broken, "are not encrypted, {} are listed");
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_encrypted_in_a_zone_that_adopts_nothing_is_found() {
+    let plant = |rows| {
+        let directory = |(key, value): (Bytes, Bytes)| {
+            let mut entry = records::Entry::decode(value).expect("a record");
+            entry.zone_id = vec![9; 16].into();
+            (key.len() == 18 && entry.file.is_none()).then(|| (key, Some(entry.encode_to_vec().into())))
+        };
+        of_table(rows, b'd').filter_map(directory).collect()
+    };
+    let broken = broken_in_no_zone(Box::new(plant)).await;
+    has(&broken, "is not encrypted, in zone Some(");
 }
 
 #[tokio::test]

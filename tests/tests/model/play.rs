@@ -1,5 +1,6 @@
 //! Does an operation in the world and in the oracle, and holds the outcomes against each other.
 
+mod adoption;
 mod upkeep;
 
 use std::time::{Duration, Instant};
@@ -37,6 +38,8 @@ pub(crate) struct Game {
     time_ms: u64,
     /// A writer was dropped, who lets go of his file in his own time.
     dropped: bool,
+    /// Files that were encrypted in zones which adopted them.
+    pub(crate) adopted: u64,
 }
 
 struct Open {
@@ -49,14 +52,24 @@ struct Open {
 
 impl Game {
     pub(crate) fn new(world: World) -> Self {
+        Self::over(world, Oracle::new(false))
+    }
+
+    /// In a world in which files may be in no zone.
+    pub(crate) fn with_plain_files(world: World) -> Self {
+        Self::over(world, Oracle::new(true))
+    }
+
+    fn over(world: World, oracle: Oracle) -> Self {
         Self {
             world,
-            oracle: Oracle::new(),
+            oracle,
             writers: Vec::new(),
             vanished: Vec::new(),
             extents: 0,
             time_ms: 1_700_000_000_000,
             dropped: false,
+            adopted: 0,
         }
     }
 
@@ -79,6 +92,8 @@ impl Game {
         match operation {
             Operation::MakeDirectory { at, parents } => self.make_directory(at, *parents).await,
             Operation::MakeZone { at, key, ctr } => self.make_zone(at, *key, *ctr).await,
+            Operation::Adopt { at, key } => self.adopt(at, *key).await,
+            Operation::Encrypt { zone } => self.encrypt(*zone).await,
             Operation::Write { at, bytes, overwrite } => self.write(at, *bytes, *overwrite).await,
             Operation::Create { at, overwrite } => {
                 let path = at.path(&self.oracle);
@@ -184,7 +199,11 @@ impl Game {
         let rewritten = self.patiently(expected.is_ok(), || fs.rewrite(&path)).await;
         let is_refused = matches!(&rewritten, Err(error) if error.reason() == Reason::Internal);
         if !(is_refused && self.world.keys.repeats()) {
+            let is_done = rewritten.is_ok();
             agree(rewritten.map(drop), expected)?;
+            if is_done {
+                self.oracle.rewritten(&path);
+            }
         }
         compare::path(&self.world.fs, &self.oracle, &path).await
     }
@@ -425,6 +444,7 @@ impl Game {
             self.abandon(0).await?;
         }
         self.finish_jobs().await?;
+        self.look_at_adopted().await?;
         self.compare().await
     }
 

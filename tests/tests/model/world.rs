@@ -21,6 +21,7 @@ use strongroom_fs::ZoneFs;
 use strongroom_kv::{AnyStore, Reader as _, Store as _, StoreConfig, Txn as _};
 use strongroom_metadata::{Authority, Clock, Service, Settings};
 use strongroom_proto::{
+    ZonePath,
     kms::v1::unwrap_server::UnwrapServer,
     metadata::v1::cluster_client::ClusterClient,
     transport::{Remote, Role, TlsIdentity, bind, connect, serve},
@@ -39,6 +40,7 @@ use crate::{
     crash::{CrashStore, Faults},
     keys::Keys,
     nodes::{NODES, Nodes},
+    operation::TOP,
     replays::Replays,
 };
 
@@ -106,6 +108,18 @@ pub(crate) type Plant = Box<dyn FnOnce(Rows) -> Rows + Send>;
 impl World {
     /// An empty namespace in a new store.
     pub(crate) async fn start(identities: &Identities, store: StoreConfig) -> Self {
+        Self::with(identities, store, false).await
+    }
+
+    /// One in which files may be in no zone.
+    pub(crate) async fn with_plain_files(identities: &Identities, store: StoreConfig) -> Self {
+        let world = Self::with(identities, store, true).await;
+        let path = |name: &&str| ZonePath::root().child(name).expect("a name");
+        world.fs.allow_plain(TOP.iter().map(path).collect());
+        world
+    }
+
+    async fn with(identities: &Identities, store: StoreConfig, plain_files: bool) -> Self {
         let (keys, nodes, faults) = (Keys::new(), Nodes::new(), Faults::default());
         let (replays, ahead_ms) = (Replays::default(), Arc::default());
         let mut tasks = JoinSet::new();
@@ -124,6 +138,7 @@ impl World {
             ahead_ms: Arc::clone(&ahead_ms),
             audit: Arc::clone(&audit),
             address: reserved.local_addr().expect("an address"),
+            plain_files,
         };
         let metadata = remote(host.address);
         for node in NODES {
@@ -161,7 +176,7 @@ impl World {
         let mut audit = self.audit.lock().unwrap_or_else(PoisonError::into_inner);
         // Who was given an extent of somebody else's leaves blocks of it that are on no record; the comparison of disks finds them.
         if self.replays.total() == 0 {
-            audit.look_at_nodes(&self.nodes.blocks());
+            audit.look_at_nodes(&self.nodes.blocks(), &self.nodes.ledger.plain());
         }
         audit.broken()
     }
@@ -194,6 +209,7 @@ struct Host {
     ahead_ms: Arc<AtomicU64>,
     audit: Arc<Mutex<Audit>>,
     address: SocketAddr,
+    plain_files: bool,
 }
 
 /// A metadata service, as a process.
@@ -296,11 +312,12 @@ impl Host {
         let (keys, tls, address) = (self.keys.clone(), Arc::clone(&self.tls), self.address);
         let (replays, clock) = (self.replays.clone(), Clock::ahead(Arc::clone(&self.ahead_ms)));
         let directory: PathBuf = self.directory.path().to_owned();
+        let settings = settings(self.plain_files);
         async move {
             let superusers = vec![USER.parse().expect("a name")];
             let supergroup = "supergroup".parse().expect("a name");
             let authority = Authority::load(superusers, supergroup, None).expect("no file");
-            let service = Service::open(store, keys, &directory, clock, settings(), authority, Arc::clone(&tls));
+            let service = Service::open(store, keys, &directory, clock, settings, authority, Arc::clone(&tls));
             let service = service.await.map_err(|error| error.to_string())?;
             let listener = bind(address).await.map_err(|error| error.to_string())?;
             let routes = service.routes().await.map_err(|error| error.to_string())?;
@@ -348,8 +365,9 @@ async fn change(store: &AnyStore, plant: Plant) {
     txn.commit().await.expect("committed");
 }
 
-fn settings() -> Settings {
+fn settings(plain_files: bool) -> Settings {
     Settings {
+        plain_files,
         stock_edeks: 6,
         stock_low_edeks: 2,
         node_silence_ms: 2000,

@@ -99,6 +99,19 @@ pub(super) fn check_nodes(
     }
 }
 
+/// No block of a file that has a DEK was ever stored as it was written.
+pub(super) fn check_encrypted(tables: &Tables, plain: &BTreeSet<BlockId>, broken: &mut Broken) {
+    let plain: BTreeSet<_> = plain.iter().map(|block| Id::of(block.extent.as_bytes())).collect();
+    for (file, body) in tables.bodies.iter().filter(|(_, body)| body.edek.is_some()) {
+        for extent in &body.extents {
+            let id = Id::of(&extent.extent_id);
+            broken.unless(!plain.contains(&id), || {
+                format!("file {file:?} has a DEK, and its extent {id:?} was stored without")
+            });
+        }
+    }
+}
+
 /// All blocks with their nodes. A chunk that is not full is the last of its extent.
 fn recorded(tables: &Tables) -> BTreeMap<Block, &Vec<String>> {
     let mut recorded = BTreeMap::new();

@@ -19,7 +19,10 @@ pub(super) fn check(tables: &Tables, keys: &Keys, broken: &mut Broken) {
         check_edek(tables, keys, id, edek, broken);
     }
     for (id, body) in &tables.bodies {
-        check_zone(tables, *id, body, broken);
+        match &body.plain {
+            Some(plain) => check_plain_in(tables, *id, plain, broken),
+            None => check_zone(tables, *id, body, broken),
+        }
     }
 }
 
@@ -63,6 +66,26 @@ fn check_plain(tables: &Tables, broken: &mut Broken) {
             "the files {expected:?} are not encrypted, {:?} are listed",
             tables.plain
         )
+    });
+}
+
+/// One is in no zone, or in one that adopts it; and if that has looked at all files, it has it on its list.
+fn check_plain_in(tables: &Tables, file: Id, plain: &records::Plain, broken: &mut Broken) {
+    let listed = (!plain.zone_id.is_empty()).then(|| Id::of(&plain.zone_id));
+    let (zone, holds) = match zone_of(tables, file) {
+        Where::In(None) => (None, listed.is_none()),
+        Where::In(Some(zone)) => {
+            let record = tables.zones.get(&zone);
+            let adoption = record.and_then(|record| record.adoption.as_ref());
+            let adoption = adoption.filter(|adoption| !adoption.ended);
+            let is_known = listed == Some(zone) || (listed.is_none() && adoption.is_some_and(|it| !it.looked));
+            (Some(zone), adoption.is_some() && is_known)
+        }
+        Where::CutOff => return,
+        Where::Nowhere => (None, false),
+    };
+    broken.unless(holds, || {
+        format!("file {file:?} is not encrypted, in zone {zone:?}, and on the list of {listed:?}")
     });
 }
 

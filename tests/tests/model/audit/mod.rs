@@ -58,10 +58,15 @@ impl Audit {
     }
 
     /// Holds what is on the nodes against the store as it was seen last.
-    pub(crate) fn look_at_nodes(&mut self, stored: &BTreeMap<BlockId, BTreeMap<&'static str, bool>>) {
+    pub(crate) fn look_at_nodes(
+        &mut self,
+        stored: &BTreeMap<BlockId, BTreeMap<&'static str, bool>>,
+        plain: &BTreeSet<BlockId>,
+    ) {
         let mut broken = Broken::default();
         if let Some(tables) = &self.last {
             blocks::check_nodes(tables, stored, &mut broken);
+            blocks::check_encrypted(tables, plain, &mut broken);
         }
         self.broken.extend(broken.0);
     }

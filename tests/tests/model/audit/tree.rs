@@ -43,6 +43,9 @@ fn check_entries(tables: &Tables, broken: &mut Broken) {
             broken.unless(size.length == length, || {
                 format!("entry {name} says {} bytes, its extents have {length}", size.length)
             });
+            broken.unless(size.plain == body.plain.is_some(), || {
+                format!("entry {name} says of its encryption what {body:?} does not")
+            });
         }
     }
     for id in tables.bodies.keys() {

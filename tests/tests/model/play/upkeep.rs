@@ -81,7 +81,7 @@ impl Game {
             (started, expected) => return agree(started.map(drop), expected),
         };
         for file in self.oracle.paths() {
-            if file.is_within(&path) && self.oracle.is_file(&file) && !self.rewrite_one(&job, &file).await? {
+            if file.is_within(&path) && self.oracle.is_file(&file) && !self.rewrite_one(&job, &file, rekey).await? {
                 let id = job.job().job_id;
                 let canceled = self.world.fs.control_job(id, JobAction::Cancel).await;
                 return canceled.map(drop).map_err(|error| told(&error));
@@ -91,15 +91,22 @@ impl Game {
     }
 
     /// Says whether the job is still this client's: after a long pause of the service it is not.
-    async fn rewrite_one(&self, job: &Rewriting, file: &ZonePath) -> Result<bool, String> {
-        let expected = self.oracle.rewrite(file);
+    async fn rewrite_one(&mut self, job: &Rewriting, file: &ZonePath, rekey: bool) -> Result<bool, String> {
+        let expected = match rekey && self.oracle.has_no_dek(file) {
+            true => Err(Reason::NotEncrypted),
+            false => self.oracle.rewrite(file),
+        };
         let rewritten = self.patiently(expected.is_ok(), || job.rewrite(file)).await;
+        if let Ok(Some(_)) = &rewritten {
+            self.oracle.rewritten(file);
+        }
         let reason = rewritten.as_ref().err().map(FsError::reason);
         match (reason, expected) {
             (Some(Reason::JobStopped), _) => return Ok(false),
             // The client refuses a DEK that the file has already, which only a key service that repeats itself gives.
             (Some(Reason::Internal), _) if self.world.keys.repeats() => job.fail(),
             (Some(Reason::LeaseHeld), Err(Reason::LeaseHeld)) => job.skip(),
+            (Some(Reason::NotEncrypted), Err(Reason::NotEncrypted)) => job.fail(),
             // There is nothing to do for a file of one extent, whoever writes it.
             (None, _) => {}
             (_, expected) => agree(rewritten.map(drop), expected)?,
