@@ -105,7 +105,7 @@ reasons! {
     LeaseLost = "lease-lost" => FailedPrecondition,
     /// Somebody else is writing the file.
     LeaseHeld = "lease-held" => FailedPrecondition,
-    /// The file was changed while it was rewritten.
+    /// The file was changed while it was rewritten, or the directory while it was looked through or counted.
     FileChanged = "file-changed" => Aborted,
     /// Another client works on the job.
     JobHeld = "job-held" => FailedPrecondition,

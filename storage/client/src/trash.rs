@@ -105,7 +105,7 @@ fn enter(all: &mut Vec<Expunged>, page: Expunged) {
         Some(last) => {
             last.checkpoint = last.checkpoint.take().or(page.checkpoint);
             last.removed.extend(page.removed);
-            last.kept = page.kept;
+            last.kept.extend(page.kept);
         }
         None => all.push(page),
     }

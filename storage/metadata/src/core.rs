@@ -26,7 +26,7 @@ use crate::{
     error::{MetadataError, chain},
     files::lease::{bury, dead_ms, reap},
     jobs::runner,
-    namespace::remove::Purges,
+    namespace::{remove::Purges, walkers::Walkers},
     schema::{NODES_MAX, ROOT, access, access::transact, keys, records},
     trash::round,
     zones::{source::EdekSource, stock::Stock},
@@ -80,6 +80,7 @@ pub(crate) struct Core<S, E> {
     pub(crate) stock: Stock<E>,
     pub(crate) cluster: Cluster,
     pub(crate) duty: Duty,
+    pub(crate) walkers: Walkers,
     /// Told when there is a job to work on.
     pub(crate) work: Notify,
 }
@@ -114,6 +115,7 @@ impl<S: Store, E: EdekSource> Core<S, E> {
             stock: Stock::new(Arc::clone(&source), clock.clone(), settings),
             cluster: Cluster::new(clock.clone(), settings, signer),
             duty: Duty::new(clock.clone()),
+            walkers: Walkers::new(),
             store,
             source,
             clock,

@@ -6,7 +6,10 @@ use strongroom_proto::{
     transport::UserName,
 };
 
-use crate::{namespace::permission::Forbidden, schema::keys::Measure};
+use crate::{
+    namespace::{permission::Forbidden, walkers::WALK},
+    schema::keys::Measure,
+};
 
 /// Why an operation on the namespace, a file, a zone or the cluster fails. Messages name the thing and the way out.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -157,14 +160,31 @@ pub enum MetadataError {
     },
     /// What a directory holds is too much to be counted for its quota.
     #[error(
-        "what {0} holds could not be counted in 20 s, and it has no quota now; set quotas on directories below it first, whose content is then not counted again"
+        "what {0} holds could not be counted in {s} s, and it has no quota now; set quotas on directories below it first, whose content is then not counted again",
+        s = WALK.as_secs()
     )]
     TooLongToCount(ZonePath),
+    /// A quota was taken away while it was being counted.
+    #[error(
+        "{0} has no quota now: another change took it away while what is there was being counted; look with: strongroom fs quota show {0}, and set it again"
+    )]
+    QuotaTakenAway(ZonePath),
     /// What a directory holds is too much to be looked through for whether it may be removed.
     #[error(
-        "what {0} holds could not be looked through in 20 s for whether you may remove all of it; remove directories below it first, or have a superuser remove it"
+        "what {0} holds could not be looked through in {s} s for whether you may remove all of it; remove directories below it first, or have a superuser remove it",
+        s = WALK.as_secs()
     )]
     TooLongToCheck(ZonePath),
+    /// Each time that a directory had been looked through another one was in its place.
+    #[error(
+        "{0} was replaced by another directory while it was looked through for whether you may remove all of it; remove it again when nobody renames it"
+    )]
+    ReplacedMeanwhile(ZonePath),
+    /// As many large directories are being looked through or counted as may be at once.
+    #[error(
+        "user {0} has to wait: as many large directories as may be at once, of one user or in all, are being looked through or counted; try again in a few seconds"
+    )]
+    TooManyWalks(UserName),
     /// A move across the border of a zone.
     #[error("{path} can't be moved {border}; {}", way_across(.path, .to.as_ref()))]
     CrossZone {
@@ -508,11 +528,13 @@ impl MetadataError {
             }
             Self::ZoneAdopting { .. } => Reason::KeyInUse,
             Self::OlderVersion { .. } => Reason::KeyVersionUnusable,
-            Self::Changed(_) | Self::MovedOn(_) => Reason::FileChanged,
+            Self::Changed(_) | Self::MovedOn(_) | Self::ReplacedMeanwhile(_) | Self::QuotaTakenAway(_) => {
+                Reason::FileChanged
+            }
             Self::JobHeld { .. } => Reason::JobHeld,
             Self::JobLost(_) | Self::JobStopped(_) => Reason::JobStopped,
             Self::TooFewNodes { .. } => Reason::TooFewNodes,
-            Self::StaleEdek { .. } => Reason::Overloaded,
+            Self::StaleEdek { .. } | Self::TooManyWalks(_) => Reason::Overloaded,
         }
     }
 }

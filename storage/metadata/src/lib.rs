@@ -25,7 +25,11 @@ mod files;
 mod fsck;
 mod jobs;
 mod kms;
+#[cfg(test)]
+mod meddled;
 mod namespace;
+#[cfg(test)]
+mod planted;
 mod quota;
 mod reencrypt;
 mod run;

@@ -85,7 +85,7 @@ impl<S: Store, E: EdekSource> Namespace for Api<S, E> {
             recursive: asked.recursive,
             to_trash: asked.to_trash && self.core.settings.trash_ms > 0,
         };
-        let done = remove(&self.core.store, &who, &call, &path, how).await?;
+        let done = remove(&self.core.store, &self.core.walkers, &who, &call, &path, how).await?;
         if !done.job_id.is_empty() {
             self.core.work.notify_one();
         }
@@ -116,7 +116,7 @@ impl<S: Store, E: EdekSource> Namespace for Api<S, E> {
             names: limit(asked.names_max, asked.clear_names, 1)?,
             bytes: limit(asked.bytes_max, asked.clear_bytes, 0)?,
         };
-        let quotas = quota::set(&self.core.store, &who, &call, &path, change).await?;
+        let quotas = quota::set(&self.core.store, &self.core.walkers, &who, &call, &path, change).await?;
         tracing::info!(by = %who.name, %path, ?change, "quota set");
         Ok(Response::new(quotas))
     }

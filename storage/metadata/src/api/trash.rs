@@ -2,10 +2,11 @@ use strongroom_kv::Store;
 use strongroom_proto::metadata::v1::{self as pb, trash_server::Trash};
 use tonic::{Request, Response, Status};
 
-use super::{Api, optional_id, parse};
+use super::{Api, parse};
 use crate::{
     trash::{
-        emptying::{Rule, expunge},
+        emptying::Rule,
+        expunge::{Cursor, expunge},
         provision::provision,
         round::expire_after_ms,
     },
@@ -18,7 +19,7 @@ impl<S: Store, E: EdekSource> Trash for Api<S, E> {
         let who = self.caller(&request, "expunge their trash")?;
         let asked = request.into_inner();
         let call = self.call("expunge", &who.name, &asked.request_id, &asked)?;
-        let from = optional_id(&asked.from)?;
+        let from = Cursor::parse(&asked.from)?;
         let rule = Rule {
             now_ms: call.now_ms(),
             checkpoint_after_ms: 0,
@@ -28,7 +29,7 @@ impl<S: Store, E: EdekSource> Trash for Api<S, E> {
                 expire_after_ms(&self.core.settings)
             },
         };
-        let (done, work) = expunge(&self.core.store, &who, &call, from, rule).await?;
+        let (done, work) = expunge(&self.core.store, &self.core.walkers, &who, &call, &from, rule).await?;
         if work {
             self.core.work.notify_one();
         }

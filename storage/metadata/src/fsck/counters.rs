@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use strongroom_kv::{Reader, Store, StoreError, Txn, counter};
 use strongroom_proto::{QuotaId, ZoneId, metadata::v1 as pb};
-use tokio::time::Instant;
+use tokio::{task::yield_now, time::Instant};
 
 use super::{Question, finding, quotas};
 use crate::{
@@ -91,6 +91,12 @@ pub(super) async fn check<S: Store, E: EdekSource>(
             let what = format!("{what} cannot be counted: a {broken} cannot be read");
             page.findings
                 .push(finding(pb::FindingKind::Unreadable, Bytes::new(), what));
+            return Ok(page);
+        }
+        Err(error @ MetadataError::TooDeep(_)) => {
+            let what = format!("{what} cannot be counted: {error}");
+            page.findings
+                .push(finding(pb::FindingKind::Counter, Bytes::new(), what));
             return Ok(page);
         }
         counts => counts?,
@@ -262,6 +268,8 @@ async fn each_pair(
     mut see: impl FnMut((Bytes, Bytes)),
 ) -> Result<bool, MetadataError> {
     loop {
+        // The embedded store keeps its caller's thread.
+        yield_now().await;
         if Instant::now() > deadline {
             return Ok(false);
         }

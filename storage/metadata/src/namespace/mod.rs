@@ -11,4 +11,6 @@ pub(crate) mod remove;
 pub(crate) mod rename;
 pub(crate) mod resolve;
 pub(crate) mod stat;
+pub(crate) mod walk;
+pub(crate) mod walkers;
 pub(crate) mod xattrs;

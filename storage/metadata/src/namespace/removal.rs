@@ -43,8 +43,9 @@ pub(super) async fn begin(
         created_ms: now_ms,
         ..Job::default()
     };
-    record::begin(txn, id, job);
+    // First, since it may be refused, and then nothing is to be left of it in the transaction.
     take_out(txn, found).await?;
+    record::begin(txn, id, job);
     cut_off(txn, id, &found.entry, now_ms).await?;
     Ok(id)
 }

@@ -9,10 +9,11 @@ use strongroom_kv::{Reader, Store, Txn};
 use strongroom_proto::{BlockId, ExtentId, FileId, JobId, ZoneId, ZonePath, metadata::v1 as pb, transport::UserName};
 
 use super::{
-    clearing::check_tree,
+    clearing::{IN_A_TRANSACTION_MAX, check_small, check_tree},
     permission::{check_clearing, check_taking},
     removal,
     resolve::{Found, Slot, slot},
+    walkers::Walkers,
     xattrs,
 };
 use crate::{
@@ -36,6 +37,9 @@ const PURGES_PER_ROUND: usize = 100;
 /// Steps under way at once, so that they share the store's durable writes.
 const PURGES_AT_ONCE: usize = 16;
 
+/// How often a directory is looked through before it is removed, at most: each time another one was in its place then.
+const LOOKS_MAX: usize = 3;
+
 /// How something is removed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct How {
@@ -45,60 +49,75 @@ pub(crate) struct How {
     pub(crate) to_trash: bool,
 }
 
+/// What a transaction comes to.
+enum Turn {
+    Done(pb::RemoveResponse),
+    /// Nothing was done: what this holds has to be looked through first.
+    Look(Box<Found>),
+}
+
 /// Removes what is at `path`; what a directory holds that is gone for good is cleared away by a job.
 pub(crate) async fn remove(
     store: &impl Store,
+    walkers: &Walkers,
     who: &Caller,
     call: &Call,
     path: &ZonePath,
     how: How,
 ) -> Result<pb::RemoveResponse, MetadataError> {
-    if how.recursive && !who.superuser {
-        check_below(store, who, path, how).await?;
-    }
-    let removed = transact!(store, [who, call, path], |txn| remove_once(
-        txn, &who, &call, &path, how
-    ))
-    .await;
+    let removed = look_and_remove(store, walkers, who, call, path, how).await;
     if how.to_trash {
         return moving::explained(store, who, path, how.recursive, removed).await;
     }
     removed
 }
 
-/// Refuses to remove for good what the caller may not remove of all that a directory holds. Whatever else is in the way is left to the
-/// transaction.
-async fn check_below(store: &impl Store, who: &Caller, path: &ZonePath, how: How) -> Result<(), MetadataError> {
-    let mut view = store.snapshot().await?;
-    let Ok(Slot { parent, found, .. }) = slot(&mut view, who, path, "removed").await else {
-        return Ok(());
+async fn look_and_remove(
+    store: &impl Store,
+    walkers: &Walkers,
+    who: &Caller,
+    call: &Call,
+    path: &ZonePath,
+    how: How,
+) -> Result<pb::RemoveResponse, MetadataError> {
+    let turn = async |looked| {
+        transact!(store, [who, call, path], |txn| remove_once(
+            txn, &who, &call, &path, how, looked
+        ))
+        .await
     };
-    let may_take = |found: &Found| {
-        let clears = check_clearing(who, found, path);
-        found.entry.is_directory() && check_taking(who, &parent, found).and(clears).is_ok()
+    let mut found = match turn(None).await? {
+        Turn::Done(done) => return Ok(done),
+        Turn::Look(found) => found,
     };
-    let Some(found) = found.filter(may_take) else {
-        return Ok(());
-    };
-    if how.to_trash && !moving::is_in_trash(&mut view, who, path).await? {
-        return Ok(());
+    let leave = walkers.begin(who).await?;
+    for _ in 0..LOOKS_MAX {
+        check_tree(store, who, &found, leave.deadline()).await?;
+        found = match turn(Some(found.id)).await? {
+            Turn::Done(done) => return Ok(done),
+            Turn::Look(found) => found,
+        };
     }
-    check_tree(&mut view, who, &found).await
+    Err(MetadataError::ReplacedMeanwhile(path.clone()))
 }
 
+/// `looked` is the directory that the caller may clear with all it holds, as far as that was looked through before.
 async fn remove_once(
     txn: &mut impl Txn,
     who: &Caller,
     call: &Call,
     path: &ZonePath,
     how: How,
-) -> Result<pb::RemoveResponse, MetadataError> {
+    looked: Option<FileId>,
+) -> Result<Turn, MetadataError> {
     if let Some(done) = call.answer(txn).await? {
-        return Ok(done);
+        return Ok(Turn::Done(done));
     }
-    let done = remove_in(txn, who, path, how, call.now_ms()).await?;
-    call.keep(txn, &done);
-    Ok(done)
+    let turn = remove_in(txn, who, path, how, looked, call.now_ms()).await?;
+    if let Turn::Done(done) = &turn {
+        call.keep(txn, done);
+    }
+    Ok(turn)
 }
 
 async fn remove_in(
@@ -106,12 +125,14 @@ async fn remove_in(
     who: &Caller,
     path: &ZonePath,
     how: How,
+    looked: Option<FileId>,
     now_ms: u64,
-) -> Result<pb::RemoveResponse, MetadataError> {
+) -> Result<Turn, MetadataError> {
     let Slot { parent, found, .. } = slot(txn, who, path, "removed").await?;
     let found = found.ok_or_else(|| MetadataError::NotFound(path.clone()))?;
     check_taking(who, &parent, &found)?;
-    if found.entry.is_directory() && !is_empty(txn, &found).await? {
+    let clears = found.entry.is_directory() && !is_empty(txn, &found).await?;
+    if clears {
         if !how.recursive {
             return Err(MetadataError::NotEmpty(path.clone()));
         }
@@ -120,16 +141,34 @@ async fn remove_in(
     if how.to_trash
         && let Some(moved) = moving::put(txn, who, &parent, &found, now_ms).await?
     {
-        return Ok(pb::RemoveResponse {
+        return Ok(Turn::Done(pb::RemoveResponse {
             trash_path: (&moved.path).into(),
             ..pb::RemoveResponse::default()
-        });
+        }));
+    }
+    if clears && !is_looked_through(txn, who, &found, looked).await? {
+        return Ok(Turn::Look(Box::new(found)));
     }
     let job = clear(txn, &found, &who.name, now_ms).await?;
-    Ok(pb::RemoveResponse {
+    Ok(Turn::Done(pb::RemoveResponse {
         job_id: job.map(Into::into).unwrap_or_default(),
         ..pb::RemoveResponse::default()
-    })
+    }))
+}
+
+/// Whether it is known that somebody may clear a directory with all it holds: it was looked through before, or is small enough for that to
+/// be done in the transaction. Refuses whoever may not.
+async fn is_looked_through(
+    txn: &mut impl Txn,
+    who: &Caller,
+    found: &Found,
+    looked: Option<FileId>,
+) -> Result<bool, MetadataError> {
+    if who.superuser || looked == Some(found.id) {
+        return Ok(true);
+    }
+    let mut names = IN_A_TRANSACTION_MAX;
+    check_small(txn, who, found, &mut names).await
 }
 
 /// Takes what was found out of the namespace for good. What a directory holds is cleared away by a job of `by`.
@@ -325,4 +364,113 @@ pub(crate) async fn zone_root(
         tracing::warn!(%zone, %path, "the path of a zone is too long; rename a directory above it");
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use strongroom_proto::groups::Groups;
+
+    use super::*;
+    use crate::{
+        meddled::Meddled,
+        planted::{Planted, moved, parsed},
+    };
+
+    /// More names than are looked through in the transaction.
+    const LARGE: usize = IN_A_TRANSACTION_MAX + 200;
+
+    async fn by_alice(store: &impl Store, path: &str) -> Result<(), MetadataError> {
+        let who = Caller::of("alice", Groups::default(), false);
+        let call = Call::of("remove", &who.name, &[], &pb::RemoveRequest::default(), 1).expect("a call");
+        let how = How {
+            recursive: true,
+            to_trash: false,
+        };
+        remove(store, &Walkers::new(), &who, &call, &parsed(path), how)
+            .await
+            .map(drop)
+    }
+
+    /// A directory of alice's, and one with something of bob's that is closed to her.
+    async fn with_bobs(large: usize) -> Planted {
+        let planted = Planted::new().await;
+        for path in ["/a", "/b"] {
+            planted.directory(path, "alice", 0o777).await;
+        }
+        planted.fill("/a", "alice", large).await;
+        planted.directory("/b/private", "bob", 0o700).await;
+        planted.directory("/b/private/x", "bob", 0o755).await;
+        planted
+    }
+
+    #[tokio::test]
+    async fn what_is_removed_is_what_was_looked_through() {
+        let planted = with_bobs(LARGE).await;
+        let mut swapped = false;
+        let store = Meddled::new(&planted.store).after_view(move |store| {
+            let is_first = !std::mem::replace(&mut swapped, true);
+            Box::pin(async move {
+                if is_first {
+                    moved(&store, "/a", "/c").await;
+                    moved(&store, "/b", "/a").await;
+                }
+            })
+        });
+        let outcome = by_alice(&store, "/a").await;
+        assert!(matches!(outcome, Err(MetadataError::Forbidden(_))), "{outcome:?}");
+        assert!(planted.at("/a/private/x").await.is_some(), "it is bob's");
+        by_alice(&store, "/c").await.expect("it is hers");
+        assert!(planted.at("/c").await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_replaced_again_and_again_is_not_looked_through_for_ever() {
+        let planted = Planted::new().await;
+        for path in ["/a", "/b"] {
+            planted.directory(path, "alice", 0o755).await;
+            planted.fill(path, "alice", LARGE).await;
+        }
+        let looks = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&looks);
+        let store = Meddled::new(&planted.store).after_view(move |store| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async move {
+                moved(&store, "/a", "/c").await;
+                moved(&store, "/b", "/a").await;
+                moved(&store, "/c", "/b").await;
+            })
+        });
+        let outcome = by_alice(&store, "/a").await;
+        assert!(
+            matches!(outcome, Err(MetadataError::ReplacedMeanwhile(_))),
+            "{outcome:?}"
+        );
+        assert_eq!(looks.load(Ordering::Relaxed), LOOKS_MAX);
+        by_alice(&planted.store, "/a")
+            .await
+            .expect("nobody renames it any more");
+        assert!(planted.at("/a").await.is_none() && planted.at("/b").await.is_some());
+    }
+
+    #[tokio::test]
+    async fn nothing_comes_into_a_small_tree_while_it_is_removed() {
+        let planted = with_bobs(IN_A_TRANSACTION_MAX / 2).await;
+        let mut came = false;
+        let store = Meddled::new(&planted.store).before_commit(move |store| {
+            let is_first = !std::mem::replace(&mut came, true);
+            Box::pin(async move {
+                if is_first {
+                    moved(&store, "/b/private", "/a/0007/private").await;
+                }
+            })
+        });
+        let outcome = by_alice(&store, "/a").await;
+        assert!(matches!(outcome, Err(MetadataError::Forbidden(_))), "{outcome:?}");
+        assert!(planted.at("/a/0007/private/x").await.is_some(), "it is bob's");
+    }
 }

@@ -11,7 +11,8 @@ use crate::{
     schema::{ROOT, access, keys, records},
 };
 
-/// Directories between an inode and the root, at most. A path's bytes bound it for what is made; renames further up can add to it.
+/// Directories between an inode and the root, at most, and below the one that a walk begins with. A path's bytes bound it for what is made;
+/// renames further up can add to it.
 pub(super) const DEPTH_MAX: usize = 2048;
 
 /// A zone and where its root is.

@@ -4,11 +4,9 @@
 //! the store that has the mark is counted, and what it has over the counters *of that state* is added to them. However long the
 //! counting takes, and whatever changes meanwhile, the counters say then what there is.
 
-use std::time::Duration;
-
 use strongroom_kv::{Store, Txn};
-use strongroom_proto::{QuotaId, ZonePath, metadata::v1 as pb};
-use tokio::time::timeout;
+use strongroom_proto::{FileId, QuotaId, ZonePath, metadata::v1 as pb};
+use tokio::time::{Instant, timeout_at};
 
 use super::{Limits, QuotaAt, Usage, at, directory, forget, size, used};
 use crate::{
@@ -18,6 +16,8 @@ use crate::{
     namespace::{
         permission::{Rights, check},
         resolve::{Found, climb, find},
+        walk::Bound,
+        walkers::Walkers,
     },
     schema::{
         access,
@@ -26,9 +26,6 @@ use crate::{
         records,
     },
 };
-
-/// How long what is there is counted: less than its caller waits.
-const COUNTED_FOR: Duration = Duration::from_secs(20);
 
 /// A change of a limit; none leaves it as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,36 +52,76 @@ pub(crate) struct Change {
     pub(crate) bytes: Limit,
 }
 
+/// A quota whose directory is still to be counted.
+#[derive(Debug, Clone, Copy)]
+struct Marked {
+    id: QuotaId,
+    directory: FileId,
+}
+
 /// Changes the quota of the directory at `path`, and counts what is there if it had none. That the caller is a superuser was checked
 /// before.
 pub(crate) async fn set(
     store: &impl Store,
+    walkers: &Walkers,
     who: &Caller,
     call: &Call,
     path: &ZonePath,
     change: Change,
 ) -> Result<pb::Quotas, MetadataError> {
-    let to_count = transact!(store, [who, call, path], |txn| mark(txn, &who, &call, &path, change)).await?;
-    if let Some(id) = to_count {
-        match timeout(COUNTED_FOR, count(store, who, id)).await {
-            Ok(outcome) => outcome?,
-            Err(_) => {
-                if transact!(store, [who, call], |txn| unmark(txn, &who, &call, id)).await? {
-                    return Err(MetadataError::TooLongToCount(path.clone()));
-                }
-            }
-        }
-        // The same request may have come twice, and be given up by the other one.
-        transact!(store, [call, path], |txn| said(txn, &call, &path)).await?;
+    // Before the mark, which nothing is to leave uncounted for want of a place.
+    let leave = walkers.begin(who).await?;
+    let marked = transact!(store, [who, call, path], |txn| mark(txn, &who, &call, &path, change)).await?;
+    if let Some(marked) = marked {
+        put_in_force_or_back(store, who, call, path, marked, leave.deadline()).await?;
     }
     look(store, who, path).await
 }
 
-/// Whether the change was made before; an error if it was given up then.
-async fn said(txn: &mut impl Txn, call: &Call, path: &ZonePath) -> Result<bool, MetadataError> {
+/// Counts what is there for a quota. If that takes too long the quota is taken back.
+async fn put_in_force_or_back(
+    store: &impl Store,
+    who: &Caller,
+    call: &Call,
+    path: &ZonePath,
+    marked: Marked,
+    deadline: Instant,
+) -> Result<(), MetadataError> {
+    let counted = timeout_at(deadline, count(store, who, marked.id, deadline)).await;
+    let given_up = match counted.unwrap_or(Ok(false)) {
+        Ok(true) => None,
+        Ok(false) => Some(MetadataError::TooLongToCount(path.clone())),
+        Err(error @ MetadataError::TooDeep(_)) => Some(error),
+        Err(error) => return Err(error),
+    };
+    if let Some(error) = given_up
+        && transact!(store, [who, call], |txn| unmark(txn, &who, &call, marked.id)).await?
+    {
+        return Err(error);
+    }
+    transact!(store, [who, call, path], |txn| conclude(
+        txn,
+        &who,
+        &call,
+        &path,
+        marked.directory
+    ))
+    .await
+}
+
+/// What is kept of the call, if it came before; an error if its quota was given up then.
+async fn said(txn: &mut impl Txn, call: &Call, path: &ZonePath) -> Result<Option<records::QuotaChange>, MetadataError> {
     match call.answer::<records::QuotaChange>(txn).await? {
         Some(change) if change.given_up => Err(MetadataError::TooLongToCount(path.clone())),
-        change => Ok(change.is_some()),
+        change => Ok(change),
+    }
+}
+
+/// What is kept of a change that was made, whatever comes after it.
+fn made() -> records::QuotaChange {
+    records::QuotaChange {
+        made: true,
+        ..records::QuotaChange::default()
     }
 }
 
@@ -95,27 +132,47 @@ async fn mark(
     call: &Call,
     path: &ZonePath,
     change: Change,
-) -> Result<Option<QuotaId>, MetadataError> {
-    let is_repeat = said(txn, call, path).await?;
-    let mut found = find(txn, who, path).await?;
+) -> Result<Option<Marked>, MetadataError> {
+    let before = said(txn, call, path).await?;
+    let found = find(txn, who, path).await?;
     if !found.entry.is_directory() {
         return Err(MetadataError::NotADirectory(path.clone()));
     }
-    if is_repeat {
-        // The first one may not have come to its end.
-        let quota = found.quotas.last().filter(|quota| !quota.counted);
-        return Ok(quota.map(|quota| quota.id).filter(|_| found.entry.quota.is_some()));
+    match before {
+        Some(change) if change.made => Ok(None),
+        // The first one did not come to its end.
+        Some(_) => go_on(txn, call, path, &found),
+        None => make(txn, call, found, change),
     }
-    call.keep(txn, &records::QuotaChange::default());
+}
+
+/// The quota that an earlier attempt of the call left to be counted.
+fn go_on(txn: &mut impl Txn, call: &Call, path: &ZonePath, found: &Found) -> Result<Option<Marked>, MetadataError> {
+    match &found.entry.quota {
+        None => Err(MetadataError::QuotaTakenAway(path.clone())),
+        Some(quota) if quota.counted => {
+            call.keep_instead(txn, &made());
+            Ok(None)
+        }
+        Some(quota) => Ok(Some(Marked {
+            id: quota.quota_id()?,
+            directory: found.id,
+        })),
+    }
+}
+
+fn make(txn: &mut impl Txn, call: &Call, mut found: Found, change: Change) -> Result<Option<Marked>, MetadataError> {
     let before = found.entry.quota.clone().unwrap_or_default();
     let limits = Limits {
         names: change.names.over(before.names),
         bytes: change.bytes.over(before.bytes),
     };
     if limits == Limits::default() {
+        call.keep(txn, &made());
         return end(txn, found).map(|()| None);
     }
     if before.counted {
+        call.keep(txn, &made());
         found.entry.quota = Some(records::Quota {
             names: limits.names,
             bytes: limits.bytes,
@@ -124,7 +181,37 @@ async fn mark(
         access::put(txn, &found.key, &found.entry);
         return Ok(None);
     }
-    begin(txn, found, limits).map(Some)
+    call.keep(txn, &records::QuotaChange::default());
+    let directory = found.id;
+    let id = begin(txn, found, limits)?;
+    Ok(Some(Marked { id, directory }))
+}
+
+/// Whether what was counted, by whomever, is in force. A quota that is not there was given up with a later change of another call, or
+/// cleared: the caller hears that, and not that it is set.
+async fn conclude(
+    txn: &mut impl Txn,
+    who: &Caller,
+    call: &Call,
+    path: &ZonePath,
+    directory: FileId,
+) -> Result<(), MetadataError> {
+    // The same request may have come twice, and be given up by the other one.
+    if said(txn, call, path).await?.is_some_and(|change| change.made) {
+        return Ok(());
+    }
+    let found = climb(txn, who, directory).await?;
+    let found = found.ok_or_else(|| MetadataError::NotFound(path.clone()))?;
+    match &found.entry.quota {
+        None => Err(MetadataError::QuotaTakenAway(path.clone())),
+        Some(quota) => {
+            if quota.counted {
+                call.keep_instead(txn, &made());
+            }
+            // One that is not is a later change's, which counts it.
+            Ok(())
+        }
+    }
 }
 
 /// Has everything that changes below a directory counted from now on.
@@ -163,16 +250,19 @@ async fn uncounted(
     Ok(found.filter(|found| found.entry.quota.as_ref().is_some_and(is_it)))
 }
 
-/// Counts what is there, and puts the quota in force.
-async fn count(store: &impl Store, who: &Caller, id: QuotaId) -> Result<(), MetadataError> {
+/// Counts what is there, and puts the quota in force. Says whether that was done in time.
+async fn count(store: &impl Store, who: &Caller, id: QuotaId, deadline: Instant) -> Result<bool, MetadataError> {
     let mut view = store.snapshot().await?;
     let Some(found) = uncounted(&mut view, who, id).await? else {
-        return Ok(());
+        return Ok(true);
     };
-    let there = Usage::of(&found.entry) + size::below(&mut view, &found.entry, i64::MAX).await?;
-    let before = there - used(&mut view, id).await?;
+    let Some(below) = size::below(&mut view, &found.entry, Bound::Until(deadline)).await? else {
+        return Ok(false);
+    };
+    let before = Usage::of(&found.entry) + below - used(&mut view, id).await?;
     drop(view);
-    transact!(store, [who], |txn| put_in_force(txn, &who, id, before)).await
+    transact!(store, [who], |txn| put_in_force(txn, &who, id, before)).await?;
+    Ok(true)
 }
 
 async fn put_in_force(txn: &mut impl Txn, who: &Caller, id: QuotaId, before: Usage) -> Result<(), MetadataError> {
@@ -195,7 +285,11 @@ async fn unmark(txn: &mut impl Txn, who: &Caller, call: &Call, id: QuotaId) -> R
         return Ok(false);
     };
     end(txn, found)?;
-    call.keep_instead(txn, &records::QuotaChange { given_up: true });
+    let given_up = records::QuotaChange {
+        given_up: true,
+        ..records::QuotaChange::default()
+    };
+    call.keep_instead(txn, &given_up);
     Ok(true)
 }
 
@@ -231,96 +325,139 @@ fn wire(quota: &QuotaAt, used: Usage) -> pb::Quota {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+    use std::{
+        future::pending,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        time::Duration,
     };
 
-    use strongroom_kv::{EmbeddedStore, StoreError};
-    use strongroom_proto::{FileId, RequestId, groups::Groups};
+    use strongroom_proto::{RequestId, groups::Groups};
 
     use super::*;
-    use crate::schema::ROOT;
+    use crate::{
+        meddled::Meddled,
+        planted::{Planted, parsed},
+    };
 
-    /// A store of which no state can be looked at for a while, so that nothing is counted.
-    #[derive(Clone)]
-    struct Slow {
-        inner: EmbeddedStore,
-        is_slow: Arc<AtomicBool>,
+    fn fsadmin() -> Caller {
+        Caller::of("fsadmin", Groups::default(), true)
     }
 
-    impl Store for Slow {
-        type Txn = <EmbeddedStore as Store>::Txn;
-        type Snapshot = <EmbeddedStore as Store>::Snapshot;
+    /// A call with an id of its own.
+    fn call() -> Call {
+        let id = RequestId::generate();
+        Call::of("set_quota", &fsadmin().name, id.as_bytes(), &pb::Quotas::default(), 1).expect("a call")
+    }
 
-        async fn begin(&self) -> Result<Self::Txn, StoreError> {
-            self.inner.begin().await
-        }
-
-        async fn snapshot(&self) -> Result<Self::Snapshot, StoreError> {
-            if self.is_slow.load(Ordering::Relaxed) {
-                std::future::pending::<()>().await;
-            }
-            self.inner.snapshot().await
-        }
-
-        fn is_shared(&self) -> bool {
-            false
+    const fn names(most: u64) -> Change {
+        Change {
+            names: Limit::Set(most),
+            bytes: Limit::Keep,
         }
     }
 
-    async fn with_directory(store: EmbeddedStore) -> Slow {
-        let mut txn = store.begin().await.expect("a transaction");
-        for (key, id) in [(keys::root(), ROOT), (keys::dentry(ROOT, "d"), FileId::generate())] {
-            let entry = records::Entry {
-                id: id.into(),
-                ..records::Entry::default()
-            };
-            let place = records::Place {
-                parent: ROOT.into(),
-                name: "d".to_owned(),
-                unlinked: false,
-            };
-            access::put(&mut txn, &key, &entry);
-            access::put(&mut txn, &keys::place(id), &place);
-        }
-        txn.commit().await.expect("committed");
-        Slow {
-            inner: store,
-            is_slow: Arc::new(AtomicBool::new(true)),
-        }
+    async fn set_on_d(store: &impl Store, call: &Call, change: Change) -> Result<pb::Quotas, MetadataError> {
+        set(store, &Walkers::new(), &fsadmin(), call, &parsed("/d"), change).await
+    }
+
+    /// A directory with some in it.
+    async fn with_directory() -> Planted {
+        let planted = Planted::new().await;
+        planted.directory("/d", "alice", 0o755).await;
+        planted.fill("/d", "alice", 100).await;
+        planted
     }
 
     /// A repeat of a request is told what became of it, also of one that was given up.
     #[tokio::test(start_paused = true)]
     async fn a_quota_that_was_given_up_is_not_said_to_be_set() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let store = EmbeddedStore::open(&dir.path().join("store")).expect("a store");
-        let store = with_directory(store).await;
-        let who = Caller::of("fsadmin", Groups::default(), true);
-        let call = |id: RequestId| Call::of("set_quota", &who.name, id.as_bytes(), &pb::Quotas::default(), 1);
-        let (path, change) = (
-            ZonePath::parse(b"/d").expect("a path"),
-            Change {
-                names: Limit::Set(5),
-                bytes: Limit::Keep,
-            },
-        );
-        let first = call(RequestId::generate()).expect("a call");
+        let planted = with_directory().await;
+        let is_slow = Arc::new(AtomicBool::new(true));
+        let slow = Arc::clone(&is_slow);
+        let store = Meddled::new(&planted.store).after_view(move |_| {
+            let slow = Arc::clone(&slow);
+            Box::pin(async move {
+                if slow.load(Ordering::Relaxed) {
+                    pending::<()>().await;
+                }
+            })
+        });
+        let first = call();
         for attempt in ["given up", "repeated"] {
-            if attempt == "repeated" {
-                store.is_slow.store(false, Ordering::Relaxed);
-            }
-            let outcome = set(&store, &who, &first, &path, change).await;
+            is_slow.store(attempt == "given up", Ordering::Relaxed);
+            let outcome = set_on_d(&store, &first, names(500)).await;
             assert!(
                 matches!(outcome, Err(MetadataError::TooLongToCount(_))),
                 "{attempt}: {outcome:?}"
             );
         }
-        let second = call(RequestId::generate()).expect("a call");
-        let quotas = set(&store, &who, &second, &path, change).await.expect("counted");
-        assert!(quotas.has_own && quotas.quotas[0].names == 1, "{quotas:?}");
-        let again = set(&store, &who, &second, &path, change).await.expect("a repeat");
+        let second = call();
+        let quotas = set_on_d(&store, &second, names(500)).await.expect("counted");
+        assert!(quotas.has_own && quotas.quotas[0].names == 101, "{quotas:?}");
+        let again = set_on_d(&store, &second, names(500)).await.expect("a repeat");
         assert_eq!(again, quotas);
+    }
+
+    /// The reads of the embedded store never wait.
+    #[tokio::test]
+    async fn what_takes_too_long_to_count_is_given_up() {
+        let planted = with_directory().await;
+        let (store, who, path) = (&planted.store, fsadmin(), parsed("/d"));
+        for (given, is_enough) in [(Duration::ZERO, false), (Duration::from_secs(600), true)] {
+            let view = planted.at("/d").await.expect("there");
+            let marked = transact!(store, [view], |txn| async move {
+                let id = begin(txn, view, Limits::default())?;
+                Ok::<_, MetadataError>(id)
+            })
+            .await;
+            let marked = Marked {
+                id: marked.expect("marked"),
+                directory: planted.at("/d").await.expect("there").id,
+            };
+            let deadline = Instant::now() + given;
+            let outcome = put_in_force_or_back(store, &who, &call(), &path, marked, deadline).await;
+            let quota = planted.at("/d").await.expect("there").entry.quota;
+            match outcome {
+                Ok(()) => assert!(is_enough && quota.is_some_and(|quota| quota.counted)),
+                Err(MetadataError::TooLongToCount(_)) => assert!(!is_enough && quota.is_none()),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// Of two changes that are counted at once the later one is in force, or none.
+    #[tokio::test]
+    async fn a_quota_that_a_later_change_took_with_it_is_not_said_to_be_set() {
+        let planted = with_directory().await;
+        let (first, later) = (call(), call());
+        let given_up = later.clone();
+        let store = Meddled::new(&planted.store).after_view(move |store| {
+            let later = given_up.clone();
+            Box::pin(async move {
+                let (who, path) = (fsadmin(), parsed("/d"));
+                let marked = transact!(&store, [who, later, path], |txn| mark(
+                    txn,
+                    &who,
+                    &later,
+                    &path,
+                    names(700)
+                ))
+                .await;
+                let marked = marked.expect("marked").expect("to be counted");
+                let taken_back = transact!(&store, [who, later], |txn| unmark(txn, &who, &later, marked.id)).await;
+                assert!(taken_back.expect("given up"));
+            })
+        });
+        let outcome = set_on_d(&store, &first, names(500)).await;
+        assert!(matches!(outcome, Err(MetadataError::QuotaTakenAway(_))), "{outcome:?}");
+        let again = set_on_d(&planted.store, &first, names(500)).await;
+        assert!(matches!(again, Err(MetadataError::QuotaTakenAway(_))), "{again:?}");
+        let again = set_on_d(&planted.store, &later, names(700)).await;
+        assert!(matches!(again, Err(MetadataError::TooLongToCount(_))), "{again:?}");
+        let quotas = set_on_d(&planted.store, &call(), names(9)).await.expect("counted");
+        assert_eq!(quotas.quotas[0].names_max, Some(9));
     }
 }

@@ -6,28 +6,28 @@ use tokio::time::Instant;
 use super::{Usage, used};
 use crate::{
     error::MetadataError,
-    namespace::resolve::Found,
-    schema::{access, keys, records},
+    namespace::{
+        resolve::Found,
+        walk::{Bound, Step, Walk},
+    },
+    schema::records,
 };
 
 /// Names that are counted within a transaction, at most: each page of them is read, and whoever changes one undoes it.
-const IN_A_TRANSACTION_MAX: i64 = 50_000;
-/// Entries read at once.
-const PAGE: usize = 1000;
+const IN_A_TRANSACTION_MAX: usize = 50_000;
 
 /// What was found holds with all below it, as it is in a transaction.
 pub(super) async fn of_one(reader: &mut impl Reader, found: &Found) -> Result<Usage, MetadataError> {
     if let Some(usage) = known(reader, &found.entry).await? {
         return Ok(usage);
     }
-    let counted = Usage::of(&found.entry) + below(reader, &found.entry, IN_A_TRANSACTION_MAX).await?;
-    if counted.names > IN_A_TRANSACTION_MAX {
-        return Err(MetadataError::TooManyToCount {
+    let below = below(reader, &found.entry, Bound::Names(IN_A_TRANSACTION_MAX - 1)).await?;
+    below
+        .map(|below| Usage::of(&found.entry) + below)
+        .ok_or_else(|| MetadataError::TooManyToCount {
             path: found.path.clone(),
-            most: IN_A_TRANSACTION_MAX.unsigned_abs(),
-        });
-    }
-    Ok(counted)
+            most: IN_A_TRANSACTION_MAX as u64,
+        })
 }
 
 /// What is known without looking below: a file, or a directory whose quota has counted it.
@@ -46,61 +46,44 @@ pub(crate) async fn walked(
     deadline: Instant,
 ) -> Result<Option<Usage>, MetadataError> {
     let mut usage = Usage::of(directory);
-    let mut left = vec![directory.file_id()?];
-    while let Some(id) = left.pop() {
-        let mut range = keys::dentries(id);
-        loop {
-            if Instant::now() > deadline {
-                return Ok(None);
-            }
-            let page = access::page(reader, &range, PAGE).await?;
-            for (_, value) in &page {
-                // With one that cannot be read nobody knows what there is.
-                let entry: records::Entry = access::decode(value.clone(), "directory entry")?;
-                usage = usage + Usage::of(&entry);
-                if entry.is_directory() {
-                    left.push(entry.file_id()?);
-                }
-            }
-            match page.last() {
-                Some((last, _)) if page.len() == PAGE => range = range.after(last),
-                _ => break,
+    let mut walk = Walk::of(directory.file_id()?, (), Bound::Until(deadline));
+    loop {
+        // With an entry that cannot be read nobody knows what there is.
+        let entries = match walk.step(reader).await? {
+            Step::Page { entries, .. } => entries,
+            Step::End => return Ok(Some(usage)),
+            Step::Beyond => return Ok(None),
+        };
+        for entry in &entries {
+            usage = usage + Usage::of(entry);
+            if entry.is_directory() {
+                walk.enter(entry.file_id()?, ());
             }
         }
     }
-    Ok(Some(usage))
 }
 
-/// What is below a directory. Ends early with more than `most` names if there are more.
+/// What is below a directory, if the bound allows to count all of it.
 pub(super) async fn below(
     reader: &mut impl Reader,
     directory: &records::Entry,
-    most: i64,
-) -> Result<Usage, MetadataError> {
+    bound: Bound,
+) -> Result<Option<Usage>, MetadataError> {
     let mut usage = Usage::default();
-    let mut left = vec![directory.file_id()?];
-    while let Some(id) = left.pop() {
-        let mut range = keys::dentries(id);
-        loop {
-            let page = access::page(reader, &range, PAGE).await?;
-            for (_, value) in &page {
-                let entry: records::Entry = access::decode(value.clone(), "directory entry")?;
-                match known(reader, &entry).await? {
-                    Some(known) => usage = usage + known,
-                    None => {
-                        usage = usage + Usage::of(&entry);
-                        left.push(entry.file_id()?);
-                    }
-                }
-            }
-            if usage.names > most {
-                return Ok(usage);
-            }
-            match page.last() {
-                Some((last, _)) if page.len() == PAGE => range = range.after(last),
-                _ => break,
+    let mut walk = Walk::of(directory.file_id()?, (), bound);
+    loop {
+        let entries = match walk.step(reader).await? {
+            Step::Page { entries, .. } => entries,
+            Step::End => return Ok(Some(usage)),
+            Step::Beyond => return Ok(None),
+        };
+        for entry in &entries {
+            if let Some(known) = known(reader, entry).await? {
+                usage = usage + known;
+            } else {
+                usage = usage + Usage::of(entry);
+                walk.enter(entry.file_id()?, ());
             }
         }
     }
-    Ok(usage)
 }

@@ -1,22 +1,24 @@
 //! Checkpoints of a trash, and their end. How old one is goes by the clock of the trash: for how long services have seen it there. A
 //! wall clock that jumps, or services that were off for a week, end nothing early.
 
-use strongroom_kv::{Reader, Store, Txn};
+use strongroom_kv::{Reader, Txn};
 use strongroom_proto::{FileId, metadata::v1 as pb, transport::UserName};
 
-use super::{CURRENT, HOMES, TRASH, name, survey::Survey};
+use super::{
+    CURRENT, HOMES, TRASH, name,
+    verdict::{For, Verdict},
+};
 use crate::{
-    answers::Call,
     authority::Caller,
     error::MetadataError,
     namespace::{
+        clearing::IN_A_TRANSACTION_MAX,
         remove::{clear, is_empty, unlink_empty, unlink_file},
         resolve::{Found, child, climb},
     },
     quota::links::put_elsewhere,
     schema::{
         access,
-        access::transact,
         keys::{self, KeyRange},
         records,
     },
@@ -25,13 +27,9 @@ use crate::{
 /// Checkpoints of one trash that are looked at, the oldest by name first, and that are removed in one transaction; below a quota, where each
 /// is counted, it is one.
 const CHECKPOINTS_MAX: usize = 2000;
-pub(super) const REMOVED_AT_ONCE: usize = 50;
+const REMOVED_AT_ONCE: usize = 50;
 /// Entries of one directory that are looked at when a checkpoint is made smaller.
 const PART_ENTRIES: usize = 500;
-/// Trashes of a user that one call expunges.
-const TRASHES_PER_CALL: usize = 20;
-/// Parts of a checkpoint that is too large to go at once that one call removes.
-const PARTS_PER_CALL: usize = 50;
 
 /// What becomes of a trash at a moment.
 #[derive(Debug, Clone, Copy)]
@@ -41,30 +39,6 @@ pub(crate) struct Rule {
     /// How old what was removed has to be before it becomes a checkpoint, and a checkpoint before it is removed.
     pub(crate) checkpoint_after_ms: u64,
     pub(crate) expire_after_ms: u64,
-}
-
-/// Whose work it is.
-#[derive(Debug, Clone)]
-pub(crate) enum For {
-    /// The service's own, or a superuser's: all of it may go.
-    Anybody,
-    User(Survey),
-}
-
-impl For {
-    fn allows(&self, checkpoint: FileId) -> bool {
-        match self {
-            Self::Anybody => true,
-            Self::User(survey) => survey.allows(checkpoint),
-        }
-    }
-
-    fn why_not(&self, checkpoint: FileId) -> Option<&str> {
-        match self {
-            Self::Anybody => None,
-            Self::User(survey) => survey.why_not(checkpoint),
-        }
-    }
 }
 
 /// A trash in the table of those that have something in them.
@@ -90,87 +64,39 @@ pub(crate) struct Done {
     pub(crate) work: bool,
     /// Whether others are left to remove.
     pub(crate) more: bool,
+    /// The last one that was removed or is kept, by its name.
+    pub(crate) after: Option<String>,
+    /// One that has to be looked through first.
+    pub(crate) unlooked: Option<Box<Found>>,
+    /// One that has to become smaller first: it is too large to be counted for the quotas that it is below.
+    pub(crate) too_large: Option<FileId>,
 }
 
-/// Does to the trashes of a user what `rule` says, to some of them from `from` on. Says also whether there are jobs to work on.
-pub(crate) async fn expunge(
-    store: &impl Store,
-    who: &Caller,
-    call: &Call,
-    from: Option<FileId>,
-    rule: Rule,
-) -> Result<(pb::ExpungeResponse, bool), MetadataError> {
-    let trashes = trashes_of(&mut store.snapshot().await?, who, from).await?;
-    let whose = match who.superuser {
-        true => For::Anybody,
-        false => For::User(Survey::of(store, who, &trashes, rule).await?),
+/// What a transaction may still do to trashes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    /// Whether checkpoints may go that are counted for quotas.
+    pub(crate) counts: bool,
+    /// Names that may be looked through.
+    pub(crate) names: usize,
+}
+
+impl Room {
+    /// Of a transaction that has done nothing yet.
+    pub(crate) const ALL: Self = Self {
+        counts: true,
+        names: IN_A_TRANSACTION_MAX,
     };
-    let done = transact!(store, [who, call, whose], |txn| expunge_once(
-        txn, &who, &call, from, rule, &whose
-    ))
-    .await;
-    let Err(MetadataError::TooManyToCount { .. }) = done else {
-        return done;
-    };
-    for _ in 0..PARTS_PER_CALL {
-        transact!(store, [trashes, whose], |txn| shrink_first(txn, &trashes, rule, &whose)).await?;
-    }
-    let next = from.or_else(|| trashes.first().map(|trash| trash.directory));
-    let next = next.map(Into::into).unwrap_or_default();
-    let trashes = Vec::new();
-    Ok((pb::ExpungeResponse { trashes, next }, false))
 }
 
-/// Trashes of a user that one call is about, from `from` on, and one more if there is another.
-async fn trashes_of(reader: &mut impl Reader, who: &Caller, from: Option<FileId>) -> Result<Vec<Trash>, MetadataError> {
-    let mut range = keys::trashes_of(&who.name);
-    if let Some(from) = from {
-        range.start = keys::trash(&who.name, from);
-    }
-    let rows = access::page(reader, &range, TRASHES_PER_CALL + 1).await?;
-    rows.iter().map(|(key, _)| Trash::of(key)).collect()
-}
-
-async fn expunge_once(
-    txn: &mut impl Txn,
-    who: &Caller,
-    call: &Call,
-    from: Option<FileId>,
-    rule: Rule,
-    whose: &For,
-) -> Result<(pb::ExpungeResponse, bool), MetadataError> {
-    if let Some(done) = call.answer(txn).await? {
-        return Ok((done, false));
-    }
-    let (mut answer, mut work) = (pb::ExpungeResponse::default(), false);
-    for (number, trash) in trashes_of(txn, who, from).await?.iter().enumerate() {
-        if number == TRASHES_PER_CALL {
-            answer.next = trash.directory.into();
-            break;
-        }
-        let is_first = answer.trashes.is_empty();
-        let Some(done) = tend(txn, trash, rule, whose, is_first).await? else {
-            continue;
-        };
-        answer.trashes.push(done.told);
-        work |= done.work;
-        if done.more {
-            answer.next = trash.directory.into();
-            break;
-        }
-    }
-    call.keep(txn, &answer);
-    Ok((answer, work))
-}
-
-/// Does to one trash what `rule` says; `None` if it is not there any more. Checkpoints that are counted for quotas go only if the transaction
-/// `may_count`.
+/// Does to one trash what `rule` says, to its checkpoints behind the one named `after`; `None` if it is not there any more.
 pub(crate) async fn tend(
     txn: &mut impl Txn,
     trash: &Trash,
     rule: Rule,
     whose: &For,
-    may_count: bool,
+    after: Option<&str>,
+    room: &mut Room,
 ) -> Result<Option<Done>, MetadataError> {
     let key = keys::trash(&trash.user, trash.directory);
     let Some(before) = access::record::<records::Trash>(txn, &key, "trash").await? else {
@@ -189,9 +115,16 @@ pub(crate) async fn tend(
     done.told.checkpoint = checkpoint(txn, &found, &mut record, clock_ms, rule).await?;
     let most = match found.quotas.is_empty() {
         true => REMOVED_AT_ONCE,
-        false => usize::from(may_count),
+        false => usize::from(room.counts),
     };
-    expire(txn, &found, &mut record, Turn { rule, whose, most }, &mut done).await?;
+    let turn = Turn {
+        rule,
+        whose,
+        by: &trash.user,
+        after,
+        most,
+    };
+    expire(txn, &found, &mut record, turn, room, &mut done).await?;
     if record == records::Trash::default() {
         txn.delete(&key);
     } else if record != before {
@@ -200,52 +133,22 @@ pub(crate) async fn tend(
     Ok(Some(done))
 }
 
-/// Makes the first trash smaller that has something to remove.
-async fn shrink_first(txn: &mut impl Txn, trashes: &[Trash], rule: Rule, whose: &For) -> Result<(), MetadataError> {
-    for trash in trashes {
-        if shrink(txn, trash, rule, whose).await? {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Takes some of what it holds out of a checkpoint that is old enough but too large to be counted for the quotas that it is below, so that it
-/// becomes smaller. Says whether there is one.
-pub(crate) async fn shrink(txn: &mut impl Txn, trash: &Trash, rule: Rule, whose: &For) -> Result<bool, MetadataError> {
-    let key = keys::trash(&trash.user, trash.directory);
-    let record = access::record::<records::Trash>(txn, &key, "trash").await?;
-    let (Some(record), Some(found)) = (record, where_it_is(txn, trash).await?) else {
+/// Takes some of what it holds out of a checkpoint that is too large to be counted, so that it becomes smaller. Says whether it is there.
+pub(crate) async fn shrink(
+    txn: &mut impl Txn,
+    trash: &Trash,
+    checkpoint: FileId,
+    now_ms: u64,
+) -> Result<bool, MetadataError> {
+    let Some(found) = where_it_is(txn, trash).await? else {
         return Ok(false);
     };
-    for (name, entry) in old_ones(txn, &found, &record, rule).await? {
-        let checkpoint = child(&found, &name, entry)?;
-        if whose.allows(checkpoint.id) {
-            clear_part(txn, checkpoint, rule.now_ms).await?;
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// What is old enough to be removed, as it stands now: checkpoints, and what becomes one that is.
-pub(super) async fn old_ones(
-    reader: &mut impl Reader,
-    trash: &Found,
-    record: &records::Trash,
-    rule: Rule,
-) -> Result<Vec<(String, records::Entry)>, MetadataError> {
-    let clock_ms = clock(reader).await?;
-    let mut found = checkpoints(reader, trash.id).await?;
-    found.retain(|(_, entry)| clock_ms.saturating_sub(since_ms(record, entry, clock_ms)) >= rule.expire_after_ms);
-    if rule.checkpoint_after_ms == 0
-        && rule.expire_after_ms == 0
-        && let Some(current) = access::entry(reader, trash.id, CURRENT).await?
-        && current.is_directory()
-    {
-        found.push((CURRENT.to_owned(), current));
-    }
-    Ok(found)
+    let mut all = checkpoints(txn, found.id).await?.into_iter();
+    let Some((name, entry)) = all.find(|(_, entry)| entry.id.as_ref() == checkpoint.as_bytes()) else {
+        return Ok(false);
+    };
+    clear_part(txn, child(&found, &name, entry)?, now_ms).await?;
+    Ok(true)
 }
 
 /// Removes files and empty directories in the first directory on the way down that has any.
@@ -287,7 +190,7 @@ pub(super) async fn pass(txn: &mut impl Txn, passed_ms: u64) -> Result<(), Metad
 }
 
 /// The directory of a trash, if it is still one. Somebody may have moved it to keep what it holds.
-pub(super) async fn where_it_is(txn: &mut impl Reader, trash: &Trash) -> Result<Option<Found>, MetadataError> {
+async fn where_it_is(txn: &mut impl Reader, trash: &Trash) -> Result<Option<Found>, MetadataError> {
     let keeper = Caller::keeper(trash.user.clone());
     let Some(found) = climb(txn, &keeper, trash.directory).await? else {
         return Ok(None);
@@ -333,45 +236,83 @@ async fn checkpoint(
 }
 
 /// What a trash is emptied by.
+#[derive(Clone, Copy)]
 struct Turn<'w> {
     rule: Rule,
     whose: &'w For,
+    /// Whose jobs clear it away.
+    by: &'w UserName,
+    after: Option<&'w str>,
     /// Checkpoints that go at most.
     most: usize,
 }
 
-/// Removes checkpoints that are old enough, and remembers since when the others are there.
+/// Removes checkpoints that are old enough, up to the first that cannot be dealt with in this transaction, and remembers since when the
+/// others are there.
 async fn expire(
     txn: &mut impl Txn,
     found: &Found,
     record: &mut records::Trash,
-    Turn { rule, whose, most }: Turn<'_>,
+    turn: Turn<'_>,
+    room: &mut Room,
     done: &mut Done,
 ) -> Result<(), MetadataError> {
-    let by: UserName = found.entry.owner.parse()?;
     let clock_ms = clock(txn).await?;
     let mut left = Vec::new();
     for (name, entry) in checkpoints(txn, found.id).await? {
-        let (id, since_ms) = (entry.file_id()?, since_ms(record, &entry, clock_ms));
-        let is_old = clock_ms.saturating_sub(since_ms) >= rule.expire_after_ms;
-        if is_old && whose.allows(id) && done.told.removed.len() < most {
-            let job = clear(txn, &child(found, &name, entry)?, &by, rule.now_ms).await?;
-            done.work |= job.is_some();
-            done.told.removed.push(name);
+        let (id, since_ms) = (entry.id.clone(), since_ms(record, &entry, clock_ms));
+        let is_old = clock_ms.saturating_sub(since_ms) >= turn.rule.expire_after_ms;
+        let is_next = is_old && !done.more && turn.after.is_none_or(|after| name.as_str() > after);
+        if is_next && end(txn, &child(found, &name, entry)?, &name, turn, room, done).await? {
             continue;
         }
-        match whose.why_not(id).filter(|_| is_old) {
-            Some(why) => done.told.kept.push(pb::KeptCheckpoint {
-                name,
-                why: why.to_owned(),
-            }),
-            None => done.more |= is_old,
-        }
-        let id = entry.id;
         left.push(records::TrashCheckpoint { id, since_ms });
     }
     record.checkpoints = left;
     Ok(())
+}
+
+/// Removes a checkpoint, or keeps it if its user may not, or leaves it to another transaction. Says whether it is gone.
+async fn end(
+    txn: &mut impl Txn,
+    checkpoint: &Found,
+    name: &str,
+    turn: Turn<'_>,
+    room: &mut Room,
+    done: &mut Done,
+) -> Result<bool, MetadataError> {
+    if done.told.removed.len() >= turn.most {
+        done.more = true;
+        return Ok(false);
+    }
+    match turn.whose.verdict(txn, checkpoint, &mut room.names).await? {
+        Verdict::May => {}
+        Verdict::Not(why) => {
+            let name = name.to_owned();
+            done.after = Some(name.clone());
+            done.told.kept.push(pb::KeptCheckpoint { name, why });
+            return Ok(false);
+        }
+        Verdict::Unknown => {
+            done.more = true;
+            done.unlooked = Some(Box::new(checkpoint.clone()));
+            return Ok(false);
+        }
+    }
+    match clear(txn, checkpoint, turn.by, turn.rule.now_ms).await {
+        Ok(job) => {
+            done.work |= job.is_some();
+            done.after = Some(name.to_owned());
+            done.told.removed.push(name.to_owned());
+            Ok(true)
+        }
+        Err(MetadataError::TooManyToCount { .. }) => {
+            done.more = true;
+            done.too_large = Some(checkpoint.id);
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Since when a checkpoint is there: from now on if it was not seen before.
@@ -400,7 +341,7 @@ async fn checkpoints(txn: &mut impl Reader, trash: FileId) -> Result<Vec<(String
 
 #[cfg(test)]
 mod tests {
-    use strongroom_kv::EmbeddedStore;
+    use strongroom_kv::{EmbeddedStore, Store};
 
     use super::*;
     use crate::{namespace::resolve::root, quota::links::put_new, schema::ROOT};

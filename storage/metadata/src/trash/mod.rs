@@ -4,15 +4,17 @@
 //!
 //! - `moving`: into the trash, in the transaction of the removal.
 //! - `emptying`: checkpoints, and their end.
-//! - `survey`: which of them a user may end.
+//! - `expunge`: what users end of them themselves, call by call.
+//! - `verdict`: which of them a user may end.
 //! - `round`: the duty of the background.
 
 pub(crate) mod emptying;
+pub(crate) mod expunge;
 pub(crate) mod moving;
 mod name;
 pub(crate) mod provision;
 pub(crate) mod round;
-mod survey;
+mod verdict;
 
 use strongroom_kv::Txn;
 use strongroom_proto::{FileId, ParseError};

@@ -7,7 +7,10 @@ use bytes::Bytes;
 use strongroom_kv::{Store, Txn};
 use tokio::time::Instant;
 
-use super::emptying::{self, For, Rule, Trash};
+use super::{
+    emptying::{self, Done, Room, Rule, Trash},
+    verdict::For,
+};
 use crate::{
     config::Settings,
     core::Core,
@@ -87,31 +90,8 @@ impl Rounds {
             // Should this one fail, the next round begins behind it.
             self.after = Some(key.clone());
             let trash = Trash::of(key)?;
-            let tended = transact!(&core.store, [trash], |txn| emptying::tend(
-                txn,
-                &trash,
-                rule,
-                &For::Anybody,
-                true
-            ))
-            .await;
-            match tended {
-                Ok(done) => {
-                    let done = done.unwrap_or_default();
-                    is_left |= done.more;
-                    if done.work {
-                        core.work.notify_one();
-                    }
-                }
-                Err(MetadataError::TooManyToCount { .. }) => {
-                    is_left |= transact!(&core.store, [trash], |txn| emptying::shrink(
-                        txn,
-                        &trash,
-                        rule,
-                        &For::Anybody
-                    ))
-                    .await?;
-                }
+            match tend(core, &trash, rule).await {
+                Ok(is_more) => is_left |= is_more,
                 Err(error @ MetadataError::Store(_)) => return Err(error),
                 Err(error) => {
                     tracing::warn!(user = %trash.user, error = %chain(&error), "a trash is left as it is");
@@ -132,6 +112,30 @@ impl Rounds {
         self.since = now;
         transact!(store, [], |txn| pass_in(txn, fence, passed_ms)).await
     }
+}
+
+/// Looks at one trash. Says whether others of its checkpoints are left to remove.
+async fn tend<S: Store, E: EdekSource>(core: &Core<S, E>, trash: &Trash, rule: Rule) -> Result<bool, MetadataError> {
+    let done = transact!(&core.store, [trash], |txn| tend_in(txn, &trash, rule)).await?;
+    let Some(done) = done else { return Ok(false) };
+    if done.work {
+        core.work.notify_one();
+    }
+    if let Some(checkpoint) = done.too_large {
+        transact!(&core.store, [trash], |txn| emptying::shrink(
+            txn,
+            &trash,
+            checkpoint,
+            rule.now_ms
+        ))
+        .await?;
+    }
+    Ok(done.more)
+}
+
+async fn tend_in(txn: &mut impl Txn, trash: &Trash, rule: Rule) -> Result<Option<Done>, MetadataError> {
+    let mut room = Room::ALL;
+    emptying::tend(txn, trash, rule, &For::Anybody, None, &mut room).await
 }
 
 async fn pass_in(txn: &mut impl Txn, fence: Fence, passed_ms: u64) -> Result<(), MetadataError> {

@@ -25,6 +25,7 @@ mod proof;
 mod quotas;
 mod raw;
 mod reencryption;
+mod removal;
 mod repair;
 mod rewriting;
 mod rewriting_jobs;

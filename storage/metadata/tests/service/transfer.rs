@@ -579,8 +579,14 @@ async fn what_has_no_room_at_its_destination_is_refused_before_anything_is_signe
     assert_eq!(stage_all(&world, &begun).await, 1);
     let end = world.finish_transfer(&begun).await;
     check(&end.expect_err("no room any more"), Reason::QuotaExceeded, &words);
-    let again = world.begin_transfer("alice", "/a/d/e", "/b/q/e").await;
-    check(&again.expect_err("no room any more"), Reason::QuotaExceeded, &words);
+    // Nor does it keep its user from going on with what he has begun, once there is room.
+    let again = world
+        .begin_transfer("alice", "/a/d/e", "/b/q/e")
+        .await
+        .expect("it is begun");
+    assert_eq!(again.answer.job_id, begun.answer.job_id);
+    let end = world.finish_transfer(&again).await;
+    check(&end.expect_err("no room yet"), Reason::QuotaExceeded, &words);
 
     let big = world.begin_transfer("alice", "/a/d/f0", "/b/q/g").await;
     check(&big.expect_err("no room"), Reason::QuotaExceeded, &words);

@@ -509,8 +509,14 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         topic: TRASH,
         hdfs: "removing a directory for good, also `-expunge`, takes all rights on each directory in it that is not empty; moving it to the trash does not, and the trash ends by itself",
-        here: Better("a checkpoint that a user may not expunge keeps no other from it"),
+        here: Better(
+            "a checkpoint that a user may not expunge keeps no other from it. Up to 1,000 names are looked through in the transaction that removes them. Of more a state of the store is looked through before, for 10 s at most: what somebody moves into it meanwhile goes with it; what another directory has taken the place of is looked through anew, and once it is removed nothing comes into it",
+        ),
         steps: &[
+            Test(
+                "storage/metadata/tests/service/removal.rs",
+                "a_large_tree_is_looked_through_before_it_is_removed",
+            ),
             Test(
                 "storage/metadata/tests/service/expunge.rs",
                 "what_holds_a_directory_that_is_closed_to_its_remover_goes_to_the_trash_and_not_for_good",
