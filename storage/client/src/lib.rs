@@ -40,7 +40,7 @@ pub use error::{FsError, NodeTrouble};
 pub use fsck::{FsckFinding, FsckKind, FsckOptions, FsckSummary, StoredBlock, Unaccounted};
 pub use jobs::{Job, JobAction, JobKind, JobState};
 pub use quotas::{Quota, QuotaLimit};
-pub use raw::{HDFS_ATTRIBUTE, RawBlock, RawError, RawHeader, RawReader, RawWriter};
+pub use raw::{HDFS_ATTRIBUTE, RawBlock, RawDirectory, RawError, RawHeader, RawReader, RawWriter};
 pub use reader::FileReader;
 pub use rewriting::{RewriteOptions, Rewriting, RewritingKind};
 pub use stream::ByteStream;

@@ -1,20 +1,41 @@
+use strongroom_proto::{DataSuite, KeyName, ZoneId, ZonePath};
+
 /// Why ciphertext cannot be read, or is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RawError {
     /// Other bytes than a stream begins with.
     #[error("it is no stream of strongroom fs --raw get; a file of HDFS is brought in with --hdfs")]
     NotAStream,
-    /// A stream of another format.
-    #[error("its format is {found}, and this version reads format 1")]
+    /// Other bytes than the file of a directory has.
+    #[error("it says not what the directory is; fetch the tree again with strongroom fs --raw get -r")]
+    NotADirectory,
+    /// A later format.
+    #[error("its format is {found}, and this version reads formats up to {newest}; upgrade strongroom here")]
     Format {
         /// The format's number.
         found: u8,
+        /// The newest that is known.
+        newest: u8,
+    },
+    /// A directory that was the root of a zone, and is not, or of another zone.
+    #[error(
+        "it is the root of a zone under key {key} where it comes from, and is to be the same here, so that nothing below it was copied; make it so: strongroom fs mkdir {path}; strongroom zone create {path} --key {key} --suite {suite} --id {id}"
+    )]
+    OtherZone {
+        /// Where it is to be.
+        path: ZonePath,
+        /// The zone's key.
+        key: KeyName,
+        /// How its files are encrypted.
+        suite: DataSuite,
+        /// Its id.
+        id: ZoneId,
     },
     /// What a stream says of its file is damaged.
     #[error("its header is damaged; fetch it again")]
     Header,
     /// A block is damaged, or not as long as it has to be.
-    #[error("block {block} of the stream is damaged; fetch it again")]
+    #[error("block {block} of the stream is damaged; remove the stream and fetch it again")]
     Block {
         /// Its number in the stream, from 0.
         block: u64,

@@ -5,18 +5,21 @@ use strongroom_proto::{
     DataSuite, Edek, EdekSuite, ExtentId, ZonePath, kms::v1 as kms_pb, limits::FRAME_BYTES_MIN, metadata::v1 as pb,
 };
 
-use super::{RawError, crc32c};
+use super::{
+    RawError,
+    frame::{self, Kind},
+};
 use crate::{FsError, opening::Opening, suite};
 
 /// The attribute in which HDFS keeps a file's EDEK.
 pub const HDFS_ATTRIBUTE: &str = "raw.hdfs.crypto.file.encryption.info";
 
-const MAGIC: &[u8; 6] = b"SRMRAW";
-const FORMAT: u8 = 1;
-/// Bytes before the header: magic, a zero, the format, the header's length and its checksum.
-const PREFIX: usize = 16;
-/// Most bytes of a header: 1024 extents take 70 KiB.
-const HEADER_BYTES_MAX: usize = 1 << 20;
+/// The format of a header that says nothing of ACL and attributes.
+const BARE: u8 = 1;
+/// The format of one that says all of them.
+const EXTENDED: u8 = 2;
+/// Bytes before a block: its length and its checksum.
+const BLOCK_FRAME: u64 = 8;
 /// Plaintext bytes of a block of a file that comes from HDFS.
 const HDFS_BLOCK_BYTES: u32 = 4 << 20;
 
@@ -24,15 +27,17 @@ const HDFS_BLOCK_BYTES: u32 = 4 << 20;
 #[derive(Debug, Clone, PartialEq)]
 pub struct RawHeader {
     pub(super) file: pb::RawFile,
+    /// ACL and attributes; `None` if nobody said.
+    pub(super) extended: Option<pb::RawExtended>,
     geometry: Geometry,
 }
 
 impl RawHeader {
     /// What a stream ends with.
-    pub const END: [u8; 8] = *b"SRMRAWED";
+    pub const END: [u8; 8] = frame::END;
 
     /// Bytes that say how long the header is, to be given to [`Self::length`].
-    pub const PREFIX_BYTES: usize = PREFIX;
+    pub const PREFIX_BYTES: usize = frame::PREFIX;
 
     pub(super) fn of(opening: &Opening, wire: &pb::OpenedFile) -> Result<Self, FsError> {
         let (stat, manifest) = (&opening.stat, opening.unproven());
@@ -61,6 +66,7 @@ impl RawHeader {
         };
         Ok(Self {
             file,
+            extended: None,
             geometry: manifest.geometry(),
         })
     }
@@ -115,43 +121,56 @@ impl RawHeader {
     ///
     /// # Errors
     /// [`RawError::NotAStream`], [`RawError::Format`] or [`RawError::Header`].
-    pub fn length(prefix: &[u8; PREFIX]) -> Result<usize, RawError> {
-        if prefix[..6] != MAGIC[..] || prefix[6] != 0 {
-            return Err(RawError::NotAStream);
-        }
-        if prefix[7] != FORMAT {
-            return Err(RawError::Format { found: prefix[7] });
-        }
-        let length = u32::from_be_bytes([prefix[8], prefix[9], prefix[10], prefix[11]]) as usize;
-        if length > HEADER_BYTES_MAX {
-            return Err(RawError::Header);
-        }
-        Ok(length)
+    pub fn length(prefix: &[u8; Self::PREFIX_BYTES]) -> Result<usize, RawError> {
+        frame::length(Kind::File, prefix)
     }
 
     /// The header that follows `prefix`.
     ///
     /// # Errors
     /// [`RawError::Header`].
-    pub fn from_bytes(prefix: &[u8; PREFIX], bytes: &[u8]) -> Result<Self, RawError> {
-        let crc = u32::from_be_bytes([prefix[12], prefix[13], prefix[14], prefix[15]]);
-        if crc32c(bytes) != crc {
-            return Err(RawError::Header);
+    pub fn from_bytes(prefix: &[u8; Self::PREFIX_BYTES], bytes: &[u8]) -> Result<Self, RawError> {
+        frame::check(prefix, bytes)?;
+        if frame::format(prefix) == BARE {
+            return Self::parse(pb::RawFile::decode(bytes).map_err(|_| RawError::Header)?);
         }
-        Self::parse(pb::RawFile::decode(bytes).map_err(|_| RawError::Header)?)
+        let header = pb::RawHeader::decode(bytes).map_err(|_| RawError::Header)?;
+        Ok(Self {
+            extended: Some(header.extended.unwrap_or_default()),
+            ..Self::parse(header.file.ok_or(RawError::Header)?)?
+        })
     }
 
     /// What a stream of the file begins with.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let header = self.file.encode_to_vec();
-        let mut bytes = Vec::with_capacity(PREFIX + header.len());
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&[0, FORMAT]);
-        bytes.extend_from_slice(&(header.len() as u32).to_be_bytes());
-        bytes.extend_from_slice(&crc32c(&header).to_be_bytes());
-        bytes.extend_from_slice(&header);
-        bytes
+        let Some(extended) = self.extended.clone() else {
+            return frame::framed(Kind::File, BARE, &self.file.encode_to_vec());
+        };
+        let header = pb::RawHeader {
+            file: Some(self.file.clone()),
+            extended: Some(extended),
+        };
+        frame::framed(Kind::File, EXTENDED, &header.encode_to_vec())
+    }
+
+    /// Bytes of the whole stream that [`Self::to_bytes`] begins.
+    #[must_use]
+    pub fn stream_bytes(&self) -> u64 {
+        let blocks = self.block_bytes().map(|bytes| BLOCK_FRAME + u64::from(bytes));
+        self.to_bytes().len() as u64 + blocks.sum::<u64>() + Self::END.len() as u64
+    }
+
+    /// Whether `there` is a file that came of this one, and is in all as it came: ciphertext, mode, owner, group, time, ACL and attributes.
+    /// Under which version of the key its EDEK is, each cluster sees to itself. Of ACL and attributes a stream of format 1 says nothing.
+    #[must_use]
+    pub fn is_same(&self, there: &Self) -> bool {
+        let but_edek = |header: &Self| pb::RawFile {
+            edek: None,
+            ..header.file.clone()
+        };
+        let extended = self.extended.is_none() || self.extended == there.extended;
+        extended && but_edek(self) == but_edek(there)
     }
 
     /// The value of [`HDFS_ATTRIBUTE`], as `hdfs dfs -setfattr` takes it, if the blocks one after another are what HDFS has.
@@ -261,6 +280,96 @@ impl RawHeader {
         if !file.extents.iter().all(sound) {
             return Err(RawError::Header);
         }
-        Ok(Self { file, geometry })
+        Ok(Self {
+            file,
+            extended: None,
+            geometry,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `hdfs dfs -getfattr -e hex` prints it of a file under version 0 of key lake.
+    fn of_hdfs(length: u64) -> RawHeader {
+        let attribute = format!("0x0a10{}1210{}1a066c616b654030", "01".repeat(16), "02".repeat(16));
+        RawHeader::of_hdfs(&attribute, length, 0o640, 77).expect("it is one")
+    }
+
+    fn parsed(bytes: &[u8]) -> Result<RawHeader, RawError> {
+        let (prefix, rest) = bytes.split_first_chunk().expect("a prefix");
+        let length = RawHeader::length(prefix)?;
+        RawHeader::from_bytes(prefix, &rest[..length])
+    }
+
+    fn extended() -> pb::RawExtended {
+        pb::RawExtended {
+            acl: Vec::new(),
+            xattrs: vec![pb::Xattr {
+                name: "user.a".to_owned(),
+                value: Bytes::from_static(&[0, 255]),
+            }],
+        }
+    }
+
+    #[test]
+    fn a_header_is_read_as_it_was_written_in_the_format_that_it_needs() {
+        let bare = of_hdfs(5 << 20);
+        let full = RawHeader {
+            extended: Some(extended()),
+            ..bare.clone()
+        };
+        let nothing = RawHeader {
+            extended: Some(pb::RawExtended::default()),
+            ..bare.clone()
+        };
+        for (header, format) in [(&bare, 1), (&full, 2), (&nothing, 2)] {
+            let bytes = header.to_bytes();
+            assert_eq!(bytes[7], format);
+            assert_eq!(&parsed(&bytes).expect("sound"), header);
+            let blocks = 2 * 8 + (5 << 20);
+            assert_eq!(header.stream_bytes(), bytes.len() as u64 + blocks + 8);
+        }
+    }
+
+    #[test]
+    fn a_stream_of_a_later_format_is_refused_and_so_is_a_directory() {
+        let mut bytes = of_hdfs(5).to_bytes();
+        bytes[7] = 3;
+        let refusal = parsed(&bytes).expect_err("not known");
+        assert_eq!(refusal, RawError::Format { found: 3, newest: 2 });
+        assert!(refusal.to_string().contains("upgrade"), "{refusal}");
+        let directory = frame::framed(Kind::Directory, 1, b"");
+        assert_eq!(parsed(&directory), Err(RawError::NotAStream));
+    }
+
+    #[test]
+    fn a_copy_is_the_same_whatever_version_of_the_key_it_is_under() {
+        let sent = RawHeader {
+            extended: Some(extended()),
+            ..of_hdfs(5)
+        };
+        let mut there = sent.clone();
+        there.file.edek.as_mut().expect("one").key_version = 3;
+        assert!(sent.is_same(&there));
+        let changes: [fn(&mut RawHeader); 5] = [
+            |header| header.file.mode = 0o600,
+            |header| header.file.owner = "bob".to_owned(),
+            |header| header.file.generation += 1,
+            |header| header.file.extents[0].extent_id = vec![7; 16].into(),
+            |header| header.extended = Some(pb::RawExtended::default()),
+        ];
+        for (row, change) in changes.into_iter().enumerate() {
+            let mut other = sent.clone();
+            change(&mut other);
+            assert!(!sent.is_same(&other), "row {row}");
+        }
+        let unsaid = RawHeader {
+            extended: None,
+            ..sent.clone()
+        };
+        assert!(unsaid.is_same(&sent), "format 1 does not say");
     }
 }

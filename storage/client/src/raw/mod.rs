@@ -1,12 +1,15 @@
 //! The raw view: files as ciphertext with their EDEK, read and brought in without any key. What a stream of them looks like is
 //! `docs/formats/raw.md`.
 
+mod directory;
 mod error;
+mod frame;
 mod header;
 mod reader;
 mod writer;
 
 pub use self::{
+    directory::RawDirectory,
     error::RawError,
     header::{HDFS_ATTRIBUTE, RawHeader},
     reader::RawReader,

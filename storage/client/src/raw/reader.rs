@@ -26,7 +26,7 @@ pub struct RawReader {
 }
 
 impl ZoneFs {
-    /// Opens a file's ciphertext, which takes the right to read the file in the namespace and no key.
+    /// Opens a file's ciphertext, which takes the right to read the file in the namespace and no key. Its ACL and attributes come with it.
     ///
     /// # Errors
     /// As [`Self::open`], but for what has to do with keys.
@@ -37,7 +37,8 @@ impl ZoneFs {
         };
         let wire = retry(Repeat::Harmless, || self.metadata().open_file(request.clone())).await?;
         let opening = Opening::parse(path, wire.clone())?;
-        let header = RawHeader::of(&opening, &wire)?;
+        let mut header = RawHeader::of(&opening, &wire)?;
+        header.extended = Some(self.raw_extended(path, opening.stat.has_acl).await?);
         let map = BlockMap::new(self.metadata().clone(), opening.stat.file_id);
         Ok(RawReader {
             fs: self.clone(),
@@ -46,6 +47,20 @@ impl ZoneFs {
             header,
             map,
             next: (0, 0),
+        })
+    }
+
+    /// What a file or directory has beyond its mode.
+    pub(super) async fn raw_extended(&self, path: &ZonePath, has_acl: bool) -> Result<pb::RawExtended, FsError> {
+        let acl = if has_acl {
+            self.acl(path).await?.entries
+        } else {
+            Vec::new()
+        };
+        let xattrs = self.xattrs(path, &[]).await?.into_iter();
+        Ok(pb::RawExtended {
+            acl: acl.iter().map(Into::into).collect(),
+            xattrs: xattrs.map(|(name, value)| pb::Xattr { name, value }).collect(),
         })
     }
 }

@@ -115,6 +115,7 @@ impl RawWriter {
             file_id: self.lease.file().into(),
             extent_id: self.lease.extent().into(),
             request_id: RequestId::generate().into(),
+            extended: self.header.extended.clone(),
         };
         let stat = retry(Repeat::Harmless, || self.fs.metadata().commit_raw(request.clone())).await?;
         self.over = true;

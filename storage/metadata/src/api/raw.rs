@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 use super::{Api, field, file_id, given, parse};
 use crate::{
     error::MetadataError,
-    files::raw::{Arrival, Landing, commit, create},
+    files::raw::{Arrival, Extended, Landing, commit, create},
     zones::source::EdekSource,
 };
 
@@ -46,6 +46,7 @@ impl<S: Store, E: EdekSource> Raw for Api<S, E> {
             call: self.call("commit_raw", &who.name, &asked.request_id, &asked)?,
             file: file_id(&asked.file_id)?,
             extent: asked.extent_id.as_ref().try_into().map_err(MetadataError::from)?,
+            extended: asked.extended.map(Extended::parse).transpose()?,
             who,
         };
         Ok(Response::new(commit(&self.core, landing).await?))

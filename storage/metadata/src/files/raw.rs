@@ -1,8 +1,12 @@
 //! The raw view: files that come in as ciphertext, from another cluster or from HDFS (ADR 39). What is said of them is checked as far as
 //! it can be without a key; blocks are stored under ids of this cluster's own, whatever their extents are called in the manifest.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use bytes::Bytes;
 use strongroom_kv::{Store, Txn};
 use strongroom_proto::{
     DataSuite, Edek, EdekSuite, ExtentId, Failure, FileId, FrameSize, KeyVersion, Reason, ZoneId, ZonePath,
@@ -22,10 +26,12 @@ use crate::{
     core::Core,
     error::MetadataError,
     namespace::{
+        acl,
         permission::born_in,
         remove::unlink_file,
         resolve::{ZoneAt, slot, step},
         stat::stat,
+        xattrs,
     },
     quota::{explained, links::put_new},
     schema::{access, access::transact, counted, keys, records},
@@ -353,7 +359,32 @@ pub(crate) struct Landing {
     pub(crate) call: Call,
     pub(crate) file: FileId,
     pub(crate) extent: ExtentId,
+    pub(crate) extended: Option<Extended>,
     pub(crate) who: Caller,
+}
+
+/// What a file has beyond its mode, and no more than that.
+#[derive(Debug, Clone)]
+pub(crate) struct Extended {
+    acl: Option<acl::Change>,
+    xattrs: BTreeMap<String, Bytes>,
+}
+
+impl Extended {
+    /// Parses what is to be given to a file.
+    pub(crate) fn parse(wire: pb::RawExtended) -> Result<Self, MetadataError> {
+        Ok(Self {
+            acl: acl::Change::parse_of_file(&wire.acl)?,
+            xattrs: xattrs::parse_all(wire.xattrs)?,
+        })
+    }
+
+    /// Takes from an entry what its directory gave it, and gives it this.
+    fn apply(&self, entry: &mut records::Entry) -> Result<(), MetadataError> {
+        entry.acl = None;
+        entry.has_xattrs = !self.xattrs.is_empty();
+        self.acl.as_ref().map_or(Ok(()), |acl| acl.apply(entry))
+    }
 }
 
 /// Shows a file that arrived. That the caller is a superuser was checked before.
@@ -371,6 +402,7 @@ async fn commit_in(txn: &mut impl Txn, landing: &Landing) -> Result<pb::Stat, Me
         call,
         file,
         extent,
+        extended,
         who,
     } = landing;
     if let Some(done) = call.answer(txn).await? {
@@ -401,15 +433,23 @@ async fn commit_in(txn: &mut impl Txn, landing: &Landing) -> Result<pb::Stat, Me
         ..records::Entry::default()
     };
     let mut entry = born_in(&parent.entry, fresh, 0);
-    // Of an inherited ACL the group's bits are the mask, which is no wider than the directory says.
-    if entry.acl.is_none() {
-        entry.mode = open.mode;
+    match extended {
+        Some(extended) => {
+            entry.mode = open.mode;
+            extended.apply(&mut entry)?;
+        }
+        // Of an inherited ACL the group's bits are the mask, which is no wider than the directory says.
+        None if entry.acl.is_some() => {}
+        None => entry.mode = open.mode,
     }
     if !arriving.group.is_empty() {
         entry.group = arriving.group;
     }
     access::put(txn, &keys::body(*file), &body);
-    let found = put_new(txn, &parent, &open.name, entry)?;
+    let mut found = put_new(txn, &parent, &open.name, entry)?;
+    if let Some(extended) = extended {
+        xattrs::put(txn, &mut found, extended.xattrs.clone());
+    }
     counted::delete_open_file(txn, *file, who.name.as_str());
     let done = stat(txn, &found).await?;
     call.keep(txn, &done);

@@ -67,7 +67,20 @@ impl Change {
         Ok(Self { kind, access, default })
     }
 
-    fn apply(&self, entry: &mut records::Entry) -> Result<(), MetadataError> {
+    /// The whole ACL of a file that comes from elsewhere, `None` if it has none.
+    pub(crate) fn parse_of_file(entries: &[pb::AclEntry]) -> Result<Option<Self>, MetadataError> {
+        if entries.is_empty() {
+            return Ok(None);
+        }
+        let change = Self::parse(AclChange::Replace, entries)?;
+        if change.default.is_empty() {
+            return Ok(Some(change));
+        }
+        Err(rule("only a directory has a default ACL"))
+    }
+
+    /// Makes the change, all of it or none.
+    pub(crate) fn apply(&self, entry: &mut records::Entry) -> Result<(), MetadataError> {
         let mut access = split(entry.mode, entry.acl.as_ref());
         let mut default = entry.default_acl.as_ref().map(default_list).unwrap_or_default();
         let before = (access.clone(), default.clone());

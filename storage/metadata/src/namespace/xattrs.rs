@@ -106,8 +106,26 @@ async fn set_in(
     Ok(stat)
 }
 
+/// All the attributes of something that comes from elsewhere, by name.
+pub(crate) fn parse_all(wire: Vec<pb::Xattr>) -> Result<BTreeMap<String, Bytes>, MetadataError> {
+    if wire.len() > XATTRS_MAX {
+        return Err(rule(format!(
+            "there are at most {XATTRS_MAX} attributes, not {}",
+            wire.len()
+        )));
+    }
+    let mut all = BTreeMap::new();
+    for pb::Xattr { name, value } in wire {
+        let change = Change::parse(name, Some(value.clone()))?;
+        if all.insert(change.name, value).is_some() {
+            return Err(rule("each name at most once".to_owned()));
+        }
+    }
+    Ok(all)
+}
+
 /// The entry says whether there are any, so that whoever removes it knows.
-fn put(txn: &mut impl Txn, found: &mut Found, xattrs: BTreeMap<String, Bytes>) {
+pub(crate) fn put(txn: &mut impl Txn, found: &mut Found, xattrs: BTreeMap<String, Bytes>) {
     let has_xattrs = !xattrs.is_empty();
     if has_xattrs {
         let xattrs = xattrs.into_iter().map(|(name, value)| records::Xattr { name, value });

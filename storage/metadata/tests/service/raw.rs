@@ -70,11 +70,21 @@ async fn add(world: &World, created: &pb::CreatedRaw, extent: usize, blocks: Vec
 }
 
 async fn commit(world: &World, user: &str, created: &pb::CreatedRaw) -> Result<pb::Stat, Failure> {
+    commit_with(world, user, created, None).await
+}
+
+async fn commit_with(
+    world: &World,
+    user: &str,
+    created: &pb::CreatedRaw,
+    extended: Option<pb::RawExtended>,
+) -> Result<pb::Stat, Failure> {
     let grant = created.grant.as_ref().expect("a grant");
     let request = pb::CommitRawRequest {
         file_id: grant.file_id.clone(),
         extent_id: grant.extent_id.clone(),
         request_id: RequestId::generate().into(),
+        extended,
     };
     Ok(world.user(user).raw.commit_raw(request).await?.into_inner())
 }
@@ -133,6 +143,119 @@ async fn a_file_shows_once_all_its_blocks_are_there_under_ids_of_its_own() {
     // Another copy shares no block with it.
     let again = create(&world, "/z/g", &file).await.expect("opened");
     assert!(again.extent_ids.iter().all(|id| !created.extent_ids.contains(id)));
+}
+
+/// A file that is all there but not committed.
+async fn brought(world: &World, path: &str, file: &pb::RawFile) -> pb::CreatedRaw {
+    let created = create(world, path, file).await.expect("opened");
+    let (first, second) = blocks();
+    add(world, &created, 0, first).await;
+    add(world, &created, 1, second).await;
+    created
+}
+
+fn entry(default: bool, kind: pb::AclKind, name: &str, rights: u32) -> pb::AclEntry {
+    pb::AclEntry {
+        default,
+        kind: kind.into(),
+        name: name.to_owned(),
+        rights,
+    }
+}
+
+fn xattr(name: &str, value: &'static [u8]) -> pb::Xattr {
+    pb::Xattr {
+        name: name.to_owned(),
+        value: value.into(),
+    }
+}
+
+async fn acl(world: &World, path: &str) -> Vec<pb::AclEntry> {
+    let request = pb::GetAclRequest {
+        path: path.to_owned().into(),
+    };
+    let told = world.user("fsadmin").namespace.get_acl(request).await;
+    told.expect("it has one").into_inner().entries
+}
+
+#[tokio::test]
+async fn acl_and_attributes_are_those_that_came_and_no_others() {
+    use pb::AclKind::{Group, Mask, Other, User};
+    let (world, file) = with_file().await;
+    let inherited = pb::SetAclRequest {
+        path: "/z".into(),
+        change: pb::AclChange::Modify.into(),
+        entries: vec![entry(true, User, "carol", 7)],
+        ..pb::SetAclRequest::default()
+    };
+    let mut namespace = world.user("fsadmin").namespace;
+    namespace.set_acl(inherited).await.expect("set");
+    let wanted = pb::RawExtended {
+        acl: vec![
+            entry(false, User, "", 6),
+            entry(false, User, "bob", 6),
+            entry(false, Group, "", 0),
+            entry(false, Mask, "", 4),
+            entry(false, Other, "", 0),
+        ],
+        xattrs: vec![xattr("user.a", b"1"), xattr("user.b", &[0, 255])],
+    };
+    let created = brought(&world, "/z/f", &file).await;
+    type Case = (fn(&mut pb::RawExtended), &'static [&'static str]);
+    let cases: [Case; 7] = [
+        (
+            |wanted| wanted.acl.push(entry(true, User, "bob", 4)),
+            &["only a directory"],
+        ),
+        (|wanted| wanted.acl.truncate(2), &["user::, group:: and other::"]),
+        (|wanted| wanted.acl[1].rights = 8, &["0 to 7"]),
+        (|wanted| wanted.xattrs[1].name = "user.a".to_owned(), &["at most once"]),
+        (|wanted| wanted.xattrs[0].name = "raw.a".to_owned(), &["raw."]),
+        (
+            |wanted| wanted.xattrs.resize(33, xattr("user.c", b"")),
+            &["at most 32 attributes"],
+        ),
+        (
+            |wanted| wanted.xattrs[0].value = vec![0; (16 << 10) + 1].into(),
+            &["at most 16384 bytes"],
+        ),
+    ];
+    for (change, words) in cases {
+        let mut broken = wanted.clone();
+        change(&mut broken);
+        let refusal = commit_with(&world, "fsadmin", &created, Some(broken)).await;
+        check(&refusal.expect_err("it breaks a rule"), Reason::InvalidArgument, words);
+    }
+    check(
+        &world.stat("/z/f").await.expect_err("nothing shows"),
+        Reason::NotFound,
+        &[],
+    );
+    let stat = commit_with(&world, "fsadmin", &created, Some(wanted.clone())).await;
+    assert_eq!(
+        stat.map(|stat| (stat.mode, stat.has_acl)).expect("committed"),
+        (0o640, true)
+    );
+    assert_eq!(acl(&world, "/z/f").await, wanted.acl);
+    let all = pb::GetXattrsRequest {
+        path: "/z/f".into(),
+        ..pb::GetXattrsRequest::default()
+    };
+    let told = namespace.get_xattrs(all).await.expect("they came").into_inner();
+    assert_eq!(told.xattrs, wanted.xattrs);
+
+    // Nothing is as much a word as something; without a word the directory's default counts.
+    let nothing = Some(pb::RawExtended::default());
+    let created = brought(&world, "/z/bare", &file).await;
+    let bare = commit_with(&world, "fsadmin", &created, nothing)
+        .await
+        .expect("committed");
+    assert_eq!((bare.mode, bare.has_acl), (0o640, false));
+    let created = brought(&world, "/z/unsaid", &file).await;
+    let unsaid = commit(&world, "fsadmin", &created).await.expect("committed");
+    assert!(unsaid.has_acl);
+    assert!(acl(&world, "/z/unsaid").await.contains(&entry(false, User, "carol", 7)));
+    world.remove("/z/f", false).await.expect("removed with its attributes");
 }
 
 #[tokio::test]
