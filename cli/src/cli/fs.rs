@@ -8,7 +8,8 @@ use strongroom_proto::{ParseError, groups::GroupName, transport::UserName};
 
 #[derive(Debug, Args)]
 pub(crate) struct FsArgs {
-    /// Carry ciphertext with its EDEK and without any key: get, put, ls and stat; putting is for superusers
+    /// Carry ciphertext with its EDEK, ACL and attributes and without any key: get, put, ls and stat; putting is for superusers.
+    /// With -r whole trees: the same command goes on with a copy that was cut off
     #[arg(long)]
     pub(crate) raw: bool,
     #[command(subcommand)]
@@ -42,7 +43,7 @@ pub(crate) enum FsCommand {
     },
     /// Store local files or directory trees
     #[command(
-        after_help = "Examples:\n  strongroom fs put -r ./2026 /payroll/\n  pg_dump hr | strongroom fs put - /payroll/hr.sql\n  strongroom fs --raw put hr.raw /payroll/hr.sql"
+        after_help = "Examples:\n  strongroom fs put -r ./2026 /payroll/\n  pg_dump hr | strongroom fs put - /payroll/hr.sql\n  strongroom fs --raw put hr.raw /payroll/hr.sql\n  strongroom fs --raw put -r ./carried/payroll / --as fsadmin"
     )]
     Put(PutArgs),
     /// Append a local file to a file that is there
@@ -94,7 +95,7 @@ pub(crate) enum FsCommand {
     Rekey(RewriteArgs),
     /// Fetch files or directory trees
     #[command(
-        after_help = "Examples:\n  strongroom fs get -r /payroll/2026 ./restored\n  strongroom fs --raw get /payroll/hr.sql hr.raw\n  strongroom fs --raw get --hdfs /lake/f f"
+        after_help = "Examples:\n  strongroom fs get -r /payroll/2026 ./restored\n  strongroom fs --raw get /payroll/hr.sql hr.raw\n  strongroom fs --raw get -r /payroll ./carried --as fsadmin\n  strongroom fs --raw get --hdfs /lake/f f"
     )]
     Get(GetArgs),
     /// Write files to standard output

@@ -28,27 +28,9 @@ pub(crate) struct Chunk {
 }
 
 impl LocalFile {
-    /// Opens a regular file. Between the walk and now it may have become a link or a pipe: neither is followed or
-    /// waited for. A file that the user named may be a link.
+    /// Opens a regular file, see [`open_regular`].
     pub(crate) fn open(path: &Path, named: bool) -> Result<Self, Error> {
-        let mut flags = OFlags::NONBLOCK;
-        if !named {
-            flags |= OFlags::NOFOLLOW;
-        }
-        let cannot_open = || Error::local("cannot open", path);
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(flags.bits().cast_signed())
-            .open(path)
-            .map_err(cannot_open())?;
-        let at_open = file.metadata().map_err(cannot_open())?;
-        if !at_open.is_file() {
-            return Err(Error::LocalKind {
-                path: path.to_owned(),
-                found: "something else now",
-                wanted: "a regular file",
-            });
-        }
+        let (file, at_open) = open_regular(path, named)?;
         Ok(Self {
             path: path.to_owned(),
             file,
@@ -105,8 +87,32 @@ impl LocalFile {
     }
 }
 
+/// Opens a regular file, and says what it is. Between the walk and now it may have become a link or a pipe: neither is followed or
+/// waited for. A file that the user named may be a link.
+pub(crate) fn open_regular(path: &Path, named: bool) -> Result<(File, Metadata), Error> {
+    let mut flags = OFlags::NONBLOCK;
+    if !named {
+        flags |= OFlags::NOFOLLOW;
+    }
+    let cannot_open = || Error::local("cannot open", path);
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)
+        .map_err(cannot_open())?;
+    let metadata = file.metadata().map_err(cannot_open())?;
+    if metadata.is_file() {
+        return Ok((file, metadata));
+    }
+    Err(Error::LocalKind {
+        path: path.to_owned(),
+        found: "something else now",
+        wanted: "a regular file",
+    })
+}
+
 /// Time of the last change, in milliseconds since 1970; times before that are 0.
-pub(super) fn mtime_ms(metadata: &Metadata) -> u64 {
+pub(crate) fn mtime_ms(metadata: &Metadata) -> u64 {
     let ms = metadata
         .mtime()
         .saturating_mul(1000)

@@ -6,9 +6,9 @@ mod part_file;
 mod pool;
 mod report;
 
-pub(crate) use local_file::{Chunk, LocalFile};
+pub(crate) use local_file::{Chunk, LocalFile, mtime_ms, open_regular};
 pub(crate) use local_tree::{Found, survey};
-pub(crate) use part_file::{PartFile, finish_directory, make_directory, replaceable};
+pub(crate) use part_file::{PartFile, finish_directory, is_part, make_directory, replaceable};
 pub(crate) use pool::{Pool, blocking};
 pub(crate) use report::{Report, Verb};
 

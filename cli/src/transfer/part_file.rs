@@ -16,6 +16,9 @@ use rustix::{
 use super::MODE_MASK;
 use crate::error::Error;
 
+/// What the names of temporary files begin and end with.
+const PART: (&str, &str) = (".strongroom-", ".part");
+
 /// A file under a temporary name beside its target; removed when dropped unfinished.
 pub(crate) struct PartFile {
     file: File,
@@ -27,7 +30,7 @@ pub(crate) struct PartFile {
 impl PartFile {
     /// Makes the temporary file.
     pub(crate) fn create(target: &Path) -> Result<Self, Error> {
-        let name = format!(".strongroom-{}.part", uuid::Uuid::new_v4().simple());
+        let name = format!("{}{}{}", PART.0, uuid::Uuid::new_v4().simple(), PART.1);
         let part = target.with_file_name(name);
         let file = OpenOptions::new()
             .write(true)
@@ -50,6 +53,11 @@ impl PartFile {
             .map_err(Error::local("cannot write", &self.target))
     }
 
+    /// Waits until what was written is on disk, for files that a later command takes as they are if they have their name.
+    pub(crate) fn sync(&self) -> Result<(), Error> {
+        self.file.sync_all().map_err(Error::local("cannot write", &self.target))
+    }
+
     /// Gives the file its mode, time and name. An existing file is replaced only with `force`.
     pub(crate) fn finish(mut self, mode: u32, mtime_ms: u64, force: bool) -> Result<(), Error> {
         let cannot_write = || Error::local("cannot write", &self.target);
@@ -69,6 +77,11 @@ impl Drop for PartFile {
             _ = fs::remove_file(&self.part);
         }
     }
+}
+
+/// Whether a file's name is one of those that are temporary.
+pub(crate) fn is_part(name: &str) -> bool {
+    name.starts_with(PART.0) && name.ends_with(PART.1)
 }
 
 /// Fails if something is at `target` that may not be replaced: looked at before bytes are fetched in vain.

@@ -265,7 +265,7 @@ impl Counts {
             return Ok(());
         }
         // One file was asked for and that one failed, or nothing could be reached: that says more than "partly".
-        let alone = self.files == 0 && self.skipped == 0 && (self.failed == 1 || self.is_hopeless());
+        let alone = self.files + self.unchanged + self.skipped == 0 && (self.failed == 1 || self.is_hopeless());
         let exit = self.exit.filter(|_| alone).unwrap_or(Exit::Partly);
         Err(Error::Partly {
             failed: self.failed,
@@ -341,7 +341,7 @@ mod tests {
     #[test]
     fn the_exit_code_says_how_it_ended() {
         type Acts = fn(&Report);
-        let table: [(Acts, Exit); 7] = [
+        let table: [(Acts, Exit); 8] = [
             (|report| report.file_done(1), Exit::Done),
             (|report| report.skip("a", "socket", true), Exit::Done),
             (|report| report.skip("a", "socket", false), Exit::Partly),
@@ -363,6 +363,13 @@ mod tests {
             (
                 |report| {
                     report.file_done(1);
+                    report.fail("b", &exists());
+                },
+                Exit::Partly,
+            ),
+            (
+                |report| {
+                    report.unchanged();
                     report.fail("b", &exists());
                 },
                 Exit::Partly,

@@ -28,7 +28,7 @@ fn text(path: &Path) -> &str {
 }
 
 /// Every file's bytes, mode and time and every directory's mode and time, by relative path.
-fn describe(root: &Path) -> Vec<String> {
+pub(crate) fn describe(root: &Path) -> Vec<String> {
     let entries = walkdir::WalkDir::new(root).min_depth(1).sort_by_file_name();
     let line = |entry: walkdir::DirEntry| {
         let metadata = entry.metadata().expect("readable");
@@ -126,6 +126,31 @@ fn what_is_no_plain_file_is_named_and_left_out() {
         .cli()
         .run(["fs", "put", "-r", "--skip-special", text(&tree), &format!("{zone}/c")]);
     outcome.fails(7, &["not UTF-8"]);
+
+    // A file is where a directory is to be: what the directory holds is left out with it.
+    fs::remove_file(tree.join(bad)).expect("own file");
+    fs::create_dir_all(tree.join("in/the/way")).expect("own directory");
+    fs::write(tree.join("in/the/way/file"), "x").expect("own directory");
+    let (cli, plain, what) = (dev.cli(), tree.join("plain"), tree.join("."));
+    cli.line(&format!("fs mkdir {zone}/d")).ok();
+    cli.run(["fs", "put", text(&plain), &format!("{zone}/d/in")]).ok();
+    let put = [
+        "--json",
+        "fs",
+        "put",
+        "-r",
+        "--skip-special",
+        text(&what),
+        &format!("{zone}/d"),
+    ];
+    let outcome = cli.run(put);
+    assert_eq!(outcome.code, Some(7), "{}", outcome.stderr);
+    let done: serde_json::Value = serde_json::from_slice(&outcome.stdout).expect("JSON");
+    assert_eq!((&done["failed"], &done["files"]), (&1.into(), &1.into()), "{done}");
+    let failure = &done["failures"][0];
+    assert_eq!(failure["path"], tree.join("./in").display().to_string());
+    let why = failure["message"].as_str().expect("text");
+    assert!(why.contains("cannot take the place of a file"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,6 +20,7 @@ mod metadata_instances;
 mod monitoring;
 mod namespace;
 mod raw;
+mod raw_trees;
 mod refusals;
 mod rewriting;
 mod sealed;

@@ -52,7 +52,7 @@ fn a_zone_of_suite_ctr_hdfs_is_written_read_and_changed_like_any_other() {
 }
 
 /// Two clusters whose keys have one name and one material.
-fn twins(home: &Dev) -> (Dev, std::path::PathBuf, [u8; 16]) {
+pub(crate) fn twins(home: &Dev) -> (Dev, std::path::PathBuf, [u8; 16]) {
     let away = Dev::start();
     let (folder, mut random) = (home.scratch("keys"), Bytes::new(seed()));
     let (wide, narrow) = (random.take(32), random.take(16));
@@ -73,7 +73,7 @@ fn twins(home: &Dev) -> (Dev, std::path::PathBuf, [u8; 16]) {
     (away, folder, narrow.try_into().expect("16 bytes"))
 }
 
-fn id_of(cli: &Cli, zone: &str) -> String {
+pub(crate) fn id_of(cli: &Cli, zone: &str) -> String {
     cli.line(&format!("--json zone info {zone}")).json()["zone_id"]
         .as_str()
         .expect("an id")
@@ -112,7 +112,11 @@ fn ciphertext_goes_to_another_cluster_by_hands_that_have_no_key() {
     let raw = folder.join("f.raw");
     let get = format!("fs --raw get /payroll/f {}", raw.display());
     carrier.line(&get).ok();
+    let again = carrier.line(&get).text();
+    assert!(again.contains("1 were done already"), "{again}");
+    fs::write(&raw, b"something else").expect("written");
     carrier.line(&get).fails(8, &["--force"]);
+    carrier.line(&format!("{get} --force")).ok();
     let shown = carrier.line("fs --raw stat /payroll/f").text();
     assert!(shown.contains("raw.strongroom.extents=2"), "{shown}");
     let hdfs = format!("fs --raw get --hdfs /payroll/f {}", folder.join("hdfs").display());

@@ -8,7 +8,7 @@ use std::{
 use strongroom_fs::{Entry, FileKind, ZoneFs};
 use strongroom_proto::ZonePath;
 
-use super::{Listing, is_trash, parse_all};
+use super::{Form, Listing, is_trash, parse_all, raw};
 use crate::{
     cli::GetArgs,
     error::Error,
@@ -16,8 +16,11 @@ use crate::{
     transfer::{CHUNK_BYTES, PartFile, Pool, Report, Verb, blocking, finish_directory, make_directory, replaceable},
 };
 
+/// What the owner of local copies may do with their directories whatever the modes: they are to be put elsewhere.
+const OWNER_ALL: u32 = 0o700;
+
 /// Fetches every source.
-pub(super) async fn run(fs: ZoneFs, args: GetArgs, output: Output) -> Result<(), Error> {
+pub(super) async fn run(fs: ZoneFs, form: Form, args: GetArgs, output: Output) -> Result<(), Error> {
     let sources = parse_all(&args.sources)?;
     if args.target == Path::new("-") {
         let message =
@@ -27,6 +30,7 @@ pub(super) async fn run(fs: ZoneFs, args: GetArgs, output: Output) -> Result<(),
     let mut get = Get {
         fs: Arc::new(fs),
         report: Arc::new(Report::start(Verb::Fetched)),
+        form,
         force: args.transfer.force,
         recursive: args.transfer.recursive,
         pool: Pool::new(args.transfer.jobs),
@@ -41,6 +45,7 @@ pub(super) async fn run(fs: ZoneFs, args: GetArgs, output: Output) -> Result<(),
 struct Get {
     fs: Arc<ZoneFs>,
     report: Arc<Report>,
+    form: Form,
     force: bool,
     recursive: bool,
     pool: Pool,
@@ -70,6 +75,13 @@ impl Get {
             let stat = self.fs.stat(source).await?;
             if stat.kind == FileKind::Directory && !self.recursive {
                 let message = format!("{source} is a directory; pass -r to fetch it with all it holds");
+                return Err(Error::Usage { message });
+            }
+            if stat.kind == FileKind::Directory && self.form == Form::Raw && !into_directory {
+                let message = format!(
+                    "{} is no directory; make it first: {source} comes into it under its own name, so that the same command goes on there if it is cut off",
+                    target.display()
+                );
                 return Err(Error::Usage { message });
             }
             let local = match source.split_last() {
@@ -111,6 +123,9 @@ impl Get {
     async fn directory(&mut self, directory: &Source, waiting: &mut Vec<Source>) -> Result<(), Error> {
         let local = directory.local.clone();
         blocking(move || make_directory(&local)).await?;
+        if self.form == Form::Raw {
+            raw::describe(&self.fs, &directory.remote, &directory.local).await?;
+        }
         let fs = Arc::clone(&self.fs);
         let mut listing = Listing::of(&fs, &directory.remote);
         while let Some(entries) = listing.next().await? {
@@ -126,6 +141,13 @@ impl Get {
                         continue;
                     }
                 };
+                if self.form == Form::Raw && raw::is_own(&entry.name) {
+                    let message = format!(
+                        "{remote} has a name that local trees of ciphertext keep for themselves; fetch it without -r, under another name"
+                    );
+                    self.report.fail(remote.as_str(), &Error::Usage { message });
+                    continue;
+                }
                 // An entry's name is one plain name: it cannot lead out of the local directory.
                 let local = directory.local.join(&entry.name);
                 let source = Source { remote, entry, local };
@@ -144,10 +166,15 @@ impl Get {
             return;
         }
         self.report.expect(source.entry.length);
-        let (fs, report, force) = (Arc::clone(&self.fs), Arc::clone(&self.report), self.force);
+        let (fs, report) = (Arc::clone(&self.fs), Arc::clone(&self.report));
+        let (form, force) = (self.form, self.force);
         let task = async move {
-            match fetch_file(&fs, &report, &source.remote, &source.local, force).await {
-                Ok(bytes) => report.file_done(bytes),
+            match Box::pin(fetch(&fs, &report, form, &source, force)).await {
+                Ok(Some(bytes)) => report.file_done(bytes),
+                Ok(None) => {
+                    report.advance(source.entry.length as usize);
+                    report.unchanged();
+                }
                 Err(error) => report.fail(source.remote.as_str(), &error),
             }
         };
@@ -156,16 +183,30 @@ impl Get {
 
     async fn finish_directories(&self, directories: Vec<Source>) {
         let report = Arc::clone(&self.report);
+        let own = match self.form {
+            Form::Content => 0,
+            Form::Raw | Form::Hdfs => OWNER_ALL,
+        };
         blocking(move || {
             // Parents were listed before their children.
             for Source { remote, entry, local } in directories.iter().rev() {
-                match finish_directory(local, entry.mode, entry.mtime_ms) {
+                match finish_directory(local, entry.mode | own, entry.mtime_ms) {
                     Ok(()) => report.directory_done(),
                     Err(error) => report.fail(remote.as_str(), &error),
                 }
             }
         })
         .await;
+    }
+}
+
+/// Fetches one file as `form` has it and answers with its bytes; `None` if it is there already.
+async fn fetch(fs: &ZoneFs, report: &Report, form: Form, source: &Source, force: bool) -> Result<Option<u64>, Error> {
+    let Source { remote, local, .. } = source;
+    match form {
+        Form::Content => fetch_file(fs, report, remote, local, force).await.map(Some),
+        Form::Raw => raw::fetch(fs, report, remote, local, force).await,
+        Form::Hdfs => raw::fetch_for_hdfs(fs, report, remote, local, force).await.map(Some),
     }
 }
 

@@ -26,6 +26,17 @@ use crate::{
     output::Output,
 };
 
+/// As what files travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// What is in them.
+    Content,
+    /// Ciphertext with its EDEK, without any key.
+    Raw,
+    /// Ciphertext as HDFS has it.
+    Hdfs,
+}
+
 /// `strongroom fs …`
 pub(super) async fn run(session: &Session, args: FsArgs, output: Output) -> Result<(), Error> {
     let fs = session.files()?;
@@ -40,7 +51,7 @@ pub(super) async fn run(session: &Session, args: FsArgs, output: Output) -> Resu
         FsCommand::Put(PutArgs { hdfs: true, .. }) | FsCommand::Get(GetArgs { hdfs: true, .. }) => Err(Error::Usage {
             message: "--hdfs is about ciphertext; give --raw, too: strongroom fs --raw get --hdfs".to_owned(),
         }),
-        FsCommand::Put(args) => put::run(fs, args, output).await,
+        FsCommand::Put(args) => put::run(fs, Form::Content, args, output).await,
         FsCommand::Append { source, target } => grow::append(&fs, &source, &parse(&target)?, output).await,
         FsCommand::Truncate { length, paths } => grow::truncate(&fs, &parse_all(&paths)?, length, output).await,
         FsCommand::Recover { paths } => grow::recover(&fs, &parse_all(&paths)?, output).await,
@@ -52,7 +63,7 @@ pub(super) async fn run(session: &Session, args: FsArgs, output: Output) -> Resu
             let wanted = rewrite::Wanted::files(RewritingKind::Rekeying, &args);
             rewrite::run(fs, &parse(&args.path)?, &wanted, output).await
         }
-        FsCommand::Get(args) => get::run(fs, args, output).await,
+        FsCommand::Get(args) => get::run(fs, Form::Content, args, output).await,
         FsCommand::Cat { paths, offset, length } => cat::run(&fs, &parse_all(&paths)?, offset, length, output).await,
         FsCommand::Stat { paths } => simple::stat(&fs, &parse_all(&paths)?, output).await,
         FsCommand::EncryptionInfo { paths } => simple::encryption_info(&fs, &parse_all(&paths)?, output).await,

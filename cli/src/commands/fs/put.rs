@@ -1,16 +1,17 @@
 //! `fs put`: local files and trees into the zone filesystem.
 
 use std::{
+    collections::BTreeSet,
     io::{self, Read as _},
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use strongroom_fs::{Attributes, CreateOptions, FileKind, FileWriter, FsError, ZoneFs};
+use strongroom_fs::{Attributes, CreateOptions, FileKind, FileWriter, FsError, RawDirectory, ZoneFs};
 use strongroom_proto::{Reason, ZonePath};
 use tokio::sync::mpsc;
 
-use super::{look_up, parse, with_force_hint};
+use super::{Form, look_up, parse, raw, with_force_hint};
 use crate::{
     cli::PutArgs,
     error::Error,
@@ -24,18 +25,24 @@ const WALK_AHEAD_MAX: usize = 256;
 const PIPE_MODE: u32 = 0o644;
 
 /// Stores every source.
-pub(super) async fn run(fs: ZoneFs, args: PutArgs, output: Output) -> Result<(), Error> {
+pub(super) async fn run(fs: ZoneFs, form: Form, args: PutArgs, output: Output) -> Result<(), Error> {
     let target = parse(&args.target)?;
     let put = Put {
         fs: Arc::new(fs),
         report: Arc::new(Report::start(Verb::Stored)),
+        refused: Arc::default(),
+        form,
         force: args.transfer.force,
         recursive: args.transfer.recursive,
         skip_special: args.skip_special,
         jobs: args.transfer.jobs,
     };
-    if args.sources == [Path::new("-")] {
+    if args.sources == [Path::new("-")] && form == Form::Content {
         put.pipe(&target).await?;
+    } else if form != Form::Content && args.sources.iter().any(|source| source == Path::new("-")) {
+        let message =
+            "ciphertext is put from files, not from standard input; name a file that is called - as ./-".to_owned();
+        return Err(Error::Usage { message });
     } else if args.sources.iter().any(|source| source == Path::new("-")) {
         let message = "standard input (-) is stored alone; name a file that is called - as ./-".to_owned();
         return Err(Error::Usage { message });
@@ -63,17 +70,42 @@ struct Directory {
     mode: u32,
     mtime_ms: u64,
     depth: usize,
-    /// The mode with which it was made here; one that was there before keeps its mode and time.
-    made: OnceLock<u32>,
+    made: OnceLock<Made>,
+}
+
+/// What a directory is to become when it is filled.
+enum Made {
+    /// It was made here with this mode; one that was there before keeps its mode and time.
+    Mode(u32),
+    /// It becomes what it was elsewhere, also if it was there before.
+    Raw(Box<RawDirectory>),
 }
 
 struct Put {
     fs: Arc<ZoneFs>,
     report: Arc<Report>,
+    refused: Arc<Refused>,
+    form: Form,
     force: bool,
     recursive: bool,
     skip_special: bool,
     jobs: u16,
+}
+
+/// Local directories without counterpart: what they hold is left out with them.
+#[derive(Default)]
+struct Refused(Mutex<BTreeSet<PathBuf>>);
+
+impl Refused {
+    fn add(&self, local: PathBuf) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(local);
+    }
+
+    /// Whether something is such a directory, or below one.
+    fn holds(&self, local: &Path) -> bool {
+        let refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        !refused.is_empty() && local.ancestors().any(|above| refused.contains(above))
+    }
 }
 
 impl Put {
@@ -93,6 +125,13 @@ impl Put {
         for local in &args.sources {
             let remote = match own_name(local)? {
                 Some(name) if into_directory => target.join(&name)?,
+                Some(_) if self.form == Form::Raw && local.is_dir() => {
+                    let message = format!(
+                        "{target} is no directory; name the one that {0} is to come into, or put what it holds, {0}/., so that the same command goes on there if it is cut off",
+                        local.display()
+                    );
+                    return Err(Error::Usage { message });
+                }
                 _ => target.clone(),
             };
             let local = local.clone();
@@ -125,10 +164,10 @@ impl Put {
 
     /// The first walk: names what cannot be stored, counts files, and finds the directories, parents first.
     async fn survey(&self, roots: Vec<Root>) -> Vec<Directory> {
-        let (report, skip_special) = (Arc::clone(&self.report), self.skip_special);
+        let (report, skip_special, form) = (Arc::clone(&self.report), self.skip_special, self.form);
         blocking(move || {
             let mut directories = Vec::new();
-            for found in roots.iter().flat_map(|root| survey(&root.local, &root.remote)) {
+            for found in roots.iter().flat_map(|root| walk(root, form)) {
                 directories.extend(note_found(found, &report, skip_special));
             }
             directories.sort_by_key(|directory: &Directory| directory.depth);
@@ -141,7 +180,7 @@ impl Put {
     async fn make_directories(&self, directories: &Arc<Vec<Directory>>) -> Result<(), Error> {
         // The first directory is made alone: if that is refused, so is all else, and it says why.
         if let Some(first) = directories.first() {
-            make(&self.fs, first).await.map_err(not_made)?;
+            make(&self.fs, self.form, first).await?;
         }
         let mut pool = Pool::new(self.jobs);
         let mut depth = 0;
@@ -150,11 +189,16 @@ impl Put {
                 pool.finish().await;
                 depth = directory.depth;
             }
+            if self.refused.holds(&directory.local) {
+                continue;
+            }
             let (fs, report, directories) = (Arc::clone(&self.fs), Arc::clone(&self.report), Arc::clone(directories));
+            let (refused, form) = (Arc::clone(&self.refused), self.form);
             let task = async move {
                 let directory = &directories[index];
-                if let Err(error) = make(&fs, directory).await {
-                    report.fail(&directory.local.display().to_string(), &not_made(error));
+                if let Err(error) = make(&fs, form, directory).await {
+                    report.fail(&directory.local.display().to_string(), &error);
+                    refused.add(directory.local.clone());
                 }
             };
             pool.spawn(task).await;
@@ -166,8 +210,9 @@ impl Put {
     /// The second walk: stores each file as it is found.
     async fn store_files(&self, roots: Vec<Root>) {
         let (found, mut files) = mpsc::channel(WALK_AHEAD_MAX);
+        let form = self.form;
         tokio::task::spawn_blocking(move || {
-            for found_one in roots.iter().flat_map(|root| survey(&root.local, &root.remote)) {
+            for found_one in roots.iter().flat_map(|root| walk(root, form)) {
                 if found.blocking_send(found_one).is_err() {
                     return;
                 }
@@ -176,15 +221,25 @@ impl Put {
         let mut pool = Pool::new(self.jobs);
         while let Some(found) = files.recv().await {
             let Found::File {
-                local, remote, named, ..
+                local,
+                remote,
+                bytes,
+                named,
             } = found
             else {
                 continue;
             };
+            if self.refused.holds(&local) {
+                continue;
+            }
             let (fs, report, force) = (Arc::clone(&self.fs), Arc::clone(&self.report), self.force);
             let task = async move {
-                match Box::pin(store_file(&fs, &report, &local, &remote, named, force)).await {
-                    Ok(bytes) => report.file_done(bytes),
+                match Box::pin(store(&fs, &report, form, &local, &remote, named, force)).await {
+                    Ok(Some(bytes)) => report.file_done(bytes),
+                    Ok(None) => {
+                        report.advance(bytes as usize);
+                        report.unchanged();
+                    }
                     Err(error) => report.fail(&local.display().to_string(), &error),
                 }
             };
@@ -200,7 +255,10 @@ impl Put {
 
     async fn finish_directories(&self, directories: &Arc<Vec<Directory>>) {
         let mut pool = Pool::new(self.jobs);
-        for index in (0..directories.len()).rev() {
+        for (index, directory) in directories.iter().enumerate().rev() {
+            if self.refused.holds(&directory.local) {
+                continue;
+            }
             let (fs, report, directories) = (Arc::clone(&self.fs), Arc::clone(&self.report), Arc::clone(directories));
             let task = async move {
                 let directory = &directories[index];
@@ -237,35 +295,71 @@ impl Put {
 }
 
 /// Why a directory is not made: where directories that exist are taken as they are, what is in the way is a file.
-fn not_made(error: FsError) -> Error {
+pub(super) fn not_made(error: FsError) -> Error {
     match error.reason() {
         Reason::AlreadyExists | Reason::NotADirectory => Error::FileInTheWay(error),
         _ => error.into(),
     }
 }
 
-/// Makes a directory that we may fill, and those above it. One that is there is taken as it is.
-async fn make(fs: &ZoneFs, directory: &Directory) -> Result<(), FsError> {
+/// What there is below a root. Of a tree of ciphertext, what was carried.
+fn walk(root: &Root, form: Form) -> impl Iterator<Item = Found> + use<> {
+    let all = survey(&root.local, &root.remote);
+    all.filter(move |found| form != Form::Raw || !is_raw_own(found))
+}
+
+/// Whether a file in a tree of ciphertext is not one that was carried.
+fn is_raw_own(found: &Found) -> bool {
+    match found {
+        Found::File {
+            local, named: false, ..
+        } => local
+            .file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(raw::is_own),
+        _ => false,
+    }
+}
+
+/// Makes a directory that we may fill, and those above it.
+async fn make(fs: &ZoneFs, form: Form, directory: &Directory) -> Result<(), Error> {
+    let made = match form {
+        Form::Content => make_plainly(fs, directory).await.map_err(not_made)?.map(Made::Mode),
+        Form::Raw | Form::Hdfs => {
+            let wanted = raw::make_directory(fs, &directory.local, &directory.remote).await?;
+            Some(Made::Raw(Box::new(wanted)))
+        }
+    };
+    if let Some(made) = made {
+        _ = directory.made.set(made);
+    }
+    Ok(())
+}
+
+/// Makes a directory and answers with its mode. One that is there is taken as it is.
+async fn make_plainly(fs: &ZoneFs, directory: &Directory) -> Result<Option<u32>, FsError> {
     let (remote, mode) = (&directory.remote, directory.mode | OWNER_ALL);
     let mut made = fs.make_directory(remote, mode, false).await;
     if matches!(&made, Err(error) if error.reason() == Reason::NotFound) {
         made = fs.make_directory(remote, mode, true).await;
     }
     match made {
-        Ok(stat) => _ = directory.made.set(stat.mode),
+        Ok(stat) => Ok(Some(stat.mode)),
         // Says what is there if it is no directory.
         Err(error) if error.reason() == Reason::AlreadyExists => {
             fs.make_directory(remote, mode, true).await?;
+            Ok(None)
         }
-        Err(error) => return Err(error),
+        Err(error) => Err(error),
     }
-    Ok(())
 }
 
 /// Gives a directory its time, and its mode if that would have kept us out.
 async fn finish(fs: &ZoneFs, directory: &Directory) -> Result<(), FsError> {
-    let Some(made) = directory.made.get() else {
-        return Ok(());
+    let made = match directory.made.get() {
+        None => return Ok(()),
+        Some(Made::Mode(made)) => made,
+        Some(Made::Raw(wanted)) => return fs.finish_raw_directory(&directory.remote, wanted).await,
     };
     let wanted = Attributes {
         mode: Some(left(*made, directory.mode)).filter(|mode| mode != made),
@@ -330,6 +424,25 @@ fn own_name(local: &Path) -> Result<Option<String>, Error> {
         .to_str()
         .ok_or_else(|| Error::LocalName { path: local.to_owned() })?;
     Ok(Some(name.to_owned()))
+}
+
+/// Stores one file as `form` has it and answers with its bytes; `None` if it is there already.
+async fn store(
+    fs: &ZoneFs,
+    report: &Report,
+    form: Form,
+    local: &Path,
+    remote: &ZonePath,
+    named: bool,
+    force: bool,
+) -> Result<Option<u64>, Error> {
+    let hdfs = match form {
+        Form::Content => return store_file(fs, report, local, remote, named, force).await.map(Some),
+        Form::Raw => false,
+        Form::Hdfs => true,
+    };
+    let source = raw::Source { local, named, hdfs };
+    raw::bring(fs, report, source, remote, force).await
 }
 
 /// Stores one file and answers with its length.

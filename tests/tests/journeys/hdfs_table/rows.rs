@@ -321,7 +321,7 @@ pub(super) const ROWS: &[Row] = &[
         topic: FILES,
         hdfs: "`/.reserved/raw` copies files without a key",
         here: Otherwise(
-            "`fs --raw`: streams that are checked, for every file; HDFS' own form for files that it could have written",
+            "`fs --raw`: streams that are checked, of files and whole trees, with ACLs and attributes; HDFS' own form for files that it could have written",
         ),
         steps: &[
             Test(
@@ -331,6 +331,10 @@ pub(super) const ROWS: &[Row] = &[
             Test(
                 "tests/tests/journeys/raw.rs",
                 "hdfs_reads_what_strongroom_writes_and_the_other_way_round",
+            ),
+            Test(
+                "tests/tests/journeys/raw_trees.rs",
+                "a_zone_goes_to_another_cluster_by_a_carrier_who_is_cut_off_and_has_no_key",
             ),
         ],
     },
