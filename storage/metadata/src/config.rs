@@ -259,6 +259,7 @@ mod tests {
             ("[settings]", "[settings]\nnonsense = 1", "is not valid"),
             ("[\"fsadmin\"]", "[\"a/b\"]", "is not valid"),
             ("[\"fsadmin\"]", "[]", "at least one"),
+            ("kms = \"kms.example.org:7600\"\n", "", "is not valid"),
             ("\"supergroup\"", "\"\"", "is not valid"),
         ] {
             let path = dir.path().join("metadata.toml");

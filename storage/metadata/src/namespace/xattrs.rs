@@ -47,7 +47,8 @@ impl Change {
 /// Refuses what is no name of a user's attribute.
 pub(crate) fn check_name(name: &str) -> Result<(), MetadataError> {
     if name.starts_with("raw.") {
-        let only = "attributes in raw. are in the raw view only, below /.reserved/raw";
+        let only =
+            "attributes in raw. are in the raw view only, and are not set; see them with: strongroom fs --raw stat";
         return Err(rule(only.to_owned()));
     }
     if name.strip_prefix("user.").is_none_or(str::is_empty) {

@@ -143,7 +143,7 @@ async fn other_namespaces_are_refused_with_the_way_out() {
         ("system.posix_acl_access", ["namespace user.", "user.NAME"]),
         ("plain", ["namespace user.", "user.NAME"]),
         ("user.", ["namespace user.", "user.NAME"]),
-        ("raw.hdfs.crypto.encryption.zone", ["raw view only", "/.reserved/raw"]),
+        ("raw.hdfs.crypto.encryption.zone", ["raw view only", "fs --raw stat"]),
     ] {
         let failure = set(&world, "fsadmin", "/z/f", name, Some(b"1")).await.expect_err(name);
         check(&failure, Reason::InvalidArgument, &words);

@@ -377,6 +377,69 @@ async fn reads_and_the_namespace_need_no_key_service_and_survive_a_restart() {
         .expect("a file opened before the restart is committed after it");
 }
 
+/// Two zones with nothing in stock, the first of which is now at `/d`, under `payroll`, and the second at `/b`, under `other`. EDEKs are
+/// held back.
+async fn two_that_change_places() -> World {
+    let world = World::with(Settings {
+        stock_edeks: 1,
+        stock_low_edeks: 0,
+        mint_wait_ms: 20_000,
+        ..crate::fixture::quick()
+    })
+    .await;
+    for (path, key) in [("/d", "payroll"), ("/b", "other")] {
+        world.zone(path, key).await;
+        world
+            .until("there is one EDEK", async |world| stock(world, path).await == 1)
+            .await;
+        world.create(&format!("{path}/before"), false).await.expect("the one");
+    }
+    world.kms.hold_mints();
+    world
+}
+
+/// Creates `/d/f`, and has the other zone take the place of the one at `/d` each time that the create waits for an EDEK, so often.
+async fn create_while_they_do(world: &World, times: u64) -> Result<pb::CreatedFile, Failure> {
+    let asked = world.kms.asked();
+    let (create, ()) = futures::join!(world.create("/d/f", false), async {
+        for time in 1..=times {
+            let waits = async |world: &World| world.kms.asked() == asked + time;
+            world.until("the create waits", waits).await;
+            for (from, to) in [("/d", "/a"), ("/b", "/d"), ("/a", "/b")] {
+                world.rename(from, to, false).await.expect("moved");
+            }
+            world.kms.mints.add_permits(1);
+        }
+        // What comes next may have it.
+        world.kms.mints.add_permits(1);
+    });
+    assert_eq!(world.kms.asked(), world.kms.minted(), "each was answered");
+    create
+}
+
+#[tokio::test]
+async fn a_create_whose_zone_changes_while_it_waits_starts_over() {
+    let world = two_that_change_places().await;
+    let before = world.kms.minted();
+    let created = create_while_they_do(&world, 1).await.expect("of the zone there is");
+    assert_eq!(created.edek.expect("an EDEK").key_name, "other");
+    assert_eq!(world.kms.minted() - before, 2, "that of the first zone is not used");
+
+    // The zones have changed places.
+    let world = two_that_change_places().await;
+    let created = create_while_they_do(&world, 6).await.expect("of the zone there is");
+    assert_eq!(created.edek.expect("an EDEK").key_name, "payroll");
+}
+
+#[tokio::test]
+async fn a_create_whose_zone_changes_ten_times_is_refused() {
+    let world = two_that_change_places().await;
+    let failure = create_while_they_do(&world, 10).await.expect_err("enough");
+    check(&failure, Reason::Overloaded, &["try again"]);
+    assert!(world.stat("/d/f").await.is_err());
+    world.create("/d/f", false).await.expect("nothing changes");
+}
+
 async fn stock(world: &World, zone: &str) -> u32 {
     world.get_zone(zone).await.expect("a zone").into_inner().edeks_in_stock
 }
