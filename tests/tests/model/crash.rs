@@ -11,7 +11,7 @@ use strongroom_kv::{CommitError, Reader, Store, StoreError, Txn};
 use tokio::sync::Notify;
 
 /// What happens at a commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
     /// The process is gone before anything was written.
     DieBefore,

@@ -65,6 +65,12 @@ impl Keys {
         *self.lock().versions.get_mut(&key).expect("a known key") += 1;
     }
 
+    /// The newest version of a key, by name.
+    pub(crate) fn newest(&self, key: &str) -> String {
+        let key: KeyName = key.parse().expect("a name");
+        format!("{key}@{}", self.lock().versions[&key])
+    }
+
     /// From now on makes every second EDEK of a batch the one before, as no key service may.
     pub(crate) fn repeat(&self) {
         self.lock().repeats = true;

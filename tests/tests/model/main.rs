@@ -5,6 +5,8 @@
 //! Stood in for are the key service (EDEKs that are numbers, DEKs from a table) and the block nodes (blocks in memory); power that
 //! fails under the engine is a matter of the engine's own tests.
 //!
+//! Beside the random sequences there are short fixed ones in which every commit fails once (`every_commit.rs`).
+//!
 //! `STRONGROOM_TEST_SEED` repeats a sequence; `STRONGROOM_MODEL_CASES` says how many are tried, each with a seed of its own, and
 //! without it they go on for `STRONGROOM_MODEL_SECONDS`. `STRONGROOM_TEST_STORE=postgres` takes the other engine. With the
 //! same seed the operations are the same; which commit of the background a fault meets may differ.
@@ -14,6 +16,7 @@ mod audit;
 mod cluster;
 mod compare;
 mod crash;
+mod every_commit;
 mod keys;
 mod ledger;
 mod nodes;
@@ -27,6 +30,7 @@ mod world;
 
 use std::{
     env,
+    ffi::OsStr,
     fmt::Debug,
     sync::{
         LazyLock, Mutex, MutexGuard, PoisonError,
@@ -173,24 +177,30 @@ impl Trial {
 
     /// Adds up what was done in a world, and says all that was wrong with it.
     async fn end(&self, world: &World, operations: usize, played: Result<(), String>) -> Result<(), String> {
-        let mut wrong: Vec<String> = played.err().into_iter().collect();
-        wrong.extend(world.stop().await);
-        wrong.extend(world.nodes.ledger.reused());
+        let outcome = end(world, played).await;
         let mut totals = self.lock();
         totals.operations += operations as u64;
         totals.faults += world.faults.struck();
         totals.cells += world.nodes.ledger.cells();
         totals.regrants += world.replays.total();
-        wrong.truncate(20);
-        if wrong.is_empty() {
-            Ok(())
-        } else {
-            Err(wrong.join("\n"))
-        }
+        outcome
     }
 
     fn lock(&self) -> MutexGuard<'_, Totals> {
         self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends a world, and says all that was wrong with it.
+async fn end(world: &World, played: Result<(), String>) -> Result<(), String> {
+    let mut wrong: Vec<String> = played.err().into_iter().collect();
+    wrong.extend(world.stop().await);
+    wrong.extend(world.nodes.ledger.reused());
+    wrong.truncate(20);
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n"))
     }
 }
 
@@ -226,13 +236,24 @@ fn number(variable: &str) -> Option<u64> {
     Some(given.parse().unwrap_or_else(|_| panic!("{variable} must be a number")))
 }
 
-/// A store that is empty: a file, or a database of a server that ends with this process.
+/// Where the databases are, if the other engine was chosen. It ends with this process.
+static SERVER: LazyLock<Cluster> = LazyLock::new(Cluster::start);
+
+/// A store that is empty: a file, or a database.
 fn chosen_store() -> StoreConfig {
-    static SERVER: LazyLock<Cluster> = LazyLock::new(Cluster::start);
     if env::var("STRONGROOM_TEST_STORE").as_deref() != Ok("postgres") {
         return StoreConfig::default();
     }
     let url_file = SERVER.fresh_url().display().to_string();
-    let text = format!("engine = 'postgres'\nurl_file = '{url_file}'\nconnections = 8");
+    let text = format!("engine = 'postgres'\nurl_file = '{url_file}'\nconnections = 6");
     toml::from_str(&text).expect("a table")
+}
+
+/// Clears a store away that nobody will look at again: a database takes megabytes.
+fn drop_store(store: &StoreConfig) {
+    if let StoreConfig::Postgres(database) = store {
+        let file = database.url_file.file_name().and_then(OsStr::to_str).expect("a name");
+        let (name, _) = file.split_once('.').expect("the name of the database first");
+        SERVER.run_sql(&format!("DROP DATABASE {name} WITH (FORCE)"));
+    }
 }

@@ -1,7 +1,7 @@
 //! What can be done, as data: random sequences of it, which shrink when they fail.
 //!
-//! An operation does not name its path: it picks one of those that are there when its turn comes, perhaps with a name below, so that
-//! most operations meet something, and a shortened sequence still makes sense.
+//! An operation of a random sequence does not name its path: it picks one of those that are there when its turn comes, perhaps with a name
+//! below, so that most operations meet something, and a shortened sequence still makes sense.
 
 use proptest::{
     option,
@@ -21,6 +21,8 @@ const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 pub(crate) const TOP: [&str; 5] = ["a", "b", "c", "d", "user"];
 /// Names on a path at most.
 const DEPTH: usize = 7;
+/// Files a second of a re-encryption that takes its time.
+const THROTTLE: u32 = 20;
 
 /// One thing that a user, an administrator or fate does.
 #[derive(Debug, Clone)]
@@ -129,7 +131,8 @@ pub(crate) enum Operation {
     },
     Reencrypt {
         at: Spot,
-        throttled: bool,
+        /// Files a second.
+        throttle: Option<u32>,
     },
     CancelReencryption {
         at: Spot,
@@ -139,6 +142,12 @@ pub(crate) enum Operation {
     },
     ResumeJob {
         job: usize,
+    },
+    /// Waits until all jobs are over.
+    Await,
+    /// Looks whether all files of a zone have EDEKs of its key's newest version.
+    LookForOld {
+        at: Spot,
     },
     Restart,
     /// Whoever writes a file is never heard of again, until all leases have run out.
@@ -155,17 +164,21 @@ pub(crate) enum Operation {
     },
 }
 
-/// A path, chosen when its turn comes.
+/// A path.
 #[derive(Debug, Clone)]
-pub(crate) struct Spot {
-    choice: usize,
-    wanted: Wanted,
-    /// A name below what was chosen.
-    name: Option<usize>,
+pub(crate) enum Spot {
+    /// One of those that are there when its turn comes.
+    Chosen {
+        choice: usize,
+        wanted: Wanted,
+        /// A name below what was chosen.
+        name: Option<usize>,
+    },
+    Named(&'static str),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wanted {
+pub(crate) enum Wanted {
     Directory,
     File,
     Anything,
@@ -173,21 +186,25 @@ enum Wanted {
 
 impl Spot {
     pub(crate) fn path(&self, oracle: &Oracle) -> ZonePath {
+        let (choice, wanted, name) = match *self {
+            Self::Chosen { choice, wanted, name } => (choice, wanted, name),
+            Self::Named(path) => return ZonePath::parse(path.as_bytes()).expect("a path"),
+        };
         let mut paths = oracle.paths();
-        if self.name.is_some() {
+        if name.is_some() {
             paths.retain(|path| path.names().count() < DEPTH);
         }
-        let is_wanted = |path: &&ZonePath| match self.wanted {
+        let is_wanted = |path: &&ZonePath| match wanted {
             Wanted::Directory => !oracle.is_file(path),
             Wanted::File => oracle.is_file(path),
             Wanted::Anything => true,
         };
         let wanted: Vec<_> = paths.iter().filter(is_wanted).collect();
         let chosen = match wanted.as_slice() {
-            [] => &paths[self.choice % paths.len()],
-            wanted => wanted[self.choice % wanted.len()],
+            [] => &paths[choice % paths.len()],
+            wanted => wanted[choice % wanted.len()],
         };
-        match self.name {
+        match name {
             Some(name) => chosen.child(NAMES[name % NAMES.len()]).expect("a name"),
             None => chosen.clone(),
         }
@@ -196,7 +213,7 @@ impl Spot {
 
 fn spot(wanted: Wanted, name: impl Strategy<Value = Option<usize>>) -> impl Strategy<Value = Spot> {
     let is_wanted = prop_oneof![9 => Just(wanted), 1 => Just(Wanted::Anything)];
-    (any::<u16>(), is_wanted, name).prop_map(|(choice, wanted, name)| Spot {
+    (any::<u16>(), is_wanted, name).prop_map(|(choice, wanted, name)| Spot::Chosen {
         choice: choice.into(),
         wanted,
         name,
@@ -274,7 +291,8 @@ pub(crate) fn operations(plain: bool) -> impl Strategy<Value = Vec<Operation>> {
     ];
     let keys = prop_oneof![
         3 => (0..2_usize).prop_map(|key| Operation::Roll { key }),
-        4 => (directory(), any::<bool>()).prop_map(|(at, throttled)| Operation::Reencrypt { at, throttled }),
+        4 => (directory(), any::<bool>())
+            .prop_map(|(at, throttled)| Operation::Reencrypt { at, throttle: throttled.then_some(THROTTLE) }),
         1 => directory().prop_map(|at| Operation::CancelReencryption { at }),
         1 => writer().prop_map(|job| Operation::PauseJob { job }),
         1 => writer().prop_map(|job| Operation::ResumeJob { job }),
@@ -295,13 +313,8 @@ pub(crate) fn operations(plain: bool) -> impl Strategy<Value = Vec<Operation>> {
 
 /// Two zones, and a file in the first of them.
 pub(crate) fn one_file() -> Vec<Operation> {
-    let at = Spot {
-        choice: 1,
-        wanted: Wanted::Directory,
-        name: Some(0),
-    };
     let write = Operation::Write {
-        at,
+        at: Spot::Named("/a/a"),
         bytes: 5000,
         overwrite: false,
     };
@@ -310,45 +323,38 @@ pub(crate) fn one_file() -> Vec<Operation> {
 
 /// A directory with two files, and another one with a third.
 pub(crate) fn files_in_no_zone() -> Vec<Operation> {
-    let at = |choice, name| Spot {
-        choice,
-        wanted: Wanted::Directory,
-        name: Some(name),
+    let directory = |path| Operation::MakeDirectory {
+        at: Spot::Named(path),
+        parents: false,
     };
-    let directory = |at| Operation::MakeDirectory { at, parents: false };
-    let write = |at| Operation::Write {
-        at,
+    let write = |path| Operation::Write {
+        at: Spot::Named(path),
         bytes: 5000,
         overwrite: false,
     };
     vec![
-        directory(at(0, 0)),
-        write(at(1, 0)),
-        write(at(1, 1)),
-        directory(at(1, 2)),
-        write(at(2, 3)),
+        directory("/a"),
+        write("/a/a"),
+        write("/a/b"),
+        directory("/a/c"),
+        write("/a/c/d"),
     ]
 }
 
+/// `/a` under the one key, and `/b` under that of Hadoop's, in its suite.
 pub(crate) fn two_zones() -> Vec<Operation> {
-    let at = |choice, name| Spot {
-        choice,
-        wanted: Wanted::Directory,
-        name,
-    };
-    let zone = |choice: usize, key| {
-        let directory = Operation::MakeDirectory {
-            at: at(0, Some(choice - 1)),
-            parents: false,
-        };
+    let zone = |path, key| {
         [
-            directory,
+            Operation::MakeDirectory {
+                at: Spot::Named(path),
+                parents: false,
+            },
             Operation::MakeZone {
-                at: at(choice, None),
+                at: Spot::Named(path),
                 key,
                 ctr: key == 1,
             },
         ]
     };
-    [zone(1, 0), zone(2, 1)].concat()
+    [zone("/a", 0), zone("/b", 1)].concat()
 }

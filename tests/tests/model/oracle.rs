@@ -201,7 +201,7 @@ impl Oracle {
         self.relink((source, &name), moved, (target, new_name, there), overwrite)
     }
 
-    /// A rename from one zone to another.
+    /// A rename from one zone to another, which takes no zone along that is further down.
     pub(crate) fn transfer(&mut self, from: &ZonePath, to: &ZonePath, overwrite: bool) -> Outcome {
         let (source, name, moved) = self.slot(from)?;
         let moved = moved.ok_or(Reason::NotFound)?;
@@ -216,14 +216,19 @@ impl Oracle {
             return Err(Reason::InvalidMove);
         }
         self.check_encrypted(source, moved, there, overwrite)?;
+        if let Some(there) = there {
+            self.check_room(moved, there, overwrite)?;
+        }
+        if self.has_zones_below(moved) {
+            return Err(Reason::InvalidMove);
+        }
         self.relink((source, &name), moved, (target, new_name, there), overwrite)
     }
 
-    /// Whether there are zones below a path, which no transfer takes along.
-    pub(crate) fn has_zones_below(&self, path: &ZonePath) -> bool {
-        let below = |other: &ZonePath| other != path && other.is_within(path);
-        let mut paths = self.paths().into_iter().filter(below);
-        paths.any(|other| self.find(&other).is_ok_and(|inode| self.is_zone(inode)))
+    fn has_zones_below(&self, inode: Inode) -> bool {
+        let children = self.children(inode).into_iter().flatten();
+        let mut children = children.map(|(_, child)| *child);
+        children.any(|child| self.is_zone(child) || self.has_zones_below(child))
     }
 
     fn is_zone(&self, inode: Inode) -> bool {

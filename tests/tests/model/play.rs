@@ -5,7 +5,9 @@ mod upkeep;
 
 use std::time::{Duration, Instant};
 
-use strongroom_fs::{CreateOptions, FileWriter, FsError, JobAction, JobState, QuotaLimit, Stat, ZoneOptions};
+use strongroom_fs::{
+    CreateOptions, FileWriter, FsError, Job, JobAction, JobKind, JobState, QuotaLimit, Stat, ZoneOptions,
+};
 use strongroom_proto::{DataSuite, EdekSuite, FrameSize, KeyName, Reason, ZonePath};
 
 use crate::{
@@ -76,11 +78,17 @@ impl Game {
     /// Does all of `operations`, lets things settle, and compares all that there is.
     pub(crate) async fn play(&mut self, operations: &[Operation]) -> Result<(), String> {
         for (turn, operation) in operations.iter().enumerate() {
-            let done = tokio::time::timeout(OPERATION_MAX, self.step(operation)).await;
-            let done = done.unwrap_or_else(|_| Err(format!("no end within {} s", OPERATION_MAX.as_secs())));
-            done.map_err(|wrong| format!("operation {turn}, {operation:?}: {wrong}"))?;
+            let done = self.play_one(operation).await;
+            done.map_err(|wrong| format!("operation {turn}, {wrong}"))?;
         }
-        self.settle().await.map_err(|wrong| format!("at the end: {wrong}"))
+        self.settle().await
+    }
+
+    /// Does one operation.
+    pub(crate) async fn play_one(&mut self, operation: &Operation) -> Result<(), String> {
+        let done = tokio::time::timeout(OPERATION_MAX, self.step(operation)).await;
+        let done = done.unwrap_or_else(|_| Err(format!("no end within {} s", OPERATION_MAX.as_secs())));
+        done.map_err(|wrong| format!("{operation:?}: {wrong}"))
     }
 
     /// Holds all there is against the oracle.
@@ -149,8 +157,10 @@ impl Game {
                 self.world.keys.roll(KEYS[*key]);
                 Ok(())
             }
-            Operation::Reencrypt { at, throttled } => self.reencrypt(at, *throttled).await,
+            Operation::Reencrypt { at, throttle } => self.reencrypt(at, *throttle).await,
             Operation::CancelReencryption { at } => self.cancel_reencryption(at).await,
+            Operation::Await => self.finish_jobs().await,
+            Operation::LookForOld { at } => self.look_for_old(at).await,
             Operation::PauseJob { job } => self.control(*job, JobAction::Pause).await,
             Operation::ResumeJob { job } => self.control(*job, JobAction::Resume { throttle: Some(0) }).await,
             Operation::Restart => {
@@ -216,11 +226,32 @@ impl Game {
 
     async fn transfer(&mut self, from: &Spot, to: &Spot, overwrite: bool) -> Result<(), String> {
         let (from, to) = (from.path(&self.oracle), to.path(&self.oracle));
-        if self.oracle.has_zones_below(&from) {
-            return Ok(());
-        }
         let moved = self.world.fs.transfer(&from, &to, overwrite, |_| {}).await;
-        agree(moved.map(drop), self.oracle.transfer(&from, &to, overwrite))
+        let failed = moved.is_err();
+        agree(moved.map(drop), self.oracle.transfer(&from, &to, overwrite))?;
+        match failed {
+            // A zone below was found when the job was begun.
+            true => self.end_transfers().await,
+            false => Ok(()),
+        }
+    }
+
+    /// Waits until nothing is left of moves that came to nothing: until then what was to be moved is refused to others.
+    async fn end_transfers(&self) -> Result<(), String> {
+        let is_one = |job: &Job| job.kind == JobKind::Transfer && job.state == JobState::Running;
+        let end = Instant::now() + JOBS_MAX;
+        while self.jobs().await?.iter().any(is_one) {
+            if Instant::now() > end {
+                return Err("a move that cannot be does not end".to_owned());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Those that are not over.
+    async fn jobs(&self) -> Result<Vec<Job>, String> {
+        self.world.fs.jobs(true).await.map_err(|error| told(&error))
     }
 
     async fn remove(&mut self, at: &Spot, recursive: bool) -> Result<(), String> {
@@ -389,9 +420,8 @@ impl Game {
         Ok(())
     }
 
-    async fn reencrypt(&mut self, at: &Spot, throttled: bool) -> Result<(), String> {
+    async fn reencrypt(&mut self, at: &Spot, throttle: Option<u32>) -> Result<(), String> {
         let path = at.path(&self.oracle);
-        let throttle = throttled.then_some(20);
         let started = self.world.fs.start_reencryption(&path, throttle).await;
         agree(started.map(drop), self.is_zone(&path))
     }
@@ -402,6 +432,23 @@ impl Game {
         agree(canceled.map(drop), self.is_zone(&path))
     }
 
+    async fn look_for_old(&self, at: &Spot) -> Result<(), String> {
+        let root = at.path(&self.oracle);
+        for path in self.oracle.paths() {
+            let zone = self.oracle.zone(&path).ok().flatten();
+            let Some((_, zone)) = zone.filter(|(of, _)| *of == root && self.oracle.is_file(&path)) else {
+                continue;
+            };
+            let info = self.world.fs.encryption_info(&path).await;
+            let version = info.map_err(|error| told(&error))?.map(|info| info.ez_key_version_name);
+            let newest = self.world.keys.newest(&zone.key);
+            if version.as_ref() != Some(&newest) {
+                return Err(format!("{path} has an EDEK of {version:?}, expected {newest}"));
+            }
+        }
+        Ok(())
+    }
+
     fn is_zone(&self, path: &ZonePath) -> Result<(), Reason> {
         let zone = self.oracle.zone(path)?;
         let is_root = zone.is_some_and(|(root, _)| root == *path);
@@ -409,7 +456,7 @@ impl Game {
     }
 
     async fn control(&self, job: usize, action: JobAction) -> Result<(), String> {
-        let jobs = self.world.fs.jobs(true).await.map_err(|error| told(&error))?;
+        let jobs = self.jobs().await?;
         let Some(job) = jobs.get(job % jobs.len().max(1)) else {
             return Ok(());
         };
@@ -436,9 +483,13 @@ impl Game {
         self.time_ms
     }
 
-    /// Ends what was begun, and compares all there is.
-    async fn settle(&mut self) -> Result<(), String> {
+    /// Ends what was begun with no more faults, and compares all there is.
+    pub(crate) async fn settle(&mut self) -> Result<(), String> {
         self.world.faults.disarm();
+        self.end_all().await.map_err(|wrong| format!("at the end: {wrong}"))
+    }
+
+    async fn end_all(&mut self) -> Result<(), String> {
         self.node_comes_back().await?;
         while !self.writers.is_empty() {
             self.abandon(0).await?;
@@ -451,7 +502,7 @@ impl Game {
     async fn finish_jobs(&self) -> Result<(), String> {
         let end = Instant::now() + JOBS_MAX;
         loop {
-            let jobs = self.world.fs.jobs(true).await.map_err(|error| told(&error))?;
+            let jobs = self.jobs().await?;
             if jobs.is_empty() {
                 return Ok(());
             }

@@ -108,19 +108,24 @@ pub(crate) type Plant = Box<dyn FnOnce(Rows) -> Rows + Send>;
 impl World {
     /// An empty namespace in a new store.
     pub(crate) async fn start(identities: &Identities, store: StoreConfig) -> Self {
-        Self::with(identities, store, false).await
+        Self::start_with(identities, store, Faults::default()).await
+    }
+
+    /// The same, with faults that may strike while it starts.
+    pub(crate) async fn start_with(identities: &Identities, store: StoreConfig, faults: Faults) -> Self {
+        Self::with(identities, store, faults, false).await
     }
 
     /// One in which files may be in no zone.
     pub(crate) async fn with_plain_files(identities: &Identities, store: StoreConfig) -> Self {
-        let world = Self::with(identities, store, true).await;
+        let world = Self::with(identities, store, Faults::default(), true).await;
         let path = |name: &&str| ZonePath::root().child(name).expect("a name");
         world.fs.allow_plain(TOP.iter().map(path).collect());
         world
     }
 
-    async fn with(identities: &Identities, store: StoreConfig, plain_files: bool) -> Self {
-        let (keys, nodes, faults) = (Keys::new(), Nodes::new(), Faults::default());
+    async fn with(identities: &Identities, store: StoreConfig, faults: Faults, plain_files: bool) -> Self {
+        let (keys, nodes) = (Keys::new(), Nodes::new());
         let (replays, ahead_ms) = (Replays::default(), Arc::default());
         let mut tasks = JoinSet::new();
         let kms = Routes::new(UnwrapServer::new(keys.clone()));
