@@ -16,6 +16,9 @@ use rustix::time::{ClockId, clock_gettime};
 const LINES_MAX: usize = 12;
 /// Runs whose failure is shown, after which no more are begun.
 const FAILURES_MAX: u64 = 10;
+/// Of a hundred histories that may be too wide to search. One that is not searched shows nothing of its order, and nobody would see it if
+/// most were not.
+const UNDECIDED_PERCENT_MAX: u64 = 5;
 
 /// Which runs.
 #[derive(Debug, Clone, Copy)]
@@ -48,15 +51,27 @@ pub(crate) fn play(batch: Batch) -> io::Result<bool> {
         return Err(trouble);
     }
     let (played, failed) = (tally.played.into_inner(), tally.failed.into_inner());
+    let undecided = tally.undecided.into_inner();
     writeln!(
         io::stdout(),
-        "{played} runs from seed {} in {} s: {failed} failed, {} calls, {} histories too wide to search",
+        "{played} runs from seed {} in {} s: {failed} failed, {} calls, {undecided} histories too wide to search",
         batch.first,
         (since_boot() - start).as_secs(),
         tally.calls.into_inner(),
-        tally.undecided.into_inner()
     )?;
-    Ok(failed == 0 && played > 0)
+    let searched = is_searched(undecided, played);
+    if !searched {
+        writeln!(
+            io::stdout(),
+            "too few histories were searched: {UNDECIDED_PERCENT_MAX} of 100 may be too wide; have users do less in a run"
+        )?;
+    }
+    Ok(failed == 0 && played > 0 && searched)
+}
+
+/// Whether enough histories were searched for the others to be passed over.
+const fn is_searched(undecided: u64, played: u64) -> bool {
+    undecided.saturating_mul(100) <= played.saturating_mul(UNDECIDED_PERCENT_MAX)
 }
 
 fn work(batch: Batch, start: Duration, tally: &Tally) {
@@ -108,4 +123,29 @@ fn calls(last: &str) -> u64 {
 fn since_boot() -> Duration {
     let time = clock_gettime(ClockId::Boottime);
     Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_histories_may_be_too_wide() {
+        for (undecided, played, searched) in [
+            (0, 1, true),
+            (1, 1, false),
+            (1, 19, false),
+            (1, 20, true),
+            (6, 100, false),
+        ] {
+            assert_eq!(is_searched(undecided, played), searched, "{undecided} of {played}");
+        }
+    }
+
+    /// As the last line of a run says it.
+    #[test]
+    fn the_calls_of_a_run_are_counted() {
+        assert_eq!(calls("seed 7: 120 calls, 0 violations, too many orders to search"), 120);
+        assert_eq!(calls(""), 0);
+    }
 }
