@@ -40,20 +40,27 @@ impl KmsSite {
         let folder = self.folder.path().join(name);
         fs::create_dir_all(&folder).expect("own directory");
         let address = free_address();
-        let config = folder.join("kms.toml");
-        fs::write(&config, self.configuration(&folder, address)).expect("own directory");
-        let mut command = Command::new(strongroom());
-        command.args(["kms", "--config"]).arg(&config);
-        command.envs([self.token.environment()]);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
-        let log = fs::File::create(folder.join("log")).expect("own directory");
-        let child = command.stderr(log).spawn().expect("the executable is built");
+        fs::write(config_in(&folder), self.configuration(&folder, address)).expect("own directory");
         KmsProcess {
             site: self,
+            child: self.launch(&folder),
             folder,
-            child,
             address,
         }
+    }
+
+    /// Starts the executable as the configuration in a key service's directory says.
+    fn launch(&self, folder: &Path) -> Child {
+        let mut command = Command::new(strongroom());
+        command.args(["kms", "--config"]).arg(config_in(folder));
+        command.envs([self.token.environment()]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(folder.join("log"));
+        let stderr = log.expect("own directory");
+        command.stderr(stderr).spawn().expect("the executable is built")
     }
 
     fn configuration(&self, folder: &Path, address: SocketAddr) -> String {
@@ -106,6 +113,13 @@ impl KmsProcess<'_> {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }
 
+    /// Kills it and starts it again where it was.
+    pub fn crash(&mut self) {
+        self.signal(Signal::KILL);
+        self.child.wait().expect("our child");
+        self.child = self.site.launch(&self.folder);
+    }
+
     /// What it has written to standard error.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
@@ -125,6 +139,10 @@ impl Drop for KmsProcess<'_> {
         _ = self.child.kill();
         _ = self.child.wait();
     }
+}
+
+fn config_in(folder: &Path) -> PathBuf {
+    folder.join("kms.toml")
 }
 
 pub(crate) fn free_address() -> SocketAddr {

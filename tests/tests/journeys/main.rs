@@ -21,6 +21,7 @@ mod monitoring;
 mod namespace;
 mod raw;
 mod raw_trees;
+mod reencryption;
 mod refusals;
 mod rewriting;
 mod sealed;

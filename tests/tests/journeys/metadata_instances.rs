@@ -13,7 +13,7 @@ use std::{
 use rustix::process::Signal;
 use strongroom_fs::{Attributes, CreateOptions, FsError, ZoneFs, ZoneOptions};
 use strongroom_proto::{Failure, Reason, ZonePath};
-use strongroom_tests::{KmsSite, MetadataSite, RoleProcess, create_key, until_async};
+use strongroom_tests::{KmsProcess, KmsSite, MetadataSite, RoleProcess, create_key, until_async};
 
 use crate::cluster::Cluster;
 
@@ -23,7 +23,7 @@ const MOVE_ON_MAX: Duration = Duration::from_secs(1);
 const KILLS: usize = 4;
 const WRITERS: usize = 3;
 
-fn path(text: &str) -> ZonePath {
+pub(crate) fn path(text: &str) -> ZonePath {
     ZonePath::parse(text.as_bytes()).expect("a valid path")
 }
 
@@ -32,13 +32,13 @@ const OPTIONS: CreateOptions = CreateOptions {
     overwrite: false,
 };
 
-async fn write(fs: &ZoneFs, at: &str) -> Result<(), FsError> {
+pub(crate) async fn write(fs: &ZoneFs, at: &str) -> Result<(), FsError> {
     let mut writer = fs.create(&path(at), OPTIONS).await?;
     writer.write(at.as_bytes()).await?;
     writer.finish(1).await.map(|_| ())
 }
 
-async fn read(fs: &ZoneFs, at: &str) -> Vec<u8> {
+pub(crate) async fn read(fs: &ZoneFs, at: &str) -> Vec<u8> {
     let reader = fs.open(&path(at)).await.unwrap_or_else(|error| panic!("{at}: {error}"));
     let mut found = vec![0; 100];
     let length = reader
@@ -121,24 +121,15 @@ async fn kill_and_probe(site: &MetadataSite<'_>, services: &mut [RoleProcess], v
     longest
 }
 
-async fn serving(fs: &ZoneFs) {
+pub(crate) async fn serving(fs: &ZoneFs) {
     until_async("the metadata service serves", LIMIT, || async {
         fs.stat(&ZonePath::root()).await.ok()
     })
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn clients_go_on_with_another_service_and_nothing_is_done_twice() {
-    let mut database = Cluster::start();
-    let keys = KmsSite::new(database.fresh_url());
-    let kms = keys.start("kms");
-    let site = MetadataSite::new(&keys, &kms, database.fresh_url(), 2);
-    let mut services: Vec<RoleProcess> = [0, 1].map(|number| site.start(number)).into();
-    let _nodes = site.start_nodes();
-    let (admin, alice) = (site.fs("fsadmin", 0), site.fs("alice", 1));
-    serving(&admin).await;
-    serving(&alice).await;
+/// Makes `/z` alice's zone under the new key `payroll`, once the key service is there.
+pub(crate) async fn make_zone(kms: &KmsProcess<'_>, admin: &ZoneFs) {
     let keyadmin = kms.channel("user/keyadmin");
     until_async("a key is made", LIMIT, || {
         let keyadmin = keyadmin.clone();
@@ -157,6 +148,20 @@ async fn clients_go_on_with_another_service_and_nothing_is_done_twice() {
         ..ZoneOptions::default()
     };
     admin.create_zone(&path("/z"), &key, &options).await.expect("a zone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_go_on_with_another_service_and_nothing_is_done_twice() {
+    let mut database = Cluster::start();
+    let keys = KmsSite::new(database.fresh_url());
+    let kms = keys.start("kms");
+    let site = MetadataSite::new(&keys, &kms, database.fresh_url(), 2);
+    let mut services: Vec<RoleProcess> = [0, 1].map(|number| site.start(number)).into();
+    let _nodes = site.start_nodes();
+    let (admin, alice) = (site.fs("fsadmin", 0), site.fs("alice", 1));
+    serving(&admin).await;
+    serving(&alice).await;
+    make_zone(&kms, &admin).await;
     // The probes make their directories there.
     let open_to_all = Attributes {
         mode: Some(0o777),
