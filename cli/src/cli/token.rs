@@ -1,6 +1,6 @@
 //! `strongroom token …`, and the hidden commands that load a PKCS#11 library.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use strongroom_kms::token::SealedOnly;
@@ -100,9 +100,9 @@ pub(crate) struct TokenLinkStepArgs {
     /// The token's label
     #[arg(long, value_name = "LABEL")]
     pub(crate) token_label: String,
-    /// The file with the PIN of whoever makes the step
+    /// The file with the PIN of whoever makes the step; empty where nobody logs in
     #[arg(long, value_name = "FILE")]
-    pub(crate) pin_file: PathBuf,
+    pub(crate) pin_file: OsString,
     /// The directory with the marks of PINs that the token refused
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) marks: PathBuf,

@@ -318,7 +318,7 @@ fn step(args: TokenLinkStepArgs) -> TrustOptions {
     TrustOptions {
         module: args.module,
         token_label: args.token_label,
-        pin_file: args.pin_file,
+        pin_file: args.pin_file.into(),
         marks: args.marks,
     }
 }

@@ -1,19 +1,15 @@
 //! What an operator asks of the tokens: which there are, what each is and holds, and to fill one up that lost keys.
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use serde_json::{Value, json};
 use strongroom_tests::{Cli, Dev, SoftHsm, until};
 
-use crate::commands::{documented, json};
+use crate::commands::{documented, json, names};
 
 const LIMIT: Duration = Duration::from_secs(40);
 const FIRST: &str = "strongroom-dev";
 const SECOND: &str = "strongroom-dev-b";
-
-fn names(object: &Value) -> BTreeSet<String> {
-    object.as_object().expect("an object").keys().cloned().collect()
-}
 
 /// The entry of one token in `token list`, which is as documented.
 fn listed(cli: &Cli, label: &str) -> Value {

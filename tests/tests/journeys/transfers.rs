@@ -19,7 +19,7 @@ fn put(cli: &Cli, local: &Path, path: &str) -> bool {
 }
 
 /// Puts more into the policy of `dev` that stays in force until another one does.
-fn set_policy(dev: &Dev, sample: &str, more: &str) {
+pub(crate) fn set_policy(dev: &Dev, sample: &str, more: &str) {
     let path = dev.data("policy.cedar");
     let fresh = path.with_extension("new");
     let policy = sample.replace("// strongroom: end", &format!("{more}\n// strongroom: end"));
