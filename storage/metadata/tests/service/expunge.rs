@@ -158,7 +158,8 @@ async fn below_a_quota_a_call_removes_one_checkpoint() {
 /// Of what is too large to be looked through in a transaction a call looks at one, and goes on behind it in the next one.
 #[tokio::test]
 async fn a_checkpoint_that_is_kept_is_looked_at_once_in_a_run() {
-    let mut world = World::start().await;
+    // A database that has much else to do may take longer to list so many directories than they are looked through for.
+    let mut world = World::with_store(quick(), StoreConfig::default()).await;
     world.zone("/z", "payroll").await;
     world.open_to_all("/z").await;
     for directory in ["/z/a", "/z/b", "/z/c"] {
