@@ -429,7 +429,9 @@ impl<T: FnMut(&FsckFinding) + Send> Walk<'_, T> {
                 others => format!(", and {others} more blocks"),
             };
             let what = format!("block {id} lacks replicas: {}{others}", seen.words());
-            let repaired = self.options.repair && sound.iter().all(|(_, seen)| seen.good > 0);
+            // Of what cannot be read nobody knows whether it is lost: the next comparison of disks decides.
+            let is_mended = |seen: &Seen| seen.good > 0 && seen.lost().count() == seen.bad.len();
+            let repaired = self.options.repair && sound.iter().all(|(_, seen)| is_mended(seen));
             self.found(FsckKind::Replica, path, what, repaired);
         }
         Ok(())

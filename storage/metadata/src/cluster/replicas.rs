@@ -167,8 +167,8 @@ async fn settle(
     Ok(gives_up)
 }
 
-/// Records that the copy of `block` on `node` is bad. The last replica stays listed: a damaged copy is better than
-/// none. Says whether another replica is left.
+/// Records that the copy of `block` on `node` is bad. The last replica that a disk gives back stays listed: a damaged copy is better than
+/// none. Says whether another one is left.
 ///
 /// The node is not told to delete anything: it has put the bad file aside itself, and a report that comes late must
 /// not cost a good copy that was made since.
@@ -266,7 +266,8 @@ pub(super) async fn lost_in(txn: &mut impl Txn, block: BlockId, node: &NodeId) -
         return Ok(true);
     }
     counted::mark_deficits(txn, &[block], true).await?;
-    if known.nodes.len() == 1 {
+    let is_readable = |name: &String| name != node.as_str() && !known.unread.contains(name);
+    if !known.nodes.iter().any(is_readable) {
         return Ok(false);
     }
     drop_from(known, std::slice::from_ref(node));

@@ -15,7 +15,7 @@ use strongroom_proto::{
 use super::finding;
 use crate::{
     authority::Caller,
-    cluster::replicas::readable,
+    cluster::replicas::{counting, readable},
     core::Core,
     error::MetadataError,
     schema::{access, access::transact, counted, keys, records},
@@ -187,11 +187,9 @@ impl Problems {
         if block.nodes.is_empty() {
             self.add(pb::FindingKind::BlockList, format!("block {id} is recorded on no node"));
         }
-        if block.nodes.len() < wanted && reader.get(&keys::deficit(id)).await?.is_none() {
-            let what = format!(
-                "block {id} has {} of {wanted} replicas and waits for none",
-                block.nodes.len()
-            );
+        let counted = counting(block, &BTreeSet::new());
+        if counted < wanted && reader.get(&keys::deficit(id)).await?.is_none() {
+            let what = format!("block {id} has {counted} of {wanted} replicas and waits for none");
             self.add(pb::FindingKind::Deficit, what);
         }
         Ok(())
@@ -281,7 +279,7 @@ async fn mark_chunk(txn: &mut impl Txn, start: BlockId, wanted: usize) -> Result
         return Ok(false);
     };
     let blocks = chunk.blocks.iter().zip(start.index..);
-    let short = blocks.filter(|(block, _)| block.nodes.len() < wanted);
+    let short = blocks.filter(|(block, _)| counting(block, &BTreeSet::new()) < wanted);
     let mut unmarked = Vec::new();
     for (_, index) in short {
         let id = BlockId { index, ..start };

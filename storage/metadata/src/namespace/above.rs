@@ -21,6 +21,8 @@ pub(crate) struct Above {
     root: Found,
     /// None of what is gone, or cut off from the root there.
     known: HashMap<FileId, Option<Step>>,
+    /// Whose directory has another entry at their place, or none.
+    misplaced: BTreeSet<FileId>,
 }
 
 /// How an inode hangs on its directory.
@@ -36,6 +38,7 @@ impl Above {
         let mut above = Self {
             root: root(reader).await?,
             known: HashMap::new(),
+            misplaced: BTreeSet::new(),
         };
         let mut level: BTreeSet<FileId> = inodes.iter().copied().collect();
         for _ in 0..DEPTH_MAX {
@@ -74,6 +77,9 @@ impl Above {
         for ((inode, parent, name), entry) in hung.into_iter().zip(entries) {
             let entry = entry.filter(|entry| entry.id.as_ref() == inode.as_bytes());
             next.insert(parent);
+            if entry.is_none() {
+                self.misplaced.insert(inode);
+            }
             self.known
                 .insert(inode, entry.map(|entry| Step { parent, name, entry }));
         }
@@ -81,21 +87,31 @@ impl Above {
     }
 
     /// The zone that an inode is in. One that is cut off from the root further up may be told its zone there.
+    ///
+    /// # Errors
+    /// [`MetadataError::TooDeep`] if it is further down than is looked; [`MetadataError::Corrupt`] if a directory does not know it, or one above it.
     pub(crate) fn zone(&self, inode: FileId) -> Result<Option<ZoneId>, MetadataError> {
-        let mut next = inode;
-        for _ in 0..DEPTH_MAX {
+        let (mut next, mut name) = (inode, String::new());
+        for _ in 0..=DEPTH_MAX {
             if next == ROOT {
                 return Ok(self.root.entry.zone()?);
             }
-            let Some(Some(step)) = self.known.get(&next) else {
-                return Ok(None);
+            if self.misplaced.contains(&next) {
+                return Err(MetadataError::Corrupt {
+                    what: "directory entry",
+                });
+            }
+            let Some(known) = self.known.get(&next) else {
+                break;
             };
+            let Some(step) = known else { return Ok(None) };
             if let Some(zone) = step.entry.zone()? {
                 return Ok(Some(zone));
             }
+            name.clone_from(&step.name);
             next = step.parent;
         }
-        Ok(None)
+        Err(MetadataError::TooDeep(name))
     }
 
     /// An inode, as [`super::resolve::climb`] finds it, in a directory that `who` may list. None if it is gone or cut off.
