@@ -426,6 +426,7 @@ impl<T: FnMut(&FsckFinding) + Send> Walk<'_, T> {
         if let Some((id, seen)) = sound.first() {
             let others = match sound.len() - 1 {
                 0 => String::new(),
+                1 => ", and another block".to_owned(),
                 others => format!(", and {others} more blocks"),
             };
             let what = format!("block {id} lacks replicas: {}{others}", seen.words());

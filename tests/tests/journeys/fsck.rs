@@ -47,14 +47,20 @@ async fn damaged_and_missing_replicas_are_found_and_made_anew() {
         assert!(text.contains(words), "{text} lacks {words}");
     }
 
-    let gone = dev.block_files("block-1").remove(0);
-    fs::remove_file(&gone).expect("a block");
+    // One block loses two of its three replicas.
     let large = |path: &PathBuf| path.metadata().is_ok_and(|file| file.len() > 1 << 20);
-    let flipped = dev
-        .block_files("block-2")
+    let gone = dev
+        .block_files("block-1")
         .into_iter()
         .find(large)
         .expect("a large block");
+    fs::remove_file(&gone).expect("a block");
+    let same = |path: &PathBuf| path.file_name() == gone.file_name();
+    let flipped = dev
+        .block_files("block-2")
+        .into_iter()
+        .find(same)
+        .expect("the same block");
     let mut bytes = fs::read(&flipped).expect("a block");
     bytes[500_000] ^= 1;
     fs::write(&flipped, &bytes).expect("own file");
