@@ -22,8 +22,8 @@ pub(super) const RUN: Duration = Duration::from_millis(1500);
 pub(super) const ZONE: &str = "/zone";
 /// What is held against it: in no zone, not encrypted.
 const PLAIN: &str = "/plain";
-/// Files that are made of a full stock, before it is filled up again; and how often that is done in a round.
-const BURST: u32 = 450;
+/// Files that are made of a full stock, as many by each client, before it is filled up again; and how often that is done in a round.
+const BURST: u32 = 7 * CLIENTS_MAX;
 const BURSTS: u32 = 3;
 
 pub(crate) fn are_engines(names: &[&str]) -> bool {
@@ -108,7 +108,7 @@ impl Bench<'_> {
                 let ms = took.at_ms(0.99);
                 p99[at].push((ms, 1000.0 / rate * f64::from(clients) / ms));
             }
-            let rate = self.rate_of_stock(clients).await;
+            let rate = self.rate_of_bursts(&self.load, clients).await;
             stocked.push((rate, rate * f64::from(limit::COMMITS_PER_FILE) / commits));
         }
         let mut figures = Vec::new();
@@ -134,11 +134,11 @@ impl Bench<'_> {
         for round in 0..ROUNDS {
             for (at, measured) in measured.iter_mut().enumerate() {
                 let zone = async || match at {
-                    0 => self.rate_of_stock(clients).await,
+                    0 => self.rate_of_bursts(&self.load, clients).await,
                     _ => self.load.rate(Operation::IN_BOTH[at - 1], clients, RUN).await.0,
                 };
                 let plain = async || match at {
-                    0 => f64::from(BURST * BURSTS) / self.plain.burst(BURST * BURSTS, clients).await.as_secs_f64(),
+                    0 => self.rate_of_bursts(&self.plain, clients).await,
                     _ => self.plain.rate(Operation::IN_BOTH[at - 1], clients, RUN).await.0,
                 };
                 let (zone, plain) = if round % 2 == 0 {
@@ -162,11 +162,12 @@ impl Bench<'_> {
     }
 
     /// Files a second while all EDEKs come out of a full stock and none is made: what is left of a zone's cost when the token has nothing to do.
-    async fn rate_of_stock(&self, clients: u32) -> f64 {
+    /// Where nothing is encrypted the files are made in the same bursts, as each has a beginning and an end with fewer clients.
+    async fn rate_of_bursts(&self, load: &Load, clients: u32) -> f64 {
         let mut took = Duration::ZERO;
         for _ in 0..BURSTS {
             self.fill_stock().await;
-            took += self.load.burst(BURST, clients).await;
+            took += load.burst(BURST, clients).await;
         }
         f64::from(BURST * BURSTS) / took.as_secs_f64()
     }

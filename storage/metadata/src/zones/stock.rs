@@ -368,9 +368,12 @@ impl ShelfState {
         }
     }
 
+    /// Has the first EDEK be one that may be handed out.
     fn drop_older(&mut self, now_ms: u64, age_ms: u64) {
-        self.edeks
-            .retain(|ready| now_ms.saturating_sub(ready.minted_ms) < age_ms);
+        let is_old = |ready: &Ready| now_ms.saturating_sub(ready.minted_ms) >= age_ms;
+        while self.edeks.front().is_some_and(is_old) {
+            self.edeks.pop_front();
+        }
     }
 }
 
