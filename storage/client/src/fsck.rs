@@ -422,18 +422,8 @@ impl<T: FnMut(&FsckFinding) + Send> Walk<'_, T> {
                 retry(Repeat::Harmless, || self.fs.metadata().report_lost(request.clone())).await?;
             }
         }
-        let sound: Vec<_> = bad.iter().filter(|(_, seen)| seen.good + seen.unknown > 0).collect();
-        if let Some((id, seen)) = sound.first() {
-            let others = match sound.len() - 1 {
-                0 => String::new(),
-                1 => ", and another block".to_owned(),
-                others => format!(", and {others} more blocks"),
-            };
-            let what = format!("block {id} lacks replicas: {}{others}", seen.words());
-            // Of what cannot be read nobody knows whether it is lost: the next comparison of disks decides.
-            let is_mended = |seen: &Seen| seen.good > 0 && seen.lost().count() == seen.bad.len();
-            let repaired = self.options.repair && sound.iter().all(|(_, seen)| is_mended(seen));
-            self.found(FsckKind::Replica, path, what, repaired);
+        if let Some((what, is_mended)) = lacking(bad) {
+            self.found(FsckKind::Replica, path, what, self.options.repair && is_mended);
         }
         Ok(())
     }
@@ -532,6 +522,21 @@ impl Seen {
     }
 }
 
+/// What is told of blocks of which copies may be left, and whether reporting what is lost has all of their copies made anew.
+fn lacking(bad: &[(BlockId, Seen)]) -> Option<(String, bool)> {
+    let sound: Vec<_> = bad.iter().filter(|(_, seen)| seen.good + seen.unknown > 0).collect();
+    let (id, seen) = sound.first()?;
+    let others = match sound.len() - 1 {
+        0 => String::new(),
+        1 => ", and another block".to_owned(),
+        others => format!(", and {others} more blocks"),
+    };
+    let what = format!("block {id} lacks replicas: {}{others}", seen.words());
+    // Of what cannot be read nobody knows whether it is lost: the next comparison of disks decides.
+    let is_mended = |seen: &Seen| seen.good > 0 && seen.lost().count() == seen.bad.len();
+    Some((what, sound.iter().all(|(_, seen)| is_mended(seen))))
+}
+
 /// Asks all nodes of a list at the same time for what they should have.
 async fn look(nodes: &Nodes, list: &pb::ReplicaList, deep: bool) -> Result<Looked, FsError> {
     let mut of_nodes: BTreeMap<NodeId, Vec<ExpectedBlock>> = BTreeMap::new();
@@ -608,4 +613,49 @@ async fn ask(
         }
     }
     Some(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A block of three replicas, some of which are not good.
+    fn seen(index: u32, bad: &[(&str, Bad)]) -> (BlockId, Seen) {
+        let id = BlockId {
+            extent: ExtentId::from_bytes([1; 16]),
+            index,
+        };
+        let node = |name: &str| name.parse::<NodeId>().expect("valid");
+        let looked = Looked {
+            bad: bad.iter().map(|(name, bad)| ((node(name), id), *bad)).collect(),
+            silent: BTreeSet::new(),
+        };
+        (id, looked.of(id, &["n1", "n2", "n3"].map(str::to_owned)))
+    }
+
+    /// What a disk does not give back is not reported as lost, so that nothing is made anew for it.
+    #[test]
+    fn what_cannot_be_read_is_not_said_to_be_repaired() {
+        let missing = || seen(0, &[("n1", Bad::Missing), ("n2", Bad::Damaged)]);
+        let unreadable = || seen(1, &[("n2", Bad::Unreadable)]);
+        let both = seen(2, &[("n1", Bad::Missing), ("n2", Bad::Unreadable)]);
+        let unknown = seen(
+            3,
+            &[("n1", Bad::Missing), ("n2", Bad::Missing), ("n3", Bad::Unreadable)],
+        );
+        let gone = || seen(4, &[("n1", Bad::Missing), ("n2", Bad::Missing), ("n3", Bad::Missing)]);
+        assert_eq!(unreadable().1.lost().count(), 0);
+        for (bad, words, is_mended) in [
+            (vec![missing()], "missing on n1, damaged on n2", true),
+            (vec![unreadable()], "cannot be read on n2", false),
+            (vec![both], "missing on n1, cannot be read on n2", false),
+            (vec![unknown], "cannot be read on n3", false),
+            (vec![missing(), unreadable()], "damaged on n2, and another block", false),
+            (vec![gone(), missing()], "missing on n1, damaged on n2", true),
+        ] {
+            let (what, repaired) = lacking(&bad).expect(words);
+            assert!(what.ends_with(words) && repaired == is_mended, "{what}: {repaired}");
+        }
+        assert_eq!(lacking(&[gone()]), None, "that is told apart");
+    }
 }

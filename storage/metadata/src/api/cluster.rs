@@ -201,6 +201,7 @@ impl<S: Store, E: EdekSource> Api<S, E> {
         result: pb::CommandResult,
     ) -> Result<(), MetadataError> {
         let (store, cluster) = (&self.core.store, &self.core.cluster);
+        let (wanted, standing) = (cluster.replicas(), cluster.standing());
         let mut rest: HashSet<BlockId> = asked
             .iter()
             .filter_map(|replica| BlockId::try_from(replica.block_id.clone()).ok())
@@ -209,7 +210,7 @@ impl<S: Store, E: EdekSource> Api<S, E> {
         let unreadable = take_of(&mut rest, result.unreadable)?;
         if !unreadable.is_empty() {
             tracing::error!(%node, files = unreadable.len(), "a block node cannot read what it was asked for; look at its disk and its log");
-            replicas::doubt_all(store, &unreadable, node).await?;
+            replicas::doubt_all(store, &unreadable, node, wanted, &standing).await?;
         }
         if !missing.is_empty() {
             tracing::warn!(%node, blocks = missing.len(), "blocks are not on a node that should have them; they are copied anew");
@@ -217,7 +218,7 @@ impl<S: Store, E: EdekSource> Api<S, E> {
         }
         if doubted {
             let readable: Vec<BlockId> = rest.into_iter().collect();
-            replicas::trust_all(store, &readable, node, cluster.replicas(), &cluster.standing()).await?;
+            replicas::trust_all(store, &readable, node, wanted, &standing).await?;
         }
         Ok(())
     }

@@ -29,7 +29,12 @@ use self::{
     nodes::{Nodes, Standing},
     surveys::Bounds,
 };
-use crate::{Clock, config::Settings, error::MetadataError, schema::keys::EVERY_BLOCK};
+use crate::{
+    Clock,
+    config::Settings,
+    error::MetadataError,
+    schema::{keys::EVERY_BLOCK, records},
+};
 
 /// The cluster of block nodes as this service sees it.
 pub(crate) struct Cluster {
@@ -99,8 +104,15 @@ impl Cluster {
         })
     }
 
-    /// A block's nodes in the order to ask them: those that answer, in random order, before those that do not.
-    pub(crate) fn alive_first(&self, nodes: &[String]) -> Vec<String> {
+    /// A block's nodes in the order to ask them: those that answer, in random order, before those that do not; last those whose disks
+    /// did not give it back, which may take as long to say so again.
+    pub(crate) fn to_ask(&self, block: &records::Block) -> Vec<String> {
+        let mut nodes = self.alive_first(&block.nodes);
+        nodes.sort_by_key(|name| block.unread.contains(name));
+        nodes
+    }
+
+    fn alive_first(&self, nodes: &[String]) -> Vec<String> {
         let now_ms = self.clock.now_ms();
         let alive = |node: &&String| node.parse().is_ok_and(|node| self.nodes.is_alive(&node, now_ms));
         let (mut first, later): (Vec<_>, Vec<_>) = nodes.iter().partition(alive);

@@ -85,9 +85,8 @@ async fn plan_replica(
         return Ok(true);
     };
     let alive = |node: &NodeId| standing.heard.contains(node);
-    // In another order each time: a holder that cannot reach the others must not be the only one asked. Those last that could not read it.
-    let mut holders = cluster.alive_first(&known.nodes);
-    holders.sort_by_key(|name| known.unread.contains(name));
+    // In another order each time: a holder that cannot reach the others must not be the only one asked.
+    let holders = cluster.to_ask(known);
     let Some(source) = holders.iter().filter_map(|name| name.parse().ok()).find(alive) else {
         return Ok(false);
     };

@@ -186,24 +186,44 @@ pub(crate) async fn lost_all(store: &impl Store, blocks: &[BlockId], node: &Node
 }
 
 /// Records that a node's disk does not give blocks back. It may some day: they stay recorded there, and do not count.
-pub(crate) async fn doubt_all(store: &impl Store, blocks: &[BlockId], node: &NodeId) -> Result<(), MetadataError> {
+pub(crate) async fn doubt_all(
+    store: &impl Store,
+    blocks: &[BlockId],
+    node: &NodeId,
+    wanted: usize,
+    standing: &Standing,
+) -> Result<(), MetadataError> {
     for some in blocks.chunks(AT_ONCE) {
         let some = some.to_vec();
-        transact!(store, [some, node], |txn| doubt_some(txn, &some, &node)).await?;
+        transact!(store, [some, node, standing], |txn| doubt_some(
+            txn, &some, &node, wanted, &standing
+        ))
+        .await?;
     }
     Ok(())
 }
 
-async fn doubt_some(txn: &mut impl Txn, blocks: &[BlockId], node: &NodeId) -> Result<(), MetadataError> {
+/// Those that were doubted before are looked at as well: one may have too few replicas and not wait for more.
+async fn doubt_some(
+    txn: &mut impl Txn,
+    blocks: &[BlockId],
+    node: &NodeId,
+    wanted: usize,
+    standing: &Standing,
+) -> Result<(), MetadataError> {
     for block in blocks {
         let Some(mut chunk) = readable(txn, *block).await? else {
             continue;
         };
         let known = chunk.blocks.get_mut(access::chunk_position(block.index));
-        if let Some(known) = known.filter(|known| has(known, node) && !is_unread(known, node)) {
-            known.unread.push(node.to_string());
-            counted::mark_deficits(txn, &[*block], true).await?;
-            access::put(txn, &keys::chunk(block.extent, block.index), &chunk);
+        if let Some(known) = known.filter(|known| has(known, node)) {
+            let is_new = !is_unread(known, node);
+            if is_new {
+                known.unread.push(node.to_string());
+            }
+            if settle(txn, *block, known, wanted, standing).await? || is_new {
+                access::put(txn, &keys::chunk(block.extent, block.index), &chunk);
+            }
         }
     }
     Ok(())
@@ -353,4 +373,116 @@ fn drop_from(block: &mut records::Block, nodes: &[NodeId]) {
     let is_dropped = |name: &String| nodes.iter().any(|node| node.as_str() == name);
     block.nodes.retain(|name| !is_dropped(name));
     block.unread.retain(|name| !is_dropped(name));
+}
+
+#[cfg(test)]
+mod tests {
+    use strongroom_kv::EmbeddedStore;
+    use strongroom_proto::ExtentId;
+
+    use super::*;
+
+    const BLOCK: BlockId = BlockId {
+        extent: ExtentId::from_bytes([1; 16]),
+        index: 0,
+    };
+
+    fn names(nodes: &[&str]) -> Vec<String> {
+        nodes.iter().map(ToString::to_string).collect()
+    }
+
+    /// The nodes with the block and those of them that did not give it back, and whether it waits for a copy.
+    type Recorded = (Vec<String>, Vec<String>, bool);
+
+    fn recorded(nodes: &[&str], unread: &[&str], waits: bool) -> Recorded {
+        (names(nodes), names(unread), waits)
+    }
+
+    async fn put(store: &impl Store, nodes: &[&str], unread: &[&str]) {
+        let block = records::Block {
+            nodes: names(nodes),
+            unread: names(unread),
+            ..records::Block::default()
+        };
+        let chunk = records::BlockChunk { blocks: vec![block] };
+        let mut txn = store.begin().await.expect("a transaction");
+        access::put(&mut txn, &keys::chunk(BLOCK.extent, BLOCK.index), &chunk);
+        counted::mark_deficits(&mut txn, &[BLOCK], false)
+            .await
+            .expect("cleared");
+        txn.commit().await.expect("committed");
+    }
+
+    async fn now(store: &impl Store) -> Recorded {
+        let mut view = store.snapshot().await.expect("a view");
+        let chunk = access::chunk(&mut view, BLOCK).await.expect("readable");
+        let waits = access::there(&mut view, &keys::deficit(BLOCK)).await.expect("readable");
+        let block = chunk.blocks.into_iter().next().expect("a block");
+        (block.nodes, block.unread, waits)
+    }
+
+    fn store(dir: &tempfile::TempDir) -> EmbeddedStore {
+        EmbeddedStore::open(&dir.path().join("store")).expect("a store")
+    }
+
+    /// A damaged copy is better than one that no disk gives back.
+    #[tokio::test]
+    async fn the_last_copy_that_a_disk_gives_back_stays_recorded() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = store(&dir);
+        let b = "b".parse().expect("valid");
+        for (nodes, unread, kept, kept_unread) in [
+            (&["a", "b"][..], &[][..], &["a"][..], &[][..]),
+            (&["a", "b"], &["a"], &["a", "b"], &["a"]),
+            (&["a", "b"], &["b"], &["a"], &[]),
+            (&["a", "b"], &["a", "b"], &["a", "b"], &["a", "b"]),
+            (&["a", "b", "c"], &["a"], &["a", "c"], &["a"]),
+            (&["b"], &[], &["b"], &[]),
+        ] {
+            put(&store, nodes, unread).await;
+            let is_dropped = lost(&store, BLOCK, &b).await.expect("recorded");
+            assert_eq!(is_dropped, nodes.len() > kept.len(), "{nodes:?}, unread {unread:?}");
+            assert_eq!(
+                now(&store).await,
+                recorded(kept, kept_unread, true),
+                "{nodes:?}, unread {unread:?}"
+            );
+        }
+        put(&store, &["a"], &[]).await;
+        assert!(lost(&store, BLOCK, &b).await.expect("recorded"), "it never had one");
+        assert_eq!(now(&store).await, recorded(&["a"], &[], false));
+    }
+
+    /// Also if that was known, and the row is missing that says that the block waits for a copy; not if it has enough without.
+    #[tokio::test]
+    async fn what_a_disk_does_not_give_back_waits_for_a_copy() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = store(&dir);
+        let c = "c".parse().expect("valid");
+        let (three, four) = (["a", "b", "c"], ["a", "b", "c", "d"]);
+        for (nodes, before, unread, waits) in [
+            (&three[..], &[][..], &["c"][..], true),
+            (&three, &["c"], &["c"], true),
+            (&four, &["c"], &["c"], false),
+            (&four, &["d"], &["d", "c"], true),
+        ] {
+            put(&store, nodes, before).await;
+            let standing = Standing::default();
+            doubt_all(&store, &[BLOCK], &c, 3, &standing).await.expect("recorded");
+            assert_eq!(now(&store).await, recorded(nodes, unread, waits), "{before:?}");
+            trust_all(&store, &[BLOCK], &c, 3, &standing).await.expect("recorded");
+            let rest = &unread[..unread.len() - 1];
+            assert_eq!(now(&store).await, recorded(nodes, rest, false), "{before:?}");
+        }
+        put(&store, &three, &[]).await;
+        let d = "d".parse().expect("valid");
+        doubt_all(&store, &[BLOCK], &d, 3, &Standing::default())
+            .await
+            .expect("recorded");
+        assert_eq!(
+            now(&store).await,
+            recorded(&three, &[], false),
+            "it is recorded there no more"
+        );
+    }
 }

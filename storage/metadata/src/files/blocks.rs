@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     authority::Caller,
+    cluster::replicas::counting,
     core::Core,
     error::MetadataError,
     namespace::{
@@ -259,7 +260,7 @@ fn append(
     Ok(())
 }
 
-/// Adds the nodes of a block that comes again, and says how many it has; its bytes must be the same.
+/// Adds the nodes of a block that comes again, and says how many of them count; its bytes must be the same.
 fn merge(
     file: FileId,
     at: BlockId,
@@ -281,7 +282,7 @@ fn merge(
             known.nodes.push(node.clone());
         }
     }
-    Ok(known.nodes.len() - known.unread.len())
+    Ok(counting(known, &BTreeSet::new()))
 }
 
 async fn placed<S: Store, E: EdekSource>(
@@ -319,7 +320,7 @@ async fn placed<S: Store, E: EdekSource>(
     })
 }
 
-/// A page of the `shown` blocks of an extent, from `first`, with the nodes that are alive named first.
+/// A page of the `shown` blocks of an extent, from `first`, with the nodes named in the order to ask them.
 pub(crate) async fn page<S: Store, E: EdekSource>(
     core: &Core<S, E>,
     txn: &mut impl Txn,
@@ -340,7 +341,7 @@ pub(crate) async fn page<S: Store, E: EdekSource>(
         blocks.extend(here.iter().take(room).map(|block| pb::BlockPlacement {
             length: block.length,
             crc32c: block.crc32c,
-            nodes: core.cluster.alive_first(&block.nodes),
+            nodes: core.cluster.to_ask(block),
         }));
         index += u32::try_from(here.len()).unwrap_or(u32::MAX);
     }

@@ -438,6 +438,50 @@ async fn an_edek_that_does_not_open_is_named() {
     assert_eq!(world.edek("/z/a").await.key_version, 0, "nothing was changed by trying");
 }
 
+/// The record says it and the block waits for no copy: no defect leaves it so, and an older service may have.
+#[tokio::test]
+async fn what_a_disk_did_not_give_back_counts_as_no_replica() {
+    let mut world = sound().await;
+    damage(&mut world, |faults| {
+        let body = faults.of(b'e', "b");
+        let (_, value) = faults.row(b'e', &body[1..]);
+        let body = records::Body::decode(value).expect("a body");
+        let (key, value) = faults.row(b'b', &body.extents[0].extent_id);
+        let mut chunk = records::BlockChunk::decode(value).expect("a list of blocks");
+        chunk.blocks[1].unread = vec!["n1".to_owned()];
+        faults.puts.push((key, chunk.encode_to_vec()));
+    })
+    .await;
+    for (repair, repaired) in [(false, false), (true, true)] {
+        let found = findings(&world, repair).await;
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(
+            (found[0].kind(), found[0].path.as_ref(), found[0].repaired),
+            (FindingKind::Deficit, &b"/z/b"[..], repaired)
+        );
+        assert!(
+            found[0].what.contains("has 2 of 3 replicas and waits for none"),
+            "{found:?}"
+        );
+    }
+    assert_eq!(findings(&world, false).await, []);
+    assert_eq!(world.cluster_status().await.blocks_in_deficit, 1);
+    world.add_node("n4");
+    world
+        .until("a copy more is made", async |world| {
+            world.cluster_status().await.blocks_in_deficit == 0
+        })
+        .await;
+    // Who reads is sent there last, whatever the order of the others.
+    for _ in 0..10 {
+        let blocks = world.read("/z/b").await.expect("opened").blocks.expect("blocks").blocks;
+        let nodes: Vec<&str> = blocks[1].nodes.iter().map(String::as_str).collect();
+        assert_eq!((nodes.len(), nodes[3]), (4, "n1"), "{nodes:?}");
+        assert_eq!(blocks[0].nodes.len(), 3);
+    }
+    assert_eq!(findings(&world, false).await, []);
+}
+
 #[tokio::test]
 async fn a_replica_that_a_superuser_reports_lost_is_made_anew() {
     let world = World::start().await;

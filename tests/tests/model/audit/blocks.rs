@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use strongroom_proto::BlockId;
 
 use super::{
-    Broken,
+    Broken, records,
     tables::{Block, Id, Tables},
 };
 
@@ -45,16 +45,21 @@ pub(super) fn check(tables: &Tables, broken: &mut Broken) {
             });
         }
     }
-    for (block, nodes) in &recorded {
+    for (block, known) in &recorded {
         broken.unless(owned.contains(&block.0) || purged.contains(block), || {
             format!("block {block:?} is recorded and nobody's")
         });
-        broken.unless(nodes.len() >= REPLICAS_MIN, || {
-            format!("block {block:?} is on {nodes:?} only")
+        broken.unless(known.nodes.len() >= REPLICAS_MIN, || {
+            format!("block {block:?} is on {:?} only", known.nodes)
         });
-        let is_short = nodes.len() < REPLICAS && !purged.contains(block);
+        // What a disk did not give back does not count.
+        let counting = known.nodes.iter().filter(|node| !known.unread.contains(node));
+        let is_short = counting.count() < REPLICAS && !purged.contains(block);
         broken.unless(!is_short || tables.deficits.contains(block), || {
-            format!("block {block:?} is on {nodes:?} and has no deficit")
+            format!("block {block:?} has no deficit: {known:?}")
+        });
+        broken.unless(known.unread.iter().all(|node| known.nodes.contains(node)), || {
+            format!("block {block:?} was not given back by nodes that it is not on: {known:?}")
         });
     }
     for block in &tables.deficits {
@@ -76,8 +81,8 @@ pub(super) fn check_nodes(
         .iter()
         .map(|(block, nodes)| ((Id::of(block.extent.as_bytes()), block.index), nodes))
         .collect();
-    for (block, nodes) in &recorded {
-        for node in *nodes {
+    for (block, known) in &recorded {
+        for node in &known.nodes {
             let is_garbage = tables.garbage.contains(&(node.clone(), *block));
             let is_there = stored.get(block).is_some_and(|nodes| nodes.contains_key(node.as_str()));
             broken.unless(is_there || is_garbage, || format!("block {block:?} is not on {node}"));
@@ -89,7 +94,7 @@ pub(super) fn check_nodes(
         for (node, _) in nodes.iter().filter(|(_, is_copy)| !**is_copy) {
             let known = recorded
                 .get(&block)
-                .is_some_and(|nodes| nodes.iter().any(|known| known == node));
+                .is_some_and(|known| known.nodes.iter().any(|known| known == node));
             let is_garbage = |index| tables.garbage.contains(&((*node).to_owned(), (block.0, index)));
             let is_doomed = is_garbage(block.1) || is_garbage(EVERY_BLOCK) || tables.buried.contains(&block.0);
             broken.unless(known || is_doomed || open.contains(&block.0), || {
@@ -112,25 +117,25 @@ pub(super) fn check_encrypted(tables: &Tables, plain: &BTreeSet<BlockId>, broken
     }
 }
 
-/// All blocks with their nodes. A chunk that is not full is the last of its extent.
-fn recorded(tables: &Tables) -> BTreeMap<Block, &Vec<String>> {
+/// All blocks. A chunk that is not full is the last of its extent.
+fn recorded(tables: &Tables) -> BTreeMap<Block, &records::Block> {
     let mut recorded = BTreeMap::new();
     for ((extent, chunk), blocks) in &tables.chunks {
         for (index, block) in (chunk * CHUNK_BLOCKS..).zip(&blocks.blocks) {
-            recorded.insert((*extent, index), &block.nodes);
+            recorded.insert((*extent, index), block);
         }
     }
     recorded
 }
 
-fn count(recorded: &BTreeMap<Block, &Vec<String>>, extent: Id) -> u32 {
+fn count(recorded: &BTreeMap<Block, &records::Block>, extent: Id) -> u32 {
     let blocks = (0..).take_while(|index| recorded.contains_key(&(extent, *index)));
     u32::try_from(blocks.count()).expect("few")
 }
 
 fn purged(tables: &Tables) -> BTreeSet<Block> {
     let extents = tables.purges.values().flat_map(|purge| &purge.extents);
-    let blocks = |extent: &super::records::PurgeExtent| {
+    let blocks = |extent: &records::PurgeExtent| {
         let id = Id::of(&extent.extent_id);
         (extent.first..extent.blocks)
             .map(move |index| (id, index))
