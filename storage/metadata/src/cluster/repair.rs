@@ -50,10 +50,7 @@ impl Rounds {
                 whole.push(block);
             }
         }
-        if whole.is_empty() {
-            return Ok(());
-        }
-        settled(store, whole, cluster.replicas(), &standing).await
+        settled(store, &whole, cluster.replicas(), &standing).await
     }
 }
 

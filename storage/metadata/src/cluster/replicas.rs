@@ -36,17 +36,33 @@ pub(super) async fn sure(
     let mut sure = 0;
     let read = block.nodes.iter().filter(|name| !block.unread.contains(name));
     for node in read.filter_map(|name| name.parse::<NodeId>().ok()) {
-        if standing.heard.contains(&node) {
-            let record = told(
-                access::record::<records::Node>(reader, &keys::node(&node), "node").await,
-                node.as_str(),
-            )?;
-            let gives_back = |record: &records::Node| record.unreadable == 0 && !record.untold;
-            let is_sure = |record: records::Node| record.unchecked_since_ms == 0 && gives_back(&record);
-            sure += usize::from(record.flatten().is_some_and(is_sure));
-        }
+        sure += usize::from(standing.heard.contains(&node) && is_trusted(reader, &node).await?);
     }
     Ok(sure)
+}
+
+/// Those of the nodes that report whose replicas are sure, but for those that a disk did not give back.
+pub(super) async fn trusted(
+    reader: &mut impl Reader,
+    heard: &BTreeSet<NodeId>,
+) -> Result<BTreeSet<NodeId>, MetadataError> {
+    let mut trusted = BTreeSet::new();
+    for node in heard {
+        if is_trusted(reader, node).await? {
+            trusted.insert(node.clone());
+        }
+    }
+    Ok(trusted)
+}
+
+async fn is_trusted(reader: &mut impl Reader, node: &NodeId) -> Result<bool, MetadataError> {
+    let record = told(
+        access::record::<records::Node>(reader, &keys::node(node), "node").await,
+        node.as_str(),
+    )?;
+    let gives_back = |record: &records::Node| record.unreadable == 0 && !record.untold;
+    let is_trusted = |record: records::Node| record.unchecked_since_ms == 0 && gives_back(&record);
+    Ok(record.flatten().is_some_and(is_trusted))
 }
 
 /// The chunk of a block; none if it cannot be read, which is logged: it is not to keep others from being dealt with.
@@ -109,17 +125,18 @@ async fn won_in(
     Ok(())
 }
 
-/// Ends the deficits of those of `blocks` that have `wanted` replicas, or are gone themselves.
+/// Ends the deficits of those of `blocks` that have `wanted` replicas, or are gone themselves, and has gone nodes give theirs up.
 pub(crate) async fn settled(
     store: &impl Store,
-    blocks: Vec<BlockId>,
+    blocks: &[BlockId],
     wanted: usize,
     standing: &Standing,
 ) -> Result<(), MetadataError> {
-    transact!(store, [blocks, standing], |txn| settle_all(
-        txn, &blocks, wanted, &standing
-    ))
-    .await
+    for some in blocks.chunks(AT_ONCE) {
+        let some = some.to_vec();
+        transact!(store, [some, standing], |txn| settle_all(txn, &some, wanted, &standing)).await?;
+    }
+    Ok(())
 }
 
 async fn settle_all(
@@ -145,7 +162,8 @@ async fn settle_all(
 }
 
 /// Marks or clears a block's deficit. Only once it surely has all its replicas on other nodes does a node that is gone lose its own:
-/// should it come back, it is told to delete it. Says whether one lost it.
+/// should it come back, it is told to delete it. Until then its replica stays recorded, and the block waits for nothing: [`super::gone`]
+/// looks again. Says whether one lost it.
 async fn settle(
     txn: &mut impl Txn,
     block: BlockId,
@@ -156,8 +174,7 @@ async fn settle(
     let gone: Vec<NodeId> = standing.gone.iter().filter(|node| has(known, node)).cloned().collect();
     let is_short = counting(known, &standing.gone) < wanted;
     let gives_up = !gone.is_empty() && !is_short && sure(txn, known, standing).await? >= wanted;
-    let waits = is_short || !gone.is_empty() && !gives_up;
-    counted::mark_deficits(txn, &[block], waits).await?;
+    counted::mark_deficits(txn, &[block], is_short).await?;
     if gives_up {
         for node in &gone {
             counted::put_garbage(txn, node, &[block]).await?;
@@ -353,6 +370,9 @@ async fn node_seen_in(
         // No clocks are compared: passes that have begun by now may have asked the other directory.
         record.unchecked_since_ms = now_ms.max(1);
         record.unchecked_after_pass = begun.pass;
+        // What the other directory's disk told says nothing of this one.
+        (record.unreadable, record.untold) = (0, false);
+        (record.strays_kept, record.strays_wait) = (0, false);
     }
     record.incarnation = its_own;
     record.address = address;
@@ -484,5 +504,49 @@ mod tests {
             recorded(&three, &[], false),
             "it is recorded there no more"
         );
+    }
+
+    #[tokio::test]
+    async fn what_a_disk_told_is_forgotten_when_another_one_takes_its_place() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = store(&dir);
+        let node: NodeId = "a".parse().expect("valid");
+        let [old, new] = [(); 2].map(|()| Some(Incarnation::generate()));
+        let seen = async |incarnation| {
+            let seen = node_seen(&store, &node, "a.test:1", incarnation, 5).await;
+            seen.expect("recorded")
+        };
+        // Its record, and whether it is trusted.
+        let now = async || {
+            let mut view = store.snapshot().await.expect("a view");
+            let record: Option<records::Node> = access::record(&mut view, &keys::node(&node), "node")
+                .await
+                .expect("readable");
+            let trusted = trusted(&mut view, &BTreeSet::from([node.clone()]))
+                .await
+                .expect("readable");
+            (record.expect("known"), trusted.contains(&node))
+        };
+        assert!(!seen(old).await && now().await.1);
+        let told = records::Node {
+            unreadable: 2,
+            untold: true,
+            strays_kept: 3,
+            strays_wait: true,
+            ..now().await.0
+        };
+        let mut txn = store.begin().await.expect("a transaction");
+        access::put(&mut txn, &keys::node(&node), &told);
+        txn.commit().await.expect("committed");
+        assert!(!seen(old).await, "it is the same");
+        assert_eq!(now().await, (told.clone(), false));
+        assert!(seen(new).await);
+        let fresh = records::Node {
+            address: told.address,
+            incarnation: new.expect("drawn").into(),
+            unchecked_since_ms: 5,
+            ..records::Node::default()
+        };
+        assert_eq!(now().await, (fresh, false), "nobody has looked what it has");
     }
 }

@@ -1,5 +1,7 @@
 //! Repair and deletion through heartbeats of stand-in block nodes.
 
+use strongroom_metadata::Settings;
+
 use crate::fixture::{NODES, World, files::block_id};
 
 #[tokio::test]
@@ -119,11 +121,13 @@ async fn a_node_that_stays_away_is_replaced_and_tidies_up_when_it_comes_back() {
             world.cluster_status().await.blocks_in_deficit == 0
         })
         .await;
-    let blocks = world.read("/z/f").await.expect("opened").blocks.expect("blocks").blocks;
-    for block in &blocks {
-        assert_eq!(block.nodes.len(), 3);
-        assert!(!block.nodes.contains(&"n3".to_owned()));
-    }
+    world
+        .until("the node has given up its own", async |world| {
+            let blocks = world.read("/z/f").await.expect("opened").blocks.expect("blocks").blocks;
+            let is_on_others = |nodes: &[String]| nodes.len() == 3 && !nodes.contains(&"n3".to_owned());
+            blocks.iter().all(|block| is_on_others(&block.nodes))
+        })
+        .await;
     world.nodes.set_silent("n3", false);
     world
         .until("the old copies are deleted", async |world| {
@@ -153,6 +157,53 @@ async fn a_block_with_one_copy_left_does_not_wait_for_a_third_node() {
     world.add_node("n6");
     let copied = async |world: &World| (0..3).all(|index| world.nodes.has("n6", block_id(&grant, index)));
     world.until("and on one that came later", copied).await;
+}
+
+/// One of the others cannot read one of its files: nobody knows what else it cannot. The copies that were made count, so that nothing
+/// waits, and the one that may be the third is kept until that disk is mended.
+#[tokio::test]
+async fn a_doubted_disk_keeps_what_a_node_has_that_stays_away_and_has_nothing_wait() {
+    let settings = Settings {
+        inventory_ms: 1000,
+        node_gone_ms: 4000,
+        ..crate::fixture::quick_to_give_up()
+    };
+    let mut world = World::with(settings).await;
+    for node in ["n4", "n5"] {
+        world.add_node(node);
+    }
+    world.zone("/z", "payroll").await;
+    let grant = world.write("/z/f", 10, &NODES).await.expect("a file");
+    let other = world.write("/z/other", 10, &["n1", "n2", "n4"]).await.expect("a file");
+    let block = block_id(&grant, 0);
+    world.nodes.make_unreadable("n1", block_id(&other, 0));
+    world
+        .until("the disk is doubted", async |world| {
+            world.cluster_status().await.nodes[0].unreadable == 1
+        })
+        .await;
+    world.nodes.set_silent("n3", true);
+    let nodes = async |world: &World| {
+        let blocks = world.read("/z/f").await.expect("opened").blocks.expect("blocks").blocks;
+        blocks[0].nodes.clone()
+    };
+    world
+        .until("the file has a third copy, and nothing waits", async |world| {
+            nodes(world).await.len() == 4 && world.cluster_status().await.blocks_in_deficit == 0
+        })
+        .await;
+    assert!(nodes(&world).await.contains(&"n3".to_owned()), "it may be needed");
+    world.nodes.make_readable("n1");
+    world
+        .until("it is needed no more", async |world| {
+            !nodes(world).await.contains(&"n3".to_owned())
+        })
+        .await;
+    world.nodes.set_silent("n3", false);
+    world
+        .until("it is deleted", async |world| !world.nodes.has("n3", block))
+        .await;
+    assert!(["n1", "n2"].iter().all(|node| world.nodes.has(node, block)));
 }
 
 #[tokio::test]
