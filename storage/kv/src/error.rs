@@ -56,10 +56,12 @@ pub enum StoreError {
         /// What the file system has left for this process.
         free_bytes: u64,
     },
-    /// The queue of commits stayed full.
-    #[error("the store is overloaded: no room in its commit queue for {waited_ms} ms; try again later")]
+    /// What everybody waits for did not become free.
+    #[error("the store is overloaded: {lack} for {waited_ms} ms; try again later")]
     Overloaded {
-        /// How long the commit waited.
+        /// What there was not.
+        lack: &'static str,
+        /// How long that was waited for.
         waited_ms: u64,
     },
     /// A transaction lost against others at every try.

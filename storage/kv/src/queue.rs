@@ -86,6 +86,7 @@ impl<R> Queue<R> {
     pub(crate) async fn commit(&self, seen: R, writes: Writes) -> Result<(), CommitError> {
         let queued = timeout(QUEUE_WAIT, self.enqueue(seen, writes)).await;
         let overloaded = StoreError::Overloaded {
+            lack: "no room in its commit queue",
             waited_ms: u64::try_from(QUEUE_WAIT.as_millis()).unwrap_or(u64::MAX),
         };
         let answered = queued.unwrap_or(Err(overloaded))?;

@@ -271,7 +271,13 @@ async fn a_full_pool_is_overload_not_a_hang() {
     let _held = (store.begin().await.expect("begin"), store.begin().await.expect("begin"));
     let refused = store.begin().await.err().expect("none is free");
     assert!(
-        matches!(refused, StoreError::Overloaded { waited_ms: 300 }),
+        matches!(
+            refused,
+            StoreError::Overloaded {
+                waited_ms: 300,
+                lack: "no free connection to its database"
+            }
+        ),
         "{refused:?}"
     );
 }

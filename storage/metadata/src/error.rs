@@ -454,9 +454,13 @@ pub enum MetadataError {
         /// Its newest version.
         newest: KeyVersion,
     },
-    /// The zone moved on to newer key versions faster than EDEKs of them could be had.
-    #[error("the zone now takes EDEKs of key version {needed} only and none could be had; try again")]
+    /// The place moved on, to newer key versions or another zone, faster than EDEKs for it could be had.
+    #[error(
+        "the place for the file was given another zone, or a newer key version, at each of {tries} tries to fetch an EDEK for it; it now takes key version {needed} and later; try again"
+    )]
     StaleEdek {
+        /// How often that was tried.
+        tries: usize,
         /// The least version.
         needed: KeyVersion,
     },

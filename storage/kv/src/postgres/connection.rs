@@ -86,6 +86,7 @@ impl Connections {
                 is_overtaken: false,
             }),
             Err(PoolError::Timeout(TimeoutType::Wait)) => Err(StoreError::Overloaded {
+                lack: "no free connection to its database",
                 waited_ms: millis(self.wait),
             }),
             Err(error) => Err(self.unreachable("connect", error)),
@@ -229,6 +230,7 @@ fn refused(database: &Arc<str>, what: &'static str, error: &DbError, waited: Dur
     }
     if [SqlState::QUERY_CANCELED, SqlState::LOCK_NOT_AVAILABLE].contains(code) {
         return Trouble::Refused(StoreError::Overloaded {
+            lack: "no answer of its database",
             waited_ms: millis(waited),
         });
     }

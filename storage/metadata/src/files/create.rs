@@ -176,7 +176,10 @@ pub(crate) async fn create<S: Store, E: EdekSource>(
             return granted(core, created, &creation.who.name);
         }
     }
-    Err(MetadataError::StaleEdek { needed: version_min })
+    Err(MetadataError::StaleEdek {
+        tries: TRIES_MAX,
+        needed: version_min,
+    })
 }
 
 /// An EDEK for a new file that can be recorded at once, without waiting for one, or none where nothing is encrypted. Not below a quota: what it has used changes with every

@@ -75,7 +75,10 @@ pub(crate) async fn begin<S: Store, E: EdekSource>(
             return both(core, &rewriting, body).await;
         }
     }
-    Err(MetadataError::StaleEdek { needed: version_min })
+    Err(MetadataError::StaleEdek {
+        tries: TRIES_MAX,
+        needed: version_min,
+    })
 }
 
 fn granted_ids(body: &pb::CreatedFile) -> Result<(FileId, ExtentId), MetadataError> {
