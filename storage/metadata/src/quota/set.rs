@@ -59,8 +59,18 @@ struct Marked {
     directory: FileId,
 }
 
-/// Changes the quota of the directory at `path`, and counts what is there if it had none. That the caller is a superuser was checked
-/// before.
+/// What a transaction comes to.
+#[derive(Debug)]
+enum Turn {
+    /// The change was made, by this call or by an earlier attempt.
+    Done,
+    /// Nothing was done: what is there is to be counted.
+    ToCount,
+    Marked(Marked),
+}
+
+/// Changes the quota of the directory at `path`, and counts what is there if it had none. Nothing else, nor what was done before, takes a
+/// place among the walkers. That the caller is a superuser was checked before.
 pub(crate) async fn set(
     store: &impl Store,
     walkers: &Walkers,
@@ -69,11 +79,18 @@ pub(crate) async fn set(
     path: &ZonePath,
     change: Change,
 ) -> Result<pb::Quotas, MetadataError> {
-    // Before the mark, which nothing is to leave uncounted for want of a place.
-    let leave = walkers.begin(who).await?;
-    let marked = transact!(store, [who, call, path], |txn| mark(txn, &who, &call, &path, change)).await?;
-    if let Some(marked) = marked {
-        put_in_force_or_back(store, who, call, path, marked, leave.deadline()).await?;
+    let turn = async |may_count| {
+        transact!(store, [who, call, path], |txn| mark(
+            txn, &who, &call, &path, change, may_count
+        ))
+        .await
+    };
+    if let Turn::ToCount = turn(false).await? {
+        // Before the mark, which nothing is to leave uncounted for want of a place.
+        let leave = walkers.begin(who).await?;
+        if let Turn::Marked(marked) = turn(true).await? {
+            put_in_force_or_back(store, who, call, path, marked, leave.deadline()).await?;
+        }
     }
     look(store, who, path).await
 }
@@ -90,14 +107,17 @@ async fn put_in_force_or_back(
     let counted = timeout_at(deadline, count(store, who, marked.id, deadline)).await;
     let given_up = match counted.unwrap_or(Ok(false)) {
         Ok(true) => None,
-        Ok(false) => Some(MetadataError::TooLongToCount(path.clone())),
-        Err(error @ MetadataError::TooDeep(_)) => Some(error),
+        Ok(false) => Some(given_up(String::new())),
+        Err(MetadataError::TooDeep(name)) => Some(given_up(name)),
         Err(error) => return Err(error),
     };
-    if let Some(error) = given_up
-        && transact!(store, [who, call], |txn| unmark(txn, &who, &call, marked.id)).await?
+    if let Some(change) = given_up
+        && transact!(store, [who, call, change], |txn| unmark(
+            txn, &who, &call, marked.id, &change
+        ))
+        .await?
     {
-        return Err(error);
+        return Err(why_given_up(change, path));
     }
     transact!(store, [who, call, path], |txn| conclude(
         txn,
@@ -112,9 +132,25 @@ async fn put_in_force_or_back(
 /// What is kept of the call, if it came before; an error if its quota was given up then.
 async fn said(txn: &mut impl Txn, call: &Call, path: &ZonePath) -> Result<Option<records::QuotaChange>, MetadataError> {
     match call.answer::<records::QuotaChange>(txn).await? {
-        Some(change) if change.given_up => Err(MetadataError::TooLongToCount(path.clone())),
+        Some(change) if change.given_up => Err(why_given_up(change, path)),
         change => Ok(change),
     }
+}
+
+/// What is kept of a change that could not be counted, in time or since a directory of that name is too deep.
+fn given_up(too_deep: String) -> records::QuotaChange {
+    records::QuotaChange {
+        given_up: true,
+        too_deep,
+        ..records::QuotaChange::default()
+    }
+}
+
+fn why_given_up(change: records::QuotaChange, path: &ZonePath) -> MetadataError {
+    if change.too_deep.is_empty() {
+        return MetadataError::TooLongToCount(path.clone());
+    }
+    MetadataError::TooDeep(change.too_deep)
 }
 
 /// What is kept of a change that was made, whatever comes after it.
@@ -125,43 +161,59 @@ fn made() -> records::QuotaChange {
     }
 }
 
-/// Writes the new limits. The quota, if what is there is still to be counted.
+/// Writes the new limits, unless what is there is to be counted for them and this `may_count` not.
 async fn mark(
     txn: &mut impl Txn,
     who: &Caller,
     call: &Call,
     path: &ZonePath,
     change: Change,
-) -> Result<Option<Marked>, MetadataError> {
+    may_count: bool,
+) -> Result<Turn, MetadataError> {
     let before = said(txn, call, path).await?;
+    if before.as_ref().is_some_and(|change| change.made) {
+        return Ok(Turn::Done);
+    }
     let found = find(txn, who, path).await?;
     if !found.entry.is_directory() {
         return Err(MetadataError::NotADirectory(path.clone()));
     }
     match before {
-        Some(change) if change.made => Ok(None),
         // The first one did not come to its end.
-        Some(_) => go_on(txn, call, path, &found),
-        None => make(txn, call, found, change),
+        Some(_) => go_on(txn, call, path, &found, may_count),
+        None => make(txn, call, found, change, may_count),
     }
 }
 
 /// The quota that an earlier attempt of the call left to be counted.
-fn go_on(txn: &mut impl Txn, call: &Call, path: &ZonePath, found: &Found) -> Result<Option<Marked>, MetadataError> {
+fn go_on(
+    txn: &mut impl Txn,
+    call: &Call,
+    path: &ZonePath,
+    found: &Found,
+    may_count: bool,
+) -> Result<Turn, MetadataError> {
     match &found.entry.quota {
         None => Err(MetadataError::QuotaTakenAway(path.clone())),
         Some(quota) if quota.counted => {
             call.keep_instead(txn, &made());
-            Ok(None)
+            Ok(Turn::Done)
         }
-        Some(quota) => Ok(Some(Marked {
+        Some(_) if !may_count => Ok(Turn::ToCount),
+        Some(quota) => Ok(Turn::Marked(Marked {
             id: quota.quota_id()?,
             directory: found.id,
         })),
     }
 }
 
-fn make(txn: &mut impl Txn, call: &Call, mut found: Found, change: Change) -> Result<Option<Marked>, MetadataError> {
+fn make(
+    txn: &mut impl Txn,
+    call: &Call,
+    mut found: Found,
+    change: Change,
+    may_count: bool,
+) -> Result<Turn, MetadataError> {
     let before = found.entry.quota.clone().unwrap_or_default();
     let limits = Limits {
         names: change.names.over(before.names),
@@ -169,7 +221,7 @@ fn make(txn: &mut impl Txn, call: &Call, mut found: Found, change: Change) -> Re
     };
     if limits == Limits::default() {
         call.keep(txn, &made());
-        return end(txn, found).map(|()| None);
+        return end(txn, found).map(|()| Turn::Done);
     }
     if before.counted {
         call.keep(txn, &made());
@@ -179,12 +231,15 @@ fn make(txn: &mut impl Txn, call: &Call, mut found: Found, change: Change) -> Re
             ..before
         });
         access::put(txn, &found.key, &found.entry);
-        return Ok(None);
+        return Ok(Turn::Done);
+    }
+    if !may_count {
+        return Ok(Turn::ToCount);
     }
     call.keep(txn, &records::QuotaChange::default());
     let directory = found.id;
     let id = begin(txn, found, limits)?;
-    Ok(Some(Marked { id, directory }))
+    Ok(Turn::Marked(Marked { id, directory }))
 }
 
 /// Whether what was counted, by whomever, is in force. A quota that is not there was given up with a later change of another call, or
@@ -280,16 +335,18 @@ async fn put_in_force(txn: &mut impl Txn, who: &Caller, id: QuotaId, before: Usa
 }
 
 /// Takes a quota back that could not be counted, if nobody else ended or counted it. Says whether it did.
-async fn unmark(txn: &mut impl Txn, who: &Caller, call: &Call, id: QuotaId) -> Result<bool, MetadataError> {
+async fn unmark(
+    txn: &mut impl Txn,
+    who: &Caller,
+    call: &Call,
+    id: QuotaId,
+    given_up: &records::QuotaChange,
+) -> Result<bool, MetadataError> {
     let Some(found) = uncounted(txn, who, id).await? else {
         return Ok(false);
     };
     end(txn, found)?;
-    let given_up = records::QuotaChange {
-        given_up: true,
-        ..records::QuotaChange::default()
-    };
-    call.keep_instead(txn, &given_up);
+    call.keep_instead(txn, given_up);
     Ok(true)
 }
 
@@ -428,14 +485,63 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_repeat_of_what_is_too_deep_to_be_counted_says_so() {
+        let planted = with_directory().await;
+        let top = planted.at("/d").await.expect("there");
+        planted.chain(&top, 2100).await;
+        let first = call();
+        for attempt in ["given up", "repeated"] {
+            let outcome = set_on_d(&planted.store, &first, names(5000)).await;
+            assert!(
+                matches!(&outcome, Err(MetadataError::TooDeep(name)) if name == "d"),
+                "{attempt}: {outcome:?}"
+            );
+            assert_eq!(planted.at("/d").await.expect("there").entry.quota, None, "{attempt}");
+        }
+    }
+
+    /// While all places of a superuser are taken what needs none is done, and a repeat is answered.
+    #[tokio::test(start_paused = true)]
+    async fn what_counts_nothing_waits_for_no_place() {
+        let planted = with_directory().await;
+        let (walkers, who, path) = (Walkers::new(), fsadmin(), parsed("/d"));
+        let set = async |call: &Call, change| set(&planted.store, &walkers, &who, call, &path, change).await;
+        let first = call();
+        let begun = set(&first, names(500)).await.expect("counted");
+        let held = [walkers.begin(&who).await, walkers.begin(&who).await];
+        assert!(held.iter().all(Result::is_ok));
+        assert_eq!(set(&first, names(500)).await.expect("a repeat"), begun);
+        let raised = set(&call(), names(600)).await.expect("nothing to count");
+        assert_eq!(raised.quotas[0].names_max, Some(600));
+        let clear = Change {
+            names: Limit::Clear,
+            bytes: Limit::Clear,
+        };
+        for _ in 0..2 {
+            assert!(!set(&call(), clear).await.expect("nothing to count").has_own);
+        }
+        let late = call();
+        let refused = set(&late, names(500)).await;
+        assert!(matches!(refused, Err(MetadataError::TooManyWalks(_))), "{refused:?}");
+        assert_eq!(
+            planted.at("/d").await.expect("there").entry.quota,
+            None,
+            "no mark is left"
+        );
+        drop(held);
+        let counted = set(&late, names(500)).await.expect("there is a place again");
+        assert_eq!(counted.quotas[0].names, 101);
+    }
+
     /// Of two changes that are counted at once the later one is in force, or none.
     #[tokio::test]
     async fn a_quota_that_a_later_change_took_with_it_is_not_said_to_be_set() {
         let planted = with_directory().await;
         let (first, later) = (call(), call());
-        let given_up = later.clone();
+        let taken_back = later.clone();
         let store = Meddled::new(&planted.store).after_view(move |store| {
-            let later = given_up.clone();
+            let later = taken_back.clone();
             Box::pin(async move {
                 let (who, path) = (fsadmin(), parsed("/d"));
                 let marked = transact!(&store, [who, later, path], |txn| mark(
@@ -443,11 +549,18 @@ mod tests {
                     &who,
                     &later,
                     &path,
-                    names(700)
+                    names(700),
+                    true
                 ))
                 .await;
-                let marked = marked.expect("marked").expect("to be counted");
-                let taken_back = transact!(&store, [who, later], |txn| unmark(txn, &who, &later, marked.id)).await;
+                let Turn::Marked(marked) = marked.expect("marked") else {
+                    panic!("it is to be counted");
+                };
+                let change = given_up(String::new());
+                let taken_back = transact!(&store, [who, later, change], |txn| unmark(
+                    txn, &who, &later, marked.id, &change
+                ))
+                .await;
                 assert!(taken_back.expect("given up"));
             })
         });
