@@ -1,7 +1,7 @@
 //! Trees of directories for tests of what goes through them, in an embedded store.
 
 use strongroom_kv::{EmbeddedStore, Store, Txn};
-use strongroom_proto::{FileId, ZonePath, metadata::v1 as pb};
+use strongroom_proto::{FileId, ZoneId, ZonePath, metadata::v1 as pb};
 use tempfile::TempDir;
 
 use crate::{
@@ -12,10 +12,10 @@ use crate::{
         resolve::{Found, find},
     },
     quota::links::put_new,
-    schema::{ROOT, access, keys, records},
+    schema::{ROOT, access, counted, keys, records},
 };
 
-/// Directories made in one transaction.
+/// Directories or files made in one transaction.
 const AT_ONCE: usize = 2000;
 
 pub(crate) struct Planted {
@@ -67,14 +67,45 @@ impl Planted {
         }
     }
 
-    /// Makes so many directories, each in the one before.
-    pub(crate) async fn chain(&self, top: &Found, directories: usize) {
+    /// Makes so many directories, each in the one before. Says which is the last one.
+    pub(crate) async fn chain(&self, top: &Found, directories: usize) -> Found {
         let mut txn = self.store.begin().await.expect("a transaction");
         let mut at = top.clone();
         for _ in 0..directories {
             at = put_new(&mut txn, &at, "d", entry("alice", 0o755)).expect("new");
         }
         txn.commit().await.expect("committed");
+        at
+    }
+
+    /// Makes files `0` and so on, which are not encrypted and empty, each in one of these directories in turn.
+    pub(crate) async fn plain_files(&self, at: &[&Found], files: usize) {
+        let numbered: Vec<_> = (0..files).zip(at.iter().cycle()).collect();
+        for part in numbered.chunks(AT_ONCE) {
+            let mut txn = self.store.begin().await.expect("a transaction");
+            for (number, above) in part {
+                plain_file(&mut txn, above, &number.to_string());
+            }
+            txn.commit().await.expect("committed");
+        }
+    }
+
+    /// Makes a directory the root of a zone that adopts what it holds.
+    pub(crate) async fn adopting(&self, root: &Found) -> ZoneId {
+        let zone = ZoneId::generate();
+        let entry = records::Entry {
+            zone_id: zone.into(),
+            ..root.entry.clone()
+        };
+        let record = records::Zone {
+            adoption: Some(records::Adoption::default()),
+            ..records::Zone::default()
+        };
+        let mut txn = self.store.begin().await.expect("a transaction");
+        access::put(&mut txn, &root.key, &entry);
+        access::put(&mut txn, &keys::zone(zone), &record);
+        txn.commit().await.expect("committed");
+        zone
     }
 }
 
@@ -88,6 +119,21 @@ pub(crate) async fn moved(store: &EmbeddedStore, from: &str, to: &str) {
 
 pub(crate) fn parsed(path: &str) -> ZonePath {
     ZonePath::parse(path.as_bytes()).expect("a path")
+}
+
+fn plain_file(txn: &mut impl Txn, above: &Found, name: &str) {
+    let entry = records::Entry {
+        file: Some(records::Size::default()),
+        ..entry("alice", 0o644)
+    };
+    let id = entry.file_id().expect("an id");
+    let body = records::Body {
+        plain: Some(records::Plain::default()),
+        ..records::Body::default()
+    };
+    put_new(txn, above, name, entry).expect("new");
+    counted::enter(txn, &body, id).expect("a plain file");
+    access::put(txn, &keys::body(id), &body);
 }
 
 fn keeper() -> Caller {

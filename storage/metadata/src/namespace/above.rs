@@ -137,3 +137,88 @@ impl Above {
         Ok(Some(at))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use strongroom_kv::{EmbeddedStore, Store, Txn};
+
+    use super::*;
+    use crate::planted::Planted;
+
+    /// The zone of an inode that was found.
+    async fn zone_of(store: &EmbeddedStore, inode: &Found) -> Result<Option<ZoneId>, MetadataError> {
+        let mut view = store.snapshot().await.expect("a view");
+        let above = Above::read(&mut view, &[inode.id]).await.expect("readable");
+        above.zone(inode.id)
+    }
+
+    #[tokio::test]
+    async fn what_is_too_deep_is_not_said_to_be_in_no_zone() {
+        let planted = Planted::new().await;
+        let top = planted.directory("/top", "alice", 0o755).await;
+        let last = planted.chain(&top, DEPTH_MAX - 1).await;
+        assert_eq!(zone_of(&planted.store, &last).await.expect("just not too deep"), None);
+        let below = planted.chain(&last, 1).await;
+        let outcome = zone_of(&planted.store, &below).await;
+        assert!(
+            matches!(&outcome, Err(MetadataError::TooDeep(name)) if name == "d"),
+            "{outcome:?}"
+        );
+        // Together with what is above it: as many are known, and as few are gone up.
+        let mut view = planted.store.snapshot().await.expect("a view");
+        let above = Above::read(&mut view, &[below.id, top.id]).await.expect("readable");
+        assert!(matches!(above.zone(below.id), Err(MetadataError::TooDeep(_))));
+        assert_eq!(above.zone(top.id).expect("not deep"), None);
+        // A zone on the way is one however deep.
+        let zone = planted.adopting(&last).await;
+        assert_eq!(zone_of(&planted.store, &below).await.expect("in a zone"), Some(zone));
+    }
+
+    #[tokio::test]
+    async fn what_has_no_entry_at_its_place_is_a_defect() {
+        let planted = Planted::new().await;
+        planted.directory("/lost", "alice", 0o755).await;
+        let lost = planted.directory("/lost/d", "alice", 0o755).await;
+        let below = planted.chain(&lost, 2).await;
+        let other = planted.directory("/other", "alice", 0o755).await;
+        for entry in [None, Some(&other.entry)] {
+            let mut txn = planted.store.begin().await.expect("a transaction");
+            match entry {
+                Some(entry) => access::put(&mut txn, &lost.key, entry),
+                None => txn.delete(&lost.key),
+            }
+            txn.commit().await.expect("committed");
+            for inode in [&lost, &below] {
+                let outcome = zone_of(&planted.store, inode).await;
+                assert!(
+                    matches!(
+                        outcome,
+                        Err(MetadataError::Corrupt {
+                            what: "directory entry"
+                        })
+                    ),
+                    "{outcome:?}"
+                );
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_gone_is_in_no_zone() {
+        let planted = Planted::new().await;
+        let gone = planted.directory("/gone", "alice", 0o755).await;
+        planted.adopting(&gone).await;
+        let cut_off = planted.directory("/gone/d", "alice", 0o755).await;
+        let below = planted.chain(&cut_off, 2).await;
+        let mut txn = planted.store.begin().await.expect("a transaction");
+        let place = access::place(&mut txn, cut_off.id).await.expect("readable");
+        let mut place = place.expect("there");
+        place.unlinked = true;
+        access::put(&mut txn, &keys::place(cut_off.id), &place);
+        txn.delete(&cut_off.key);
+        txn.commit().await.expect("committed");
+        for inode in [&cut_off, &below] {
+            assert_eq!(zone_of(&planted.store, inode).await.expect("no defect"), None);
+        }
+    }
+}

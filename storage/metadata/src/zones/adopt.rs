@@ -138,7 +138,7 @@ async fn begin<S: Store, E: EdekSource>(
 /// Goes through the next of the files that are not encrypted and in no zone that is known. Says whether all were looked at. However late it is,
 /// some are, and what was seen of them is kept.
 async fn look(store: &impl Store, zone: ZoneId, until: Instant) -> Result<bool, MetadataError> {
-    let Some((files, above)) = unseen(store, zone).await? else {
+    let Some((round, files, above)) = unseen(store, zone).await? else {
         return Ok(true);
     };
     let mut rest = files.as_slice();
@@ -146,6 +146,7 @@ async fn look(store: &impl Store, zone: ZoneId, until: Instant) -> Result<bool, 
         let (batch, later) = rest.split_at(rest.len().min(BATCH));
         let is_last = later.is_empty();
         let mut seen = Seen {
+            round,
             mine: Vec::new(),
             last: batch.last().copied(),
             all: is_last && files.len() < PAGE,
@@ -165,9 +166,9 @@ async fn look(store: &impl Store, zone: ZoneId, until: Instant) -> Result<bool, 
     }
 }
 
-/// The next files to look at, and what is above them; none once all were looked at. Read in a view, as most may be elsewhere. Nothing comes to
+/// The next files to look at, what is above them, and in which round; none once all were looked at. Read in a view, as most may be elsewhere. Nothing comes to
 /// the zone or leaves it any more, so that what is seen of that stays true.
-async fn unseen(store: &impl Store, zone: ZoneId) -> Result<Option<(Vec<FileId>, Above)>, MetadataError> {
+async fn unseen(store: &impl Store, zone: ZoneId) -> Result<Option<(u64, Vec<FileId>, Above)>, MetadataError> {
     let mut view = store.snapshot().await?;
     let record = access::zone(&mut view, zone).await?;
     let record = record.ok_or(MetadataError::ZoneGone(zone))?;
@@ -184,12 +185,14 @@ async fn unseen(store: &impl Store, zone: ZoneId) -> Result<Option<(Vec<FileId>,
         files.push(file);
     }
     let above = Above::read(&mut view, &files).await?;
-    Ok(Some((files, above)))
+    Ok(Some((adoption.round, files, above)))
 }
 
 /// What came of looking at some files.
 #[derive(Debug, Clone)]
 struct Seen {
+    /// Of the adoption.
+    round: u64,
     /// Those in the zone.
     mine: Vec<FileId>,
     /// The last one of all.
@@ -198,11 +201,13 @@ struct Seen {
     all: bool,
 }
 
-/// Enters files in the list of their zone, and how far all were looked at. Of two calls at once each has looked at all up to where it says.
+/// Enters files in the list of their zone, and how far all were looked at. Of two calls at once each has looked at all up to where it says,
+/// but not what comes before that in a round that began since.
 async fn note(txn: &mut impl Txn, zone: ZoneId, seen: &Seen) -> Result<(), MetadataError> {
     let record = access::zone(txn, zone).await?;
     let mut record = record.ok_or(MetadataError::ZoneGone(zone))?;
-    let Some(adoption) = record.adoption.as_mut().filter(|adoption| adoption.is_looking()) else {
+    let goes_on = |adoption: &&mut records::Adoption| adoption.is_looking() && adoption.round == seen.round;
+    let Some(adoption) = record.adoption.as_mut().filter(goes_on) else {
         return Ok(());
     };
     adoption.looked = seen.all;
@@ -248,7 +253,10 @@ pub(crate) async fn readopt(txn: &mut impl Txn, zone: ZoneId) -> Result<bool, Me
     };
     if !record.is_adopting() {
         // All files are looked at again: where there is one, there may be others.
-        record.adoption = Some(records::Adoption::default());
+        record.adoption = Some(records::Adoption {
+            round: record.adoption.unwrap_or_default().round + 1,
+            ..records::Adoption::default()
+        });
         access::put(txn, &keys::zone(zone), &record);
         tracing::warn!(%zone, "the zone adopts again, since a file in it is not encrypted");
     }
@@ -279,7 +287,7 @@ mod tests {
     use strongroom_kv::EmbeddedStore;
 
     use super::*;
-    use crate::{namespace::resolve::root, quota::links::put_new, schema::ROOT};
+    use crate::{meddled::Meddled, planted::Planted};
 
     async fn adoption(store: &EmbeddedStore, zone: ZoneId) -> records::Adoption {
         let mut view = store.snapshot().await.expect("a view");
@@ -287,58 +295,83 @@ mod tests {
         record.expect("there").adoption.expect("it adopts")
     }
 
+    /// How many files the zone has in its list, and says that it has.
+    async fn left(store: &EmbeddedStore, zone: ZoneId) -> (usize, u64) {
+        let mut view = store.snapshot().await.expect("a view");
+        let listed = access::page(&mut view, &keys::plain_of(Some(zone)), 10_000).await;
+        let counted = counted::plain_left(&mut view, zone).await;
+        (listed.expect("readable").len(), counted.expect("readable"))
+    }
+
     /// Over a store of which each call is too late as soon as it begins.
     #[tokio::test]
     async fn however_slow_it_is_each_call_gets_further() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let store = EmbeddedStore::open(&dir.path().join("store")).expect("a store");
-        let zone = ZoneId::generate();
-        let directory = |id: FileId, zone: Option<ZoneId>| records::Entry {
-            id: id.into(),
-            zone_id: zone.map(Into::into).unwrap_or_default(),
-            ..records::Entry::default()
-        };
-        let record = records::Zone {
-            adoption: Some(records::Adoption::default()),
-            ..records::Zone::default()
-        };
+        let planted = Planted::new().await;
+        let mine = planted.directory("/mine", "alice", 0o755).await;
+        let zone = planted.adopting(&mine).await;
+        let deep = planted.directory("/mine/deep", "alice", 0o755).await;
         let files = 4 * BATCH;
-        let mut txn = store.begin().await.expect("a transaction");
-        access::put(&mut txn, &keys::root(), &directory(ROOT, None));
-        access::put(&mut txn, &keys::zone(zone), &record);
-        let top = root(&mut txn).await.expect("there");
-        let mine = put_new(&mut txn, &top, "mine", directory(FileId::generate(), Some(zone))).expect("new");
-        let deep = put_new(&mut txn, &mine, "deep", directory(FileId::generate(), None)).expect("new");
-        for number in 0..files {
-            let entry = records::Entry {
-                file: Some(records::Size::default()),
-                ..directory(FileId::generate(), None)
-            };
-            let id = entry.file_id().expect("an id");
-            let body = records::Body {
-                plain: Some(records::Plain::default()),
-                ..records::Body::default()
-            };
-            // Every other one is elsewhere.
-            let at = if number % 2 == 0 { &deep } else { &top };
-            put_new(&mut txn, at, &number.to_string(), entry).expect("new");
-            counted::enter(&mut txn, &body, id).expect("a plain file");
-            access::put(&mut txn, &keys::body(id), &body);
-        }
-        txn.commit().await.expect("committed");
-
-        let (mut calls, mut before) = (1, adoption(&store, zone).await);
-        while !look(&store, zone, Instant::now()).await.expect("looked") {
-            let now = adoption(&store, zone).await;
+        // Every other one is elsewhere.
+        planted
+            .plain_files(&[&deep, &planted.at("/").await.expect("there")], files)
+            .await;
+        let store = &planted.store;
+        let (mut calls, mut before) = (1, adoption(store, zone).await);
+        while !look(store, zone, Instant::now()).await.expect("looked") {
+            let now = adoption(store, zone).await;
             assert!(now.after > before.after && !now.looked, "{now:?}");
             (calls, before) = (calls + 1, now);
         }
         assert_eq!(calls, files / BATCH);
-        assert!(adoption(&store, zone).await.looked);
-        let mut view = store.snapshot().await.expect("a view");
-        let listed = access::page(&mut view, &keys::plain_of(Some(zone)), files).await;
-        assert_eq!(listed.expect("readable").len(), files / 2);
-        let left = counted::plain_left(&mut view, zone).await.expect("readable");
-        assert_eq!(left as usize, files / 2);
+        assert!(adoption(store, zone).await.looked);
+        assert_eq!(left(store, zone).await, (files / 2, files as u64 / 2));
+    }
+
+    /// Nobody knows whether it is in the zone, so that the zone is not through.
+    #[tokio::test]
+    async fn a_file_that_is_too_deep_is_not_passed_over() {
+        let planted = Planted::new().await;
+        let mine = planted.directory("/mine", "alice", 0o755).await;
+        let zone = planted.adopting(&mine).await;
+        let bottom = planted.chain(&mine, 2100).await;
+        planted.plain_files(&[&bottom], 1).await;
+        let outcome = look(&planted.store, zone, Instant::now()).await;
+        assert!(matches!(outcome, Err(MetadataError::TooDeep(_))), "{outcome:?}");
+        assert_eq!(adoption(&planted.store, zone).await, records::Adoption::default());
+    }
+
+    /// While one call looks at the files, another one ends the adoption, and fsck begins it anew.
+    #[tokio::test]
+    async fn what_was_seen_in_one_round_is_not_taken_for_seen_in_the_next() {
+        let planted = Planted::new().await;
+        let mine = planted.directory("/mine", "alice", 0o755).await;
+        let zone = planted.adopting(&mine).await;
+        planted.plain_files(&[&mine], 3).await;
+        let mut is_first = true;
+        let store = Meddled::new(&planted.store).after_view(move |store| {
+            let begins_anew = std::mem::replace(&mut is_first, false);
+            Box::pin(async move {
+                if !begins_anew {
+                    return;
+                }
+                transact!(&store, [], |txn| async move {
+                    let record = access::zone(txn, zone).await?;
+                    let mut record = record.ok_or(MetadataError::ZoneGone(zone))?;
+                    record.adoption.get_or_insert_default().ended = true;
+                    access::put(txn, &keys::zone(zone), &record);
+                    readopt(txn, zone).await
+                })
+                .await
+                .expect("begun anew");
+            })
+        });
+        let later = Instant::now() + LOOKS_FOR;
+        look(&store, zone, later).await.expect("looked");
+        let anew = adoption(&planted.store, zone).await;
+        assert!(anew.round == 1 && anew.after.is_empty() && !anew.looked, "{anew:?}");
+        assert_eq!(left(&planted.store, zone).await, (0, 0));
+        assert!(look(&store, zone, later).await.expect("looked"));
+        assert!(adoption(&planted.store, zone).await.looked);
+        assert_eq!(left(&planted.store, zone).await, (3, 3));
     }
 }
