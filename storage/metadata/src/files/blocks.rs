@@ -21,7 +21,7 @@ use crate::{
     error::MetadataError,
     namespace::{
         permission::check_writing,
-        resolve::{Found, climb},
+        resolve::{Found, ZoneAt, climb},
     },
     quota::{self, Usage},
     schema::{access, access::transact, counted, keys, records},
@@ -71,7 +71,7 @@ impl Report {
     }
 }
 
-/// Records blocks and renews the writer's lease and capability.
+/// Records blocks and renews the writer's lease and capability; the lease not of a file that a zone waits to encrypt.
 pub(crate) async fn add<S: Store, E: EdekSource>(
     core: &Core<S, E>,
     file: FileId,
@@ -131,7 +131,7 @@ async fn add_in(
     lease_expires_ms: u64,
 ) -> Result<Option<records::Edek>, MetadataError> {
     let mut open = owned(txn, file, report.extent, &who.name).await?;
-    open.lease_expires_ms = lease_expires_ms;
+    let granted_until_ms = std::mem::replace(&mut open.lease_expires_ms, lease_expires_ms);
     record(txn, file, &mut open, report).await?;
     access::put(txn, &keys::open_file(file), &open);
     match (&open.replaces, open.generation) {
@@ -154,24 +154,28 @@ async fn add_in(
             let found = climb(txn, who, file).await?.ok_or_else(removed)?;
             check_writing(who, &found)?;
             let body = access::body(txn, file).await?.ok_or_else(removed)?;
-            if body.plain.is_some() && !report.blocks.is_empty() {
-                check_no_zone(&found)?;
+            if body.plain.is_some()
+                && let Some(zone) = &found.zone
+            {
+                check_nothing_plain(&found, zone, report)?;
+                open.lease_expires_ms = granted_until_ms;
+                access::put(txn, &keys::open_file(file), &open);
             }
             Ok(current(txn, &body).await?.cloned())
         }
     }
 }
 
-/// What somebody adds to a file that is not encrypted ends with the commit that he has in hand, once a zone is to encrypt it: neither is he
-/// to write what everybody reads without end, nor has the zone to wait for him.
-fn check_no_zone(found: &Found) -> Result<(), MetadataError> {
-    match &found.zone {
-        Some(zone) => Err(MetadataError::WrittenPlain {
-            path: found.path.clone(),
-            zone: zone.path.clone(),
-        }),
-        None => Ok(()),
+/// What somebody adds to a file that is not encrypted ends with the commit that he has in hand, once a zone is to encrypt it: he is not to
+/// write without end what everybody reads. Nor has the zone to wait for him without end: his lease is not prolonged.
+fn check_nothing_plain(found: &Found, zone: &ZoneAt, report: &Report) -> Result<(), MetadataError> {
+    if report.blocks.is_empty() {
+        return Ok(());
     }
+    Err(MetadataError::WrittenPlain {
+        path: found.path.clone(),
+        zone: zone.path.clone(),
+    })
 }
 
 /// A second body has the bytes of the first one, so that no more of it needs to be stored.

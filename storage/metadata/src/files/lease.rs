@@ -31,7 +31,9 @@ pub(crate) async fn owned(
     let lost = |why| lost(file, user, why);
     let open = access::open_file(txn, file)
         .await?
-        .ok_or_else(|| lost("it was abandoned or recovered, or its writer was silent for too long"))?;
+        .ok_or_else(|| {
+            lost("it was abandoned or recovered, its writer was silent for too long, or its zone waited so long to encrypt it")
+        })?;
     if open.owner != user.as_str() {
         return Err(lost("another user is"));
     }

@@ -1,6 +1,8 @@
 //! Directories that hold something and become zones, through the gRPC face: every file is found however it is renamed, none comes or goes
 //! unencrypted meanwhile, and the zone says that it is through only when it is.
 
+use std::sync::atomic::Ordering;
+
 use prost::Message;
 use strongroom_proto::{Failure, Reason, metadata::v1 as pb};
 
@@ -256,6 +258,39 @@ async fn who_was_writing_ends_what_he_has_in_hand_and_nothing_plain_is_left_behi
     assert_eq!(done.stat.map(|stat| stat.length), Some(15));
     assert_eq!(done.grant, None, "he asked to go on");
     assert_eq!(encrypt(&world, &job, "/a/f").await.length, 15, "nobody writes it");
+    encrypt(&world, &job, "/a/d/g").await;
+    assert_eq!(adopt(&world, "/a").await, told(true, 0, true));
+    assert_eq!(findings(&world, false).await, []);
+}
+
+#[tokio::test]
+async fn who_only_says_that_he_is_there_does_not_keep_a_file_from_the_zone() {
+    let world = with_files().await;
+    let grant = world.reopen("/a/f").await.expect("opened").grant.expect("a grant");
+    let (lease_ms, minute_ms) = (world.settings.lease_ms, 60_000);
+    world.ahead_ms.store(lease_ms - minute_ms, Ordering::Relaxed);
+    add(&world, &grant, 0).await.expect("in no zone the lease is prolonged");
+    adopt(&world, "/a").await;
+    world.ahead_ms.store(lease_ms + minute_ms, Ordering::Relaxed);
+    add(&world, &grant, 0).await.expect("he has the time to end it");
+    let job = start(&world, "/a").await;
+    let failure = begin(&world, &job, "/a/f").await.expect_err("he has it yet");
+    check(&failure, Reason::LeaseHeld, &["/a/f"]);
+    world.ahead_ms.store(2 * lease_ms, Ordering::Relaxed);
+    world
+        .until("his lease ran out and enough nodes are heard of", async |world| {
+            _ = add(world, &grant, 0).await;
+            // Who held the job was not heard of either.
+            let job = start(world, "/a").await;
+            match begin(world, &job, "/a/f").await {
+                Ok(begun) => put_in_place(world, begun).await.is_ok(),
+                Err(_) => false,
+            }
+        })
+        .await;
+    let failure = add(&world, &grant, 0).await.expect_err("it is his no more");
+    check(&failure, Reason::LeaseLost, &["waited so long to encrypt it"]);
+    let job = start(&world, "/a").await;
     encrypt(&world, &job, "/a/d/g").await;
     assert_eq!(adopt(&world, "/a").await, told(true, 0, true));
     assert_eq!(findings(&world, false).await, []);
