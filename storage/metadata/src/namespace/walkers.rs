@@ -18,9 +18,11 @@ use crate::{authority::Caller, error::MetadataError};
 /// Walks at once, of users and as many of superusers: those of the ones do not keep the others waiting. Of one user fewer.
 const AT_ONCE: usize = 4;
 const OF_ONE_USER: usize = 2;
-/// How long a call waits for its place, and how long it walks then: together less than a client waits for an answer.
+/// How long a call waits for its place, how long it walks then, and how long it may at least make use of what it saw: together less than
+/// a client waits for an answer.
 const WAIT: Duration = Duration::from_secs(3);
 pub(crate) const WALK: Duration = Duration::from_secs(10);
+const USE: Duration = Duration::from_secs(1);
 
 /// The places of walks in one service.
 pub(crate) struct Walkers {
@@ -40,6 +42,11 @@ impl Leave {
     /// Until when the walks of the call may go on.
     pub(crate) const fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    /// Until when the call may make use of what it saw, from now on: for a second, however long its walks took.
+    pub(crate) fn use_until(&self) -> Instant {
+        self.deadline.max(Instant::now() + USE)
     }
 }
 

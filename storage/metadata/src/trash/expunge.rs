@@ -15,7 +15,7 @@ use crate::{
     error::MetadataError,
     namespace::{
         resolve::Found,
-        walkers::{WALK, Walkers},
+        walkers::{Leave, Walkers},
     },
     schema::{access, access::transact, keys},
 };
@@ -107,14 +107,19 @@ pub(crate) async fn expunge(
     from: &Option<Cursor>,
     rule: Rule,
 ) -> Result<(pb::ExpungeResponse, bool), MetadataError> {
-    let deadline = Instant::now() + WALK;
-    let page = look_and_expunge(store, walkers, who, call, from, rule).await?;
+    let (page, leave) = look_and_expunge(store, walkers, who, call, from, rule).await?;
     if let Some((trash, checkpoint)) = &page.too_large {
-        take_parts(store, trash, *checkpoint, rule.now_ms, deadline).await?;
+        let leave = match leave {
+            Some(leave) => leave,
+            // A superuser's was not looked through.
+            None => walkers.begin(who).await?,
+        };
+        take_parts(store, trash, *checkpoint, rule.now_ms, &leave).await?;
     }
     Ok((page.answer, page.work))
 }
 
+/// What the transaction did, and the place of the look before it, if there was one.
 async fn look_and_expunge(
     store: &impl Store,
     walkers: &Walkers,
@@ -122,7 +127,7 @@ async fn look_and_expunge(
     call: &Call,
     from: &Option<Cursor>,
     rule: Rule,
-) -> Result<Page, MetadataError> {
+) -> Result<(Page, Option<Leave>), MetadataError> {
     let turn = async |looked| {
         let whose = For::new(who, looked);
         let page = transact!(store, [who, call, from, whose], |txn| expunge_once(
@@ -141,14 +146,14 @@ async fn look_and_expunge(
         }
     };
     let mut found = match turn(None).await? {
-        Turn::Done(page) => return Ok(page),
+        Turn::Done(page) => return Ok((page, None)),
         Turn::Look(found) => found,
     };
     let leave = walkers.begin(who).await?;
     for _ in 0..LOOKS_MAX {
         let looked = Looked::at(store, who, &found, leave.deadline()).await?;
         found = match turn(looked).await? {
-            Turn::Done(page) => return Ok(page),
+            Turn::Done(page) => return Ok((page, Some(leave))),
             Turn::Look(found) => found,
         };
     }
@@ -222,17 +227,18 @@ impl Page {
     }
 }
 
-/// Makes a checkpoint smaller that is too large to go, part by part, until `deadline`.
+/// Makes a checkpoint smaller that is too large to go, part by part, in the place of a walk. However long that took there is time for some.
 async fn take_parts(
     store: &impl Store,
     trash: &Trash,
     checkpoint: FileId,
     now_ms: u64,
-    deadline: Instant,
+    leave: &Leave,
 ) -> Result<(), MetadataError> {
+    let until = leave.use_until();
     for _ in 0..PARTS_PER_CALL {
         let is_there = transact!(store, [trash], |txn| shrink(txn, &trash, checkpoint, now_ms)).await?;
-        if !is_there || Instant::now() >= deadline {
+        if !is_there || Instant::now() >= until {
             break;
         }
     }
@@ -241,14 +247,98 @@ async fn take_parts(
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::Arc, time::Duration};
+
     use strongroom_proto::groups::Groups;
+    use tokio::time::{sleep, timeout};
 
     use super::*;
     use crate::{
         meddled::Meddled,
-        namespace::remove::{How, remove},
+        namespace::{
+            remove::{How, remove},
+            walkers::WALK,
+        },
         planted::{Planted, moved, parsed},
+        quota::set as quota,
     };
+
+    const AT_ONCE: Rule = Rule {
+        now_ms: 1,
+        checkpoint_after_ms: 0,
+        expire_after_ms: 0,
+    };
+
+    fn user(name: &str, superuser: bool) -> Caller {
+        Caller::of(name, Groups::default(), superuser)
+    }
+
+    /// A call without an id: each is another one.
+    fn call(who: &Caller) -> Call {
+        Call::of("expunge", &who.name, &[], &pb::ExpungeRequest::default(), 1).expect("a call")
+    }
+
+    /// Moves a directory into the trash of who removes it.
+    async fn remove_to_trash(planted: &Planted, who: &Caller, path: &str) {
+        let how = How {
+            recursive: true,
+            to_trash: true,
+        };
+        let walkers = Walkers::new();
+        let removed = remove(&planted.store, &walkers, who, &call(who), &parsed(path), how).await;
+        removed.expect("moved into the trash");
+    }
+
+    /// Names below the root's quota.
+    async fn names_used(planted: &Planted) -> u64 {
+        let told = quota::look(&planted.store, &user("fsadmin", true), &parsed("/")).await;
+        told.expect("quotas").quotas[0].names
+    }
+
+    /// Below a quota that cannot count what is in the trash. The look through it takes nearly all the time that it may, and each transaction
+    /// a hundredth of a second.
+    #[tokio::test(start_paused = true)]
+    async fn however_long_the_look_took_there_is_time_for_parts_and_they_keep_its_place() {
+        let planted = Planted::new().await;
+        let change = quota::Change {
+            names: quota::Limit::Set(1_000_000),
+            bytes: quota::Limit::Keep,
+        };
+        let (alice, fsadmin) = (user("alice", false), user("fsadmin", true));
+        let walkers = Arc::new(Walkers::new());
+        let set = quota::set(
+            &planted.store,
+            &walkers,
+            &fsadmin,
+            &call(&fsadmin),
+            &parsed("/"),
+            change,
+        )
+        .await;
+        set.expect("counted");
+        let top = planted.directory("/top", "alice", 0o755).await;
+        planted.plain_files(&[&top], 51_000).await;
+        remove_to_trash(&planted, &alice, "/top").await;
+        let before = names_used(&planted).await;
+        let _held = walkers.begin(&alice).await.expect("one of two places");
+        let (others, by) = (Arc::clone(&walkers), alice.clone());
+        let store = Meddled::new(&planted.store)
+            .after_view(|_| Box::pin(sleep(WALK - Duration::from_millis(1))))
+            .before_commit(move |_| {
+                let (walkers, who) = (Arc::clone(&others), by.clone());
+                Box::pin(async move {
+                    let third = timeout(Duration::from_millis(10), walkers.begin(&who)).await;
+                    assert!(third.is_err(), "the call has no place any more");
+                })
+            });
+        let expunged = expunge(&store, &walkers, &alice, &call(&alice), &None, AT_ONCE).await;
+        let (answer, _) = expunged.expect("expunged");
+        assert!(
+            !answer.next.is_empty() && answer.trashes[0].removed.is_empty(),
+            "{answer:?}"
+        );
+        assert_eq!(before - names_used(&planted).await, PARTS_PER_CALL as u64 * 500);
+    }
 
     #[tokio::test]
     async fn nothing_comes_into_a_small_checkpoint_while_it_is_expunged() {
@@ -258,15 +348,8 @@ mod tests {
         }
         planted.directory("/b/private", "bob", 0o700).await;
         planted.directory("/b/private/x", "bob", 0o755).await;
-        let alice = Caller::of("alice", Groups::default(), false);
-        let call = Call::of("expunge", &alice.name, &[], &pb::ExpungeRequest::default(), 1).expect("a call");
-        let how = How {
-            recursive: true,
-            to_trash: true,
-        };
-        let walkers = Walkers::new();
-        let removed = remove(&planted.store, &walkers, &alice, &call, &parsed("/a"), how).await;
-        removed.expect("moved into the trash");
+        let alice = user("alice", false);
+        remove_to_trash(&planted, &alice, "/a").await;
         let mut came = false;
         let store = Meddled::new(&planted.store).before_commit(move |store| {
             let is_first = !std::mem::replace(&mut came, true);
@@ -276,12 +359,7 @@ mod tests {
                 }
             })
         });
-        let rule = Rule {
-            now_ms: 1,
-            checkpoint_after_ms: 0,
-            expire_after_ms: 0,
-        };
-        let expunged = expunge(&store, &walkers, &alice, &call, &None, rule).await;
+        let expunged = expunge(&store, &Walkers::new(), &alice, &call(&alice), &None, AT_ONCE).await;
         let told = expunged.expect("expunged").0.trashes.remove(0);
         assert_eq!((told.removed.len(), told.kept.len()), (0, 1), "{told:?}");
         let kept = format!("/user/alice/.Trash/{}/a/private/x", told.checkpoint);
