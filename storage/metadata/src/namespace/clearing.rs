@@ -2,7 +2,8 @@
 //! directory in it that is not empty, and in one with the sticky bit to own it or what is in it.
 //!
 //! A small tree is looked through in the transaction that cuts it off, so that nothing comes in between. One of millions of names cannot be:
-//! then one state of the store is looked through before, and the transaction removes what was looked through or nothing.
+//! then one state of the store is looked through before, and the transaction removes the very directory that was looked through, or nothing.
+//! What came to be in it meanwhile goes along (ADR 29).
 
 use strongroom_kv::{Reader, Store};
 use strongroom_proto::FileId;
