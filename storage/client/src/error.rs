@@ -217,7 +217,11 @@ impl FsError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Remote(failure) | Self::Unwrap { failure, .. } | Self::Transfer { failure, .. } => failure.reason,
-            Self::NeverStill { .. } => Reason::Overloaded,
+            Self::NeverStill { .. }
+            | Self::Raw {
+                source: RawError::Restless,
+                ..
+            } => Reason::Overloaded,
             Self::Plain { .. } => Reason::NotEncrypted,
             Self::Manifest { .. } | Self::Length { .. } => Reason::ManifestInvalid,
             Self::CutShort { .. } => Reason::NotFound,

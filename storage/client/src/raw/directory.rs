@@ -6,6 +6,7 @@ use strongroom_proto::{DataSuite, EdekSuite, KeyName, Reason, ZoneId, ZonePath, 
 use super::{
     RawError,
     frame::{self, Kind},
+    reader::{LOOKS_MAX, restless},
 };
 use crate::{AclChange, AclEntry, Attributes, FsError, Zone, ZoneFs};
 
@@ -35,19 +36,32 @@ impl ZoneFs {
     /// What there is to the directory at a path. Takes the right to read it.
     ///
     /// # Errors
-    /// `not-found` or `permission-denied`.
+    /// `not-found` or `permission-denied`; [`RawError::Restless`] if it does not stay the same directory with the same permissions meanwhile.
     pub async fn raw_directory(&self, path: &ZonePath) -> Result<RawDirectory, FsError> {
+        for _ in 0..LOOKS_MAX {
+            if let Some(directory) = self.look_raw_directory(path).await? {
+                return Ok(directory);
+            }
+        }
+        Err(restless(path))
+    }
+
+    /// `None` if what was read may be of two directories.
+    async fn look_raw_directory(&self, path: &ZonePath) -> Result<Option<RawDirectory>, FsError> {
         let stat = self.stat(path).await?;
         let zone = match stat.zone_root {
             true => Some(self.zone(path).await?),
             false => None,
+        };
+        let Some(extended) = self.raw_extended(path, &stat).await? else {
+            return Ok(None);
         };
         let wire = pb::RawDirectory {
             mode: stat.mode,
             owner: stat.owner,
             group: stat.group,
             mtime_ms: stat.mtime_ms,
-            extended: Some(self.raw_extended(path, stat.has_acl).await?),
+            extended: Some(extended),
             zone: zone.map(|zone| pb::RawZone {
                 zone_id: zone.zone_id.into(),
                 key_name: zone.key_name.to_string(),
@@ -55,7 +69,7 @@ impl ZoneFs {
                 data_suite: zone.data_suite.to_string(),
             }),
         };
-        RawDirectory::parse(wire).map_err(|source| bad(path, source))
+        RawDirectory::parse(wire).map(Some).map_err(|source| bad(path, source))
     }
 
     /// Makes a directory that is to become `wanted`, and those above it, or takes the one that is there. The root of a zone has to be there,

@@ -43,6 +43,16 @@ pub enum RawError {
     /// A stream ends early, or does not end.
     #[error("it does not end where it has to; fetch it again")]
     End,
+    /// A metadata service that does not know what came with a file.
+    #[error(
+        "the metadata service is of an earlier release and drops ACLs and attributes, so that the file is there with rights for nobody (mode 000); upgrade the metadata services, and put it again with --force"
+    )]
+    Dropped,
+    /// What was read of a file or directory may be of two.
+    #[error(
+        "each time that it was looked at, something else came to its path or its permissions changed; fetch it again when that is over"
+    )]
+    Restless,
     /// A file without ciphertext.
     #[error("it is not encrypted, so that there is no ciphertext to carry; copy it with strongroom fs get")]
     Plain,

@@ -161,8 +161,9 @@ impl RawHeader {
         self.to_bytes().len() as u64 + blocks.sum::<u64>() + Self::END.len() as u64
     }
 
-    /// Whether `there` is a file that came of this one, and is in all as it came: ciphertext, mode, owner, group, time, ACL and attributes.
-    /// Under which version of the key its EDEK is, each cluster sees to itself. Of ACL and attributes a stream of format 1 says nothing.
+    /// Whether `there` is a file that came of this one, or that this one came of, and is in all as it came: ciphertext, mode, owner, group,
+    /// time, ACL and attributes. Under which version of the key its EDEK is, each cluster sees to itself. Of ACL and attributes a stream of
+    /// format 1 says nothing.
     #[must_use]
     pub fn is_same(&self, there: &Self) -> bool {
         let but_edek = |header: &Self| pb::RawFile {

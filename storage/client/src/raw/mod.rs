@@ -1,6 +1,7 @@
 //! The raw view: files as ciphertext with their EDEK, read and brought in without any key. What a stream of them looks like is
 //! `docs/formats/raw.md`.
 
+mod closed;
 mod directory;
 mod error;
 mod frame;

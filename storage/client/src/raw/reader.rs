@@ -1,17 +1,20 @@
 use strongroom_proto::{
-    BlockId, ExtentId, Failure, Reason, ZonePath,
+    BlockId, ExtentId, Failure, FileId, Reason, ZonePath,
     block::v1 as block_pb,
     metadata::v1 as pb,
     transport::{Repeat, retry},
 };
 
-use super::{RawBlock, RawHeader};
+use super::{RawBlock, RawError, RawHeader};
 use crate::{
-    FsError, NodeTrouble, ZoneFs,
+    FsError, NodeTrouble, Stat, ZoneFs,
     block_map::{BlockMap, Page},
     nodes::Node,
     opening::Opening,
 };
+
+/// How often what is at a path is looked at, at most: each time it was something else at the end than at the beginning.
+pub(super) const LOOKS_MAX: usize = 5;
 
 /// Reads a file's ciphertext, block by block.
 pub struct RawReader {
@@ -29,8 +32,19 @@ impl ZoneFs {
     /// Opens a file's ciphertext, which takes the right to read the file in the namespace and no key. Its ACL and attributes come with it.
     ///
     /// # Errors
-    /// As [`Self::open`], but for what has to do with keys.
+    /// As [`Self::open`], but for what has to do with keys; [`RawError::Restless`] if it does not stay the same file with the same permissions
+    /// while they are read.
     pub async fn open_raw(&self, path: &ZonePath) -> Result<RawReader, FsError> {
+        for _ in 0..LOOKS_MAX {
+            if let Some(reader) = self.look_raw(path).await? {
+                return Ok(reader);
+            }
+        }
+        Err(restless(path))
+    }
+
+    /// `None` if what was read may be of two files.
+    async fn look_raw(&self, path: &ZonePath) -> Result<Option<RawReader>, FsError> {
         let request = pb::OpenFileRequest {
             path: path.into(),
             ..pb::OpenFileRequest::default()
@@ -38,30 +52,50 @@ impl ZoneFs {
         let wire = retry(Repeat::Harmless, || self.metadata().open_file(request.clone())).await?;
         let opening = Opening::parse(path, wire.clone())?;
         let mut header = RawHeader::of(&opening, &wire)?;
-        header.extended = Some(self.raw_extended(path, opening.stat.has_acl).await?);
+        header.extended = self.raw_extended(path, &opening.stat).await?;
+        if header.extended.is_none() {
+            return Ok(None);
+        }
         let map = BlockMap::new(self.metadata().clone(), opening.stat.file_id);
-        Ok(RawReader {
+        Ok(Some(RawReader {
             fs: self.clone(),
             path: path.clone(),
             extents: opening.stored.iter().copied().zip(header.shown_blocks()).collect(),
             header,
             map,
             next: (0, 0),
-        })
+        }))
     }
 
-    /// What a file or directory has beyond its mode.
-    pub(super) async fn raw_extended(&self, path: &ZonePath, has_acl: bool) -> Result<pb::RawExtended, FsError> {
-        let acl = if has_acl {
-            self.acl(path).await?.entries
-        } else {
-            Vec::new()
-        };
+    /// What the file or directory has beyond its mode that was `seen` at a path. It is read by the path: `None` if something else was there
+    /// meanwhile, which may have more rights, or if its permissions are not what they were.
+    pub(super) async fn raw_extended(&self, path: &ZonePath, seen: &Stat) -> Result<Option<pb::RawExtended>, FsError> {
+        let mut acl = Vec::new();
+        if seen.has_acl {
+            let told = self.acl(path).await?;
+            if permissions(&told.stat) != permissions(seen) {
+                return Ok(None);
+            }
+            acl = told.entries;
+        }
         let xattrs = self.xattrs(path, &[]).await?.into_iter();
-        Ok(pb::RawExtended {
+        let now = self.stat(path).await?;
+        Ok((permissions(&now) == permissions(seen)).then(|| pb::RawExtended {
             acl: acl.iter().map(Into::into).collect(),
             xattrs: xattrs.map(|(name, value)| pb::Xattr { name, value }).collect(),
-        })
+        }))
+    }
+}
+
+/// Of which file or directory, and what shows of its permissions.
+fn permissions(stat: &Stat) -> (FileId, u32, &str, &str, bool) {
+    (stat.file_id, stat.mode, &stat.owner, &stat.group, stat.has_acl)
+}
+
+pub(super) fn restless(path: &ZonePath) -> FsError {
+    FsError::Raw {
+        path: path.clone(),
+        source: RawError::Restless,
     }
 }
 

@@ -43,7 +43,7 @@ impl ZoneFs {
     pub async fn create_raw(&self, path: &ZonePath, header: &RawHeader, overwrite: bool) -> Result<RawWriter, FsError> {
         let request = pb::CreateRawRequest {
             path: path.into(),
-            file: Some(header.file.clone()),
+            file: Some(header.closed_file()),
             overwrite,
             request_id: RequestId::generate().into(),
         };
@@ -106,7 +106,8 @@ impl RawWriter {
     /// Shows the file, once every block is there.
     ///
     /// # Errors
-    /// [`FsError::Raw`] if blocks are missing; as [`crate::FileWriter::finish`].
+    /// [`FsError::Raw`] if blocks are missing, and [`RawError::Dropped`] if the file shows without what it has beyond its mode: then nobody
+    /// has a right to it; as [`crate::FileWriter::finish`].
     pub async fn finish(mut self) -> Result<Stat, FsError> {
         if self.stored != self.extents.iter().map(|(_, blocks)| u64::from(*blocks)).sum::<u64>() {
             return Err(self.bad(RawError::End));
@@ -115,11 +116,15 @@ impl RawWriter {
             file_id: self.lease.file().into(),
             extent_id: self.lease.extent().into(),
             request_id: RequestId::generate().into(),
-            extended: self.header.extended.clone(),
+            extended: self.header.given(),
         };
         let stat = retry(Repeat::Harmless, || self.fs.metadata().commit_raw(request.clone())).await?;
         self.over = true;
-        stat.try_into()
+        let stat = Stat::try_from(stat)?;
+        if self.header.lost_it(&stat) {
+            return Err(self.bad(RawError::Dropped));
+        }
+        Ok(stat)
     }
 
     /// The right to store blocks of the next extent.

@@ -4,5 +4,6 @@ mod ctr;
 mod files;
 mod growing;
 mod plain;
+mod raw;
 mod rewriting;
 mod stand_ins;

@@ -258,6 +258,45 @@ async fn acl_and_attributes_are_those_that_came_and_no_others() {
     world.remove("/z/f", false).await.expect("removed with its attributes");
 }
 
+/// As clients bring files in: a service that drops what the commit says, as earlier ones do, is one to which it says nothing.
+#[tokio::test]
+async fn what_comes_closed_is_opened_by_its_commit_alone() {
+    use pb::AclKind::{Group, Other, User};
+    let (world, mut file) = with_file().await;
+    let inherited = pb::SetAclRequest {
+        path: "/z".into(),
+        change: pb::AclChange::Modify.into(),
+        entries: vec![entry(false, User, "carol", 7), entry(true, User, "carol", 7)],
+        ..pb::SetAclRequest::default()
+    };
+    let mut namespace = world.user("fsadmin").namespace;
+    namespace.set_acl(inherited).await.expect("set");
+    file.mode = 0o4000;
+    let created = brought(&world, "/z/closed", &file).await;
+    let closed = commit(&world, "fsadmin", &created).await.expect("committed");
+    assert_eq!(closed.mode & 0o777, 0);
+    for user in ["bob", "carol"] {
+        let open = pb::OpenFileRequest {
+            path: "/z/closed".into(),
+            ..pb::OpenFileRequest::default()
+        };
+        let refusal = refused(world.user(user).files.open_file(open).await);
+        check(&refusal, Reason::PermissionDenied, &["/z/closed"]);
+    }
+    let said = pb::RawExtended {
+        acl: vec![
+            entry(false, User, "", 6),
+            entry(false, Group, "", 4),
+            entry(false, Other, "", 0),
+        ],
+        ..pb::RawExtended::default()
+    };
+    let created = brought(&world, "/z/opened", &file).await;
+    let opened = commit_with(&world, "fsadmin", &created, Some(said)).await;
+    let opened = opened.expect("committed");
+    assert_eq!((opened.mode, opened.has_acl), (0o4640, false));
+}
+
 #[tokio::test]
 async fn what_is_written_later_keeps_what_came() {
     let (world, mut file) = with_file().await;

@@ -1,3 +1,5 @@
+mod raw;
+
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
@@ -9,10 +11,10 @@ use strongroom_proto::{
         AbandonFileRequest, AbandonFileResponse, Acl, AddBlocksRequest, BlockPlacement, CommitFileRequest,
         CommittedFile, CreateFileRequest, CreatedFile, Extent, FileKind, GetAclRequest, GetQuotasRequest,
         GetStatRequest, GetXattrsRequest, ListBlocksRequest, ListBlocksResponse, ListRequest, ListResponse,
-        MakeDirectoryRequest, OpenFileRequest, OpenedFile, Quotas, RecoverFileRequest, RecoverFileResponse,
-        RemoveRequest, RemoveResponse, RenameRequest, ReopenFileRequest, ReopenedFile, RewriteFileRequest,
-        RewritingFile, SetAclRequest, SetAttributesRequest, SetQuotaRequest, SetXattrRequest, Stat, WriteGrant, Xattrs,
-        files_server::Files, namespace_server::Namespace,
+        MakeDirectoryRequest, OpenFileRequest, OpenedFile, Quotas, RawExtended, RecoverFileRequest,
+        RecoverFileResponse, RemoveRequest, RemoveResponse, RenameRequest, ReopenFileRequest, ReopenedFile,
+        RewriteFileRequest, RewritingFile, SetAclRequest, SetAttributesRequest, SetQuotaRequest, SetXattrRequest, Stat,
+        WriteGrant, Xattrs, files_server::Files, namespace_server::Namespace,
     },
 };
 use tonic::{Request, Response, Status};
@@ -32,6 +34,9 @@ pub(crate) struct FileRecord {
     pub(crate) code: Bytes,
     pub(crate) generation: u64,
     pub(crate) same_since: u64,
+    pub(crate) extended: RawExtended,
+    /// Of a file that came as ciphertext.
+    crypto_id: Bytes,
     extent: ExtentId,
     /// Of the file whose place it is to take.
     replaces: Option<Bytes>,
@@ -70,6 +75,10 @@ pub(crate) struct MetadataState {
     pub(crate) lets_go: bool,
     /// Gives a second body the EDEK of the first.
     pub(crate) same_deks: bool,
+    /// Is of a release that drops what ciphertext has beyond its mode.
+    pub(crate) drops_extended: bool,
+    /// Files that change places, one pair after another, before an ACL or attributes are told.
+    pub(crate) swaps: Vec<[&'static str; 2]>,
     next_dek: u8,
 }
 
@@ -101,6 +110,8 @@ impl MetadataState {
             same_extents: false,
             lets_go: false,
             same_deks: false,
+            drops_extended: false,
+            swaps: Vec::new(),
             next_dek: 1,
         }
     }
@@ -157,6 +168,8 @@ impl MetadataState {
             code: Bytes::new(),
             generation: 0,
             same_since: 0,
+            extended: RawExtended::default(),
+            crypto_id: Bytes::new(),
             extent: ExtentId::generate(),
             replaces: None,
             blocks: BTreeMap::new(),
@@ -279,7 +292,7 @@ impl MetadataState {
             manifest_mac: file.code.clone(),
             generation: file.generation,
             same_since: file.same_since,
-            crypto_id: Bytes::new(),
+            crypto_id: file.crypto_id.clone(),
             blocks: first.map(|extent| self.block_list(file, extent, 0)),
         })
     }
@@ -450,8 +463,15 @@ impl Namespace for Metadata {
         Err(Status::unimplemented("not needed here"))
     }
 
-    async fn get_acl(&self, _: Request<GetAclRequest>) -> Result<Response<Acl>, Status> {
-        Err(Status::unimplemented("not needed here"))
+    async fn get_acl(&self, request: Request<GetAclRequest>) -> Result<Response<Acl>, Status> {
+        self.answer(|state| {
+            state.swap();
+            let file = state.files.get(&request.into_inner().path).ok_or_else(missing)?;
+            Ok(Acl {
+                stat: Some(file.stat.clone()),
+                entries: file.extended.acl.clone(),
+            })
+        })
     }
 
     async fn set_quota(&self, _: Request<SetQuotaRequest>) -> Result<Response<Quotas>, Status> {
@@ -466,8 +486,14 @@ impl Namespace for Metadata {
         Err(Status::unimplemented("not needed here"))
     }
 
-    async fn get_xattrs(&self, _: Request<GetXattrsRequest>) -> Result<Response<Xattrs>, Status> {
-        Err(Status::unimplemented("not needed here"))
+    async fn get_xattrs(&self, request: Request<GetXattrsRequest>) -> Result<Response<Xattrs>, Status> {
+        self.answer(|state| {
+            state.swap();
+            let file = state.files.get(&request.into_inner().path).ok_or_else(missing)?;
+            Ok(Xattrs {
+                xattrs: file.extended.xattrs.clone(),
+            })
+        })
     }
 
     async fn set_acl(&self, _: Request<SetAclRequest>) -> Result<Response<Acl>, Status> {

@@ -16,7 +16,7 @@ use strongroom_proto::{
     block::v1::blocks_server::BlocksServer,
     kms::v1::unwrap_server::UnwrapServer,
     limits::MESSAGE_BYTES_MAX,
-    metadata::v1::{files_server::FilesServer, namespace_server::NamespaceServer},
+    metadata::v1::{files_server::FilesServer, namespace_server::NamespaceServer, raw_server::RawServer},
     transport::{self, Remote, TlsIdentity},
 };
 use tonic::service::Routes;
@@ -81,8 +81,9 @@ impl World {
         }
         let state = Shared::new(MetadataState::new(block_bytes, &nodes));
         let metadata = Metadata::new(state);
-        let routes =
-            Routes::new(NamespaceServer::new(metadata.clone())).add_service(FilesServer::new(metadata.clone()));
+        let routes = Routes::new(NamespaceServer::new(metadata.clone()))
+            .add_service(FilesServer::new(metadata.clone()))
+            .add_service(RawServer::new(metadata.clone()));
         let metadata_remote = serve(pki.issue("service/metadata"), routes, delay).await;
         let failing_unwraps = Shared::new(0);
         let kms = kms::Kms {
