@@ -2,6 +2,8 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
+use prost::Message as _;
+use strongroom_proto::metadata::v1::RawHeader;
 use strongroom_tests::{Bytes, Cli, Dev, seed};
 
 /// More than a block, and not a whole number of anything.
@@ -167,6 +169,74 @@ fn ciphertext_goes_to_another_cluster_by_hands_that_have_no_key() {
     fs::write(&raw, &whole[..whole.len() - 100_000]).expect("written");
     receiver.line(&put("damaged")).fails(2, &["fetch it again"]);
     there.line("fs stat /payroll/damaged").fails(3, &["cannot find"]);
+}
+
+/// A stream's header, and where the first block is.
+fn header(stream: &[u8]) -> (RawHeader, usize) {
+    let length = u32::from_be_bytes(stream[8..12].try_into().expect("4 bytes")) as usize;
+    let header = RawHeader::decode(&stream[16..16 + length]).expect("a header");
+    (header, 16 + length)
+}
+
+/// The same stream as earlier releases wrote it.
+fn of_format_1(stream: &[u8]) -> Vec<u8> {
+    let (header, blocks) = header(stream);
+    let header = header.file.expect("a file").encode_to_vec();
+    let mut old = b"SRMRAW\x00\x01".to_vec();
+    old.extend((header.len() as u32).to_be_bytes());
+    old.extend(crc_fast::crc32_iscsi(&header).to_be_bytes());
+    [&old, &header, &stream[blocks..]].concat()
+}
+
+#[test]
+fn a_stream_gets_the_edek_that_its_file_was_given_since() {
+    let dev = Dev::start();
+    let (cli, zone) = (dev.cli(), dev.zone("payroll"));
+    let (admin, folder) = (cli.as_user("fsadmin"), dev.scratch("raw"));
+    let (local, raw) = (folder.join("part"), folder.join("f.raw"));
+    let model = Bytes::new(seed()).take(LENGTH);
+    fs::write(&local, &model).expect("written");
+    cli.line(&format!("fs put {} {zone}/f", local.display())).ok();
+    cli.line(&format!("fs setfacl -m user:guest:r-- {zone}/f")).ok();
+    let get = format!("--json fs --raw get {zone}/f {}", raw.display());
+    let got = || {
+        let done = admin.line(&get).json();
+        (done["files"].as_u64(), done["unchanged"].as_u64())
+    };
+    let version = |stream: &[u8]| {
+        let file = header(stream).0.file.expect("a file");
+        file.edek.expect("an EDEK").key_version
+    };
+    assert_eq!(got(), (Some(1), Some(0)));
+    let old = fs::read(&raw).expect("there");
+    cli.line("key roll payroll").ok();
+    cli.line(&format!("zone reencrypt {zone} --wait")).ok();
+
+    // Its blocks are those that were there: bytes that the service does not have stay as they are.
+    let mut marked = old.clone();
+    let at = marked.len() - 20;
+    marked[at] ^= 1;
+    for (begins, ends) in [(&old, &old), (&of_format_1(&old), &old), (&marked, &marked)] {
+        fs::write(&raw, begins).expect("written");
+        assert_eq!(got(), (Some(1), Some(0)));
+        let new = fs::read(&raw).expect("there");
+        assert_eq!((version(&old), version(&new), new[7]), (0, 1, 2));
+        assert!(new[header(&new).1..] == ends[header(ends).1..]);
+        assert_eq!(header(&new).0.extended, header(&old).0.extended);
+        assert_eq!(got(), (Some(0), Some(1)));
+    }
+    let cut = &old[..old.len() - 1];
+    fs::write(&raw, cut).expect("written");
+    admin.line(&get).fails(8, &[]);
+    assert!(fs::read(&raw).expect("there") == cut);
+
+    // The zone takes it back, which it would not as it was.
+    let put = |name: &str| format!("fs --raw put {} {zone}/{name}", raw.display());
+    fs::write(&raw, &old).expect("written");
+    admin.line(&put("g")).fails(2, &["no EDEKs older than version 1"]);
+    admin.line(&get).ok();
+    admin.line(&put("g")).ok();
+    assert!(cli.line(&format!("fs cat {zone}/g")).ok().stdout == model);
 }
 
 #[test]

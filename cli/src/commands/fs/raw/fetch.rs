@@ -1,21 +1,28 @@
 //! A file's ciphertext into a local file.
 
-use std::{
-    io::{Read as _, Seek as _, SeekFrom},
-    path::Path,
-};
+use std::{fs::File, io::BufReader, path::Path};
 
 use strongroom_fs::{RawBlock, RawHeader, RawReader, ZoneFs};
 use strongroom_proto::ZonePath;
 
-use super::local::sidecar;
+use super::local::{Stream, sidecar};
 use crate::{
     error::Error,
-    transfer::{PartFile, Report, blocking, open_regular, replaceable},
+    transfer::{PartFile, Report, blocking, replaceable},
 };
 
 /// What the owner of local copies may do with them whatever their modes: they are to be put elsewhere.
 const OWNER: u32 = 0o600;
+
+/// How far the local file of a stream is.
+enum Begun {
+    /// It was whole.
+    Whole,
+    /// It was, but for what its header says; now it is.
+    Renewed,
+    /// It has its header, and its blocks are to come.
+    Part(PartFile),
+}
 
 /// Fetches one file's ciphertext and answers with the bytes of the local file; `None` if it is there already.
 pub(in crate::commands::fs) async fn fetch(
@@ -27,48 +34,55 @@ pub(in crate::commands::fs) async fn fetch(
 ) -> Result<Option<u64>, Error> {
     let reader = fs.open_raw(source).await?;
     let (header, local) = (reader.header().clone(), target.to_owned());
-    let part = blocking(move || {
-        if is_there(&local, &header) {
-            return Ok(None);
-        }
-        replaceable(&local, force)?;
-        let mut part = PartFile::create(&local)?;
-        part.write(&header.to_bytes())?;
-        Ok::<_, Error>(Some(part))
-    })
-    .await?;
-    let Some(part) = part else {
-        return Ok(None);
-    };
+    let begun = blocking(move || begin(&local, &header, force)).await?;
     let header = reader.header().clone();
-    let mut part = copy(report, reader, part, true).await?;
-    blocking(move || {
-        part.write(&RawHeader::END)?;
-        // The next command passes over it, and looks at its ends alone.
-        part.sync()?;
-        part.finish(header.mode() | OWNER, header.mtime_ms(), force)?;
-        Ok(Some(header.stream_bytes()))
-    })
-    .await
+    match begun {
+        Begun::Whole => return Ok(None),
+        Begun::Renewed => report.advance(header.file_bytes() as usize),
+        Begun::Part(part) => {
+            let mut part = copy(report, reader, part, true).await?;
+            let header = header.clone();
+            blocking(move || {
+                part.write(&RawHeader::END)?;
+                finish(part, &header, force)
+            })
+            .await?;
+        }
+    }
+    Ok(Some(header.stream_bytes()))
 }
 
-/// Whether a local file is the whole stream that `header` begins. One has its name once all of it is on disk, and blocks are checked where it
-/// is put.
-fn is_there(local: &Path, header: &RawHeader) -> bool {
-    let begins_and_ends = || {
-        let (mut file, metadata) = open_regular(local, false).ok()?;
-        let wanted = header.to_bytes();
-        if metadata.len() != header.stream_bytes() {
-            return None;
-        }
-        let mut begin = vec![0; wanted.len()];
-        file.read_exact(&mut begin).ok()?;
-        let mut end = [0; RawHeader::END.len()];
-        file.seek(SeekFrom::Start(metadata.len() - end.len() as u64)).ok()?;
-        file.read_exact(&mut end).ok()?;
-        Some(begin == wanted && end == RawHeader::END)
+/// Sees what there is of a stream, and begins it if it is not there. One that is there under another header of the same file gets this one: the
+/// file's EDEK was wrapped again since, and the version that it was under then may be destroyed; or the stream is of format 1.
+fn begin(local: &Path, header: &RawHeader, force: bool) -> Result<Begun, Error> {
+    let there = there(local).filter(|(there, _)| there.is_same(header));
+    if there.as_ref().is_some_and(|(there, _)| there == header) {
+        return Ok(Begun::Whole);
+    }
+    if there.is_none() {
+        replaceable(local, force)?;
+    }
+    let mut part = PartFile::create(local)?;
+    part.write(&header.to_bytes())?;
+    let Some((_, mut blocks)) = there else {
+        return Ok(Begun::Part(part));
     };
-    begins_and_ends().unwrap_or_default()
+    part.copy(&mut blocks)?;
+    finish(part, header, true)?;
+    Ok(Begun::Renewed)
+}
+
+/// The whole stream that a local file is: its header, and the file from the first block on.
+fn there(local: &Path) -> Option<(RawHeader, BufReader<File>)> {
+    let (stream, header) = Stream::open(local, false, false).ok()?;
+    let blocks = stream.whole(&header).ok()??;
+    Some((header, blocks))
+}
+
+/// Gives a stream its name. The next command passes over it, and looks at its ends alone.
+fn finish(part: PartFile, header: &RawHeader, force: bool) -> Result<(), Error> {
+    part.sync()?;
+    part.finish(header.mode() | OWNER, header.mtime_ms(), force)
 }
 
 /// Fetches what HDFS has of a file and answers with its bytes.

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, Metadata},
-    io::{self, BufReader, Read as _},
+    io::{self, BufReader, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -60,6 +60,21 @@ impl Stream {
         let beside = sidecar(&self.path);
         let attribute = fs::read_to_string(&beside).map_err(Error::local("cannot read the attribute", &beside))?;
         RawHeader::of_hdfs(&attribute, metadata.len(), HDFS_MODE, mtime_ms(metadata)).map_err(|error| self.bad(error))
+    }
+
+    /// What follows the header, if that is as long as `header` says and ends as a stream does. Blocks are not looked at: a file of that name
+    /// has all of them on disk, and they are checked where it is put.
+    pub(super) fn whole(mut self, header: &RawHeader) -> io::Result<Option<BufReader<File>>> {
+        if self.file.get_ref().metadata()?.len() != header.stream_bytes() {
+            return Ok(None);
+        }
+        let behind_header = self.file.stream_position()?;
+        let mut end = [0; RawHeader::END.len()];
+        self.file
+            .seek(SeekFrom::Start(header.stream_bytes() - end.len() as u64))?;
+        self.file.read_exact(&mut end)?;
+        self.file.seek(SeekFrom::Start(behind_header))?;
+        Ok((end == RawHeader::END).then_some(self.file))
     }
 
     /// The next block, which has to have so many bytes.
