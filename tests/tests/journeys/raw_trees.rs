@@ -4,11 +4,13 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use strongroom_tests::{Bytes, Cli, Dev, seed, until};
+use strongroom_tests::{Bytes, Cli, Dev, seed};
 
 use crate::{
     files::describe,
@@ -21,6 +23,8 @@ const MANY: usize = 200;
 const BEGUN: u64 = 5;
 /// How long a command may take for those.
 const BEGIN_LIMIT: Duration = Duration::from_secs(60);
+/// How long it runs between two looks at them.
+const SLICE: Duration = Duration::from_millis(10);
 const BLOCK: usize = 4 << 20;
 
 /// A tree of files: empty, of one block and of several, under names of all kinds. Answers with their number.
@@ -118,7 +122,8 @@ fn adorn(cli: &Cli, local: &Path) -> u64 {
     1
 }
 
-/// Starts a command, and kills it with SIGKILL once `begun` is seen, when it is not done.
+/// Starts a command, and kills it with SIGKILL once `begun` is seen, when it is not done. It stands still while somebody looks, so that it gets
+/// no further however long that takes.
 fn cut_off(cli: &Cli, line: &str, begun: impl Fn() -> bool) {
     let mut command = cli.command();
     command
@@ -126,8 +131,17 @@ fn cut_off(cli: &Cli, line: &str, begun: impl Fn() -> bool) {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let mut child = command.spawn().expect("started");
-    until(line, BEGIN_LIMIT, || begun().then_some(()));
-    child.kill().expect("it runs or is over");
+    let pid = Pid::from_child(&child);
+    let signal = |signal| kill_process(pid, signal).expect("own child");
+    let end = Instant::now() + BEGIN_LIMIT;
+    signal(Signal::STOP);
+    while !begun() {
+        assert!(Instant::now() < end, "{line} has not begun");
+        signal(Signal::CONT);
+        thread::sleep(SLICE);
+        signal(Signal::STOP);
+    }
+    child.kill().expect("it stands still or is over");
     let status = child.wait().expect("ended");
     assert!(!status.success(), "{line} was done before it could be cut off");
 }
