@@ -13,6 +13,8 @@ use super::{Places, pointers};
 pub(super) enum Step {
     /// A command that succeeds.
     Done(&'static str),
+    /// Steps that make ready for others.
+    Given(&'static [Self]),
     /// One that succeeds and says these words on standard output.
     Says(&'static str, &'static [&'static str]),
     /// One that succeeds and does not say these words.
@@ -47,6 +49,7 @@ impl Step {
     fn run(&self, dev: &Dev, places: &mut Places) -> Result<(), String> {
         match self {
             Self::Done(command) => says(dev, places, command, &[]),
+            Self::Given(steps) => run(dev, steps, places),
             Self::Says(command, words) => says(dev, places, command, words),
             Self::Lacks(command, words) => lacks(dev, places, command, words),
             Self::Comes(command, words) => comes(dev, places, command, words),

@@ -2,7 +2,9 @@
 
 use super::super::{
     Here::{Better, NotThere, Otherwise, Same},
-    Topic, row,
+    Topic,
+    given::OLD_FILE,
+    row,
     steps::Step::{Done, Keeps, Lacks, Refused, Says, Test},
 };
 
@@ -92,10 +94,7 @@ pub(super) const TOPIC: Topic = Topic {
             "`-reencryptZone` says `re-encrypt command successfully submitted for zone: P action: START`",
             Otherwise("`zone reencrypt` shows how far it is; with `--wait` it waits for the end"),
             &[
-                Done("key create {k}"),
-                Done("zone create {d} --key {k} --owner alice"),
-                Done("fs put {f} {d}/a"),
-                Done("key roll {k}"),
+                OLD_FILE,
                 Says("zone reencrypt {d}", &["{d}: ", "to version 1"]),
                 Says("zone reencrypt {d} --wait", &["{d}: completed", "0 left, 0 failed"]),
             ],
@@ -104,10 +103,7 @@ pub(super) const TOPIC: Topic = Topic {
             "`-listReencryptionStatus` has the columns Zone Name, Status, EZKey Version Name, Submission Time, Is Canceled?, Completion Time, Number of files re-encrypted, Number of failures, Last File Checkpointed",
             Better("with rate and time left, or files left"),
             &[
-                Done("key create {k}"),
-                Done("zone create {d} --key {k} --owner alice"),
-                Done("fs put {f} {d}/a"),
-                Done("key roll {k}"),
+                OLD_FILE,
                 Done("zone reencrypt {d} --wait"),
                 Says(
                     "zone status",

@@ -2,7 +2,9 @@
 
 use super::super::{
     Here::{Better, Otherwise},
-    Topic, row,
+    Topic,
+    given::{OLD_FILE, UNDER_WAY},
+    row,
     steps::Step::{Comes, CrashesMetadata, Done, Keeps, Refused, Says, Test},
 };
 
@@ -38,11 +40,7 @@ pub(super) const TOPIC: Topic = Topic {
             "a re-encryption whose checkpoint's file was removed kills its thread",
             Better("the cursor is a key in the index, and need not be there"),
             &[
-                Done("key create {k}"),
-                Done("zone create {d} --key {k} --owner alice"),
-                Done("fs put -r {t} {d}"),
-                Done("key roll {k}"),
-                Done("zone reencrypt {d} --throttle 1"),
+                UNDER_WAY,
                 Comes("--json zone status {d}", &["\"last_file\":\"{d}/tree/"]),
                 Keeps("--json zone status {d}", "job_id"),
                 Done("job pause {job_id}"),
@@ -65,10 +63,7 @@ pub(super) const TOPIC: Topic = Topic {
             "snapshots keep EDEKs of old key versions for ever",
             Otherwise("there are no snapshots; that no file uses a version is proved before it is destroyed"),
             &[
-                Done("key create {k}"),
-                Done("zone create {d} --key {k} --owner alice"),
-                Done("fs put {f} {d}/a"),
-                Done("key roll {k}"),
+                OLD_FILE,
                 Refused(
                     "zone proof {d} --through-version 0 -o {f}.{k}.early",
                     8,

@@ -2,7 +2,9 @@
 
 use super::super::{
     Here::{Better, NotThere, Otherwise, Same},
-    Topic, row,
+    Topic,
+    given::{OLD_FILE, UNDER_WAY, ZONE},
+    row,
     steps::Step::{Comes, CrashesMetadata, Done, Keeps, Refused, Says, Test, WithoutKms},
 };
 
@@ -29,10 +31,7 @@ pub(super) const TOPIC: Topic = Topic {
             "EDEKs get the newest version, DEK and bytes stay",
             Same,
             &[
-                Done("key create {k}"),
-                Done("zone create {d} --key {k} --owner alice"),
-                Done("fs put {f} {d}/a"),
-                Done("key roll {k}"),
+                OLD_FILE,
                 Done("zone reencrypt {d} --wait"),
                 Says("--json fs stat {d}/a", &["\"key_version\":1"]),
                 Says("fs cat {d}/a", &["what is in the file"]),
@@ -46,8 +45,7 @@ pub(super) const TOPIC: Topic = Topic {
             "the start drains the EDEK cache and mints one EDEK to learn the version",
             Same,
             &[
-                Done("key create {k}"),
-                Done("zone create {d} --key {k} --owner alice"),
+                ZONE,
                 Comes("--json zone info {d}", &["\"edeks_in_stock\":100"]),
                 Done("key roll {k}"),
                 Says("--json zone reencrypt {d}", &["\"target_version\":1"]),
@@ -103,8 +101,7 @@ pub(super) const TOPIC: Topic = Topic {
             "zones within the zone are left out, and so are files that have the version already",
             Same,
             &[
-                Done("key create {k}"),
-                Done("zone create {d} --key {k} --owner alice"),
+                ZONE,
                 Done("fs mkdir {d}/inner"),
                 Done("zone create {d}/inner --key {k} --owner alice"),
                 Done("fs put {f} {d}/inner/a"),
@@ -129,11 +126,7 @@ pub(super) const TOPIC: Topic = Topic {
                 "pages of 500, four at once; each is swapped in in a transaction of its own, beside which others read and write",
             ),
             &[
-                Done("key create {k}"),
-                Done("zone create {d} --key {k} --owner alice"),
-                Done("fs put -r {t} {d}"),
-                Done("key roll {k}"),
-                Done("zone reencrypt {d} --throttle 1"),
+                UNDER_WAY,
                 Done("fs put {f} {d}/new"),
                 Done("fs append {f} {d}/new"),
                 Says("fs cat {d}/tree/f00", &["one of many"]),
@@ -147,11 +140,7 @@ pub(super) const TOPIC: Topic = Topic {
             "it is throttled by the length of its queues (pauses of 100 and 500 ms) and by shares of the time under the lock, set for the namenode",
             Otherwise("`--throttle` is files a second, of each re-encryption, and can be changed while it runs"),
             &[
-                Done("key create {k}"),
-                Done("zone create {d} --key {k} --owner alice"),
-                Done("fs put -r {t} {d}"),
-                Done("key roll {k}"),
-                Done("zone reencrypt {d} --throttle 1"),
+                UNDER_WAY,
                 Says("--json zone status {d}", &["\"throttle\":1", "\"state\":\"running\""]),
                 Says(
                     "--json zone reencrypt {d} --throttle 2",
@@ -165,11 +154,7 @@ pub(super) const TOPIC: Topic = Topic {
             "the updater passes over files that went, and those whose key, version or EDEK changed",
             Same,
             &[
-                Done("key create {k}"),
-                Done("zone create {d} --key {k} --owner alice"),
-                Done("fs put -r {t} {d}"),
-                Done("key roll {k}"),
-                Done("zone reencrypt {d} --throttle 1"),
+                UNDER_WAY,
                 Done("fs rm --skip-trash {d}/tree/f00"),
                 Done("fs put -f {f} {d}/tree/f01"),
                 Done("fs rekey {d}/tree/f02"),
@@ -188,11 +173,7 @@ pub(super) const TOPIC: Topic = Topic {
             "the checkpoint passes over no file that is not done, and it goes on there after a restart",
             Same,
             &[
-                Done("key create {k}"),
-                Done("zone create {d} --key {k} --owner alice"),
-                Done("fs put -r {t} {d}"),
-                Done("key roll {k}"),
-                Done("zone reencrypt {d} --throttle 1"),
+                UNDER_WAY,
                 Comes("--json zone status {d}", &["\"last_file\":\"{d}/tree/"]),
                 Keeps("--json zone status {d}", "job_id"),
                 CrashesMetadata,
@@ -232,11 +213,7 @@ pub(super) const TOPIC: Topic = Topic {
                 "a key service that is away is asked again after 0.1 s to 5 s, and the status says what is waited for; what fails for good pauses the re-encryption, with the reason",
             ),
             &[
-                Done("key create {k}"),
-                Done("zone create {d} --key {k} --owner alice"),
-                Done("fs put -r {t} {d}"),
-                Done("key roll {k}"),
-                Done("zone reencrypt {d} --throttle 1"),
+                UNDER_WAY,
                 WithoutKms(&[Comes(
                     "--json zone status {d}",
                     &["\"state\":\"running\"", "cannot reach the kms service"],
@@ -255,11 +232,7 @@ pub(super) const TOPIC: Topic = Topic {
                 "it can be paused, too, and goes on where it was; a start after a cancel has only the files that are left to do",
             ),
             &[
-                Done("key create {k}"),
-                Done("zone create {d} --key {k} --owner alice"),
-                Done("fs put -r {t} {d}"),
-                Done("key roll {k}"),
-                Done("zone reencrypt {d} --throttle 1"),
+                UNDER_WAY,
                 Keeps("--json zone status {d}", "job_id"),
                 Says("--json job pause {job_id}", &["\"state\":\"paused\""]),
                 Says(

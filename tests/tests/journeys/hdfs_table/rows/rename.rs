@@ -2,7 +2,9 @@
 
 use super::super::{
     Here::{Better, NotThere, Same},
-    Topic, row,
+    Topic,
+    given::UNDER_WAY,
+    row,
     steps::Step::{Done, Refused, Says, Test},
 };
 
@@ -89,11 +91,7 @@ pub(super) const TOPIC: Topic = Topic {
             "`X can't be moved because encryption zone Z is currently under re-encryption`",
             Better("a re-encryption keeps nobody from moving, and loses no file by it"),
             &[
-                Done("key create {k}"),
-                Done("zone create {d} --key {k} --owner alice"),
-                Done("fs put -r {t} {d}"),
-                Done("key roll {k}"),
-                Done("zone reencrypt {d} --throttle 1"),
+                UNDER_WAY,
                 Done("fs mv {d}/tree/f00 {d}/a"),
                 Done("fs mv {d}/tree {d}/moved"),
                 Says("--json zone status {d}", &["\"state\":\"running\""]),

@@ -2,7 +2,9 @@
 
 use super::super::{
     Here::{Better, Otherwise, Same},
-    Topic, row,
+    Topic,
+    given::ZONE,
+    row,
     steps::Step::{Comes, CrashesMetadata, Done, Says, Test},
 };
 
@@ -30,8 +32,7 @@ pub(super) const TOPIC: Topic = Topic {
                 "100 and 30 unless set otherwise (`stock_edeks`, `stock_low_edeks`), and always filled up; a create that finds none waits for at most 5 s (`mint_wait_ms`)",
             ),
             &[
-                Done("key create {k}"),
-                Done("zone create {d} --key {k} --owner alice"),
+                ZONE,
                 Comes("--json zone info {d}", &["\"edeks_in_stock\":100"]),
                 Done("fs put {f} {d}/a"),
                 Says("--json zone info {d}", &["\"edeks_in_stock\":99"]),
@@ -68,8 +69,7 @@ pub(super) const TOPIC: Topic = Topic {
                 "at the start and when a zone is made, six times at most with growing pauses; the next create begins another six",
             ),
             &[
-                Done("key create {k}"),
-                Done("zone create {d} --key {k} --owner alice"),
+                ZONE,
                 Comes("--json zone info {d}", &["\"edeks_in_stock\":100"]),
                 Done("fs put {f} {d}/a"),
                 CrashesMetadata,
