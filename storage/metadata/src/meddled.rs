@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::{FutureExt as _, future::BoxFuture};
 use strongroom_kv::{CommitError, EmbeddedSnapshot, EmbeddedStore, EmbeddedTxn, Reader, Store, StoreError, Txn};
 
 type Meddling = Box<dyn FnMut(EmbeddedStore) -> BoxFuture<'static, ()> + Send>;
@@ -45,6 +45,14 @@ impl Meddled {
             ..self
         }
     }
+}
+
+/// What is done the first time alone.
+pub(crate) fn once(
+    what: impl FnOnce(EmbeddedStore) -> BoxFuture<'static, ()> + Send + 'static,
+) -> impl FnMut(EmbeddedStore) -> BoxFuture<'static, ()> + Send + 'static {
+    let mut what = Some(what);
+    move |store| what.take().map_or_else(|| async {}.boxed(), |what| what(store))
 }
 
 async fn meddle(meddling: &Mutex<Meddling>, store: &EmbeddedStore) {

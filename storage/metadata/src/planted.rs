@@ -38,6 +38,17 @@ impl Planted {
         Self { store, _dir: dir }
     }
 
+    /// `/a` and `/b` of alice's, that are open to all; in `/b` is something of bob's that is closed to her.
+    pub(crate) async fn with_bobs() -> Self {
+        let planted = Self::new().await;
+        for path in ["/a", "/b"] {
+            planted.directory(path, "alice", 0o777).await;
+        }
+        planted.directory("/b/private", "bob", 0o700).await;
+        planted.directory("/b/private/x", "bob", 0o755).await;
+        planted
+    }
+
     /// What is at a path.
     pub(crate) async fn at(&self, path: &str) -> Option<Found> {
         let mut view = self.store.snapshot().await.expect("a view");

@@ -377,7 +377,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        meddled::Meddled,
+        meddled::{Meddled, once},
         planted::{Planted, moved, parsed},
     };
 
@@ -396,31 +396,16 @@ mod tests {
             .map(drop)
     }
 
-    /// A directory of alice's, and one with something of bob's that is closed to her.
-    async fn with_bobs(large: usize) -> Planted {
-        let planted = Planted::new().await;
-        for path in ["/a", "/b"] {
-            planted.directory(path, "alice", 0o777).await;
-        }
-        planted.fill("/a", "alice", large).await;
-        planted.directory("/b/private", "bob", 0o700).await;
-        planted.directory("/b/private/x", "bob", 0o755).await;
-        planted
-    }
-
     #[tokio::test]
     async fn what_is_removed_is_what_was_looked_through() {
-        let planted = with_bobs(LARGE).await;
-        let mut swapped = false;
-        let store = Meddled::new(&planted.store).after_view(move |store| {
-            let is_first = !std::mem::replace(&mut swapped, true);
+        let planted = Planted::with_bobs().await;
+        planted.fill("/a", "alice", LARGE).await;
+        let store = Meddled::new(&planted.store).after_view(once(|store| {
             Box::pin(async move {
-                if is_first {
-                    moved(&store, "/a", "/c").await;
-                    moved(&store, "/b", "/a").await;
-                }
+                moved(&store, "/a", "/c").await;
+                moved(&store, "/b", "/a").await;
             })
-        });
+        }));
         let outcome = by_alice(&store, "/a").await;
         assert!(matches!(outcome, Err(MetadataError::Forbidden(_))), "{outcome:?}");
         assert!(planted.at("/a/private/x").await.is_some(), "it is bob's");
@@ -459,16 +444,11 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_comes_into_a_small_tree_while_it_is_removed() {
-        let planted = with_bobs(IN_A_TRANSACTION_MAX / 2).await;
-        let mut came = false;
-        let store = Meddled::new(&planted.store).before_commit(move |store| {
-            let is_first = !std::mem::replace(&mut came, true);
-            Box::pin(async move {
-                if is_first {
-                    moved(&store, "/b/private", "/a/0007/private").await;
-                }
-            })
-        });
+        let planted = Planted::with_bobs().await;
+        planted.fill("/a", "alice", IN_A_TRANSACTION_MAX / 2).await;
+        let store = Meddled::new(&planted.store).before_commit(once(|store| {
+            Box::pin(async move { moved(&store, "/b/private", "/a/0007/private").await })
+        }));
         let outcome = by_alice(&store, "/a").await;
         assert!(matches!(outcome, Err(MetadataError::Forbidden(_))), "{outcome:?}");
         assert!(planted.at("/a/0007/private/x").await.is_some(), "it is bob's");

@@ -254,7 +254,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        meddled::Meddled,
+        meddled::{Meddled, once},
         namespace::{
             remove::{How, remove},
             walkers::WALK,
@@ -342,23 +342,12 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_comes_into_a_small_checkpoint_while_it_is_expunged() {
-        let planted = Planted::new().await;
-        for path in ["/a", "/b"] {
-            planted.directory(path, "alice", 0o777).await;
-        }
-        planted.directory("/b/private", "bob", 0o700).await;
-        planted.directory("/b/private/x", "bob", 0o755).await;
+        let planted = Planted::with_bobs().await;
         let alice = user("alice", false);
         remove_to_trash(&planted, &alice, "/a").await;
-        let mut came = false;
-        let store = Meddled::new(&planted.store).before_commit(move |store| {
-            let is_first = !std::mem::replace(&mut came, true);
-            Box::pin(async move {
-                if is_first {
-                    moved(&store, "/b/private", "/user/alice/.Trash/Current/a/private").await;
-                }
-            })
-        });
+        let store = Meddled::new(&planted.store).before_commit(once(|store| {
+            Box::pin(async move { moved(&store, "/b/private", "/user/alice/.Trash/Current/a/private").await })
+        }));
         let expunged = expunge(&store, &Walkers::new(), &alice, &call(&alice), &None, AT_ONCE).await;
         let told = expunged.expect("expunged").0.trashes.remove(0);
         assert_eq!((told.removed.len(), told.kept.len()), (0, 1), "{told:?}");

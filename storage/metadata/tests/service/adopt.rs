@@ -12,7 +12,7 @@ use super::{
 };
 use crate::fixture::{
     NODES, World, check,
-    files::{commit_plain, commit_request},
+    files::{behind, commit_plain, commit_request},
     refused,
 };
 
@@ -249,10 +249,8 @@ async fn who_was_writing_ends_what_he_has_in_hand_and_nothing_plain_is_left_behi
         &["/a/f", "no more is added", "zone adopt /a"],
     );
     add(&world, &grant, 0).await.expect("he has the time to end it");
-    let mut request = commit_plain(&grant, 5, &NODES);
-    let added = std::mem::replace(&mut request.extents, file.extents);
-    request.extents.extend(added);
-    (request.generation, request.go_on) = (2, true);
+    let mut request = behind(&file, commit_plain(&grant, 5, &NODES));
+    request.go_on = true;
     let done = world.user("alice").files.commit_file(request).await;
     let done = done.expect("what was begun before is not lost").into_inner();
     assert_eq!(done.stat.map(|stat| stat.length), Some(15));

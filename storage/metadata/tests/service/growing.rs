@@ -7,7 +7,7 @@ use strongroom_proto::{Failure, Reason, RequestId, metadata::v1 as pb};
 
 use crate::fixture::{
     NODES, World, check,
-    files::{BLOCK_BYTES, block_id, commit_request, extent, placements},
+    files::{BLOCK_BYTES, behind, block_id, commit_request, extent, placements},
     kms::dek_of,
     refused,
 };
@@ -22,11 +22,7 @@ async fn with_file(length: u64) -> (World, pb::WriteGrant) {
 
 /// The commit of `length` more bytes in an extent of their own behind `extents`.
 fn more(file: &pb::OpenedFile, grant: &pb::WriteGrant, length: u64) -> pb::CommitFileRequest {
-    let mut request = commit_request(grant, length, &NODES);
-    let new = std::mem::replace(&mut request.extents, file.extents.clone());
-    request.extents.extend(new);
-    request.generation = file.generation + 1;
-    request
+    behind(file, commit_request(grant, length, &NODES))
 }
 
 async fn reopened(world: &World) -> (pb::OpenedFile, pb::WriteGrant) {

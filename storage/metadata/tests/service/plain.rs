@@ -7,7 +7,7 @@ use strongroom_proto::{Reason, metadata::v1 as pb};
 use super::fsck::{damage, findings};
 use crate::fixture::{
     NODES, World, check,
-    files::{BLOCK_BYTES, commit_plain, commit_request},
+    files::{BLOCK_BYTES, behind, commit_plain, commit_request},
     quick, refused,
 };
 
@@ -74,11 +74,8 @@ async fn one_is_a_file_like_any_other_and_has_no_edek() {
     };
     let renewed = world.user("alice").files.add_blocks(renewed).await.expect("renewed");
     assert_eq!(renewed.into_inner().edek, None);
-    let mut request = commit_plain(&grant, 20, &NODES);
-    let new = std::mem::replace(&mut request.extents, file.extents);
-    request.extents.extend(new);
-    request.generation = file.generation + 1;
-    assert_eq!(world.commit(request).await.expect("appended").length, LENGTH + 20);
+    let more = behind(&file, commit_plain(&grant, 20, &NODES));
+    assert_eq!(world.commit(more).await.expect("appended").length, LENGTH + 20);
 
     let begun = world.rewrite("/landing/f").await.expect("begun");
     let body = begun.body.expect("a body");

@@ -7,7 +7,7 @@ use strongroom_proto::{Reason, RequestId, metadata::v1 as pb};
 
 use crate::fixture::{
     NODES, World, check,
-    files::{BLOCK_BYTES, block_id, commit_request, placements},
+    files::{BLOCK_BYTES, behind, block_id, commit_request, placements},
     refused,
 };
 
@@ -40,11 +40,8 @@ fn second(world: &World, begun: &pb::RewritingFile, length: u64) -> pb::CommitFi
 /// Appends 20 bytes to a file that was opened.
 async fn append(world: &World, reopened: pb::ReopenedFile) -> pb::Stat {
     let (file, grant) = (reopened.file.expect("the file"), reopened.grant.expect("a grant"));
-    let mut request = commit_request(&grant, 20, &NODES);
-    let new = std::mem::replace(&mut request.extents, file.extents);
-    request.extents.extend(new);
-    request.generation = file.generation + 1;
-    world.commit(request).await.expect("appended")
+    let more = commit_request(&grant, 20, &NODES);
+    world.commit(behind(&file, more)).await.expect("appended")
 }
 
 async fn only_blocks_of(world: &World, path: &str) {

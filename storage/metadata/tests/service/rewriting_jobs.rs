@@ -5,7 +5,10 @@ use std::sync::atomic::Ordering;
 
 use strongroom_proto::{Failure, Reason, metadata::v1 as pb};
 
-use crate::fixture::{NODES, World, check, files::commit_request};
+use crate::fixture::{
+    NODES, World, check,
+    files::{behind, commit_request},
+};
 
 const LEASE_MS: u64 = 10_000;
 const A: [u8; 16] = [1; 16];
@@ -21,11 +24,8 @@ async fn with_files() -> World {
     }
     let reopened = world.reopen("/z/two").await.expect("opened");
     let file = reopened.file.expect("the file");
-    let mut request = commit_request(&reopened.grant.expect("a grant"), 20, &NODES);
-    let new = std::mem::replace(&mut request.extents, file.extents);
-    request.extents.extend(new);
-    request.generation = 2;
-    world.commit(request).await.expect("appended");
+    let more = commit_request(&reopened.grant.expect("a grant"), 20, &NODES);
+    world.commit(behind(&file, more)).await.expect("appended");
     // So that a job which is begun now is younger than the files' DEKs.
     world.ahead_ms.fetch_add(1, Ordering::SeqCst);
     world
