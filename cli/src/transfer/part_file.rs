@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
-    io::{self, Read, Write as _},
+    io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
@@ -51,12 +51,6 @@ impl PartFile {
         self.file
             .write_all(bytes)
             .map_err(Error::local("cannot write", &self.target))
-    }
-
-    /// Adds all that is left of another file.
-    pub(crate) fn copy(&mut self, from: &mut impl Read) -> Result<(), Error> {
-        let copied = io::copy(from, &mut self.file);
-        copied.map(drop).map_err(Error::local("cannot write", &self.target))
     }
 
     /// Waits until what was written is on disk, for files that a later command takes as they are if they have their name.

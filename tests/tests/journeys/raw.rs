@@ -178,14 +178,30 @@ fn header(stream: &[u8]) -> (RawHeader, usize) {
     (header, 16 + length)
 }
 
+/// A stream of this format, with this header and what comes behind it.
+fn stream_of(format: u8, header: &[u8], blocks: &[u8]) -> Vec<u8> {
+    let length = (header.len() as u32).to_be_bytes();
+    let sum = crc_fast::crc32_iscsi(header).to_be_bytes();
+    [b"SRMRAW\0", &[format][..], &length, &sum, header, blocks].concat()
+}
+
 /// The same stream as earlier releases wrote it.
 fn of_format_1(stream: &[u8]) -> Vec<u8> {
     let (header, blocks) = header(stream);
     let header = header.file.expect("a file").encode_to_vec();
-    let mut old = b"SRMRAW\x00\x01".to_vec();
-    old.extend((header.len() as u32).to_be_bytes());
-    old.extend(crc_fast::crc32_iscsi(&header).to_be_bytes());
-    [&old, &header, &stream[blocks..]].concat()
+    stream_of(1, &header, &stream[blocks..])
+}
+
+/// The same stream with the sums that its blocks have.
+fn summed_anew(stream: &[u8]) -> Vec<u8> {
+    let (mut summed, mut at) = (stream.to_vec(), header(stream).1);
+    while at + 8 < stream.len() {
+        let length = u32::from_be_bytes(stream[at..at + 4].try_into().expect("4 bytes")) as usize;
+        let block = at + 8..at + 8 + length;
+        at = block.end;
+        summed[block.start - 4..block.start].copy_from_slice(&crc_fast::crc32_iscsi(&stream[block]).to_be_bytes());
+    }
+    summed
 }
 
 #[test]
@@ -212,10 +228,14 @@ fn a_stream_gets_the_edek_that_its_file_was_given_since() {
     cli.line("key roll payroll").ok();
     cli.line(&format!("zone reencrypt {zone} --wait")).ok();
 
-    // Its blocks are those that were there: bytes that the service does not have stay as they are.
-    let mut marked = old.clone();
-    let at = marked.len() - 20;
-    marked[at] ^= 1;
+    // Its blocks are those that were there: bytes that the service does not have stay as they are, if they are as they were summed.
+    let damaged = {
+        let mut stream = old.clone();
+        let at = stream.len() - 20;
+        stream[at] ^= 1;
+        stream
+    };
+    let marked = summed_anew(&damaged);
     for (begins, ends) in [(&old, &old), (&of_format_1(&old), &old), (&marked, &marked)] {
         fs::write(&raw, begins).expect("written");
         assert_eq!(got(), (Some(1), Some(0)));
@@ -225,10 +245,28 @@ fn a_stream_gets_the_edek_that_its_file_was_given_since() {
         assert_eq!(header(&new).0.extended, header(&old).0.extended);
         assert_eq!(got(), (Some(0), Some(1)));
     }
+    fs::write(&raw, &damaged).expect("written");
+    admin.line(&get).fails(8, &[]);
+    assert!(fs::read(&raw).expect("there") == damaged);
+    admin.line(&format!("{get} --force")).ok();
+    let new = fs::read(&raw).expect("there");
+    assert!(
+        version(&new) == 1 && new[header(&new).1..] == old[header(&old).1..],
+        "it was fetched"
+    );
     let cut = &old[..old.len() - 1];
     fs::write(&raw, cut).expect("written");
     admin.line(&get).fails(8, &[]);
     assert!(fs::read(&raw).expect("there") == cut);
+
+    // What comes of an older state of the service is not taken in place of what is newer.
+    let (mut changed, blocks) = header(&old);
+    let edek = changed.file.as_mut().and_then(|file| file.edek.as_mut());
+    edek.expect("an EDEK").key_version = 2;
+    let later = stream_of(2, &changed.encode_to_vec(), &old[blocks..]);
+    fs::write(&raw, &later).expect("written");
+    admin.line(&get).fails(8, &[]);
+    assert!(fs::read(&raw).expect("there") == later);
 
     // The zone takes it back, which it would not as it was.
     let put = |name: &str| format!("fs --raw put {} {zone}/{name}", raw.display());

@@ -174,6 +174,19 @@ impl RawHeader {
         extended && but_edek(self) == but_edek(there)
     }
 
+    /// Whether a stream that begins with `old` may begin with this one instead: of the same file, and with its EDEK wrapped again since, under a
+    /// later version of the same key, or with nothing less than that one and the ACL and attributes that format 1 does not say. An earlier
+    /// version may be destroyed already.
+    #[must_use]
+    pub fn renews(&self, old: &Self) -> bool {
+        let (Some(edek), Some(before)) = (&self.file.edek, &old.file.edek) else {
+            return false;
+        };
+        let is_later = edek.key_name == before.key_name && edek.key_version > before.key_version;
+        let says_more = edek == before && self.extended.is_some() && old.extended.is_none();
+        old.is_same(self) && (is_later || says_more)
+    }
+
     /// The value of [`HDFS_ATTRIBUTE`], as `hdfs dfs -setfattr` takes it, if the blocks one after another are what HDFS has.
     ///
     /// # Errors
@@ -372,5 +385,39 @@ mod tests {
             ..sent.clone()
         };
         assert!(unsaid.is_same(&sent), "format 1 does not say");
+    }
+
+    #[test]
+    fn a_header_gives_way_to_a_later_one_of_its_file_alone() {
+        let unsaid = of_hdfs(5);
+        let said = RawHeader {
+            extended: Some(extended()),
+            ..unsaid.clone()
+        };
+        let under = |header: &RawHeader, key: &str, version| {
+            let mut header = header.clone();
+            let edek = header.file.edek.as_mut().expect("one");
+            (edek.key_name, edek.key_version) = (key.to_owned(), version);
+            header
+        };
+        let [old, new] = [4, 5].map(|version| under(&said, "payroll", version));
+        for (row, (later, earlier, expected)) in [
+            (&new, &old, true),
+            (&old, &new, false),
+            (&new, &new, false),
+            (&under(&said, "other", 6), &old, false),
+            (&new, &under(&unsaid, "payroll", 4), true),
+            (&new, &under(&unsaid, "payroll", 5), true),
+            (&old, &under(&unsaid, "payroll", 5), false),
+            (&under(&unsaid, "payroll", 5), &old, false),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            assert_eq!(later.renews(earlier), expected, "row {row}");
+        }
+        let mut other = new.clone();
+        other.file.generation += 1;
+        assert!(!other.renews(&old));
     }
 }

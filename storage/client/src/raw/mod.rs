@@ -39,7 +39,9 @@ impl RawBlock {
         }
     }
 
-    fn is_sound(&self) -> bool {
+    /// Whether the bytes are those that were summed.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
         crc32c(&self.bytes) == self.crc32c
     }
 }

@@ -1,6 +1,6 @@
 //! A file's ciphertext into a local file.
 
-use std::{fs::File, io::BufReader, path::Path};
+use std::{path::Path, sync::Arc};
 
 use strongroom_fs::{RawBlock, RawHeader, RawReader, ZoneFs};
 use strongroom_proto::ZonePath;
@@ -16,11 +16,11 @@ const OWNER: u32 = 0o600;
 
 /// How far the local file of a stream is.
 enum Begun {
-    /// It was whole.
+    /// It is whole.
     Whole,
-    /// It was, but for what its header says; now it is.
-    Renewed,
-    /// It has its header, and its blocks are to come.
+    /// It is, but for what its header says: another file has the header, and its blocks are to come from this one.
+    Earlier(Stream, PartFile),
+    /// There is the header of a file whose blocks are to be fetched.
     Part(PartFile),
 }
 
@@ -33,54 +33,97 @@ pub(in crate::commands::fs) async fn fetch(
     force: bool,
 ) -> Result<Option<u64>, Error> {
     let reader = fs.open_raw(source).await?;
-    let (header, local) = (reader.header().clone(), target.to_owned());
-    let begun = blocking(move || begin(&local, &header, force)).await?;
-    let header = reader.header().clone();
-    match begun {
+    let header = Arc::new(reader.header().clone());
+    let (local, given) = (target.to_owned(), Arc::clone(&header));
+    let part = match blocking(move || begin(&local, &given, force)).await? {
         Begun::Whole => return Ok(None),
-        Begun::Renewed => report.advance(header.file_bytes() as usize),
-        Begun::Part(part) => {
-            let mut part = copy(report, reader, part, true).await?;
-            let header = header.clone();
-            blocking(move || {
-                part.write(&RawHeader::END)?;
-                finish(part, &header, force)
-            })
-            .await?;
-        }
+        Begun::Part(part) => Some(part),
+        Begun::Earlier(stream, part) => match renew(report, stream, part, &header).await? {
+            Renewed::Done => None,
+            Renewed::Damaged => {
+                let (local, given) = (target.to_owned(), Arc::clone(&header));
+                Some(blocking(move || anew(&local, &given, force)).await?)
+            }
+        },
+    };
+    if let Some(part) = part {
+        let part = copy(report, reader, part, true).await?;
+        let header = Arc::clone(&header);
+        blocking(move || finish(part, &header, force)).await?;
     }
     Ok(Some(header.stream_bytes()))
 }
 
-/// Sees what there is of a stream, and begins it if it is not there. One that is there under another header of the same file gets this one: the
-/// file's EDEK was wrapped again since, and the version that it was under then may be destroyed; or the stream is of format 1.
+/// Sees what there is of a stream, and begins it if it is not there.
 fn begin(local: &Path, header: &RawHeader, force: bool) -> Result<Begun, Error> {
-    let there = there(local).filter(|(there, _)| there.is_same(header));
-    if there.as_ref().is_some_and(|(there, _)| there == header) {
-        return Ok(Begun::Whole);
+    match there(local) {
+        Some((old, _)) if old == *header => Ok(Begun::Whole),
+        Some((old, stream)) if header.renews(&old) => Ok(Begun::Earlier(stream, headed(local, header)?)),
+        _ => anew(local, header, force).map(Begun::Part),
     }
-    if there.is_none() {
-        replaceable(local, force)?;
-    }
+}
+
+fn anew(local: &Path, header: &RawHeader, force: bool) -> Result<PartFile, Error> {
+    replaceable(local, force)?;
+    headed(local, header)
+}
+
+fn headed(local: &Path, header: &RawHeader) -> Result<PartFile, Error> {
     let mut part = PartFile::create(local)?;
     part.write(&header.to_bytes())?;
-    let Some((_, mut blocks)) = there else {
-        return Ok(Begun::Part(part));
-    };
-    part.copy(&mut blocks)?;
-    finish(part, header, true)?;
-    Ok(Begun::Renewed)
+    Ok(part)
 }
 
-/// The whole stream that a local file is: its header, and the file from the first block on.
-fn there(local: &Path) -> Option<(RawHeader, BufReader<File>)> {
-    let (stream, header) = Stream::open(local, false, false).ok()?;
-    let blocks = stream.whole(&header).ok()??;
-    Some((header, blocks))
+/// The whole stream that a local file is.
+fn there(local: &Path) -> Option<(RawHeader, Stream)> {
+    let (mut stream, header) = Stream::open(local, false, false).ok()?;
+    stream.is_whole(&header).ok()?.then_some((header, stream))
 }
 
-/// Gives a stream its name. The next command passes over it, and looks at its ends alone.
-fn finish(part: PartFile, header: &RawHeader, force: bool) -> Result<(), Error> {
+/// What came of a stream that was there.
+enum Renewed {
+    /// It has its new header.
+    Done,
+    /// One of its blocks is not what it was.
+    Damaged,
+}
+
+/// Gives a stream that is there the header of now, in a copy beside it. Block by block, so that it ends soon if it is to.
+async fn renew(
+    report: &Report,
+    mut stream: Stream,
+    mut part: PartFile,
+    header: &Arc<RawHeader>,
+) -> Result<Renewed, Error> {
+    for wanted in header.block_bytes() {
+        let step = move || {
+            let block = stream.block(wanted as usize).ok().filter(RawBlock::is_sound);
+            if let Some(block) = &block {
+                part.write(&frame(block))?;
+                part.write(&block.bytes)?;
+            }
+            Ok::<_, Error>((stream, part, block.is_some()))
+        };
+        let is_sound;
+        (stream, part, is_sound) = blocking(step).await?;
+        if !is_sound {
+            return Ok(Renewed::Damaged);
+        }
+        report.advance(wanted as usize);
+    }
+    let header = Arc::clone(header);
+    blocking(move || {
+        // What somebody else put in its place meanwhile stays.
+        let is_mine = stream.has_its_name().unwrap_or(false);
+        finish(part, &header, is_mine)
+    })
+    .await?;
+    Ok(Renewed::Done)
+}
+
+/// Ends a stream and gives it its name. The next command passes over it, and looks at its ends alone.
+fn finish(mut part: PartFile, header: &RawHeader, force: bool) -> Result<(), Error> {
+    part.write(&RawHeader::END)?;
     part.sync()?;
     part.finish(header.mode() | OWNER, header.mtime_ms(), force)
 }

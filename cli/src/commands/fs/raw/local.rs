@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, Metadata},
     io::{self, BufReader, Read as _, Seek as _, SeekFrom},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -62,11 +63,11 @@ impl Stream {
         RawHeader::of_hdfs(&attribute, metadata.len(), HDFS_MODE, mtime_ms(metadata)).map_err(|error| self.bad(error))
     }
 
-    /// What follows the header, if that is as long as `header` says and ends as a stream does. Blocks are not looked at: a file of that name
-    /// has all of them on disk, and they are checked where it is put.
-    pub(super) fn whole(mut self, header: &RawHeader) -> io::Result<Option<BufReader<File>>> {
+    /// Whether a stream is as long as its `header` says and ends as one does. Blocks are not looked at: a file of that name has all of
+    /// them on disk, and they are checked where they are read.
+    pub(super) fn is_whole(&mut self, header: &RawHeader) -> io::Result<bool> {
         if self.file.get_ref().metadata()?.len() != header.stream_bytes() {
-            return Ok(None);
+            return Ok(false);
         }
         let behind_header = self.file.stream_position()?;
         let mut end = [0; RawHeader::END.len()];
@@ -74,7 +75,13 @@ impl Stream {
             .seek(SeekFrom::Start(header.stream_bytes() - end.len() as u64))?;
         self.file.read_exact(&mut end)?;
         self.file.seek(SeekFrom::Start(behind_header))?;
-        Ok((end == RawHeader::END).then_some(self.file))
+        Ok(end == RawHeader::END)
+    }
+
+    /// Whether the file that was opened still has its name.
+    pub(super) fn has_its_name(&self) -> io::Result<bool> {
+        let (opened, there) = (self.file.get_ref().metadata()?, fs::symlink_metadata(&self.path)?);
+        Ok((opened.dev(), opened.ino()) == (there.dev(), there.ino()))
     }
 
     /// The next block, which has to have so many bytes.
