@@ -21,7 +21,9 @@ use crate::{
     schema::{
         access,
         access::{told, transact},
-        counted, keys, records,
+        counted,
+        keys::{self, KeyRange},
+        records,
     },
 };
 
@@ -57,54 +59,85 @@ impl Passes {
         {
             return Ok(());
         }
-        let blocks = go_over(store, cluster, &gone, wanted).await?;
+        let blocks = mark_all(store, &gone, wanted).await?;
         tracing::warn!(?gone, blocks, "block nodes are gone; their blocks are copied to others");
+        if let Err(error) = give_up(store, cluster, &gone).await {
+            tracing::warn!(%error, "not all is given up that others have; it is looked again in the next pass");
+        }
         self.last = Some((gone, wanted, now_ms));
         Ok(())
     }
 }
 
-/// Marks every block that has too few replicas without those on `gone` nodes, and has these give up theirs of blocks that surely have
-/// all. Says how many are marked.
-async fn go_over(
-    store: &impl Store,
-    cluster: &Cluster,
-    gone: &BTreeSet<NodeId>,
-    wanted: usize,
-) -> Result<usize, MetadataError> {
-    let mut range = keys::chunks();
-    let (mut short, mut replaced, mut total) = (Vec::new(), Vec::new(), 0);
+/// Marks every block that has too few replicas without those on `gone` nodes. Says how many there are.
+async fn mark_all(store: &impl Store, gone: &BTreeSet<NodeId>, wanted: usize) -> Result<usize, MetadataError> {
+    let (mut lists, mut total) = (Lists::all(), 0);
+    while let Some(short) = lists.next(store, |block| counting(block, gone) < wanted).await? {
+        total += short.len();
+        transact!(store, [short], |txn| mark(txn, &short)).await?;
+    }
+    Ok(total)
+}
+
+/// Has `gone` nodes give up their replicas of blocks that surely have all on others. Ends early when other nodes are gone: blocks that lack
+/// replicas are not to wait for this.
+async fn give_up(store: &impl Store, cluster: &Cluster, gone: &BTreeSet<NodeId>) -> Result<(), MetadataError> {
+    let replicas = cluster.replicas();
     let trusted = trusted(&mut store.snapshot().await?, &cluster.standing().heard).await?;
-    loop {
-        let found = access::page(&mut store.snapshot().await?, &range, CHUNKS_PER_PAGE).await?;
-        for (key, value) in &found {
-            let chunk = access::decode::<records::BlockChunk>(value.clone(), "block list");
-            let (Some(first), Some(chunk)) = (keys::chunk_start(key), told(chunk, &hex::encode(key))?) else {
-                continue;
-            };
-            for (block, index) in chunk.blocks.iter().zip(first.index..) {
-                let id = BlockId { index, ..first };
-                if counting(block, gone) < wanted {
-                    short.push(id);
-                } else if is_replaced(block, gone, &trusted, cluster.replicas()) {
-                    replaced.push(id);
-                }
-            }
+    let mut lists = Lists::all();
+    while let Some(replaced) = lists
+        .next(store, |block| is_replaced(block, gone, &trusted, replicas))
+        .await?
+    {
+        if cluster.gone() != *gone {
+            break;
         }
         // It is looked once more at each of them, and at how the nodes stand now.
-        settled(store, &replaced, cluster.replicas(), &cluster.standing()).await?;
-        replaced.clear();
-        let is_last = found.len() < CHUNKS_PER_PAGE;
-        if short.len() >= BLOCKS_PER_WRITE || is_last {
-            total += short.len();
-            let marked = std::mem::take(&mut short);
-            transact!(store, [marked], |txn| mark(txn, &marked)).await?;
+        settled(store, &replaced, replicas, &cluster.standing()).await?;
+    }
+    Ok(())
+}
+
+/// The blocks of all lists, in their order.
+struct Lists {
+    /// What was not read yet.
+    rest: Option<KeyRange>,
+}
+
+impl Lists {
+    fn all() -> Self {
+        Self {
+            rest: Some(keys::chunks()),
         }
-        match found.last() {
-            Some((last, _)) if !is_last => range = range.after(last),
-            _ => return Ok(total),
+    }
+
+    /// The next of them that are `picked`, as many as one transaction writes; none when all were looked at.
+    async fn next(
+        &mut self,
+        store: &impl Store,
+        picked: impl Fn(&records::Block) -> bool,
+    ) -> Result<Option<Vec<BlockId>>, MetadataError> {
+        let mut blocks = Vec::new();
+        if self.rest.is_none() {
+            return Ok(None);
         }
-        yield_now().await;
+        while blocks.len() < BLOCKS_PER_WRITE {
+            let Some(range) = self.rest.take() else { break };
+            let found = access::page(&mut store.snapshot().await?, &range, CHUNKS_PER_PAGE).await?;
+            for (key, value) in &found {
+                let chunk = access::decode::<records::BlockChunk>(value.clone(), "block list");
+                let (Some(first), Some(chunk)) = (keys::chunk_start(key), told(chunk, &hex::encode(key))?) else {
+                    continue;
+                };
+                let numbered = chunk.blocks.iter().zip(first.index..);
+                let picked = numbered.filter(|(block, _)| picked(block));
+                blocks.extend(picked.map(|(_, index)| BlockId { index, ..first }));
+            }
+            let is_last = found.len() < CHUNKS_PER_PAGE;
+            self.rest = found.last().filter(|_| !is_last).map(|(last, _)| range.after(last));
+            yield_now().await;
+        }
+        Ok(Some(blocks))
     }
 }
 

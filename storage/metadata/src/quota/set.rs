@@ -69,8 +69,8 @@ enum Turn {
     Marked(Marked),
 }
 
-/// Changes the quota of the directory at `path`, and counts what is there if it had none. Nothing else, nor what was done before, takes a
-/// place among the walkers. That the caller is a superuser was checked before.
+/// Changes the quota of the directory at `path`, and counts what is there if it had none. Only that takes a place among the walkers; a repeat
+/// of what was done takes none. That the caller is a superuser was checked before.
 pub(crate) async fn set(
     store: &impl Store,
     walkers: &Walkers,
