@@ -165,7 +165,10 @@ async fn a_block_with_one_copy_left_does_not_wait_for_a_third_node() {
 async fn a_doubted_disk_keeps_what_a_node_has_that_stays_away_and_has_nothing_wait() {
     let settings = Settings {
         inventory_ms: 1000,
-        node_gone_ms: 4000,
+        node_silence_ms: 3000,
+        node_gone_ms: 5000,
+        // A copy that comes late is not to be made on another node, too: then the one that stays away would not be needed.
+        command_timeout_ms: 10_000,
         ..crate::fixture::quick_to_give_up()
     };
     let mut world = World::with(settings).await;
