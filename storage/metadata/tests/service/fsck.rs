@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message;
-use strongroom_kv::{Reader, Store, Txn, counter};
+use strongroom_kv::{Reader, Store, StoreError, Txn, counter, transact};
 use strongroom_proto::{
     BlockId, Failure, Reason,
     metadata::v1::{self as pb, CheckedPart, FindingKind, fsck_client::FsckClient},
@@ -76,21 +76,26 @@ fn contains(bytes: &[u8], what: &[u8]) -> bool {
 pub(super) async fn damage(world: &mut World, fault: Fault) {
     world.stop().await;
     let store = world.open_store().await;
-    let mut txn = store.begin().await.expect("a transaction");
-    let rows = txn.range(&[0], &[255], 10_000).await.expect("all rows");
-    let mut faults = Faults {
-        rows,
-        puts: Vec::new(),
-        deletes: Vec::new(),
-    };
-    fault(&mut faults);
-    for (key, value) in faults.puts {
-        txn.put(&key, value);
-    }
-    for key in faults.deletes {
-        txn.delete(&key);
-    }
-    txn.commit().await.expect("committed");
+    // A database may still be at a commit of the service that was stopped.
+    let damaged: Result<(), StoreError> = transact(&store, |txn| {
+        Box::pin(async move {
+            let mut faults = Faults {
+                rows: txn.range(&[0], &[255], 10_000).await?,
+                puts: Vec::new(),
+                deletes: Vec::new(),
+            };
+            fault(&mut faults);
+            for (key, value) in faults.puts {
+                txn.put(&key, value);
+            }
+            for key in faults.deletes {
+                txn.delete(&key);
+            }
+            Ok(())
+        })
+    })
+    .await;
+    damaged.expect("committed");
     drop(store);
     world.run().await;
 }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use strongroom_kv::{Reader, Store, Txn};
+use strongroom_kv::{Reader, Store, StoreError, Txn, transact};
 use strongroom_metadata::Settings;
 use strongroom_proto::{Failure, Reason, metadata::v1 as pb};
 
@@ -296,11 +296,17 @@ impl World {
     async fn replace_body(&mut self, file: &[u8], bytes: &[u8]) -> bytes::Bytes {
         self.stop().await;
         let store = self.open_store().await;
-        let mut txn = store.begin().await.expect("a transaction");
         let key = [b"e", file].concat();
-        let before = txn.get(&key).await.expect("readable").expect("a record");
-        txn.put(&key, bytes.to_vec());
-        txn.commit().await.expect("committed");
+        let replaced: Result<_, StoreError> = transact(&store, |txn| {
+            let (key, bytes) = (key.clone(), bytes.to_vec());
+            Box::pin(async move {
+                let before = txn.get(&key).await?;
+                txn.put(&key, bytes);
+                Ok(before)
+            })
+        })
+        .await;
+        let before = replaced.expect("committed").expect("a record");
         drop(store);
         self.run().await;
         before
