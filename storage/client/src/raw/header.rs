@@ -1,3 +1,5 @@
+use std::cmp::Ordering;
+
 use bytes::Bytes;
 use prost::Message as _;
 use strongroom_dataplane::Geometry;
@@ -174,17 +176,30 @@ impl RawHeader {
         extended && but_edek(self) == but_edek(there)
     }
 
+    /// Whether this is as good as a header of `there`: of the same file, with nothing left unsaid, and with an EDEK under the same version of the
+    /// same key, though it may have been wrapped another time.
+    #[must_use]
+    pub fn stands_for(&self, there: &Self) -> bool {
+        self.is_same(there) && self.extended == there.extended && self.later_by(there) == Some(Ordering::Equal)
+    }
+
     /// Whether a stream that begins with `old` may begin with this one instead: of the same file, and with its EDEK wrapped again since, under a
-    /// later version of the same key, or with nothing less than that one and the ACL and attributes that format 1 does not say. An earlier
-    /// version may be destroyed already.
+    /// later version of the same key, or with the ACL and attributes that format 1 does not say. An earlier version may be destroyed already.
     #[must_use]
     pub fn renews(&self, old: &Self) -> bool {
-        let (Some(edek), Some(before)) = (&self.file.edek, &old.file.edek) else {
-            return false;
-        };
-        let is_later = edek.key_name == before.key_name && edek.key_version > before.key_version;
-        let says_more = edek == before && self.extended.is_some() && old.extended.is_none();
-        old.is_same(self) && (is_later || says_more)
+        let says_more = self.extended.is_some() && old.extended.is_none();
+        old.is_same(self)
+            && match self.later_by(old) {
+                Some(Ordering::Greater) => true,
+                Some(Ordering::Equal) => says_more,
+                _ => false,
+            }
+    }
+
+    /// How the versions stand to each other under which the EDEKs are, if they are of one key.
+    fn later_by(&self, there: &Self) -> Option<Ordering> {
+        let (edek, other) = (self.file.edek.as_ref()?, there.file.edek.as_ref()?);
+        (edek.key_name == other.key_name).then(|| edek.key_version.cmp(&other.key_version))
     }
 
     /// The value of [`HDFS_ATTRIBUTE`], as `hdfs dfs -setfattr` takes it, if the blocks one after another are what HDFS has.
@@ -419,5 +434,14 @@ mod tests {
         let mut other = new.clone();
         other.file.generation += 1;
         assert!(!other.renews(&old));
+        let mut again = new.clone();
+        again.file.edek.as_mut().expect("one").wrapped = vec![9; 40].into();
+        assert!(
+            again.stands_for(&new) && !again.renews(&new),
+            "it opens as long as the version does"
+        );
+        for there in [&old, &other, &under(&said, "other", 5), &under(&unsaid, "payroll", 5)] {
+            assert!(!new.stands_for(there));
+        }
     }
 }

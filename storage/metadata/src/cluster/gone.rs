@@ -31,6 +31,8 @@ use crate::{
 const CHUNKS_PER_PAGE: usize = 32;
 /// Blocks from which on those found are marked. With a page more they still fit one transaction.
 const BLOCKS_PER_WRITE: usize = 1000;
+/// Pages read, at most, before it is seen whether other nodes are gone.
+const PAGES_PER_LOOK: usize = 16;
 
 /// The last pass: for which nodes, how many replicas it wanted, and when.
 #[derive(Debug, Default)]
@@ -74,7 +76,9 @@ async fn mark_all(store: &impl Store, gone: &BTreeSet<NodeId>, wanted: usize) ->
     let (mut lists, mut total) = (Lists::all(), 0);
     while let Some(short) = lists.next(store, |block| counting(block, gone) < wanted).await? {
         total += short.len();
-        transact!(store, [short], |txn| mark(txn, &short)).await?;
+        if !short.is_empty() {
+            transact!(store, [short], |txn| mark(txn, &short)).await?;
+        }
     }
     Ok(total)
 }
@@ -111,7 +115,7 @@ impl Lists {
         }
     }
 
-    /// The next of them that are `picked`, as many as one transaction writes; none when all were looked at.
+    /// The next of them that are `picked`, as many as one transaction writes or none for a while; `None` when all were looked at.
     async fn next(
         &mut self,
         store: &impl Store,
@@ -121,7 +125,10 @@ impl Lists {
         if self.rest.is_none() {
             return Ok(None);
         }
-        while blocks.len() < BLOCKS_PER_WRITE {
+        for _ in 0..PAGES_PER_LOOK {
+            if blocks.len() >= BLOCKS_PER_WRITE {
+                break;
+            }
             let Some(range) = self.rest.take() else { break };
             let found = access::page(&mut store.snapshot().await?, &range, CHUNKS_PER_PAGE).await?;
             for (key, value) in &found {

@@ -288,31 +288,30 @@ mod tests {
         told.expect("quotas").quotas[0].names
     }
 
-    /// Below a quota that cannot count what is in the trash. The look through it takes nearly all the time that it may, and each transaction
-    /// a hundredth of a second.
-    #[tokio::test(start_paused = true)]
-    async fn however_long_the_look_took_there_is_time_for_parts_and_they_keep_its_place() {
+    /// Below a quota that cannot count what is in the trash of `who`.
+    async fn with_a_large_checkpoint(who: &Caller) -> Planted {
         let planted = Planted::new().await;
+        let fsadmin = user("fsadmin", true);
         let change = quota::Change {
             names: quota::Limit::Set(1_000_000),
             bytes: quota::Limit::Keep,
         };
-        let (alice, fsadmin) = (user("alice", false), user("fsadmin", true));
-        let walkers = Arc::new(Walkers::new());
-        let set = quota::set(
-            &planted.store,
-            &walkers,
-            &fsadmin,
-            &call(&fsadmin),
-            &parsed("/"),
-            change,
-        )
-        .await;
+        let (walkers, set) = (Walkers::new(), call(&fsadmin));
+        let set = quota::set(&planted.store, &walkers, &fsadmin, &set, &parsed("/"), change).await;
         set.expect("counted");
-        let top = planted.directory("/top", "alice", 0o755).await;
+        let top = planted.directory("/top", who.name.as_str(), 0o755).await;
         planted.plain_files(&[&top], 51_000).await;
-        remove_to_trash(&planted, &alice, "/top").await;
+        remove_to_trash(&planted, who, "/top").await;
+        planted
+    }
+
+    /// The look through the checkpoint takes nearly all the time that it may, and each transaction a hundredth of a second.
+    #[tokio::test(start_paused = true)]
+    async fn however_long_the_look_took_there_is_time_for_parts_and_they_keep_its_place() {
+        let alice = user("alice", false);
+        let planted = with_a_large_checkpoint(&alice).await;
         let before = names_used(&planted).await;
+        let walkers = Arc::new(Walkers::new());
         let _held = walkers.begin(&alice).await.expect("one of two places");
         let (others, by) = (Arc::clone(&walkers), alice.clone());
         let store = Meddled::new(&planted.store)
@@ -331,6 +330,20 @@ mod tests {
             "{answer:?}"
         );
         assert_eq!(before - names_used(&planted).await, PARTS_PER_CALL as u64 * 500);
+    }
+
+    /// A superuser's trash is not looked through: that all his places are taken keeps no part of it.
+    #[tokio::test]
+    async fn parts_of_a_superusers_checkpoint_want_no_place() {
+        let fsadmin = user("fsadmin", true);
+        let planted = with_a_large_checkpoint(&fsadmin).await;
+        let before = names_used(&planted).await;
+        let walkers = Walkers::new();
+        let held = [walkers.begin(&fsadmin).await, walkers.begin(&fsadmin).await];
+        assert!(held.iter().all(Result::is_ok));
+        let expunged = expunge(&planted.store, &walkers, &fsadmin, &call(&fsadmin), &None, AT_ONCE).await;
+        expunged.expect("not refused");
+        assert!(names_used(&planted).await < before);
     }
 
     #[tokio::test]

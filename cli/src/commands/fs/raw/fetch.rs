@@ -38,9 +38,10 @@ pub(in crate::commands::fs) async fn fetch(
     let part = match blocking(move || begin(&local, &given, force)).await? {
         Begun::Whole => return Ok(None),
         Begun::Part(part) => Some(part),
-        Begun::Earlier(stream, part) => match renew(report, stream, part, &header).await? {
+        Begun::Earlier(stream, part) => match renew(report, stream, part, &header, force).await? {
             Renewed::Done => None,
-            Renewed::Damaged => {
+            Renewed::Damaged(why) if !force => return Err(why),
+            Renewed::Damaged(_) => {
                 let (local, given) = (target.to_owned(), Arc::clone(&header));
                 Some(blocking(move || anew(&local, &given, force)).await?)
             }
@@ -57,7 +58,7 @@ pub(in crate::commands::fs) async fn fetch(
 /// Sees what there is of a stream, and begins it if it is not there.
 fn begin(local: &Path, header: &RawHeader, force: bool) -> Result<Begun, Error> {
     match there(local) {
-        Some((old, _)) if old == *header => Ok(Begun::Whole),
+        Some((old, _)) if old.stands_for(header) => Ok(Begun::Whole),
         Some((old, stream)) if header.renews(&old) => Ok(Begun::Earlier(stream, headed(local, header)?)),
         _ => anew(local, header, force).map(Begun::Part),
     }
@@ -84,8 +85,8 @@ fn there(local: &Path) -> Option<(RawHeader, Stream)> {
 enum Renewed {
     /// It has its new header.
     Done,
-    /// One of its blocks is not what it was.
-    Damaged,
+    /// One of its blocks cannot be read, or is not what it was.
+    Damaged(Error),
 }
 
 /// Gives a stream that is there the header of now, in a copy beside it. Block by block, so that it ends soon if it is to.
@@ -94,20 +95,21 @@ async fn renew(
     mut stream: Stream,
     mut part: PartFile,
     header: &Arc<RawHeader>,
+    force: bool,
 ) -> Result<Renewed, Error> {
-    for wanted in header.block_bytes() {
+    for (number, wanted) in (0..).zip(header.block_bytes()) {
         let step = move || {
-            let block = stream.block(wanted as usize).ok().filter(RawBlock::is_sound);
-            if let Some(block) = &block {
+            let read = stream.sound_block(number, wanted as usize);
+            if let Ok(block) = &read {
                 part.write(&frame(block))?;
                 part.write(&block.bytes)?;
             }
-            Ok::<_, Error>((stream, part, block.is_some()))
+            Ok::<_, Error>((stream, part, read.err()))
         };
-        let is_sound;
-        (stream, part, is_sound) = blocking(step).await?;
-        if !is_sound {
-            return Ok(Renewed::Damaged);
+        let damage;
+        (stream, part, damage) = blocking(step).await?;
+        if let Some(why) = damage {
+            return Ok(Renewed::Damaged(why));
         }
         report.advance(wanted as usize);
     }
@@ -115,7 +117,7 @@ async fn renew(
     blocking(move || {
         // What somebody else put in its place meanwhile stays.
         let is_mine = stream.has_its_name().unwrap_or(false);
-        finish(part, &header, is_mine)
+        finish(part, &header, is_mine || force)
     })
     .await?;
     Ok(Renewed::Done)

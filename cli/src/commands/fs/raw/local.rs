@@ -105,6 +105,15 @@ impl Stream {
         })
     }
 
+    /// The same of a stream, if its bytes are those that were summed. It is the block `number` of it, from 0.
+    pub(super) fn sound_block(&mut self, number: u64, wanted: usize) -> Result<RawBlock, Error> {
+        let block = self.block(wanted)?;
+        if block.is_sound() {
+            return Ok(block);
+        }
+        Err(self.bad(RawError::Block { block: number }))
+    }
+
     /// Nothing may follow but what a stream ends with.
     pub(super) fn end(mut self) -> Result<(), Error> {
         let mut rest = Vec::new();
